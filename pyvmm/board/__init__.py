@@ -1,0 +1,1 @@
+"""Components placed in address spaces, and the buses that find them."""

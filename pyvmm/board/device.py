@@ -1,0 +1,47 @@
+"""What a bus can drive: the device base class, and the wire a device interrupts through."""
+
+from __future__ import annotations
+
+
+class Line:
+    """One interrupt wire. The machine hands a device a subclass that reaches the guest.
+
+    The base class goes nowhere: a device not wired to an interrupt gets this one.
+    """
+
+    def set(self, level: bool) -> None:
+        """Drive the wire: True asserts, False releases."""
+
+    def pulse(self) -> None:
+        """Assert and release: one edge."""
+        self.set(True)
+        self.set(False)
+
+
+class Device:
+    """A device behind a window of port or memory-mapped I/O.
+
+    It knows neither its address nor KVM. ``read`` and ``write`` are called by any vCPU
+    thread, without a lock; *size* is 1, 2, 4 or 8 bytes and the access lies wholly inside
+    the window.
+    """
+
+    #: What the device is called in messages and in ``describe``.
+    name = "device"
+
+    def read(self, offset: int, size: int) -> int:
+        """The *size* bytes at *offset*, little-endian, as a number; all ones where nothing answers."""
+        return (1 << 8 * size) - 1
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Store *value* (0 <= value < 2**(8*size)) at *offset*; dropped where nothing answers."""
+
+    def reset(self) -> None:
+        """Back to the state after power-on."""
+
+    def save(self) -> dict[str, object]:
+        """The state as plain values, with a ``version`` key."""
+        return {"version": 1}
+
+    def load(self, state: dict[str, object]) -> None:
+        """Take back what ``save`` gave."""
