@@ -1,0 +1,255 @@
+"""The event loop of one VM: file descriptors through epoll, timers, calls from other threads.
+
+One thread runs it. ``call_soon``, ``call_later``, ``Timer.cancel`` and ``stop`` may be called from
+any thread; ``add``, ``modify`` and ``remove`` from the loop's own thread, or before it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from _heapq import heapify, heappop, heappush
+from _thread import allocate_lock, get_ident
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
+# Reported whether asked for or not (epoll_ctl(2)).
+ERROR = select.EPOLLERR
+HANGUP = select.EPOLLHUP
+
+_EPERM = 1
+# Cancelled timers stay in the heap until due; beyond this many they are swept out.
+_SWEEP = 64
+
+
+class Timer:
+    """A call that ``Loop.call_later`` will make once."""
+
+    __slots__ = ("_function", "_loop", "when")
+
+    def __init__(self, loop: Loop, when: float, function: Callable[[], object]) -> None:
+        self._loop = loop
+        self._function: Callable[[], object] | None = function
+        #: The time it is due, in seconds of the loop's clock.
+        self.when = when
+
+    @property
+    def active(self) -> bool:
+        """True until it has fired or was cancelled."""
+        return self._function is not None
+
+    def cancel(self) -> None:
+        """Never make the call; nothing happens when it was made already. Any thread."""
+        if self._take() is not None:
+            self._loop._cancelled_one()
+
+    def _take(self) -> Callable[[], object] | None:
+        function, self._function = self._function, None
+        return function
+
+
+class Loop:
+    """Waits for file descriptors and the clock, and calls what was asked for.
+
+    *clock* gives seconds that never go back.
+
+    A file descriptor epoll refuses (a regular file or /dev/null: both are always ready)
+    is called once in every turn while it asks for READ or WRITE. Its callback therefore
+    removes it as soon as it has nothing to do.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        #: Gets what a callback raised; without it, ``run`` raises it to its caller.
+        self.on_error: Callable[[BaseException], object] | None = None
+        self.clock = clock
+        self._callbacks: dict[int, Callable[[int], object]] = {}
+        self._always: dict[int, int] = {}
+        self._soon: list[Callable[[], object]] = []
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._sequence = 0
+        self._cancelled = 0
+        self._stopping = False
+        self._thread = 0
+        self._closed = False
+        self._lock = allocate_lock()
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake, READ)
+
+    def __enter__(self) -> Loop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def add(self, fd: int, events: int, callback: Callable[[int], object]) -> None:
+        """Call ``callback(events)`` when *fd* is ready; *events* is READ, WRITE or both.
+
+        The callback also gets ERROR and HANGUP. Level-triggered: it is called again until
+        the cause is gone. The caller keeps *fd* and removes it before closing it.
+        Raises OSError (EEXIST) for an fd that was added already, EBADF for one not open.
+        """
+        try:
+            self._epoll.register(fd, events)
+        except PermissionError as error:
+            if error.errno != _EPERM:
+                raise
+            if fd in self._always:
+                raise FileExistsError(17, "file descriptor is in the loop already") from None
+            self._always[fd] = events
+        self._callbacks[fd] = callback
+
+    def modify(self, fd: int, events: int) -> None:
+        """Wait for other *events* of *fd*. With 0, ERROR and HANGUP still come.
+
+        Raises OSError (ENOENT) for an fd that is not in the loop.
+        """
+        if fd in self._always:
+            self._always[fd] = events
+        else:
+            self._epoll.modify(fd, events)
+
+    def remove(self, fd: int) -> None:
+        """Forget *fd*; nothing happens when it is not there."""
+        if self._callbacks.pop(fd, None) is None:
+            return
+        if self._always.pop(fd, None) is None:
+            try:
+                self._epoll.unregister(fd)
+            except OSError:
+                pass  # closed already: the kernel forgot it then
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Call *function* in the loop's thread, in its next turn. Any thread; no effect once closed."""
+        with self._lock:
+            if self._closed:
+                return
+            self._soon.append(function)
+            if len(self._soon) == 1:
+                self._wake_up()
+
+    def call_later(self, seconds: float, function: Callable[[], object]) -> Timer:
+        """Call *function* in the loop's thread, *seconds* (>= 0) from now. Any thread."""
+        timer = Timer(self, self.clock() + seconds, function)
+        with self._lock:
+            self._sequence += 1
+            heappush(self._timers, (timer.when, self._sequence, timer))
+            if self._timers[0][2] is timer and not self._closed:
+                self._wake_up()
+        return timer
+
+    def run(self) -> None:
+        """Turn until ``stop``; a ``stop`` before the call counts.
+
+        Raises what a callback raised when there is no ``on_error``; it may be called again then.
+        """
+        while not self._stopping:
+            self.run_once()
+        self._stopping = False
+
+    def run_once(self, timeout: float | None = None) -> int:
+        """One turn: wait at most *timeout* seconds (None: no limit) for something to do, and do it.
+
+        Returns how many callbacks were called. Raises as ``run`` does.
+        """
+        self._thread = get_ident()
+        with self._lock:
+            if self._soon or self._always or self._stopping:
+                timeout = 0.0
+            elif self._timers:
+                due = max(0.0, self._timers[0][0] - self.clock())
+                timeout = due if timeout is None else min(timeout, due)
+        # Python rounds up to whole milliseconds here, so that a timer is due when this returns.
+        ready = self._epoll.poll(timeout)
+        called = 0
+        for fd, events in ready:
+            if fd == self._wake:
+                os.eventfd_read(self._wake)
+                continue
+            # An earlier callback of this turn may have removed it.
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                called += 1
+                self._call(callback, events)
+        for fd, events in list(self._always.items()):
+            if events and fd in self._always:
+                called += 1
+                self._call(self._callbacks[fd], events)
+        return called + self._run_timers() + self._run_soon()
+
+    def stop(self) -> None:
+        """End ``run`` after its present turn. Any thread."""
+        self._stopping = True
+        with self._lock:
+            if not self._closed:
+                self._wake_up()
+
+    def close(self) -> None:
+        """Give back the loop's own file descriptors; those added stay open. Idempotent."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._soon.clear()
+            self._timers.clear()
+        self._callbacks.clear()
+        self._always.clear()
+        self._epoll.close()
+        os.close(self._wake)
+
+    def _wake_up(self) -> None:
+        if self._thread != get_ident():
+            os.eventfd_write(self._wake, 1)
+
+    def _run_timers(self) -> int:
+        # Timers made by the timers of this turn wait for the next one: no starvation.
+        now, last = self.clock(), self._sequence
+        due = []
+        with self._lock:
+            while self._timers and self._timers[0][0] <= now and self._timers[0][1] <= last:
+                timer = heappop(self._timers)[2]
+                due.append(timer)
+                if not timer.active:
+                    self._cancelled -= 1
+        called = 0
+        for timer in due:
+            function = timer._take()
+            if function is not None:
+                called += 1
+                self._call(function)
+        return called
+
+    def _run_soon(self) -> int:
+        with self._lock:
+            batch, self._soon = self._soon, []
+        called = 0
+        try:
+            for function in batch:
+                called += 1
+                self._call(function)
+        finally:
+            if called < len(batch):  # one raised out of the loop: the others keep their turn
+                with self._lock:
+                    self._soon[:0] = batch[called:]
+        return called
+
+    def _call(self, function: Callable[..., object], *arguments: object) -> None:
+        try:
+            function(*arguments)
+        except Exception as error:
+            if self.on_error is None:
+                raise
+            self.on_error(error)
+
+    def _cancelled_one(self) -> None:
+        with self._lock:
+            self._cancelled += 1
+            if self._cancelled > _SWEEP and self._cancelled * 2 > len(self._timers):
+                self._timers = [entry for entry in self._timers if entry[2].active]
+                heapify(self._timers)
+                self._cancelled = 0

@@ -1,0 +1,116 @@
+"""Signals as callbacks of the event loop: signalfd(2) and pthread_sigmask(3) through ctypes.
+
+The standard ``signal`` module costs an import of ``enum`` at start-up and sets handlers from the
+main thread only. Here the signals are blocked, so that none interrupts anything, and
+the loop reads them. Threads started afterwards inherit the block, and so do child processes:
+``SignalFd.unblock_here`` is for those.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from pyvmm.errors import PyvmmError
+from pyvmm.loop import READ
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pyvmm.loop import Loop
+
+# Numbers of <asm-generic/signal.h>, the same on x86-64 and arm64.
+SIGHUP = 1
+SIGINT = 2
+SIGQUIT = 3
+SIGUSR1 = 10
+SIGTERM = 15
+SIGCONT = 18
+SIGSTOP = 19
+SIGTSTP = 20
+SIGTTOU = 22
+SIGWINCH = 28
+
+NAMES = {
+    SIGHUP: "SIGHUP",
+    SIGINT: "SIGINT",
+    SIGQUIT: "SIGQUIT",
+    SIGTERM: "SIGTERM",
+}
+
+_SIG_BLOCK = 0
+_SIG_SETMASK = 2
+_SFD_CLOEXEC = 0o2000000
+_SFD_NONBLOCK = 0o4000
+_SIGSET_SIZE = 128  # sizeof(sigset_t) in glibc and musl
+_SIGINFO_SIZE = 128  # sizeof(struct signalfd_siginfo); ssi_signo is its first word
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class SignalFd:
+    """Blocks the signals of *handlers* in this thread and calls ``handler(number)`` from the loop.
+
+    Made before any other thread starts, in the thread that runs the loop. Raises PyvmmError when
+    the kernel refuses. ``close`` drops what is still pending and restores the mask.
+    """
+
+    def __init__(self, loop: Loop, handlers: Mapping[int, Callable[[int], object]]) -> None:
+        self._loop = loop
+        self._handlers = dict(handlers)
+        wanted = _sigset(self._handlers)
+        self._old = _change_mask(_SIG_BLOCK, wanted)
+        self._fd = int(_libc.signalfd(-1, wanted, _SFD_NONBLOCK | _SFD_CLOEXEC))
+        if self._fd < 0:
+            problem = os.strerror(ctypes.get_errno())
+            _change_mask(_SIG_SETMASK, self._old)
+            raise PyvmmError(f"signalfd failed: {problem}; signals cannot be handled on this host")
+        loop.add(self._fd, READ, self._deliver)
+
+    def __enter__(self) -> SignalFd:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Restore the signal mask of the calling thread, which is the one that made this. Idempotent."""
+        if self._fd < 0:
+            return
+        self._loop.remove(self._fd)
+        self._read()  # else a signal that came during shutdown kills the process just below
+        os.close(self._fd)
+        self._fd = -1
+        _change_mask(_SIG_SETMASK, self._old)
+
+    def unblock_here(self) -> None:
+        """Restore the mask that was before, in the calling thread: for a child between fork and exec."""
+        _change_mask(_SIG_SETMASK, self._old)
+
+    def _read(self) -> bytes:
+        try:
+            return os.read(self._fd, 16 * _SIGINFO_SIZE)
+        except BlockingIOError:
+            return b""
+
+    def _deliver(self, events: int) -> None:
+        information = self._read()
+        for at in range(0, len(information), _SIGINFO_SIZE):
+            number = int.from_bytes(information[at : at + 4], "little")
+            self._handlers[number](number)
+
+
+def _sigset(numbers: Mapping[int, object]) -> ctypes.Array[ctypes.c_char]:
+    mask = 0
+    for number in numbers:
+        mask |= 1 << number - 1
+    return ctypes.create_string_buffer(mask.to_bytes(_SIGSET_SIZE, "little"), _SIGSET_SIZE)
+
+
+def _change_mask(how: int, new: ctypes.Array[ctypes.c_char]) -> ctypes.Array[ctypes.c_char]:
+    old = ctypes.create_string_buffer(_SIGSET_SIZE)
+    number = _libc.pthread_sigmask(how, new, old)
+    if number:
+        raise PyvmmError(f"pthread_sigmask failed: {os.strerror(number)}; signals cannot be handled here")
+    return old
