@@ -1,0 +1,30 @@
+/* Strings, small files and messages: the few helpers both halves of init share. */
+#pragma once
+
+#include "sys.h"
+
+void *memcpy(void *to, const void *from, size_t size);
+void *memmove(void *to, const void *from, size_t size);
+void *memset(void *to, int value, size_t size);
+size_t strlen(const char *text);
+bool equal(const char *a, const char *b);
+bool starts(const char *text, const char *prefix);
+const char *last_slash(const char *path); /* the last '/' or NULL */
+
+/* Write up to *room* - 1 characters of the pieces (ended by NULL) and a NUL; returns *buffer*. */
+char *join(char *buffer, size_t room, ...);
+char *decimal(char *buffer, unsigned long value); /* *buffer* holds 24 bytes */
+bool number(const char *text, int *value);	  /* the whole of *text* in decimal */
+
+/* The file's text, NUL-terminated, cut at *room* - 1; its length, or a negative errno. */
+long read_file(const char *path, char *buffer, size_t room);
+void write_all(int fd, const char *data, size_t size);
+
+/* One line on the console that begins with "pyvmm-init: "; pieces end with NULL. */
+void complain(const char *piece, ...);
+/* The same with the number of a failed call: "...: error N". */
+void complain_errno(const char *what, const char *name, long result);
+
+/* The next line (or, with *space*, word) of a text being walked: NUL-terminated in place, or NULL. */
+char *next_line(char **walk);
+char *next_word(char **walk);

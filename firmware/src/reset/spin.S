@@ -1,0 +1,6 @@
+# Spins with interrupts off and never leaves the guest of its own will.
+        .include "reset.inc"
+        reset_vector start
+        .code16
+start:  cli
+1:      jmp     1b

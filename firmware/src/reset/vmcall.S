@@ -1,0 +1,16 @@
+# A hypercall with no interrupt table. Hosts answer it, fault it or, where KVM emulates ring 0,
+# never leave KVM_RUN on their own: it must be stoppable from outside.
+        .include "reset.inc"
+        reset_vector start
+        .code16
+start:  cli
+        enter_protected flat
+
+        .code32
+flat:   lidt    no_idt
+        xorl    %eax, %eax
+        vmcall
+        finish  0
+
+no_idt: .word   0
+        .long   0
