@@ -1,0 +1,1 @@
+"""Guest RAM out of several host objects: one guest-physical map, memslots, a checked accessor."""

@@ -1,0 +1,17 @@
+"""What can go wrong with memory, by whose fault it is."""
+
+from __future__ import annotations
+
+from pyvmm.errors import ConfigError, GuestError, StartError
+
+
+class MemoryConfigError(ConfigError):
+    """The memory asked for cannot exist: a size, an alignment or a place that is wrong."""
+
+
+class HostMemoryError(StartError):
+    """This host cannot give the memory asked for."""
+
+
+class GuestMemoryError(GuestError):
+    """An address the guest gave is not (writable) guest memory."""
