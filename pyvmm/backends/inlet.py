@@ -1,0 +1,103 @@
+"""The input half of a backend: a file descriptor read only as fast as the device takes it."""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm.loop import READ
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.loop import Loop
+
+_CHUNK = 4096
+
+
+class Inlet:
+    """Reads one file descriptor and gives ``receive`` what ``space`` says fits.
+
+    The rest, at most one read of 4 KiB, waits; meanwhile the descriptor is not read, so that
+    the writer feels it and nothing is lost. *on_end* is called when there is no more input:
+    end of file, hang-up, error.
+
+    With *sift*, every input goes through ``sift(data) -> data`` as soon as it comes, which
+    is how a terminal finds its escape key even while the guest reads nothing. Then reading never
+    stops, and what exceeds *limit* bytes is dropped and counted in ``dropped``.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        receive: Callable[[bytes], object],
+        space: Callable[[], int],
+        on_end: Callable[[], object] | None = None,
+        sift: Callable[[bytes], bytes] | None = None,
+        limit: int = 64 << 10,
+    ) -> None:
+        self._loop = loop
+        self._receive = receive
+        self._space = space
+        self._on_end = on_end
+        self._sift = sift
+        self._limit = limit
+        self._waiting = bytearray()
+        self._fd = -1
+        self._watched = False
+        self.dropped = 0
+
+    def open(self, fd: int) -> None:
+        """Read *fd* from now on; the caller closes it. Loop's thread."""
+        self._fd = fd
+        self._watch(True)
+
+    def close(self) -> None:
+        """Stop reading; what waits is still delivered. Loop's thread. Idempotent."""
+        if self._fd >= 0:
+            self._watch(False)
+            self._fd = -1
+
+    def resume(self) -> None:
+        """The device has room again. Any thread."""
+        self._loop.call_soon(self._pump)
+
+    def _watch(self, on: bool) -> None:
+        if on and not self._watched:
+            self._loop.add(self._fd, READ, self._readable)
+        elif self._watched and not on:
+            self._loop.remove(self._fd)
+        self._watched = on
+
+    def _readable(self, events: int) -> None:
+        if self._sift is None and self._space() <= 0:
+            self._watch(False)  # left in the kernel's buffer until resume
+            return
+        try:
+            data = os.read(self._fd, _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:  # a terminal or pty that hung up: EIO
+            data = b""
+        if not data:
+            self.close()
+            if self._on_end is not None:
+                self._on_end()
+            return
+        if self._sift is not None:
+            data = self._sift(data)
+            room = max(0, self._limit - len(self._waiting))
+            self.dropped += max(0, len(data) - room)
+            data = data[:room]
+        self._waiting += data
+        self._pump()
+
+    def _pump(self) -> None:
+        while self._waiting:
+            room = self._space()
+            if room <= 0:
+                break
+            self._receive(bytes(self._waiting[:room]))
+            del self._waiting[:room]
+        if self._fd >= 0:
+            self._watch(not self._waiting or self._sift is not None)

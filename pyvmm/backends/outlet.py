@@ -1,0 +1,160 @@
+"""The output half of a backend: a file descriptor written without ever blocking.
+
+What the descriptor does not take waits in a bounded buffer that the loop empties.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from _thread import allocate_lock
+
+from pyvmm.loop import ERROR, HANGUP, WRITE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.backends.base import CharBackend
+    from pyvmm.loop import Loop
+
+#: The most bytes that wait.
+LIMIT = 64 << 10
+# The backend is full a little earlier: a guest that saw "transmitter empty" sends 16 bytes
+# more, and several may be on their way in KVM's ring of coalesced writes.
+_FULL = LIMIT - (4 << 10)
+_ROOM = LIMIT // 2
+
+# A pipe that polls as writable takes this much without blocking (pipe(7)).
+_PIPE_BUF = 4096
+
+
+class Outlet:
+    """Writes to one file descriptor for *owner*, and keeps the owner's ``ready`` and ``dropped``.
+
+    *on_broken* is called from the loop's thread when the other end has gone: closed pipe,
+    terminal hung up, peer gone. Until ``open`` is called again, output is dropped.
+    """
+
+    def __init__(self, owner: CharBackend, on_broken: Callable[[], object] | None = None) -> None:
+        self._owner = owner
+        self._on_broken = on_broken
+        self._lock = allocate_lock()
+        self._buffer = bytearray()
+        self._fd = -1
+        self._blocking = False
+        self._watched = False
+        self._loop: Loop | None = None
+
+    def open(self, loop: Loop, fd: int, blocking: bool = False) -> None:
+        """Write to *fd* from now on. It must not be in the loop otherwise; the caller closes it.
+
+        With *blocking*, *fd* lacks O_NONBLOCK because other processes share it: it is then
+        polled before each write.
+        """
+        with self._lock:
+            self._loop = loop
+            self._fd = fd
+            self._blocking = blocking
+
+    def write(self, data: bytes) -> None:
+        """Send or keep *data*; drop and count what finds no room. Any thread."""
+        with self._lock:
+            fd = self._fd
+            if fd < 0 or self._loop is None:
+                self._owner.dropped += len(data)
+                return
+            if not self._buffer:
+                written = _put(fd, data, self._blocking)
+                if written == len(data):
+                    return
+                if written < 0:
+                    self._owner.dropped += len(data)
+                    self._fd = -1
+                    self._loop.call_soon(self._broken)
+                    return
+                data = data[written:]
+                self._loop.call_soon(self._watch)
+            room = LIMIT - len(self._buffer)
+            self._owner.dropped += max(0, len(data) - room)
+            self._buffer += data[:room]
+            self._owner.ready = len(self._buffer) < _FULL
+
+    def close(self, patience: float = 0.0) -> None:
+        """Let go of the descriptor. Loop's thread, or after the loop. Idempotent.
+
+        What waits is written first, as long as the other end takes some of it every
+        *patience* seconds; the rest is dropped.
+        """
+        with self._lock:
+            fd, rest = self._fd, bytes(self._buffer)
+            full = self._forget()
+        if fd >= 0 and rest and patience > 0:
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            while rest and poll.poll(patience * 1000):
+                written = _put(fd, rest, self._blocking)
+                if written <= 0:
+                    break
+                rest = rest[written:]
+        self._owner.dropped += len(rest)
+        if full and self._owner.on_ready is not None:
+            self._owner.on_ready()
+
+    def _forget(self) -> bool:
+        if self._watched and self._loop is not None:
+            self._loop.remove(self._fd)
+        self._watched = False
+        self._fd = -1
+        self._buffer.clear()
+        full = not self._owner.ready
+        self._owner.ready = True
+        return full
+
+    def _watch(self) -> None:
+        with self._lock:
+            if self._buffer and self._fd >= 0 and not self._watched and self._loop is not None:
+                self._loop.add(self._fd, WRITE, self._flush)
+                self._watched = True
+
+    def _flush(self, events: int) -> None:
+        room = gone = False
+        with self._lock:
+            if self._fd < 0 or self._loop is None:
+                return
+            written = -1 if events & (ERROR | HANGUP) else _put(self._fd, self._buffer, self._blocking)
+            if written < 0:
+                self._owner.dropped += len(self._buffer)
+                room, gone = self._forget(), True
+            else:
+                del self._buffer[:written]
+                if not self._buffer:
+                    self._loop.remove(self._fd)
+                    self._watched = False
+                if not self._owner.ready and len(self._buffer) <= _ROOM:
+                    self._owner.ready = room = True
+        if room and self._owner.on_ready is not None:
+            self._owner.on_ready()
+        if gone:
+            self._broken()
+
+    def _broken(self) -> None:
+        if self._on_broken is not None:
+            self._on_broken()
+
+
+def _put(fd: int, data: bytes | bytearray, blocking: bool) -> int:
+    """How many bytes of *data* went out without waiting; -1 when the other end has gone."""
+    done = 0
+    try:
+        if not blocking:
+            return os.write(fd, data)
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        while done < len(data) and poll.poll(0):
+            done += os.write(fd, data[done : done + _PIPE_BUF])
+    except BlockingIOError:
+        pass
+    except OSError:
+        return -1
+    return done

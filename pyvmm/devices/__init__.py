@@ -1,0 +1,1 @@
+"""Emulated devices, a file each. They know neither their address nor KVM."""

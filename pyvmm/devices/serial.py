@@ -1,0 +1,489 @@
+"""A 16550A serial port.
+
+After the National Semiconductor PC16550D data sheet (registers: section 8; interrupt sources:
+table IV; FIFO operation: sections 8.4 and 8.11) and what Linux's
+``drivers/tty/serial/8250/8250_port.c`` probes for. Where a virtual line differs:
+
+- Transmission takes no time: a byte goes to the backend as it is written. While the
+  backend is full, THRE and TEMT stay clear. Bytes written all the same are the backend's to drop.
+- The host's input arrives at any baud rate, and the receive timeout is due as soon as
+  a delivery ends; after the guest's own read it takes RECEIVE_TIMEOUT.
+- Word length and parity are stored and not applied: a guest that never sets LCR is understood.
+- MCR.OUT2 does not gate the interrupt. A PC's board does that, yet kernels
+  grown on emulators (xv6) leave it clear.
+"""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+
+from pyvmm.board.device import Device, Line
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from pyvmm.loop import Loop, Timer
+
+    class Backend(Protocol):
+        """The part of ``backends.base.CharBackend`` this device uses."""
+
+        ready: bool
+        on_ready: Callable[[], object] | None
+        on_break: Callable[[], object] | None
+
+        def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
+            """Begin to give input."""
+
+        def write(self, data: bytes) -> None:
+            """Send without blocking."""
+
+        def resume(self) -> None:
+            """Give input again."""
+
+
+# Register offsets; two or three registers share the first ones (data sheet, table II).
+RBR = THR = DLL = 0
+IER = DLM = 1
+IIR = FCR = 2
+LCR = 3
+MCR = 4
+LSR = 5
+MSR = 6
+SCR = 7
+
+IER_RDI = 0x01
+IER_THRI = 0x02
+IER_RLSI = 0x04
+IER_MSI = 0x08
+
+IIR_NO_INT = 0x01
+IIR_MSI = 0x00
+IIR_THRI = 0x02
+IIR_RDI = 0x04
+IIR_RLSI = 0x06
+IIR_RX_TIMEOUT = 0x0C
+IIR_FIFO_ENABLED = 0xC0
+
+FCR_ENABLE_FIFO = 0x01
+FCR_CLEAR_RCVR = 0x02
+FCR_CLEAR_XMIT = 0x04
+
+LCR_DLAB = 0x80
+
+MCR_DTR = 0x01
+MCR_RTS = 0x02
+MCR_OUT1 = 0x04
+MCR_OUT2 = 0x08
+MCR_LOOP = 0x10
+
+LSR_DR = 0x01
+LSR_OE = 0x02
+LSR_BI = 0x10
+LSR_THRE = 0x20
+LSR_TEMT = 0x40
+LSR_FIFOE = 0x80
+_LSR_EMPTY = LSR_THRE | LSR_TEMT
+_LSR_ERRORS = 0x1E  # OE, PE, FE, BI: cleared by reading, source of the line status interrupt
+
+MSR_DCTS = 0x01
+MSR_TERI = 0x04
+MSR_CTS = 0x10
+MSR_DSR = 0x20
+MSR_RI = 0x40
+MSR_DCD = 0x80
+_MSR_DELTAS = 0x0F
+
+FIFO_SIZE = 16
+_TRIGGERS = (1, 4, 8, 14)
+_BREAK = 0x100  # beside the byte in the receive FIFO
+
+#: Seconds from a read that leaves bytes behind to the timeout interrupt. Four characters
+#: take 0.35 ms at 115200 baud; the event loop counts whole milliseconds.
+RECEIVE_TIMEOUT = 0.001
+
+_BYTES = tuple(bytes((value,)) for value in range(256))
+
+
+class Serial16550A(Device):
+    """The registers of one port, its backend and its interrupt.
+
+    One lock covers the state: vCPU threads come through ``read`` and ``write``, the loop's thread
+    brings input and room. The line is set under the lock (the order of its levels
+    matters) and only when its level changes.
+    """
+
+    name = "16550A serial port"
+
+    _divisor: int
+    _lsr: int
+    _msr: int
+    _rbr: int
+    _rx: list[int]  # bytes, with _BREAK beside where it is one
+    _thre: bool  # the THRE interrupt is pending; means something only while IER.THRI is set
+    _timeout: bool  # the receive timeout interrupt is pending
+
+    def __init__(self, loop: Loop, line: Line | None = None) -> None:
+        self._loop = loop
+        self._line = line if line is not None else Line()
+        self._backend: Backend | None = None
+        self._taps: tuple[Callable[[bytes], object], ...] = ()
+        self._lock = allocate_lock()
+        self._level = False
+        self._timer: Timer | None = None
+        self._reads = 0
+        self._starved = False
+        #: Received bytes lost: in loopback mode with the receiver full.
+        self.overruns = 0
+        self._power_on()
+
+    def connect(self, backend: Backend) -> None:
+        """Put *backend* behind the port, and its carrier on the line. Raises what its ``attach`` raises.
+
+        Called once, in the loop's thread or before the loop runs.
+        """
+        backend.on_ready = self._on_ready
+        backend.on_break = self._on_break
+        self._backend = backend
+        with self._lock:
+            self._set_modem_inputs()
+            self._update()
+        backend.attach(self._loop, self._receive, self._space)
+
+    def tap(self, observer: Callable[[bytes], object]) -> None:
+        """Also give ``observer(data)`` what the guest sends; it runs in the vCPU's thread and must be quick.
+
+        It must not call this device.
+        """
+        self._taps = (*self._taps, observer)
+
+    def read(self, offset: int, size: int) -> int:
+        """Read registers; a wider access reads neighbours, as an 8-bit device on a wider bus."""
+        if size != 1:
+            return sum(self.read(offset + i, 1) << 8 * i for i in range(size))
+        if offset == LSR:
+            lsr = self._lsr
+            return lsr if not lsr & (_LSR_ERRORS | LSR_FIFOE) else self._read_errors()
+        if offset == RBR:
+            return self._read_rbr() if not self._lcr & LCR_DLAB else self._divisor & 0xFF
+        if offset == IIR:
+            return self._read_iir()
+        if offset == IER:
+            return self._ier if not self._lcr & LCR_DLAB else self._divisor >> 8
+        if offset == MSR:
+            return self._read_msr()
+        if offset == LCR:
+            return self._lcr
+        if offset == MCR:
+            return self._mcr
+        return self._scr if offset == SCR else 0xFF
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Write registers; a wider access writes neighbours, lowest first."""
+        if size != 1:
+            for i in range(size):
+                self.write(offset + i, 1, value >> 8 * i & 0xFF)
+        elif offset == THR:
+            self.write_many(THR, _BYTES[value])
+        else:
+            with self._lock:
+                self._write_register(offset, value)
+            self._feed()
+
+    def write_many(self, offset: int, data: bytes) -> None:
+        """As ``write`` of each byte of *data* to *offset* in turn; at THR one call of the backend for all."""
+        if offset != THR or not data:
+            for value in data:
+                self.write(offset, 1, value)
+            return
+        with self._lock:
+            if self._lcr & LCR_DLAB:
+                self._divisor = self._divisor & 0xFF00 | data[-1]
+                return
+            if self._mcr & MCR_LOOP:
+                for value in data:
+                    self._push(value)
+            elif self._backend is not None:
+                self._backend.write(data)
+                if not self._backend.ready:
+                    self._lsr &= ~_LSR_EMPTY
+            if self._taps and not self._mcr & MCR_LOOP:
+                for observer in self._taps:
+                    observer(data)
+            if self._ier & IER_THRI:
+                # The wire falls and rises: a guest that never reads IIR needs the new edge.
+                self._thre = False
+                self._update()
+                self._thre = bool(self._lsr & LSR_THRE)
+                self._update()
+
+    def reset(self) -> None:
+        """As after power-on (data sheet, table III), at 9600 baud as a PC's firmware leaves it."""
+        with self._lock:
+            self._power_on()
+            self._update()
+        self._feed()
+
+    def save(self) -> dict[str, object]:
+        """Registers and what the receiver holds; not the backend."""
+        with self._lock:
+            return {
+                "version": 1,
+                "registers": [self._ier, self._fcr, self._lcr, self._mcr, self._scr, self._divisor],
+                "errors": self._lsr & _LSR_ERRORS,
+                "deltas": self._msr & _MSR_DELTAS,
+                "pending": [self._thre, self._timeout],
+                "received": list(self._rx),
+            }
+
+    def load(self, state: dict[str, object]) -> None:
+        """Take back what ``save`` gave. Raises KeyError, TypeError or ValueError for anything else."""
+        registers, pending, received = state["registers"], state["pending"], state["received"]
+        errors, deltas = state["errors"], state["deltas"]
+        if not (
+            isinstance(registers, list)
+            and isinstance(pending, list)
+            and isinstance(received, list)
+            and isinstance(errors, int)
+            and isinstance(deltas, int)
+        ):
+            raise TypeError("the saved state of a serial port has fields of the wrong type")
+        ier, fcr, lcr, mcr, scr, divisor = (int(value) for value in registers)
+        thre, timeout = pending
+        with self._lock:
+            self._power_on()
+            self._set_fcr(fcr)
+            self._ier, self._lcr, self._mcr = ier & 0x0F, lcr & 0xFF, mcr & 0x1F
+            self._scr, self._divisor = scr & 0xFF, divisor & 0xFFFF
+            self._rx = [int(entry) & (_BREAK | 0xFF) for entry in received][: self._capacity]
+            self._lsr |= errors & _LSR_ERRORS
+            if self._rx:
+                self._lsr |= LSR_DR
+            self._set_modem_inputs()
+            self._msr = self._msr & ~_MSR_DELTAS | deltas & _MSR_DELTAS
+            self._set_transmitter()
+            self._thre, self._timeout = bool(thre), bool(timeout)
+            self._update()
+        self._feed()
+
+    # What follows runs under the lock, unless it says otherwise.
+
+    def _power_on(self) -> None:
+        self._ier = self._lcr = self._mcr = self._scr = 0
+        self._divisor = 12
+        self._set_fcr(0)
+        self._rx = []
+        self._rbr = 0
+        self._lsr = _LSR_EMPTY
+        self._msr = 0
+        self._thre = self._timeout = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._set_modem_inputs()
+        self._msr &= ~_MSR_DELTAS
+        self._set_transmitter()
+
+    def _write_register(self, offset: int, value: int) -> None:
+        if offset == IER:
+            if self._lcr & LCR_DLAB:
+                self._divisor = self._divisor & 0xFF | value << 8
+                return
+            enabled = value & ~self._ier
+            self._ier = value & 0x0F
+            if enabled & IER_THRI:
+                self._thre = bool(self._lsr & LSR_THRE)
+            if enabled & IER_RDI:
+                self._timeout = self._below_trigger()
+        elif offset == FCR:
+            if (value ^ self._fcr) & FCR_ENABLE_FIFO or value & FCR_CLEAR_RCVR:
+                self._rx.clear()
+                self._timeout = False
+                self._lsr &= ~(LSR_DR | LSR_FIFOE)
+            self._set_fcr(value)
+        elif offset == LCR:
+            self._lcr = value
+            return
+        elif offset == MCR:
+            self._mcr = value & 0x1F
+            self._set_modem_inputs()
+            self._set_transmitter()
+        elif offset == SCR:
+            self._scr = value
+            return
+        else:  # LSR and MSR: the data sheet leaves writes to factory tests
+            return
+        self._update()
+
+    def _set_fcr(self, value: int) -> None:
+        # The other bits count only while bit 0 is written as 1. FCR_CLEAR_XMIT finds
+        # nothing to clear: what was written is the backend's already.
+        fifo = bool(value & FCR_ENABLE_FIFO)
+        self._fcr = value & 0xC9 if fifo else 0
+        self._trigger = _TRIGGERS[value >> 6 & 3] if fifo else 1
+        self._capacity = FIFO_SIZE if fifo else 1
+
+    def _set_modem_inputs(self) -> None:
+        if self._mcr & MCR_LOOP:
+            inputs = (
+                (MSR_CTS if self._mcr & MCR_RTS else 0)
+                | (MSR_DSR if self._mcr & MCR_DTR else 0)
+                | (MSR_RI if self._mcr & MCR_OUT1 else 0)
+                | (MSR_DCD if self._mcr & MCR_OUT2 else 0)
+            )
+        else:
+            inputs = MSR_CTS | MSR_DSR | MSR_DCD if self._backend is not None else 0
+        deltas = (self._msr ^ inputs) >> 4 & _MSR_DELTAS
+        if inputs & MSR_RI:
+            deltas &= ~MSR_TERI  # only the end of a ring counts
+        self._msr = inputs | self._msr & _MSR_DELTAS | deltas
+
+    def _set_transmitter(self) -> None:
+        """THRE and TEMT as the backend's room has it; becoming empty is an interrupt source."""
+        if self._mcr & MCR_LOOP or self._backend is None or self._backend.ready:
+            if not self._lsr & LSR_THRE:
+                self._lsr |= _LSR_EMPTY
+                self._thre = bool(self._ier & IER_THRI)
+        else:
+            self._lsr &= ~_LSR_EMPTY
+            self._thre = False
+
+    def _pending(self) -> int:
+        """The interrupt of the highest priority, as IIR tells it (data sheet, table IV)."""
+        ier = self._ier
+        if ier & IER_RLSI and self._lsr & _LSR_ERRORS:
+            return IIR_RLSI
+        if ier & IER_RDI:
+            if len(self._rx) >= self._trigger:
+                return IIR_RDI
+            if self._timeout:
+                return IIR_RX_TIMEOUT
+        if ier & IER_THRI and self._thre:
+            return IIR_THRI
+        if ier & IER_MSI and self._msr & _MSR_DELTAS:
+            return IIR_MSI
+        return IIR_NO_INT
+
+    def _update(self) -> None:
+        level = self._pending() != IIR_NO_INT
+        if level != self._level:
+            self._level = level
+            self._line.set(level)
+
+    def _read_errors(self) -> int:
+        """LSR with errors in it; takes the lock."""
+        with self._lock:
+            lsr = self._lsr
+            self._lsr &= ~(_LSR_ERRORS | LSR_FIFOE)
+            if any(entry & _BREAK for entry in self._rx[1:]):
+                self._lsr |= LSR_FIFOE
+            self._update()
+            return lsr
+
+    def _read_iir(self) -> int:
+        """IIR; reading it acknowledges THRE when that is what it tells. Takes the lock."""
+        with self._lock:
+            pending = self._pending()
+            if pending == IIR_THRI:
+                self._thre = False
+                self._update()
+            return pending | IIR_FIFO_ENABLED if self._fcr & FCR_ENABLE_FIFO else pending
+
+    def _read_msr(self) -> int:
+        """MSR; reading it clears the delta bits. Takes the lock."""
+        with self._lock:
+            msr = self._msr
+            self._msr &= ~_MSR_DELTAS
+            self._update()
+            return msr
+
+    def _read_rbr(self) -> int:
+        """The oldest byte received, or the last one read when there is none. Takes the lock."""
+        with self._lock:
+            rx = self._rx
+            if not rx:
+                return self._rbr
+            self._rbr = value = rx.pop(0) & 0xFF
+            self._timeout = False
+            if not rx:
+                self._lsr &= ~LSR_DR
+            elif rx[0] & _BREAK:
+                self._lsr |= LSR_BI
+            self._update()
+            if self._ier & IER_RDI and self._below_trigger():
+                self._reads += 1
+                if self._timer is None:
+                    self._wait_for_reads()
+        self._feed()
+        return value
+
+    def _below_trigger(self) -> bool:
+        return 0 < len(self._rx) < self._trigger
+
+    def _wait_for_reads(self) -> None:
+        self._reads = 0
+        self._timer = self._loop.call_later(RECEIVE_TIMEOUT, self._timer_fired)
+
+    def _push(self, entry: int) -> None:
+        """One character into the receiver: data sheet, LSR bits 0, 1, 4 and 7."""
+        if len(self._rx) >= self._capacity:
+            self._lsr |= LSR_OE
+            self.overruns += 1
+            if self._fcr & FCR_ENABLE_FIFO:
+                return  # the FIFO keeps what it has
+            self._rx.clear()
+        self._rx.append(entry)
+        self._lsr |= LSR_DR
+        if entry & _BREAK:
+            if len(self._rx) == 1:
+                self._lsr |= LSR_BI
+            if self._fcr & FCR_ENABLE_FIFO:
+                self._lsr |= LSR_FIFOE
+        self._timeout = self._below_trigger()
+
+    def _feed(self) -> None:
+        """Ask the backend for what it held back, once half the receiver is free. Takes the lock."""
+        if not self._starved or self._backend is None:
+            return
+        with self._lock:
+            if self._mcr & MCR_LOOP or len(self._rx) > self._capacity // 2:
+                return
+            self._starved = False
+        self._backend.resume()
+
+    # The backend's callbacks, in the loop's thread; each takes the lock.
+
+    def _space(self) -> int:
+        with self._lock:
+            # In loopback mode the receiver is cut off from its input.
+            room = 0 if self._mcr & MCR_LOOP else self._capacity - len(self._rx)
+            self._starved = room <= 0
+            return room
+
+    def _receive(self, data: bytes) -> None:
+        with self._lock:
+            for value in data:
+                self._push(value)
+            self._update()
+
+    def _on_ready(self) -> None:
+        with self._lock:
+            self._set_transmitter()
+            self._update()
+
+    def _on_break(self) -> None:
+        with self._lock:
+            self._push(_BREAK)
+            self._update()
+
+    def _timer_fired(self) -> None:
+        with self._lock:
+            self._timer = None
+            if not self._below_trigger():
+                return
+            if self._reads:
+                self._wait_for_reads()
+            else:
+                self._timeout = True
+                self._update()
