@@ -1,0 +1,234 @@
+"""ELF executables: the program headers, checked, and their segments into guest memory.
+
+System V gABI, chapters 4 and 5. A reader of its own because the start of a guest waits for
+it: pyelftools takes 80 ms to import, this reads what loading needs. The tests compare the two.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from pyvmm.boot.e820 import ram_spans
+from pyvmm.boot.errors import DoesNotFitError, ImageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm.boot.lowmem import Range
+    from pyvmm.memory.guest import GuestMemory
+
+MAGIC = b"\x7fELF"
+ELFCLASS32, ELFCLASS64 = 1, 2
+ELFDATA2LSB = 1
+ET_EXEC, ET_DYN = 2, 3
+EM_386, EM_X86_64 = 3, 62
+PT_LOAD, PT_INTERP, PT_NOTE = 1, 3, 4
+PN_XNUM = 0xFFFF
+
+_TYPES = {0: "no type", 1: "a relocatable object file", 4: "a core dump"}
+_MACHINES = {
+    8: "MIPS",
+    20: "PowerPC",
+    21: "PowerPC64",
+    40: "ARM",
+    183: "ARM64",
+    243: "RISC-V",
+    258: "LoongArch",
+}
+
+#: A linker makes a handful; far more is a broken file.
+_MAX_SEGMENTS = 128
+_MAX_NOTES = 1 << 16
+_ZEROES = bytes(1 << 16)
+
+
+class Segment:
+    """One PT_LOAD header: *filesz* bytes at *offset* go to *paddr*, zeroes up to *memsz*."""
+
+    __slots__ = ("filesz", "memsz", "offset", "paddr", "vaddr")
+
+    def __init__(self, offset: int, vaddr: int, paddr: int, filesz: int, memsz: int) -> None:
+        self.offset = offset
+        self.vaddr = vaddr
+        self.paddr = paddr
+        self.filesz = filesz
+        self.memsz = memsz
+
+    @property
+    def end(self) -> int:
+        """The guest address behind the segment."""
+        return self.paddr + self.memsz
+
+
+class ElfImage:
+    """A statically linked x86 executable. Raises ImageError for anything else.
+
+    *bits*: 32 or 64. *entry*: ``e_entry``. *segments*: what is to be loaded, ascending by
+    physical address.
+    """
+
+    __slots__ = ("_notes", "bits", "data", "entry", "segments")
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self.data = memoryview(data)
+        self.entry: int
+        if bytes(self.data[:4]) != MAGIC:
+            raise ImageError("this is not an ELF file; its first four bytes are not the ELF magic number")
+        if len(self.data) < 52:
+            raise _cut("ELF header", 64, len(self.data))
+        elf_class, byte_order = self.data[4], self.data[5]
+        if elf_class not in (ELFCLASS32, ELFCLASS64) or byte_order != ELFDATA2LSB:
+            raise ImageError(
+                f"this ELF file has class {elf_class} and byte order {byte_order}; x86 needs class 1 or 2, "
+                "byte order 1 (little-endian)"
+            )
+        self.bits = 64 if elf_class == ELFCLASS64 else 32
+        layout = "<HHIQQQIHHH" if self.bits == 64 else "<HHIIIIIHHH"
+        if len(self.data) < 16 + struct.calcsize(layout):
+            raise _cut("ELF header", 64, len(self.data))
+        header = struct.unpack_from(layout, self.data, 16)
+        kind, machine, _, self.entry, phoff, _, _, _, phentsize, phnum = header
+        if machine not in (EM_386, EM_X86_64):
+            name = _MACHINES.get(machine, f"machine {machine}")
+            raise ImageError(f"this ELF file is for {name}, not for x86; give a kernel built for x86")
+        if kind not in (ET_EXEC, ET_DYN):
+            what = _TYPES.get(kind, f"of type {kind}")
+            raise ImageError(f"this ELF file is {what}, not an executable; link it first")
+        self._notes: list[tuple[int, int, int]] = []
+        self.segments = self._read_headers(phoff, phentsize, phnum)
+
+    def _read_headers(self, phoff: int, phentsize: int, phnum: int) -> list[Segment]:
+        size = 56 if self.bits == 64 else 32
+        if phnum == 0 or phnum > _MAX_SEGMENTS:
+            raise ImageError(
+                f"this ELF file has {phnum} program headers; a linked kernel has 1 to {_MAX_SEGMENTS}"
+            )
+        if phentsize != size:
+            raise ImageError(f"this ELF file's program headers have {phentsize} bytes each instead of {size}")
+        if phoff + phnum * size > len(self.data):
+            raise _cut("ELF program headers", phoff + phnum * size, len(self.data))
+        segments = []
+        for index in range(phnum):
+            at = phoff + index * size
+            if self.bits == 64:
+                kind, _, offset, vaddr, paddr, filesz, memsz, align = struct.unpack_from(
+                    "<IIQQQQQQ", self.data, at
+                )
+            else:
+                kind, offset, vaddr, paddr, filesz, memsz, _, align = struct.unpack_from("<8I", self.data, at)
+            if kind == PT_INTERP:
+                raise ImageError(
+                    "this ELF file is a program for a running system (it names an interpreter), not a kernel"
+                )
+            if kind not in (PT_LOAD, PT_NOTE) or (kind == PT_LOAD and not memsz):
+                continue
+            if offset + filesz > len(self.data):
+                raise _cut(f"ELF segment {index}", offset + filesz, len(self.data))
+            if kind == PT_NOTE:
+                self._notes.append((offset, filesz, align))
+                continue
+            if filesz > memsz:
+                raise ImageError(
+                    f"ELF segment {index} has {filesz} bytes in the file but {memsz} in memory; it is broken"
+                )
+            segments.append(Segment(offset, vaddr, paddr, filesz, memsz))
+        if not segments:
+            raise ImageError("this ELF file has no segment to load; the file is broken or not a kernel")
+        segments.sort(key=lambda segment: segment.paddr)
+        return segments
+
+    @property
+    def end(self) -> int:
+        """The guest address behind the last segment."""
+        return max(segment.end for segment in self.segments)
+
+    def note(self, owner: bytes, kind: int) -> bytes | None:
+        """The descriptor of the first note of that owner and type, None without one."""
+        for offset, size, align in self._notes:
+            end = offset + min(size, _MAX_NOTES)
+            align = 8 if align == 8 else 4
+            while offset + 12 <= end:
+                namesz, descsz, note_kind = struct.unpack_from("<III", self.data, offset)
+                desc = offset + -(-(12 + namesz) // align) * align
+                if desc + descsz > end:
+                    break
+                name = bytes(self.data[offset + 12 : offset + 12 + namesz]).rstrip(b"\0")
+                if note_kind == kind and name == owner:
+                    return bytes(self.data[desc : desc + descsz])
+                offset = desc + -(-descsz // align) * align
+        return None
+
+    def physical_entry(self) -> int:
+        """``e_entry`` as a physical address: kernels linked high may give a virtual one."""
+        if not any(s.paddr <= self.entry < s.end for s in self.segments):
+            for segment in self.segments:
+                if segment.vaddr <= self.entry < segment.vaddr + segment.memsz:
+                    return self.entry - segment.vaddr + segment.paddr
+        return self.entry
+
+    def check_entry(self, address: int) -> int:
+        """*address* if it lies in a segment; else ImageError."""
+        if not any(s.paddr <= address < s.end for s in self.segments):
+            raise ImageError(
+                f"the entry point {address:#x} lies in no segment of this ELF file; link it with code there"
+            )
+        return address
+
+    def load(self, memory: GuestMemory, reserved: Sequence[Range]) -> None:
+        """Write the segments. They may touch neither each other nor *reserved*.
+
+        Raises DoesNotFitError for a segment outside guest memory, before anything is written.
+        """
+        previous = None
+        for segment in self.segments:
+            check_range(memory, "an ELF segment", segment.paddr, segment.end, reserved)
+            if previous is not None and segment.paddr < previous.end:
+                raise ImageError(
+                    f"the ELF segments at {previous.paddr:#x}-{previous.end - 1:#x} and "
+                    f"{segment.paddr:#x}-{segment.end - 1:#x} overlap; the file is broken"
+                )
+            previous = segment
+        for segment in self.segments:
+            if segment.filesz:
+                memory.write(segment.paddr, self.data[segment.offset : segment.offset + segment.filesz])
+            clear(memory, segment.paddr + segment.filesz, segment.memsz - segment.filesz)
+
+
+def check_range(memory: GuestMemory, what: str, base: int, end: int, reserved: Sequence[Range]) -> None:
+    """Refuse *what*, at *base* to *end* (exclusive), outside guest RAM or on a reserved range."""
+    for taken in reserved:
+        if base < taken.end and taken.base < end:
+            raise DoesNotFitError(
+                f"{what} at {base:#x}-{end - 1:#x} overlaps the {taken.name} at {taken.base:#x}-"
+                f"{taken.end - 1:#x}; link the image for 1 MiB or above"
+            )
+    spans = ram_spans(memory)
+    if not any(low <= base and end <= high for low, high in spans):
+        top = spans[-1][1] if spans else 0
+        if base < top:
+            why = "which is not all RAM"
+        else:
+            why = f"beyond the end of the guest's memory at {top:#x}"
+        raise DoesNotFitError(
+            f"{what} goes to {base:#x}-{end - 1:#x}, {why}; give the guest more memory or link the image "
+            "elsewhere"
+        )
+
+
+def clear(memory: GuestMemory, base: int, size: int) -> None:
+    """Zero *size* bytes at *base*. Memory never touched is only looked at: it stays free on the host."""
+    if not size:
+        return
+    for view in memory.views(base, size, True):
+        for at in range(0, len(view), len(_ZEROES)):
+            chunk = view[at : at + len(_ZEROES)]
+            zeroes = _ZEROES[: len(chunk)]
+            if bytes(chunk) != zeroes:
+                chunk[:] = zeroes
+
+
+def _cut(what: str, needed: int, size: int) -> ImageError:
+    return ImageError(
+        f"the {what} would end at byte {needed}, but the file has only {size}; it is cut short or broken"
+    )

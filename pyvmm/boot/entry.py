@@ -1,0 +1,41 @@
+"""Where and in which mode the first CPU starts; what a loader hands to the architecture."""
+
+from __future__ import annotations
+
+#: The state after reset (Intel SDM vol. 3, 10.1.4): CS base 0xffff0000, IP 0xfff0.
+REAL = "real"
+#: 32-bit protected mode, flat segments, no paging.
+PROTECTED = "protected"
+#: 64-bit mode, flat segments, paging on, page tables at ``Entry.page_tables``.
+LONG = "long"
+
+
+class Entry:
+    """The first state of CPU 0. Everything named here is already in guest memory.
+
+    *mode*: REAL, PROTECTED or LONG. *ip*: guest address of the first instruction, None in
+    REAL mode for the reset vector. *registers*: general registers by their names in
+    ``struct kvm_regs``; those not named are zero. *gdt*: guest-physical base of the
+    descriptor table (``lowmem`` has its selectors), *page_tables*: value of CR3; both 0
+    where the mode has none.
+    """
+
+    __slots__ = ("gdt", "ip", "mode", "page_tables", "registers")
+
+    def __init__(
+        self,
+        mode: str,
+        ip: int | None = None,
+        registers: dict[str, int] | None = None,
+        gdt: int = 0,
+        page_tables: int = 0,
+    ) -> None:
+        self.mode = mode
+        self.ip = ip
+        self.registers = registers if registers is not None else {}
+        self.gdt = gdt
+        self.page_tables = page_tables
+
+    def __repr__(self) -> str:
+        where = "reset vector" if self.ip is None else hex(self.ip)
+        return f"Entry({self.mode}, {where}, {self.registers})"
