@@ -70,7 +70,7 @@ class Inlet:
         self._watched = on
 
     def _readable(self, events: int) -> None:
-        if self._sift is None and self._space() <= 0:
+        if self._sift is None and (self._waiting or self._space() <= 0):
             self._watch(False)  # left in the kernel's buffer until resume
             return
         try:

@@ -5,6 +5,7 @@ What the descriptor does not take waits in a bounded buffer that the loop emptie
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from _thread import allocate_lock
@@ -45,6 +46,8 @@ class Outlet:
         self._blocking = False
         self._watched = False
         self._loop: Loop | None = None
+        #: The errno that broke it; EPIPE where the kernel only said that nobody is left.
+        self.problem = errno.EPIPE
 
     def open(self, loop: Loop, fd: int, blocking: bool = False) -> None:
         """Write to *fd* from now on. It must not be in the loop otherwise; the caller closes it.
@@ -65,7 +68,7 @@ class Outlet:
                 self._owner.dropped += len(data)
                 return
             if not self._buffer:
-                written = _put(fd, data, self._blocking)
+                written = self._put(fd, data)
                 if written == len(data):
                     return
                 if written < 0:
@@ -93,7 +96,7 @@ class Outlet:
             poll = select.poll()
             poll.register(fd, select.POLLOUT)
             while rest and poll.poll(patience * 1000):
-                written = _put(fd, rest, self._blocking)
+                written = self._put(fd, rest)
                 if written <= 0:
                     break
                 rest = rest[written:]
@@ -122,7 +125,7 @@ class Outlet:
         with self._lock:
             if self._fd < 0 or self._loop is None:
                 return
-            written = -1 if events & (ERROR | HANGUP) else _put(self._fd, self._buffer, self._blocking)
+            written = -1 if events & (ERROR | HANGUP) else self._put(self._fd, self._buffer)
             if written < 0:
                 self._owner.dropped += len(self._buffer)
                 room, gone = self._forget(), True
@@ -142,19 +145,19 @@ class Outlet:
         if self._on_broken is not None:
             self._on_broken()
 
-
-def _put(fd: int, data: bytes | bytearray, blocking: bool) -> int:
-    """How many bytes of *data* went out without waiting; -1 when the other end has gone."""
-    done = 0
-    try:
-        if not blocking:
-            return os.write(fd, data)
-        poll = select.poll()
-        poll.register(fd, select.POLLOUT)
-        while done < len(data) and poll.poll(0):
-            done += os.write(fd, data[done : done + _PIPE_BUF])
-    except BlockingIOError:
-        pass
-    except OSError:
-        return -1
-    return done
+    def _put(self, fd: int, data: bytes | bytearray) -> int:
+        """How many bytes of *data* went out without waiting; -1 when the other end has gone."""
+        done = 0
+        try:
+            if not self._blocking:
+                return os.write(fd, data)
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            while done < len(data) and poll.poll(0):
+                done += os.write(fd, data[done : done + _PIPE_BUF])
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self.problem = error.errno or errno.EIO
+            return -1
+        return done

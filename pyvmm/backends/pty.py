@@ -1,0 +1,109 @@
+"""A pseudo-terminal that programs such as screen, picocom or a test attach to."""
+
+from __future__ import annotations
+
+import os
+import select
+import termios
+
+from pyvmm.backends.base import BackendError, CharBackend
+from pyvmm.backends.inlet import Inlet
+from pyvmm.backends.outlet import Outlet
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.loop import Loop, Timer
+
+# The kernel tells of a reader that comes only when asked.
+_TICK = 0.1
+
+
+class Pty(CharBackend):
+    """A new pty in raw mode; ``path`` is its slave, made by ``attach``.
+
+    While nobody has the slave open, output is dropped; programs may come and go.
+    A program that has it open and does not read makes the guest wait, as a real line would.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: The slave, such as /dev/pts/3; empty before ``attach``.
+        self.path = ""
+        self._master = -1
+        self._copy = -1  # the loop knows the master twice: for input and, as this, for output
+        self._loop: Loop | None = None
+        self._inlet: Inlet | None = None
+        self._outlet = Outlet(self, self._disconnected)
+        self._timer: Timer | None = None
+
+    @property
+    def connected(self) -> bool:
+        """True while a program has the slave open."""
+        return self._master >= 0 and self._timer is None
+
+    def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
+        """Make the pty. Raises BackendError when the host has none left."""
+        try:
+            self._master, slave = os.openpty()
+        except OSError as error:
+            raise BackendError(f"no pty to be had: {error.strerror}; use --console socket:PATH") from None
+        try:
+            self.path = os.ttyname(slave)
+            modes = termios.tcgetattr(slave)
+            modes[0] = modes[1] = modes[3] = 0  # iflag, oflag, lflag: bytes pass as they are, no echo
+            termios.tcsetattr(slave, termios.TCSANOW, modes)
+        finally:
+            os.close(slave)
+        os.set_blocking(self._master, False)
+        self._copy = os.dup(self._master)
+        self._loop = loop
+        self._inlet = Inlet(loop, receive, space, self._disconnected)
+        self._wait_for_program()
+
+    def write(self, data: bytes) -> None:
+        """Give *data* to the program at the slave."""
+        self._outlet.write(data)
+
+    def resume(self) -> None:
+        """The device has room for input again."""
+        if self._inlet is not None:
+            self._inlet.resume()
+
+    def describe(self) -> str:
+        """The slave's path, as ``pty PATH``."""
+        return f"pty {self.path}"
+
+    def close(self) -> None:
+        """Hang up and remove the pty. Idempotent."""
+        if self._master < 0:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._inlet is not None:
+            self._inlet.close()
+        self._outlet.close(patience=0.2)
+        os.close(self._copy)
+        os.close(self._master)
+        self._master = self._copy = -1
+
+    def _wait_for_program(self) -> None:
+        if self._loop is None or self._inlet is None or self._master < 0:
+            return
+        self._timer = None
+        poll = select.poll()
+        poll.register(self._master, 0)
+        if poll.poll(0):  # POLLHUP: nobody has the slave open
+            self._timer = self._loop.call_later(_TICK, self._wait_for_program)
+            return
+        self._outlet.open(self._loop, self._copy)
+        self._inlet.open(self._master)
+
+    def _disconnected(self) -> None:
+        if self._inlet is not None:
+            self._inlet.close()
+        self._outlet.close()
+        if self._timer is None:
+            self._wait_for_program()

@@ -1,0 +1,215 @@
+"""The process's own standard input and output: a terminal in raw mode, or pipes and files.
+
+After termios(3) and credentials(7), "job control". ``kill -9`` leaves the terminal
+raw: ``stty sane`` brings it back.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import os
+import stat
+
+from pyvmm.backends.base import CharBackend, warn
+from pyvmm.backends.inlet import Inlet
+from pyvmm.backends.outlet import Outlet
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.loop import Loop, Timer
+
+ESCAPE = 0x01  # Ctrl-A
+_HELP = (
+    "\r\nCtrl-A x  end the virtual machine"
+    "\r\nCtrl-A b  send a break (with a Linux guest: then h lists the magic SysRq keys)"
+    "\r\nCtrl-A a  send Ctrl-A itself; so does Ctrl-A Ctrl-A"
+    "\r\nCtrl-A h  this help\r\n"
+)
+
+_SIGSTOP = 19
+# How often a job in the background looks whether it has come to the foreground.
+_FOREGROUND_TICK = 0.5
+# Output still waiting at the end goes out as long as the reader takes some of it this often.
+_PATIENCE = 3.0
+_PTMX = os.makedev(5, 2)
+
+
+class Terminal(CharBackend):
+    """Standard input and output as the guest's console.
+
+    A terminal is put into raw mode, except for its output processing (a guest's bare newline
+    starts a new line, as does ours). It is put back by ``close`` or at the end of the
+    interpreter. Ctrl-A is the escape key; *on_quit* is called at Ctrl-A x. In the background
+    the terminal's mode and input are left alone until the job is in the foreground.
+
+    From a pipe or file every byte goes to the guest as it is, up to the end of file.
+    When the reader of the output goes away, output is dropped and the guest goes on.
+
+    Neither descriptor is made non-blocking, because the user's shell has them too: they are
+    opened a second time where that is possible, and polled where not (sockets).
+    """
+
+    def __init__(self, on_quit: Callable[[], object] | None = None, stdin: int = 0, stdout: int = 1) -> None:
+        super().__init__()
+        self._on_quit = on_quit
+        self._stdin = stdin
+        self._stdout = stdout
+        self._escaped = False
+        self._modes: list[object] | None = None  # the terminal's own, while it is raw
+        self._loop: Loop | None = None
+        self._inlet: Inlet | None = None
+        self._outlet = Outlet(self, self._output_broken)
+        self._opened: list[int] = []
+        self._input = -1
+        self._timer: Timer | None = None
+        self._is_terminal = os.isatty(stdin)
+
+    def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
+        """Take the terminal: raw mode from here on."""
+        self._loop = loop
+        output = self._own(self._stdout, os.O_WRONLY)
+        self._outlet.open(loop, self._stdout if output < 0 else output, blocking=output < 0)
+        self._input = self._own(self._stdin, os.O_RDONLY)
+        if self._input < 0:
+            self._input = self._stdin
+        sift = self._sift if self._is_terminal else None
+        self._inlet = Inlet(loop, receive, space, sift=sift)
+        atexit.register(self.release)
+        self._take_when_in_foreground()
+
+    def write(self, data: bytes) -> None:
+        """Show *data*."""
+        self._outlet.write(data)
+
+    def resume(self) -> None:
+        """The device has room for input again."""
+        if self._inlet is not None:
+            self._inlet.resume()
+
+    def describe(self) -> str:
+        """Whether there is a terminal."""
+        return "the terminal" if self._is_terminal else "standard input and output"
+
+    def close(self) -> None:
+        """Put the terminal back and write what waits (at most 3 s without progress). Idempotent."""
+        self.release()
+        if self._inlet is not None:
+            self._inlet.close()
+        self._outlet.close(_PATIENCE)
+        self._loop = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        atexit.unregister(self.release)
+        while self._opened:
+            os.close(self._opened.pop())
+
+    def release(self) -> None:
+        """Put the terminal's own mode back, if it is ours to set. Idempotent."""
+        modes, self._modes = self._modes, None
+        if modes is not None and self._in_foreground():
+            _set_modes(self._stdin, modes)
+
+    def stop_job(self) -> None:
+        """SIGTSTP: put the terminal back and stop as a job does; take it again when continued."""
+        self.release()
+        os.kill(os.getpid(), _SIGSTOP)
+        self.continue_job()
+
+    def continue_job(self) -> None:
+        """SIGCONT: the shell has set the terminal's mode meanwhile; take it again."""
+        self._take_when_in_foreground()
+
+    def _take_when_in_foreground(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._inlet is None or self._loop is None:
+            return
+        if not self._is_terminal:
+            self._inlet.open(self._input)
+        elif self._in_foreground():
+            self._make_raw()
+            self._inlet.open(self._input)
+        else:
+            self._inlet.close()
+            self._timer = self._loop.call_later(_FOREGROUND_TICK, self._take_when_in_foreground)
+
+    def _in_foreground(self) -> bool:
+        try:
+            return os.tcgetpgrp(self._stdin) == os.getpgrp()
+        except OSError:
+            return True  # not our controlling terminal: no job control on it
+
+    def _make_raw(self) -> None:
+        import termios as t
+
+        try:
+            modes = t.tcgetattr(self._stdin)
+        except t.error:
+            return  # hung up already
+        if self._modes is None:  # else: raw, or set by the shell while we were stopped
+            self._modes = [*modes[:6], list(modes[6])]
+        modes[0] &= ~(
+            t.IGNBRK | t.BRKINT | t.PARMRK | t.ISTRIP | t.INLCR | t.IGNCR | t.ICRNL | t.IXON
+        )  # iflag
+        modes[2] = modes[2] & ~(t.CSIZE | t.PARENB) | t.CS8  # cflag
+        modes[3] &= ~(t.ECHO | t.ECHONL | t.ICANON | t.ISIG | t.IEXTEN)  # lflag
+        modes[6][t.VMIN], modes[6][t.VTIME] = 1, 0
+        _set_modes(self._stdin, modes)
+
+    def _output_broken(self) -> None:
+        if self._outlet.problem != errno.EPIPE:
+            warn(f"standard output: {os.strerror(self._outlet.problem)}; the guest's output is lost now")
+
+    def _sift(self, data: bytes) -> bytes:
+        """Take the escape sequences out of *data* and obey them."""
+        if not self._escaped and ESCAPE not in data:
+            return data
+        kept = bytearray()
+        for key in data:
+            if not self._escaped:
+                if key == ESCAPE:
+                    self._escaped = True
+                else:
+                    kept.append(key)
+                continue
+            self._escaped = False
+            if key in b"xX":
+                if self._on_quit is not None:
+                    self._on_quit()
+            elif key in b"hH?":
+                self._outlet.write(_HELP.encode())
+            elif key in b"bB":
+                if self.on_break is not None:
+                    self.on_break()
+            elif key in (ESCAPE, 0x61):
+                kept.append(ESCAPE)
+            else:  # no command: both keys are the guest's
+                kept += bytes((ESCAPE, key))
+        return bytes(kept)
+
+    def _own(self, fd: int, flags: int) -> int:
+        """*fd* opened once more, non-blocking for us alone; -1 where that cannot be."""
+        try:
+            status = os.fstat(fd)
+            again = (os.isatty(fd) and status.st_rdev != _PTMX) or stat.S_ISFIFO(status.st_mode)
+            if not again:
+                return -1
+            own = os.open(f"/proc/self/fd/{fd}", flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError:
+            return -1
+        self._opened.append(own)
+        return own
+
+
+def _set_modes(fd: int, modes: list[object]) -> None:
+    import termios
+
+    try:
+        termios.tcsetattr(fd, termios.TCSANOW, modes)  # type: ignore[arg-type]
+    except termios.error:
+        pass  # the terminal has gone
