@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from _thread import allocate_lock
 from bisect import bisect_right
-from threading import Lock
 
 from pyvmm.board.board import PlacementError
 from pyvmm.board.space import IRQ, SPACE_NAMES
@@ -29,7 +29,7 @@ class Bus:
         self.space = space
         self.unclaimed_reads = 0
         self.unclaimed_writes = 0
-        self._lock = Lock()  # attach, detach and the counters; never held in a device
+        self._lock = allocate_lock()  # attach, detach and the counters; never held in a device
         self._attached: list[tuple[Window, Device]] = []
         self._table: tuple[list[int], list[int], list[Device]] = ([], [], [])
 

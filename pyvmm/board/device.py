@@ -36,6 +36,11 @@ class Device:
     def write(self, offset: int, size: int, value: int) -> None:
         """Store *value* (0 <= value < 2**(8*size)) at *offset*; dropped where nothing answers."""
 
+    def write_many(self, offset: int, data: bytes) -> None:
+        """One-byte writes of *data* to *offset* in turn: string instructions and coalesced writes."""
+        for value in data:
+            self.write(offset, 1, value)
+
     def reset(self) -> None:
         """Back to the state after power-on."""
 

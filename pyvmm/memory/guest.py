@@ -137,7 +137,7 @@ class GuestMemory:
                 spans.append([region.gpa, region.end])
         self._span_bases = [base for base, _ in spans]
         self._span_ends = [0, *(end for _, end in spans)]
-        self._extent = ", ".join(f"{base:#x}-{end - 1:#x}" for base, end in spans) or "none: closed"
+        self._extent = ", ".join(f"{base:#x}-{end - 1:#x}" for base, end in spans)
 
     def close(self) -> None:
         """Close every host object; may be called again. From then on every access is refused."""
@@ -189,13 +189,25 @@ class GuestMemory:
 
     def read(self, gpa: int, size: int) -> bytes:
         """A copy of *size* bytes. The caller bounds a size that the guest chose. Raises GuestMemoryError."""
+        index = bisect_right(self._bases, gpa)
+        if index and size > 0 and gpa + size <= self._ends[index]:
+            offset = gpa - self._starts[index]
+            return self._u8[index][offset : offset + size].tobytes()
         return b"".join(self.views(gpa, size))
 
     def write(self, gpa: int, data: Buffer) -> None:
         """Copy *data* to *gpa*: all of it, or GuestMemoryError and nothing."""
-        source = memoryview(data).cast("B")
+        source = memoryview(data)
+        if source.format != "B" or source.ndim != 1:
+            source = source.cast("B")
+        size = source.nbytes
+        index = bisect_right(self._bases, gpa)
+        if index and size and gpa + size <= self._write_ends[index]:
+            offset = gpa - self._starts[index]
+            self._u8[index][offset : offset + size] = source
+            return
         at = 0
-        for view in self.views(gpa, source.nbytes, True):
+        for view in self.views(gpa, size, True):
             view[:] = source[at : at + view.nbytes]
             at += view.nbytes
 
@@ -285,7 +297,7 @@ class GuestMemory:
                 f"{size} bytes at guest address {gpa:#x} cannot be {verb}; an access has at least one byte"
             )
         if not self.contains(gpa, size):
-            why = f"guest memory is {self._extent}"
+            why = f"guest memory is {self._extent}" if self.regions else "guest memory is closed"
         elif write and any(r.readonly and r.gpa < gpa + size and gpa < r.end for r in self.regions):
             why = "it is read-only, at least in part"
         else:
