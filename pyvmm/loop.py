@@ -159,7 +159,7 @@ class Loop:
         """
         self._thread = get_ident()
         with self._lock:
-            if self._soon or self._always or self._stopping:
+            if self._soon or self._stopping or any(self._always.values()):
                 timeout = 0.0
             elif self._timers:
                 due = max(0.0, self._timers[0][0] - self.clock())

@@ -204,6 +204,7 @@ class Serial16550A(Device):
             if self._mcr & MCR_LOOP:
                 for value in data:
                     self._push(value)
+                self._update()
             elif self._backend is not None:
                 self._backend.write(data)
                 if not self._backend.ready:
@@ -231,7 +232,7 @@ class Serial16550A(Device):
             return {
                 "version": 1,
                 "registers": [self._ier, self._fcr, self._lcr, self._mcr, self._scr, self._divisor],
-                "errors": self._lsr & _LSR_ERRORS,
+                "errors": self._lsr & (_LSR_ERRORS | LSR_FIFOE),
                 "deltas": self._msr & _MSR_DELTAS,
                 "pending": [self._thre, self._timeout],
                 "received": list(self._rx),
@@ -257,7 +258,7 @@ class Serial16550A(Device):
             self._ier, self._lcr, self._mcr = ier & 0x0F, lcr & 0xFF, mcr & 0x1F
             self._scr, self._divisor = scr & 0xFF, divisor & 0xFFFF
             self._rx = [int(entry) & (_BREAK | 0xFF) for entry in received][: self._capacity]
-            self._lsr |= errors & _LSR_ERRORS
+            self._lsr |= errors & (_LSR_ERRORS | LSR_FIFOE)
             if self._rx:
                 self._lsr |= LSR_DR
             self._set_modem_inputs()
