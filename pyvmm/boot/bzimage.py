@@ -121,8 +121,10 @@ def load_bzimage(memory: GuestMemory, kernel: bytes | memoryview, params: BootPa
     load = image.load_address()
     base, end = image.occupied(load)
     check_range(memory, "the kernel, with the room it decompresses to,", base, end, lowmem.KERNEL_RANGES)
+    if end > lowmem.IDENTITY_SIZE:
+        raise ImageError(f"this kernel wants to be loaded at {load:#x}, above 4 GiB; it is broken")
     cmdline = write_cmdline(memory, params.cmdline, image.cmdline_size)
-    initrd = load_initrds(memory, params.initrds, (base, end), image.initrd_addr_max)
+    initrd = load_initrds(memory, params, (base, end), image.initrd_addr_max)
     page = image.zero_page()
     struct.pack_into("<I", page, zeropage.CODE32_START, load & 0xFFFFFFFF)
     memory.write(load, image.kernel)

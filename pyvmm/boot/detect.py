@@ -82,28 +82,22 @@ def load(
     data: bytes | memoryview,
     params: BootParams,
     how: str = "auto",
-    name: str = "the kernel image",
 ) -> Entry:
     """Load a kernel and all that goes with it into *memory*; return where CPU 0 starts.
 
     *how* is one of METHODS. With "auto" a bzImage is unpacked on the host, where that is
     possible, and its ELF file started; BZIMAGE leaves it to the kernel's own decompressor.
-    *name* begins every error's sentence. Raises ImageError.
+    Raises ImageError; the caller knows the file's name and puts it in front.
     """
-    try:
-        kind = detect(data) if how == "auto" else how
-        if kind == BZIMAGE:
-            return (
-                _load_unpacked(memory, data, params) if how == "auto" else load_bzimage(memory, data, params)
-            )
-        if kind == MULTIBOOT2:
-            return load_multiboot2(memory, data, params)
-        if kind == MULTIBOOT:
-            return load_multiboot(memory, data, params)
-        if kind in (ELF, "pvh", "linux64"):
-            return load_elf(memory, data, params, "auto" if kind == ELF else kind)
-    except ImageError as error:
-        raise type(error)(f"{name}: {error}") from error
+    kind = detect(data) if how == "auto" else how
+    if kind == BZIMAGE:
+        return _load_unpacked(memory, data, params) if how == "auto" else load_bzimage(memory, data, params)
+    if kind == MULTIBOOT2:
+        return load_multiboot2(memory, data, params)
+    if kind == MULTIBOOT:
+        return load_multiboot(memory, data, params)
+    if kind in (ELF, "pvh", "linux64"):
+        return load_elf(memory, data, params, "auto" if kind == ELF else kind)
     raise ImageError(f"{how!r} is no way to boot; choose one of {', '.join(METHODS)}")
 
 

@@ -173,6 +173,10 @@ class ElfImage:
             raise ImageError(
                 f"the entry point {address:#x} lies in no segment of this ELF file; link it with code there"
             )
+        if address >> 32:
+            raise ImageError(
+                f"the entry point {address:#x} lies above 4 GiB, where nothing is mapped at first"
+            )
         return address
 
     def load(self, memory: GuestMemory, reserved: Sequence[Range]) -> None:

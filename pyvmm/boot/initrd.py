@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from pyvmm.boot.e820 import ram_spans
+from pyvmm.boot.e820 import E820_RAM
 from pyvmm.boot.errors import DoesNotFitError
 from pyvmm.boot.lowmem import HIGH_MEMORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from pyvmm.boot.params import BootParams
     from pyvmm.memory.guest import GuestMemory
 
 _PAGE = 0x1000
 
 
 def load_initrds(
-    memory: GuestMemory,
-    initrds: Sequence[bytes | memoryview],
-    kernel: tuple[int, int],
-    addr_max: int,
+    memory: GuestMemory, params: BootParams, kernel: tuple[int, int], addr_max: int
 ) -> tuple[int, int]:
-    """Write *initrds* one after another, each at a multiple of 4 bytes, as high as possible.
+    """Write the initrds one after another, each at a multiple of 4 bytes, as high as possible.
+
+    They go where *params*' memory map has RAM.
 
     *kernel*: ``(base, end)`` of what the kernel occupies until it reads its memory map.
     *addr_max*: the highest address an initrd byte may have. Returns ``(base, size)``,
@@ -30,27 +28,29 @@ def load_initrds(
     """
     offsets = []
     size = 0
-    for initrd in initrds:
+    for initrd in params.initrds:
         size = -(-size // 4) * 4
         offsets.append(size)
         size += len(initrd)
     if not size:
         return 0, 0
-    base = _highest(memory, size, kernel, addr_max)
-    for offset, initrd in zip(offsets, initrds, strict=True):
-        memory.write(base + offset, initrd)
+    base = _highest(params, size, kernel, addr_max)
+    for offset, initrd in zip(offsets, params.initrds, strict=True):
+        if initrd:
+            memory.write(base + offset, initrd)
     return base, size
 
 
-def _highest(memory: GuestMemory, size: int, kernel: tuple[int, int], addr_max: int) -> int:
-    for low, high in reversed(ram_spans(memory)):
+def _highest(params: BootParams, size: int, kernel: tuple[int, int], addr_max: int) -> int:
+    ram = [(base, base + length) for base, length, kind in params.e820 if kind == E820_RAM]
+    for low, high in reversed(ram):
         high = min(high, addr_max + 1)
         # Above the kernel first, then between 1 MiB and the kernel.
         for floor, ceiling in ((kernel[1], high), (HIGH_MEMORY, min(high, kernel[0]))):
             base = (ceiling - size) // _PAGE * _PAGE
             if base >= max(low, floor, HIGH_MEMORY):
                 return base
-    room = min(ram_spans(memory)[-1][1], addr_max + 1)
+    room = min(max((high for _, high in ram), default=0), addr_max + 1)
     raise DoesNotFitError(
         f"the initrd has {size} bytes, but beside the kernel ({kernel[0]:#x} to {kernel[1]:#x}) there is no "
         f"such room below {room:#x}; give the guest more memory or make the initrd smaller"

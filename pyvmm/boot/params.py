@@ -17,7 +17,8 @@ class BootParams:
 
     *cmdline*: the kernel command line. *initrds*: bytes-like objects; Linux gets them as
     one, each starting at a multiple of 4 bytes, multiboot as modules. *e820*: the memory
-    map, ``(base, size, type)`` in ascending order (``e820.build_e820``). *rsdp*: guest
+    map, ``(base, size, type)`` in ascending order (``e820.build_e820``), also where initrds
+    are placed. *rsdp*: guest
     address of the ACPI root pointer, already written, or 0.
     """
 

@@ -171,6 +171,8 @@ def _read(path: str) -> memoryview | None:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size <= _TRAILER.size:
             return None
+        if status.st_uid not in (0, os.geteuid()):
+            return None
         view = memoryview(mmap.mmap(fd, status.st_size, mmap.MAP_PRIVATE, mmap.PROT_READ))
         magic, crc, size = _TRAILER.unpack_from(view, len(view) - _TRAILER.size)
         data = view[: -_TRAILER.size]

@@ -62,7 +62,7 @@ def load_elf(
         occupied = (occupied[0], max(occupied[1], occupied[0] + header.init_size))
     else:
         addr_max = _INITRD_MAX_64 if image.bits == 64 else _INITRD_MAX_32
-    initrd = load_initrds(memory, params.initrds, occupied, addr_max)
+    initrd = load_initrds(memory, params, occupied, addr_max)
     if pvh is not None:
         start_info = write_start_info(memory, params, cmdline, [initrd] if initrd[1] else [])
         return lowmem.protected_entry(memory, entry, {"rbx": start_info})
