@@ -2,11 +2,16 @@
 
 #include <stdarg.h>
 
+/* Eight bytes anywhere: both architectures load and store them unaligned. */
+typedef uint64_t word __attribute__((may_alias, aligned(1)));
+
 void *memcpy(void *to, const void *from, size_t size)
 {
 	char *t = to;
 	const char *f = from;
 
+	for (; size >= sizeof(word); size -= sizeof(word), t += sizeof(word), f += sizeof(word))
+		*(word *)t = *(const word *)f;
 	while (size--)
 		*t++ = *f++;
 	return to;
@@ -17,10 +22,14 @@ void *memmove(void *to, const void *from, size_t size)
 	char *t = to;
 	const char *f = from;
 
-	if (t <= f)
+	if (t + sizeof(word) <= f || t >= f + size)
 		return memcpy(to, from, size);
-	while (size--)
-		t[size] = f[size];
+	if (t < f)
+		while (size--)
+			*t++ = *f++;
+	else
+		while (size--)
+			t[size] = f[size];
 	return to;
 }
 
@@ -143,18 +152,49 @@ void write_all(int fd, const char *data, size_t size)
 	}
 }
 
+void each_name(const char *directory, bool (*visit)(const char *name, void *context), void *context)
+{
+	struct entry { /* struct linux_dirent64 of the kernel's include/linux/dirent.h */
+		uint64_t inode;
+		int64_t offset;
+		uint16_t size;
+		uint8_t type;
+		char name[];
+	};
+	uint64_t entries[512];
+	int fd = sys_open(directory, O_RDONLY | O_DIRECTORY);
+	bool more = true;
+	long got;
+
+	if (fd < 0)
+		return;
+	while (more && (got = SYS3(getdents64, fd, entries, sizeof(entries))) > 0)
+		for (long at = 0; more && at < got;) {
+			struct entry *entry = (struct entry *)((char *)entries + at);
+
+			at += entry->size;
+			if (entry->name[0] != '.')
+				more = visit(entry->name, context);
+		}
+	sys_close(fd);
+}
+
+int complain_to = -1;
+
 void complain(const char *piece, ...)
 {
 	char pieces[400], line[480];
 	va_list rest;
-	int fd = sys_open("/dev/console", O_WRONLY | O_NOCTTY);
+	int fd = complain_to;
 
+	if (fd < 0)
+		fd = sys_open("/dev/console", O_WRONLY | O_NOCTTY);
 	va_start(rest, piece);
 	join_list(pieces, sizeof(pieces), rest);
 	va_end(rest);
 	join(line, sizeof(line), "pyvmm-init: ", piece, pieces, "\n", NULL);
 	write_all(fd < 0 ? 2 : fd, line, strlen(line));
-	if (fd >= 0)
+	if (fd >= 0 && fd != complain_to)
 		sys_close(fd);
 }
 

@@ -20,11 +20,17 @@ bool number(const char *text, int *value);	  /* the whole of *text* in decimal *
 long read_file(const char *path, char *buffer, size_t room);
 void write_all(int fd, const char *data, size_t size);
 
+/* Call *visit* with each name in a directory until it returns false. */
+void each_name(const char *directory, bool (*visit)(const char *name, void *context), void *context);
+
+/* Where complaints go instead of the console: a command's own standard error. */
+extern int complain_to;
+
 /* One line on the console that begins with "pyvmm-init: "; pieces end with NULL. */
 void complain(const char *piece, ...);
 /* The same with the number of a failed call: "...: error N". */
 void complain_errno(const char *what, const char *name, long result);
 
-/* The next line (or, with *space*, word) of a text being walked: NUL-terminated in place, or NULL. */
+/* The next line or word of a text being walked: NUL-terminated in place, or NULL. */
 char *next_line(char **walk);
 char *next_word(char **walk);

@@ -1,0 +1,95 @@
+"""The cache of guest images: ``$PYVMM_CACHE``, else ``$XDG_CACHE_HOME/pyvmm``, else ``~/.cache/pyvmm``.
+
+An entry is a file or a directory that appears whole or not at all: it is built in a scratch
+directory beside its place, ``.tmp-PID-NAME``, and renamed. Several processes may want the
+same entry; a lock of the kernel (flock(2)), which dies with its holder, lets one build it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+from pyvmm.errors import StartError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_LOCK_EX = 2
+_EINTR = 4
+
+
+class CacheError(StartError):
+    """The cache directory cannot be used."""
+
+
+def directory() -> Path:
+    """The cache's directory; it need not exist."""
+    own = os.environ.get("PYVMM_CACHE")
+    if own:
+        return Path(own).absolute()
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification has relative paths ignored.
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "pyvmm"
+
+
+def entry(name: str, build: Callable[[Path], None]) -> Path:
+    """The path of the entry *name* (relative, may have directories), built if it is not there.
+
+    *build* is given a path that does not exist and makes a file, a link or a directory there;
+    the path's parent is scratch space of its own, removed afterwards. Raises
+    CacheError when the cache cannot be written; what *build* raises is passed on, and leaves
+    nothing behind.
+    """
+    path = directory() / name
+    if path.exists():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path):
+            if not path.exists():
+                _build(path, build)
+    except OSError as error:
+        raise CacheError(
+            f"cannot make {path} in the cache: {error.strerror or error}; "
+            f"free some space, or set PYVMM_CACHE to a directory that can be written"
+        ) from error
+    return path
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of *path*, a file beside it, waiting for another holder to end."""
+    lock = path.with_name(f".lock-{path.name}")
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        _flock(fd)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _build(path: Path, build: Callable[[Path], None]) -> None:
+    for left in path.parent.glob(".tmp-*"):
+        if left.name.split("-", 2)[2] == path.name:
+            shutil.rmtree(left, ignore_errors=True)  # of a holder that was killed: we have its lock
+    scratch = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    scratch.mkdir()
+    try:
+        build(scratch / "entry")
+        os.rename(scratch / "entry", path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _flock(fd: int) -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    while libc.flock(fd, _LOCK_EX) != 0:
+        number = ctypes.get_errno()
+        if number != _EINTR:
+            raise OSError(number, os.strerror(number))

@@ -1,0 +1,147 @@
+"""The guest's first file system: our init, busybox, kernel modules, given files.
+
+``default_guest`` is what ``pyvmm run`` boots when no kernel is named: Debian's stock cloud
+kernel with an initramfs made here, both fetched or built on first use and cached.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyvmm.errors import StartError
+from pyvmm.guests import cache, cpio, debian
+from pyvmm.guests.cpio import Entry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pyvmm.guests.modules import Module
+
+#: The kernel package of the default guest, by architecture.
+KERNEL_PACKAGES = {"amd64": "linux-image-cloud-amd64", "arm64": "linux-image-arm64"}
+#: Modules of the default guest: the power button, and virtio devices found through ACPI.
+DEFAULT_MODULES = (
+    "button",
+    "evdev",
+    "virtio_mmio",
+    "virtio_console",
+    "virtio_net",
+    "virtio_blk",
+    "virtio_rng",
+)
+#: Where init lies in ``exec_overlay``: to be given to the kernel as ``rdinit=``.
+OVERLAY_INIT = "/.pyvmm/init"
+
+_MACHINES = {name: machine for machine, name in debian.ARCHITECTURES.items()}
+# Part of the cache's key: to be raised when the layout made here changes.
+_LAYOUT = 1
+
+
+class InitramfsError(StartError):
+    """An initramfs that cannot be made: a part is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A guest ready to boot: its *kernel* image, *initrd* files, the kernel's *release*."""
+
+    kernel: Path
+    initrd: tuple[Path, ...]
+    release: str
+
+
+def default_guest(architecture: str = "amd64", say: Callable[[str], None] | None = None) -> Guest:
+    """The stock kernel and our initramfs, from the cache or fetched; *say* is told what takes time.
+
+    Raises PackageError, CacheError or InitramfsError.
+    """
+    kernel = debian.package(KERNEL_PACKAGES[architecture], architecture, say)
+    busybox = debian.package("busybox-static", architecture, say)
+    image = kernel_image(kernel)
+    release = image.name.partition("-")[2]
+    init = init_program(architecture)
+    parts = (str(_LAYOUT), release, kernel.version, busybox.version, *DEFAULT_MODULES)
+    key = hashlib.sha256("\n".join(parts).encode() + init).hexdigest()[:16]
+
+    def make(place: Path) -> None:
+        from pyvmm.guests.modules import ModuleTree
+
+        modules = ModuleTree(kernel.root, release).load_order(list(DEFAULT_MODULES))
+        place.write_bytes(build(init, busybox_program(busybox), modules=modules))
+
+    initrd = cache.entry(f"initramfs/{architecture}-{release}-{key}.cpio", make)
+    return Guest(image, (initrd,), release)
+
+
+def exec_overlay(architecture: str = "amd64") -> bytes:
+    """A small archive to put after a user's own initrd, booted with ``rdinit=/.pyvmm/init``."""
+    return cpio.archive([cpio.file(OVERLAY_INIT[1:], init_program(architecture), 0o755)])
+
+
+def build(
+    init: bytes,
+    busybox: bytes,
+    *,
+    modules: Sequence[Module] = (),
+    files: Sequence[Entry] = (),
+) -> bytes:
+    """The archive of an initramfs. *modules* are loaded in the order given; *files* win over ours."""
+    entries = [
+        cpio.folder("dev"),
+        cpio.character_device("dev/console", 5, 1),
+        *(cpio.folder(name) for name in ("bin", "etc", "proc", "run", "sys", "usr")),
+        cpio.folder("root", 0o700),
+        cpio.folder("tmp", 0o1777),
+        *(cpio.symlink(name, "bin") for name in ("sbin",)),
+        *(cpio.symlink(f"usr/{name}", "../bin") for name in ("bin", "sbin")),
+        cpio.file("init", init, 0o755),
+        cpio.file("bin/busybox", busybox, 0o755),
+        *(cpio.symlink(f"bin/{name}", "busybox") for name in applets(busybox)),
+        cpio.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"),
+        cpio.file("etc/group", b"root:x:0:\n"),
+        cpio.file("etc/pyvmm/modules", b"".join(f"/{module.path}\n".encode() for module in modules)),
+        *(cpio.file(module.path, module.data) for module in modules),
+    ]
+    return cpio.archive([*entries, *files])
+
+
+def applets(busybox: bytes) -> list[str]:
+    """The names a busybox program answers to, from the sorted table in it: any architecture's.
+
+    Raises InitramfsError when there is no such table.
+    """
+    start = busybox.find(b"\0[\0[[\0")
+    table = busybox[start + 1 : busybox.find(b"\0\0", start + 1)] if start >= 0 else b""
+    names = [name.decode("ascii", "replace") for name in table.split(b"\0")]
+    if names != sorted(names) or "sh" not in names:
+        raise InitramfsError("the busybox program has no table of its commands; use Debian's busybox-static")
+    return [name for name in names if name != "busybox"]
+
+
+def kernel_image(kernel: debian.Package) -> Path:
+    """The bootable image in an unpacked kernel package. Raises InitramfsError when there is none."""
+    found = sorted((kernel.root / "boot").glob("vmlinu[xz]-*"))
+    if not found:
+        raise InitramfsError(f"the package {kernel.name} has no kernel in /boot; name a linux-image package")
+    return found[0]
+
+
+def busybox_program(busybox: debian.Package) -> bytes:
+    """The program in an unpacked busybox-static. Raises InitramfsError when it is not there."""
+    for name in ("bin/busybox", "usr/bin/busybox"):
+        if (busybox.root / name).is_file():
+            return (busybox.root / name).read_bytes()
+    raise InitramfsError(f"the package {busybox.name} has no busybox program; remove it from the cache")
+
+
+def init_program(architecture: str = "amd64") -> bytes:
+    """Our init for *architecture*, built by ``firmware/init/Makefile``."""
+    name = f"firmware/init/pyvmm-init.{_MACHINES[architecture]}"
+    package = Path(__file__).resolve().parent.parent  # a wheel has firmware inside, a checkout beside
+    for base in (package, package.parent):
+        if (base / name).is_file():
+            return (base / name).read_bytes()
+    raise InitramfsError(f"{name} is not part of this installation; no guest for {architecture} can be made")
