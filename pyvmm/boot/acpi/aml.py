@@ -1,9 +1,8 @@
-"""ACPI Machine Language: a function an operator, each returning the encoded bytes.
+r"""ACPI Machine Language: a function an operator, each returning the encoded bytes.
 
 Source: ACPI specification 6.5, chapter 20 (grammar, opcodes, PkgLength). Terms nest as in the
-source language: ``device("PWRB", name("_HID", eisaid("PNP0C0C")))``. A name in braces of the
-grammar is a *path* here: ``\\_SB_.PWRB``, segments of one to four characters; shorter ones
-are padded with underscores.
+source language: ``device("PWRB", name("_HID", eisaid("PNP0C0C")))``. Names are written as
+there, ``\_SB.PWRB``: segments shorter than four characters are padded with underscores.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ def name_seg(text: str) -> bytes:
 
 
 def path(text: str) -> bytes:
-    """A name string: ``PWRB``, ``\\_SB.PWRB``, ``^PWRB`` (20.2.2). Raises AmlError for anything else."""
+    r"""A name string: ``PWRB``, ``\_SB.PWRB``, ``^PWRB`` (20.2.2). Raises AmlError for anything else."""
     rest = text.lstrip("^") if text.startswith("^") else text.removeprefix("\\")
     prefix = text[: len(text) - len(rest)].encode()
     segments = [name_seg(segment) for segment in rest.split(".")] if rest else []
@@ -142,7 +141,7 @@ def is_eisaid(text: str) -> bool:
 
 
 def eisaid(text: str) -> bytes:
-    """A compressed EISA identifier such as ``PNP0501`` (19.6.36). Raises AmlError for another form.
+    """A compressed EISA identifier such as ``PNP0501`` (19.6, EISAID). Raises AmlError for another form.
 
     Three letters of five bits, then the digits; in memory the most significant byte is first.
     """

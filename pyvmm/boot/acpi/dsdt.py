@@ -1,7 +1,7 @@
 r"""The DSDT: what lies under ``\_SB``, and how the machine is switched off.
 
-Source: ACPI specification 6.5: processor devices 8.4, generic event device 5.6.9, control
-method power button 4.8.3.1.2, _S5 7.4.2.6.
+Source: ACPI specification 6.5: "Declaring Processors" (8.4), "Interrupt-based ACPI Event Signaling"
+(5.6.9), "Control Method Power Button" (4.8.2.2.1.2), "System \_S5 State" (7.4.2.6).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 POWER_BUTTON = "PWRB"
 GENERIC_EVENT = "GED"
-#: What the power button's driver takes for "pressed" (5.6.6, table 5.158).
+#: What the power button's driver takes for "pressed" (power button notification values, 5.6.6).
 _PRESSED = 0x80
 
 
@@ -42,7 +42,7 @@ def dsdt_body(cpus: int, devices: Iterable[AcpiDevice], power: PowerPorts) -> by
             )
     # The first element is the value for SLP_TYP; hardware-reduced machines use no other.
     s5 = aml.package(aml.integer(power.s5_type), *[aml.integer(0)] * 3)
-    return aml.name("\\_S5", s5) + aml.scope("\\_SB", *(device.encode() for device in everything))
+    return aml.name("_S5", s5) + aml.scope("_SB", *(device.encode() for device in everything))
 
 
 def _generic_event_device(power: PowerPorts) -> AcpiDevice:
