@@ -52,15 +52,42 @@ PROGRAMS = [
             "no_emulation",
             "pci_probe",
             "poweroff_acpi",
+            "real_mode",
             "reset_i8042",
             "spin",
             "triple_fault",
             "vmcall",
         )
     ),
-    Program("hello0.bin", "long/hello.c", "long0"),
-    Program("hello3.bin", "long/hello.c", "long3"),
     Program("hello32.bin", "long/hello.c", "prot"),
+    Program("software_interrupt0.bin", "long/software_interrupt.c", "long0"),
+    Program("software_interrupt3.bin", "long/software_interrupt.c", "long3"),
+    Program("software_interrupt32.bin", "long/software_interrupt.c", "prot"),
+    Program("protected.bin", "prot/protected.c", "prot"),
+    *(
+        Program(f"{name}.bin", f"long/{name}.c", "long0")
+        for name in (
+            "apic_timer",
+            "echo",
+            "every_port",
+            "exceptions",
+            "flood",
+            "ioapic_com1",
+            "pic_timer",
+            "rom_write",
+            "smp",
+            "sweep",
+            "unmapped",
+        )
+    ),
+    Program("user_mode.bin", "long/user_mode.c", "long3"),
+    Program("sysret_iopl.bin", "long/sysret_iopl.c", "long3"),
+    Program("unclaimed_ports.bin", "long/unclaimed_ports.c", "long3"),
+    *(
+        Program(f"{name}{level}.bin", f"long/{name}.c", f"long{level}")
+        for name in ("hello", "mmio", "ports", "seam", "string_io")
+        for level in (0, 3)
+    ),
 ]
 
 

@@ -13,6 +13,8 @@
         .set    DATA, 0x10
         .set    CODE64, 0x18
         .set    TASK, 0x20              # 16 bytes in long mode
+        .set    IO_MAP, 104             # where the I/O permissions begin in the task segment
+        .set    TASK_SIZE, IO_MAP + 8192 + 1
         .set    USER_DATA, 0x30 | 3
         .set    USER_CODE, 0x38 | 3
         .set    CR0_PE_ET_NE_PG, 0x80000031
@@ -57,6 +59,7 @@ start32:
         movb    %al, gdt + TASK + 4
         movl    $stack_top, task + 4
         movw    $DATA, task + 8
+        movw    $TASK_SIZE, task + 102  # no port for other rings
         movw    $TASK, %ax
         ltr     %ax
         lidtl   idt_pointer
@@ -106,6 +109,8 @@ start64:
         shrl    $16, %eax
         movb    %al, gdt + TASK + 4
         movq    $interrupt_stack_top, task + 4
+        movw    $IO_MAP, task + 102
+        movb    $0xff, task + TASK_SIZE - 1
         movw    $TASK, %ax
         ltr     %ax
         lidt    idt_pointer
@@ -147,21 +152,12 @@ idt_pointer:
         .word   IDT_SIZE - 1
         .long   idt, 0
 
-# The task state segment: 104 bytes, then one byte of I/O permissions for each eight of ports
-# 0-0xfff with all bits 0 (allowed); beyond them, nothing is allowed.
-        .set    IO_MAP, 104
-        .set    TASK_SIZE, IO_MAP + 512 + 1
-        .data
-        .balign 8
-        .globl  task
-task:   .zero   102
-        .word   IO_MAP
-        .zero   512
-        .byte   0xff
-
         .bss
         .balign 4096
-        .globl  page_root, page_pointers
+        .globl  page_root, page_pointers, task
+# The task state segment: 104 bytes, then a bit for each port; 0 allows it.
+task:   .zero   TASK_SIZE
+        .balign 4096
         .if     LEVEL != 32
 page_root:
         .zero   4096

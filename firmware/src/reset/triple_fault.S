@@ -7,9 +7,8 @@ start:  cli
 
         .code32
 flat:   lidt    no_idt
-        xorl    %eax, %eax
-        movw    %ax, %ds
-        movl    0, %eax                 # through a null selector
+        movl    $0x1230, %eax
+        movw    %ax, %ds                # a selector beyond the table
         finish  1                       # not reached
 
 no_idt: .word   0
