@@ -1,0 +1,56 @@
+"""What the tests of every backend need: a device that takes input, and a loop turned to a condition."""
+
+from __future__ import annotations
+
+import os
+import time
+
+
+class Device:
+    """The device's half: takes input while there is room, as the serial port does."""
+
+    def __init__(self, room=16):
+        self.received = b""
+        self.room = room
+        self.largest = 0
+        self.readied = 0
+
+    def receive(self, data):
+        assert 0 < len(data) <= self.room
+        self.largest = max(self.largest, len(data))
+        self.room -= len(data)
+        self.received += data
+
+    def space(self):
+        return self.room
+
+    def attach(self, backend, loop):
+        backend.on_ready = self.on_ready
+        backend.attach(loop, self.receive, self.space)
+
+    def on_ready(self):
+        self.readied += 1
+
+
+def until(loop, condition, limit=20.0):
+    """Turn *loop* until *condition()* holds; fails after *limit* seconds."""
+    end = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < end, "the condition never came"
+        loop.run_once(0.05)
+
+
+def drain(fd, size):
+    """Exactly *size* bytes of *fd*, which blocks."""
+    data = b""
+    while len(data) < size:
+        part = os.read(fd, size - len(data))
+        assert part, "end of file came early"
+        data += part
+    return data
+
+
+def resident():
+    """This process's resident memory in bytes."""
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
