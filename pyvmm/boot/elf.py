@@ -76,7 +76,7 @@ class ElfImage:
         if bytes(self.data[:4]) != MAGIC:
             raise ImageError("this is not an ELF file; its first four bytes are not the ELF magic number")
         if len(self.data) < 52:
-            raise _cut("ELF header", 64, len(self.data))
+            raise _cut("ELF header", 52, len(self.data))
         elf_class, byte_order = self.data[4], self.data[5]
         if elf_class not in (ELFCLASS32, ELFCLASS64) or byte_order != ELFDATA2LSB:
             raise ImageError(
@@ -85,8 +85,9 @@ class ElfImage:
             )
         self.bits = 64 if elf_class == ELFCLASS64 else 32
         layout = "<HHIQQQIHHH" if self.bits == 64 else "<HHIIIIIHHH"
-        if len(self.data) < 16 + struct.calcsize(layout):
-            raise _cut("ELF header", 64, len(self.data))
+        size = 64 if self.bits == 64 else 52
+        if len(self.data) < size:
+            raise _cut("ELF header", size, len(self.data))
         header = struct.unpack_from(layout, self.data, 16)
         kind, machine, _, self.entry, phoff, _, _, _, phentsize, phnum = header
         if machine not in (EM_386, EM_X86_64):
@@ -210,10 +211,10 @@ def check_range(memory: GuestMemory, what: str, base: int, end: int, reserved: S
     spans = ram_spans(memory)
     if not any(low <= base and end <= high for low, high in spans):
         top = spans[-1][1] if spans else 0
-        if base < top:
-            why = "which is not all RAM"
-        else:
+        if end > top:
             why = f"beyond the end of the guest's memory at {top:#x}"
+        else:
+            why = "which is not all RAM"
         raise DoesNotFitError(
             f"{what} goes to {base:#x}-{end - 1:#x}, {why}; give the guest more memory or link the image "
             "elsewhere"
