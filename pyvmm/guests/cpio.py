@@ -87,7 +87,7 @@ def archive(entries: list[Entry]) -> bytes:
 
 def read(data: bytes) -> list[Entry]:
     """The entries of the first archive in *data*. Raises CpioError for anything malformed."""
-    entries = []
+    entries: list[Entry] = []
     at = 0
     while True:
         header = data[at : at + _HEADER_SIZE]

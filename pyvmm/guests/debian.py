@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pyvmm.errors import StartError
@@ -59,7 +60,7 @@ def package(name: str, architecture: str = "amd64", say: Callable[[str], None] |
         raise PackageError(f"{name!r} cannot be the name of a Debian package")
     link = cache.entry(
         f"debian/{architecture}/{name}",
-        lambda place: place.symlink_to(_fetch(name, architecture, say or _tell)),
+        lambda place: place.symlink_to(_fetch(name, architecture, say or tell)),
     )
     root = link.resolve()
     real, _, version = root.name.partition("_")
@@ -72,7 +73,8 @@ def fetched() -> list[str]:
     return sorted(f"{link.parent.name}/{link.name}" for link in links if link.is_symlink())
 
 
-def _tell(text: str) -> None:
+def tell(text: str) -> None:
+    """Say on stderr what is going on, on a line of its own."""
     print(f"pyvmm: {text}", file=sys.stderr, flush=True)
 
 
@@ -91,9 +93,9 @@ def _fetch(name: str, architecture: str, say: Callable[[str], None]) -> str:
                 say(f"fetching Debian's package lists for {architecture}")
                 system.update()
             real, version = system.resolve(name)
-            key = f"{real}_{version.replace(':', '%3a')}"
             say(f"fetching {real} {version} ({architecture})")
-            cache.entry(f"debian/{architecture}/{key}", lambda place: system.unpack(real, version, place))
+            key = f"{real}_{version.replace(':', '%3a')}"
+            cache.entry(f"debian/{architecture}/{key}", partial(system.unpack, real, version))
             return key
         except PackageError as problem:
             error = problem
@@ -138,7 +140,15 @@ class _System:
         _unpack(deb, place)
 
     def _show(self, name: str) -> dict[str, str]:
-        text = self._run("apt-cache", "show", "--no-all-versions", name)
+        try:
+            text = self._run("apt-cache", "show", "--no-all-versions", name)
+        except PackageError as error:
+            if "No packages found" not in str(error):
+                raise
+            raise PackageError(
+                f"apt's sources have no package {name} for {self._architecture}; check the name, and that "
+                "the sources in /etc/apt are Debian's"
+            ) from None
         pairs = (line.split(": ", 1) for line in text.splitlines() if ": " in line and line[0] != " ")
         return {pair[0]: pair[1] for pair in pairs}
 

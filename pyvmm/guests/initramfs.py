@@ -1,79 +1,27 @@
-"""The guest's first file system: our init, busybox, kernel modules, given files.
-
-``default_guest`` is what ``pyvmm run`` boots when no kernel is named: Debian's stock cloud
-kernel with an initramfs made here, both fetched or built on first use and cached.
-"""
+"""The guest's first file system: our init, busybox, kernel modules, given files."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from pyvmm.errors import StartError
-from pyvmm.guests import cache, cpio, debian
+from pyvmm.guests import cpio, debian
 from pyvmm.guests.cpio import Entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from pyvmm.guests.modules import Module
 
-#: The kernel package of the default guest, by architecture.
-KERNEL_PACKAGES = {"amd64": "linux-image-cloud-amd64", "arm64": "linux-image-arm64"}
-#: Modules of the default guest: the power button, and virtio devices found through ACPI.
-DEFAULT_MODULES = (
-    "button",
-    "evdev",
-    "virtio_mmio",
-    "virtio_console",
-    "virtio_net",
-    "virtio_blk",
-    "virtio_rng",
-)
 #: Where init lies in ``exec_overlay``: to be given to the kernel as ``rdinit=``.
 OVERLAY_INIT = "/.pyvmm/init"
 
 _MACHINES = {name: machine for machine, name in debian.ARCHITECTURES.items()}
-# Part of the cache's key: to be raised when the layout made here changes.
-_LAYOUT = 1
 
 
 class InitramfsError(StartError):
     """An initramfs that cannot be made: a part is missing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Guest:
-    """A guest ready to boot: its *kernel* image, *initrd* files, the kernel's *release*."""
-
-    kernel: Path
-    initrd: tuple[Path, ...]
-    release: str
-
-
-def default_guest(architecture: str = "amd64", say: Callable[[str], None] | None = None) -> Guest:
-    """The stock kernel and our initramfs, from the cache or fetched; *say* is told what takes time.
-
-    Raises PackageError, CacheError or InitramfsError.
-    """
-    kernel = debian.package(KERNEL_PACKAGES[architecture], architecture, say)
-    busybox = debian.package("busybox-static", architecture, say)
-    image = kernel_image(kernel)
-    release = image.name.partition("-")[2]
-    init = init_program(architecture)
-    parts = (str(_LAYOUT), release, kernel.version, busybox.version, *DEFAULT_MODULES)
-    key = hashlib.sha256("\n".join(parts).encode() + init).hexdigest()[:16]
-
-    def make(place: Path) -> None:
-        from pyvmm.guests.modules import ModuleTree
-
-        modules = ModuleTree(kernel.root, release).load_order(list(DEFAULT_MODULES))
-        place.write_bytes(build(init, busybox_program(busybox), modules=modules))
-
-    initrd = cache.entry(f"initramfs/{architecture}-{release}-{key}.cpio", make)
-    return Guest(image, (initrd,), release)
 
 
 def exec_overlay(architecture: str = "amd64") -> bytes:

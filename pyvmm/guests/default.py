@@ -1,0 +1,65 @@
+"""The default guest: what ``pyvmm run`` boots when no kernel is named.
+
+Debian's stock cloud kernel with an initramfs made here; both are fetched or built on first
+use and cached.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from pyvmm.guests import cache, debian
+from pyvmm.guests.initramfs import build, busybox_program, init_program, kernel_image
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+#: The kernel package of the default guest, by architecture.
+KERNEL_PACKAGES = {"amd64": "linux-image-cloud-amd64", "arm64": "linux-image-arm64"}
+#: Modules of the default guest: the power button, and virtio devices found through ACPI.
+DEFAULT_MODULES = (
+    "button",
+    "evdev",
+    "virtio_mmio",
+    "virtio_console",
+    "virtio_net",
+    "virtio_blk",
+    "virtio_rng",
+)
+# Part of the cache's key: to be raised when ``initramfs.build`` lays things out otherwise.
+_LAYOUT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A guest ready to boot: the paths of its *kernel* image and *initrd*, the kernel's *release*."""
+
+    kernel: str
+    initrd: str
+    release: str
+
+
+def default_guest(architecture: str = "amd64", say: Callable[[str], None] | None = None) -> Guest:
+    """The stock kernel and our initramfs, from the cache or fetched; *say* is told what takes time.
+
+    Raises PackageError, CacheError or InitramfsError.
+    """
+    kernel = debian.package(KERNEL_PACKAGES[architecture], architecture, say)
+    busybox = debian.package("busybox-static", architecture, say)
+    image = kernel_image(kernel)
+    release = image.name.partition("-")[2]
+    init = init_program(architecture)
+    parts = (str(_LAYOUT), release, kernel.version, busybox.version, *DEFAULT_MODULES)
+    key = hashlib.sha256("\n".join(parts).encode() + init).hexdigest()[:16]
+
+    def make(place: Path) -> None:
+        from pyvmm.guests.modules import ModuleTree
+
+        modules = ModuleTree(kernel.root, release).load_order(list(DEFAULT_MODULES))
+        place.write_bytes(build(init, busybox_program(busybox), modules=modules))
+
+    initrd = cache.entry(f"initramfs/{architecture}-{release}-{key}.cpio", make)
+    return Guest(str(image), str(initrd), release)
