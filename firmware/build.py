@@ -59,13 +59,14 @@ PROGRAMS = [
             "vmcall",
         )
     ),
-    Program("hello32.bin", "long/hello.c", "prot"),
-    Program("software_interrupt0.bin", "long/software_interrupt.c", "long0"),
-    Program("software_interrupt3.bin", "long/software_interrupt.c", "long3"),
-    Program("software_interrupt32.bin", "long/software_interrupt.c", "prot"),
-    Program("protected.bin", "prot/protected.c", "prot"),
+    Program("hello32.bin", "hello.c", "prot"),
+    Program("software_interrupt0.bin", "software_interrupt.c", "long0"),
+    Program("software_interrupt3.bin", "software_interrupt.c", "long3"),
+    Program("software_interrupt32.bin", "software_interrupt.c", "prot"),
+    Program("paging32.bin", "paging32.c", "prot"),
+    Program("protected.bin", "protected.c", "prot"),
     *(
-        Program(f"{name}.bin", f"long/{name}.c", "long0")
+        Program(f"{name}.bin", f"{name}.c", "long0")
         for name in (
             "apic_timer",
             "echo",
@@ -80,14 +81,18 @@ PROGRAMS = [
             "unmapped",
         )
     ),
-    Program("user_mode.bin", "long/user_mode.c", "long3"),
-    Program("sysret_iopl.bin", "long/sysret_iopl.c", "long3"),
-    Program("unclaimed_ports.bin", "long/unclaimed_ports.c", "long3"),
+    Program("user_mode.bin", "user_mode.c", "long3"),
+    Program("system_call.bin", "system_call.c", "long3"),
+    Program("unclaimed_ports.bin", "unclaimed_ports.c", "long3"),
     *(
-        Program(f"{name}{level}.bin", f"long/{name}.c", f"long{level}")
+        Program(f"{name}{level}.bin", f"{name}.c", f"long{level}")
         for name in ("hello", "mmio", "ports", "seam", "string_io")
         for level in (0, 3)
     ),
+    Program("elf32.elf", "elf32.c", "elf32"),
+    Program("elf64.elf", "elf64.c", "elf64"),
+    Program("multiboot1.elf", "multiboot1.c", "multiboot"),
+    Program("multiboot2.elf", "multiboot2.c", "multiboot"),
 ]
 
 
@@ -157,7 +162,8 @@ def _payload(work: Path, program: Program) -> Path:
             _run("gcc", f"-m{bits}", *CFLAGS, *defines, "-I", HERE / "lib", "-c", "-o", objects[-1], source)
     payload = work / "payload.elf"
     emulation = "elf_i386" if bits == "32" else "elf_x86_64"
-    _run("ld", "-m", emulation, *LDFLAGS, "-T", HERE / "lib" / "payload.ld", "-o", payload, *objects)
+    start = ["-e", "entry"] if program.mode in ("elf32", "elf64") else []
+    _run("ld", "-m", emulation, *LDFLAGS, *start, "-T", HERE / "lib" / "payload.ld", "-o", payload, *objects)
     return payload
 
 

@@ -27,7 +27,7 @@
 
         .section .start, "ax"
         .code32
-        .globl  _start, params
+        .globl  _start, params, stack_top
 _start: jmp     start32
         .balign 16
 params: .quad   0, 0, 0, 0
@@ -103,6 +103,7 @@ fill:   movl    %eax, (%edi)
         ret
 
         .code64
+        .globl  start64
 start64:
         movl    $task, %eax
         movw    %ax, gdt + TASK + 2
@@ -145,6 +146,7 @@ gdt:    .quad   0
         .else
         .quad   0x00affb000000ffff
         .endif
+        .globl  gdt_pointer
 gdt_pointer:
         .word   . - gdt - 1
         .long   gdt, 0

@@ -1,6 +1,6 @@
 /* Ports that nobody claims, in every width: reads are all ones, writes are dropped. Where an access
    reaches into a claimed port as well, only that it is survived is checked.
-   Parameter 0: the step above 0xfff (default 97). Parameter 1: 1 for aligned accesses only
+   Parameter 0: the step above 0x7ff (default 211). Parameter 1: 1 for aligned accesses only
    (QEMU answers unaligned ones with zeroes). */
 #include "io.h"
 
@@ -26,8 +26,8 @@ static int kind(u32 port, int width)
 
 int main(void)
 {
-    u32 step = param(0, 97);
-    for (u32 port = 0; port <= 0xffff; port += port < 0x1000 ? 1 : step)
+    u32 step = param(0, 211);
+    for (u32 port = 0; port <= 0xffff; port += port < 0x800 ? 1 : step)
         for (int width = 1; width <= 4; width *= 2) {
             if (port + width > 0x10000)
                 continue;
