@@ -103,10 +103,12 @@ class ElfImage:
         size = 56 if self.bits == 64 else 32
         if phnum == 0 or phnum > _MAX_SEGMENTS:
             raise ImageError(
-                f"this ELF file has {phnum} program headers; a linked kernel has 1 to {_MAX_SEGMENTS}"
+                f"this ELF file has {phnum} program headers; a kernel has 1 to {_MAX_SEGMENTS}; it is broken"
             )
         if phentsize != size:
-            raise ImageError(f"this ELF file's program headers have {phentsize} bytes each instead of {size}")
+            raise ImageError(
+                f"this ELF file's program headers have {phentsize} bytes each, not {size}; it is broken"
+            )
         if phoff + phnum * size > len(self.data):
             raise _cut("ELF program headers", phoff + phnum * size, len(self.data))
         segments = []

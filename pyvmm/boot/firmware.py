@@ -7,7 +7,6 @@ A ROM is what QEMU's ``-bios`` takes. The place of a PC's firmware: the last byt
 from __future__ import annotations
 
 from pyvmm.boot import lowmem
-from pyvmm.boot.elf import MAGIC, ElfImage
 from pyvmm.boot.entry import REAL, Entry
 from pyvmm.boot.errors import ImageError
 
@@ -21,6 +20,7 @@ ROM_MAX = 16 << 20
 LOW_COPY = 128 << 10
 LOW_COPY_END = 0x100000
 _PAGE = 0x1000
+_ELF_MAGIC = b"\x7fELF"
 
 #: What firmware with needs of its own carries in its image, and what it needs.
 _WANTS = (
@@ -77,7 +77,7 @@ def load_firmware_rom(data: bytes | memoryview) -> RomImage:
 
 def is_elf(data: bytes | memoryview) -> bool:
     """Whether firmware bytes are an ELF file, for ``load_firmware_elf``, or a ROM."""
-    return bytes(data[:4]) == MAGIC
+    return bytes(data[:4]) == _ELF_MAGIC
 
 
 def load_firmware_elf(memory: GuestMemory, data: bytes | memoryview) -> Entry:
@@ -87,6 +87,8 @@ def load_firmware_elf(memory: GuestMemory, data: bytes | memoryview) -> Entry:
     one to one. It may lie anywhere in RAM but on the descriptor table, stack and page
     tables. Raises ImageError, DoesNotFitError.
     """
+    from pyvmm.boot.elf import ElfImage  # a ROM starts without it
+
     image = ElfImage(data)
     entry = image.check_entry(image.physical_entry())
     image.load(memory, lowmem.FIRMWARE_RANGES)

@@ -104,7 +104,10 @@ def _read_tags(tags: memoryview) -> dict[int, memoryview]:
         if kind == HEADER_TAG_END:
             break
         if size < 8 or at + size > len(tags):
-            raise ImageError(f"multiboot2 header tag {kind} has {size} bytes, more or less than there are")
+            raise ImageError(
+                f"multiboot2 header tag {kind} claims {size} bytes, but 8 to {len(tags) - at} are possible; "
+                "the header is broken"
+            )
         body = tags[at + 8 : at + size]
         at += -(-size // 8) * 8
         if len(body) >= _LOAD_TAGS.get(kind, 1 << 32):

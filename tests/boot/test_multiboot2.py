@@ -123,8 +123,8 @@ def _with(*tags: bytes) -> bytes:
         (_with(multiboot2_tag(11)), "requires header tag 11"),
         (_with(multiboot2_tag(2, bytes(8))), "requires header tag 2, which is not known or broken"),
         (_with(multiboot2_tag(2, bytes(16))), "no entry address tag"),
-        (_with(struct.pack("<HHI", 5, 1, 4)), "tag 5 has 4 bytes"),
-        (_with(struct.pack("<HHI", 5, 1, 4096)), "tag 5 has 4096 bytes"),
+        (_with(struct.pack("<HHI", 5, 1, 4)), "tag 5 claims 4 bytes, but 8 to 16"),
+        (_with(struct.pack("<HHI", 5, 1, 4096)), "tag 5 claims 4096 bytes, but 8 to 16"),
         (multiboot2_header() + CODE, "no ELF file and its header has no load addresses"),
     ],
 )
