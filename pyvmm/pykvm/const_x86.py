@@ -1,0 +1,50 @@
+"""Constants of x86-64.
+
+Source: Linux arch/x86/include/uapi/asm/kvm.h.
+"""
+
+from __future__ import annotations
+
+# Pages of the run mapping
+KVM_PIO_PAGE_OFFSET = 1
+KVM_COALESCED_MMIO_PAGE_OFFSET = 2
+
+# kvm_irqchip.chip_id, and the sizes of the controllers
+KVM_IRQCHIP_PIC_MASTER = 0
+KVM_IRQCHIP_PIC_SLAVE = 1
+KVM_IRQCHIP_IOAPIC = 2
+KVM_IOAPIC_NUM_PINS = 24
+KVM_APIC_REG_SIZE = 0x400
+KVM_NR_INTERRUPTS = 0x100
+
+# kvm_cpuid_entry2.flags
+KVM_CPUID_FLAG_SIGNIFCANT_INDEX = 1
+
+# kvm_guest_debug.control
+KVM_GUESTDBG_USE_HW_BP = 0x20000
+KVM_GUESTDBG_INJECT_DB = 0x40000
+KVM_GUESTDBG_INJECT_BP = 0x80000
+KVM_GUESTDBG_BLOCKIRQ = 0x100000
+
+# kvm_vcpu_events.flags, and interrupt.shadow
+KVM_VCPUEVENT_VALID_NMI_PENDING = 1
+KVM_VCPUEVENT_VALID_SIPI_VECTOR = 2
+KVM_VCPUEVENT_VALID_SHADOW = 4
+KVM_VCPUEVENT_VALID_SMM = 8
+KVM_VCPUEVENT_VALID_PAYLOAD = 16
+KVM_VCPUEVENT_VALID_TRIPLE_FAULT = 32
+KVM_X86_SHADOW_INT_MOV_SS = 1
+KVM_X86_SHADOW_INT_STI = 2
+
+# kvm_sregs2.flags
+KVM_SREGS2_FLAGS_PDPTRS_VALID = 1
+
+# kvm_run.kvm_valid_regs and kvm_dirty_regs
+KVM_SYNC_X86_REGS = 1
+KVM_SYNC_X86_SREGS = 2
+KVM_SYNC_X86_EVENTS = 4
+
+# kvm_clock_data.flags
+KVM_CLOCK_TSC_STABLE = 2
+KVM_CLOCK_REALTIME = 4
+KVM_CLOCK_HOST_TSC = 8
