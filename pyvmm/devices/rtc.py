@@ -380,7 +380,6 @@ class Mc146818(Device):
     def _timer_fired(self) -> None:
         """In the loop's thread; takes the lock. The loop's clock is another one: it may be early."""
         with self._lock:
-            self._timer = None
             self._advance()
             self._update()
 
