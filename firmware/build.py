@@ -18,12 +18,36 @@ from typing import NamedTuple
 HERE = Path(__file__).resolve().parent
 PAGE = 4096
 TOOLS = ("gcc", "as", "ld", "objcopy")
-CFLAGS = (
-    "-std=gnu11 -Os -ffreestanding -fno-pic -fno-pie -fno-stack-protector -fno-asynchronous-unwind-tables"
-    " -fcf-protection=none -mno-red-zone -mgeneral-regs-only -march=x86-64 -fno-strict-aliasing"
-    " -fno-tree-loop-distribute-patterns -fno-builtin -Wall -Wextra -Werror"
-).split()
-LDFLAGS = ["-nostdlib", "-static", "--build-id=none", "-z", "noexecstack", "-z", "max-page-size=4096", "-s", "--no-warn-rwx-segments"]
+CFLAGS = [
+    "-std=gnu11",
+    "-Os",
+    "-ffreestanding",
+    "-fno-pic",
+    "-fno-pie",
+    "-fno-stack-protector",
+    "-fno-asynchronous-unwind-tables",
+    "-fcf-protection=none",
+    "-mno-red-zone",
+    "-mgeneral-regs-only",
+    "-march=x86-64",
+    "-fno-strict-aliasing",
+    "-fno-tree-loop-distribute-patterns",
+    "-fno-builtin",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+]
+LDFLAGS = [
+    "-nostdlib",
+    "-static",
+    "--build-id=none",
+    "-z",
+    "noexecstack",
+    "-z",
+    "max-page-size=4096",
+    "-s",
+    "--no-warn-rwx-segments",
+]
 
 
 class Program(NamedTuple):
@@ -99,7 +123,9 @@ PROGRAMS = [
 def main() -> None:
     """Build everything, and note the tools' versions when it goes into ``bin/``."""
     parser = argparse.ArgumentParser(description="Build the guest programs.")
-    parser.add_argument("--out", type=Path, default=HERE / "bin", help="folder for the results (default: bin/)")
+    parser.add_argument(
+        "--out", type=Path, default=HERE / "bin", help="folder for the results (default: bin/)"
+    )
     out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     for program in PROGRAMS:
@@ -136,7 +162,9 @@ def build(program: Program) -> bytes:
 def _rom(work: Path, source: Path, size: int) -> bytes:
     rom_object, linked, flat = work / "rom.o", work / "rom.elf", work / "rom.bin"
     _run("as", "--64", "-I", HERE / "lib", "-I", work, "-o", rom_object, source)
-    _run("ld", *LDFLAGS, "-T", HERE / "lib" / "reset.ld", f"--defsym=ROM_SIZE={size}", "-o", linked, rom_object)
+    _run(
+        "ld", *LDFLAGS, "-T", HERE / "lib" / "reset.ld", f"--defsym=ROM_SIZE={size}", "-o", linked, rom_object
+    )
     _run("objcopy", "-O", "binary", linked, flat)
     return flat.read_bytes()
 
@@ -145,7 +173,12 @@ def _payload(work: Path, program: Program) -> Path:
     level = {"long0": 0, "long3": 3, "elf64": 0}.get(program.mode, 32)
     bits = "32" if level == 32 else "64"
     name = program.file.partition(".")[0]
-    sources = [HERE / "lib" / "start.S", HERE / "lib" / "traps.S", HERE / "lib" / "traps.c", HERE / "lib" / "report.c"]
+    sources = [
+        HERE / "lib" / "start.S",
+        HERE / "lib" / "traps.S",
+        HERE / "lib" / "traps.c",
+        HERE / "lib" / "report.c",
+    ]
     if level != 32:
         sources.append(HERE / "lib" / "paging.c")
     sources.append(HERE / "src" / program.source)
@@ -156,7 +189,9 @@ def _payload(work: Path, program: Program) -> Path:
     for number, source in enumerate(sources):
         objects.append(work / f"{number}.o")
         if source.suffix == ".S":
-            _run("as", f"--{bits}", "--defsym", f"LEVEL={level}", "-I", HERE / "lib", "-o", objects[-1], source)
+            _run(
+                "as", f"--{bits}", "--defsym", f"LEVEL={level}", "-I", HERE / "lib", "-o", objects[-1], source
+            )
         else:
             defines = [f'-DPROGRAM="{name}"', f"-DLEVEL={level}"]
             _run("gcc", f"-m{bits}", *CFLAGS, *defines, "-I", HERE / "lib", "-c", "-o", objects[-1], source)

@@ -349,6 +349,24 @@ static void disconnect(void)
 	channel.connected = false;
 }
 
+/* Wait for the host; a virtio port says POLLHUP as long as nobody is there. */
+static void connect(void)
+{
+	struct pollfd probe = { channel.fd, POLLIN | POLLOUT, 0 };
+	struct pollfd signals = { channel.signals, POLLIN, 0 };
+
+	for (;;) {
+		sys_poll(&probe, 1, 0);
+		if (!(probe.revents & POLLHUP))
+			break;
+		sys_poll(&signals, 1, RECONNECT_MS); /* SIGIO when a host comes */
+		reap();
+	}
+	channel.connected = true;
+	send_hello(0);
+	flush();
+}
+
 /* One turn: wait until something can move, then move it. False: the channel failed. */
 static bool turn(void)
 {
@@ -369,24 +387,11 @@ static bool turn(void)
 	}
 	if (command.pid && input.start < input.end)
 		fds[4] = (struct pollfd){ command.in, POLLOUT, 0 };
-	if (!channel.connected) {
-		fds[1].fd = -1;
-		wait = RECONNECT_MS;
-	} else if (command.pid && command.exited && command.pty) {
+	if (command.pid && command.exited && command.pty)
 		wait = PTY_POLL_MS;
-	}
 	sys_poll(fds, 5, wait);
 	if (fds[0].revents)
 		reap();
-	if (!channel.connected) {
-		struct pollfd probe = { channel.fd, POLLIN | POLLOUT, 0 };
-
-		sys_poll(&probe, 1, 0);
-		if (probe.revents & POLLHUP)
-			return true;
-		channel.connected = true;
-		send_hello(0);
-	}
 	if (fds[1].revents & (POLLHUP | POLLERR | POLLNVAL) ||
 	    (fds[1].revents & POLLIN && !receive())) {
 		if (channel.tty)
@@ -419,8 +424,10 @@ void serve(const char *path)
 	channel.signals = sys_signalfd(mask);
 	channel.fd = channel_open(path, &channel.tty);
 	channel.window = channel.tty ? TTY_WINDOW : PORT_WINDOW;
-	while (turn())
-		;
+	do {
+		if (!channel.connected)
+			connect();
+	} while (turn());
 	new_session();
 	complain("lost the channel ", path, NULL);
 }
