@@ -25,7 +25,7 @@ def parse_size(text: str | int, what: str = "size") -> int:
         unit = word[-1:] if word[-1:] in ("K", "M", "G", "T") and not word.startswith("0X") else ""
         number = word[: len(word) - len(unit)]
         try:
-            value = int(number, 0) if not ("." in number) else float(number)
+            value = int(number, 0) if "." not in number else float(number)
         except ValueError:
             raise ConfigError(f"{what}: {text!r} is not a size; write it like 256M or 4.5G") from None
         value *= _SIZES[unit]

@@ -1,0 +1,5 @@
+"""``python -m pyvmm``."""
+
+from pyvmm.cli.main import entry
+
+entry()

@@ -1,0 +1,25 @@
+"""What platform devices tell the machine, whatever the architecture."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Events:
+    """One callable an event. Any vCPU thread calls them.
+
+    :param poweroff: the guest switched the machine off
+    :param reset: the guest asked for a reset; says by what
+    :param debug_exit: the guest wrote this byte to the debug-exit port
+    """
+
+    __slots__ = ("debug_exit", "poweroff", "reset")
+
+    def __init__(
+        self, poweroff: Callable[[], None], reset: Callable[[str], None], debug_exit: Callable[[int], None]
+    ) -> None:
+        self.poweroff = poweroff
+        self.reset = reset
+        self.debug_exit = debug_exit

@@ -1,0 +1,212 @@
+"""The x86-64 platform: interrupt controllers, legacy devices, tables, and the first CPU's entry."""
+
+from __future__ import annotations
+
+from pyvmm.arch.x86_64 import layout
+from pyvmm.arch.x86_64.cpu import set_boot_msrs, set_entry, set_local_interrupts
+from pyvmm.arch.x86_64.cpuid import Cpuid, CpuModel
+from pyvmm.board.board import Board
+from pyvmm.board.device import Device, Line
+from pyvmm.board.space import IRQ, MMIO, PORT, RESERVED
+from pyvmm.devices import acpi_pm, debugexit, ged
+from pyvmm.devices.acpi_pm import AcpiPm
+from pyvmm.devices.debugexit import DebugExit
+from pyvmm.devices.ged import Ged
+from pyvmm.devices.i8042 import I8042, CommandPort, DataPort
+from pyvmm.devices.rtc import Mc146818
+from pyvmm.devices.serial import Serial16550A
+from pyvmm.errors import GuestError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm.arch.events import Events
+    from pyvmm.backends.base import CharBackend
+    from pyvmm.board.bus import Bus
+    from pyvmm.boot.entry import Entry
+    from pyvmm.boot.params import BootParams
+    from pyvmm.config import Config
+    from pyvmm.loop import Loop
+    from pyvmm.memory.guest import GuestMemory
+    from pyvmm.pykvm import Kvm, Vcpu, Vm
+
+
+class GsiLine(Line):
+    """A pin of the in-kernel interrupt controllers, driven by KVM_IRQ_LINE."""
+
+    __slots__ = ("_gsi", "_vm")
+
+    def __init__(self, vm: Vm, gsi: int) -> None:
+        self._vm = vm
+        self._gsi = gsi
+
+    def set(self, level: bool) -> None:
+        """Drive the pin."""
+        self._vm.irq_line(self._gsi, level)
+
+
+class Refused(Device):
+    """Stands where firmware looks for hardware this machine has not: ends the VM with its name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def read(self, offset: int, size: int) -> int:
+        """The guest probes: refuse by name."""
+        raise self._refusal(offset)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """The guest probes: refuse by name."""
+        raise self._refusal(offset)
+
+    def _refusal(self, offset: int) -> GuestError:
+        return GuestError(
+            f"the firmware uses {self.name}, which this machine has not; give firmware that needs no "
+            "PCI and no fw_cfg, or boot the kernel directly with --kernel"
+        )
+
+
+class Platform:
+    """Everything of a machine that is x86-64's own. The order of use is the order of the methods.
+
+    Raises ConfigError for a CPU model that is not one.
+    """
+
+    #: RAM leaves this range out.
+    GAP = (layout.GAP_START, layout.GAP_END)
+    #: One-byte ports whose writes KVM may queue: nothing follows from them at once.
+    coalesced_ports = (layout.COM1, layout.COM2)
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._model = CpuModel(config.cpu)
+        self._serial_ports: list[tuple[str, int, int]] = []
+        self._ged: Ged | None = None
+        self._cpuid: Cpuid | None = None
+
+    def create_board(self) -> Board:
+        """A board with the places that are taken before any device comes."""
+        arenas = {
+            MMIO: [(layout.MMIO_START, layout.MMIO_END)],
+            IRQ: [(layout.IRQ_START, layout.IRQ_END)],
+        }
+        board = Board(arenas)
+        board.place(MMIO, layout.IOAPIC, layout.IOAPIC_SIZE, "I/O APIC", RESERVED)
+        board.place(MMIO, layout.LAPIC, layout.LAPIC_SIZE, "local APICs", RESERVED)
+        board.place(MMIO, layout.IDENTITY_MAP, 0x1000, "KVM identity map", RESERVED)
+        board.place(MMIO, layout.TSS, layout.TSS_SIZE, "KVM TSS pages", RESERVED)
+        for base, size, owner in layout.KERNEL_PORTS:
+            board.place(PORT, base, size, owner, RESERVED)
+        board.place(IRQ, 0, 1, "PIT", RESERVED)
+        board.place(IRQ, 2, 1, "PIC cascade", RESERVED)
+        return board
+
+    def prepare_vm(self, kvm: Kvm, vm: Vm) -> None:
+        """Interrupt controllers, timers and the CPU model, before any vCPU.
+
+        Raises StartError for a CPU feature that is insisted on and not there.
+        """
+        vm.set_identity_map_addr(layout.IDENTITY_MAP)
+        vm.set_tss_addr(layout.TSS)
+        vm.create_irqchip()
+        vm.create_pit2(speaker_dummy=True)
+        deadline = bool(kvm.check_extension("TSC_DEADLINE_TIMER"))
+        self._cpuid = Cpuid(kvm.get_supported_cpuid(), self._model, self._config.cpus, deadline)
+
+    def prepare_vcpu(self, vcpu: Vcpu, index: int) -> None:
+        """CPUID, MSRs and local interrupts of one vCPU; after ``prepare_vm``."""
+        assert self._cpuid is not None, "prepare_vm comes first"
+        vcpu.set_cpuid2(self._cpuid.entries(index))
+        set_boot_msrs(vcpu)
+        set_local_interrupts(vcpu)
+
+    def enter(self, vcpu: Vcpu, entry: Entry) -> None:
+        """Put the first CPU where the loader said."""
+        set_entry(vcpu, entry)
+
+    def add_devices(
+        self,
+        vm: Vm,
+        loop: Loop,
+        board: Board,
+        ports: Bus,
+        events: Events,
+        memory: GuestMemory,
+        console: CharBackend,
+        channel: CharBackend | None,
+    ) -> Serial16550A:
+        """Place and attach the legacy devices; returns COM1. *channel* is COM2's backend; None: no COM2."""
+
+        def attach(base: int, size: int, device: Device, owner: str) -> None:
+            ports.attach(board.place(PORT, base, size, owner), device)
+
+        def serial(base: int, irq: int, owner: str, backend: CharBackend) -> Serial16550A:
+            board.place(IRQ, irq, 1, owner)
+            port = Serial16550A(loop, GsiLine(vm, irq))
+            attach(base, layout.SERIAL_SIZE, port, owner)
+            port.connect(backend)
+            self._serial_ports.append((owner, base, irq))
+            return port
+
+        com1 = serial(layout.COM1, layout.COM1_IRQ, "COM1", console)
+        if channel is not None:
+            serial(layout.COM2, layout.COM2_IRQ, "COM2", channel)
+        keyboard = I8042(lambda: events.reset("keyboard controller"))
+        attach(layout.I8042_DATA, 1, DataPort(keyboard), "i8042 data")
+        attach(layout.I8042_COMMAND, 1, CommandPort(keyboard), "i8042 command")
+        board.place(IRQ, layout.RTC_IRQ, 1, "RTC")
+        below = sum(r.size for r in memory.regions if r.gpa < layout.GAP_START)
+        above = sum(r.size for r in memory.regions if r.gpa >= layout.GAP_END)
+        rtc = Mc146818(loop, GsiLine(vm, layout.RTC_IRQ), below, above)
+        attach(layout.RTC, layout.RTC_SIZE, rtc, "RTC")
+        power = AcpiPm(events.poweroff, lambda: events.reset("ACPI reset register"))
+        attach(layout.ACPI_PM, acpi_pm.SIZE, power, "ACPI power registers")
+        board.place(IRQ, layout.GED_IRQ, 1, "generic event device")
+        self._ged = Ged(GsiLine(vm, layout.GED_IRQ))
+        attach(layout.ACPI_PM + acpi_pm.SIZE, ged.SIZE, self._ged, "generic event device")
+        if self._config.debug_exit is not None:
+            attach(self._config.debug_exit, debugexit.SIZE, DebugExit(events.debug_exit), "debug exit")
+        if self._config.firmware is not None:
+            attach(layout.FW_CFG, layout.FW_CFG_SIZE, Refused("fw_cfg"), "fw_cfg (refused)")
+            attach(layout.PCI_CONFIG, layout.PCI_CONFIG_SIZE, Refused("PCI"), "PCI (refused)")
+        return com1
+
+    def power_button(self) -> None:
+        """Press the power button: the guest's ACPI driver shuts down, if it has one."""
+        assert self._ged is not None, "add_devices comes first"
+        self._ged.power_button()
+
+    # What the guest reads first
+
+    def boot_params(
+        self, memory: GuestMemory, cmdline: str, initrds: Sequence[bytes | memoryview]
+    ) -> BootParams:
+        """Write the ACPI tables and the MP table into *memory*; return what a loader needs besides."""
+        from pyvmm.boot import lowmem
+        from pyvmm.boot.acpi import AcpiDevice, AcpiTables, PowerPorts
+        from pyvmm.boot.e820 import build_e820
+        from pyvmm.boot.mptable import write_mp_table
+        from pyvmm.boot.params import BootParams
+
+        power = PowerPorts(
+            sleep_control=layout.ACPI_PM + acpi_pm.SLEEP_CONTROL,
+            sleep_status=layout.ACPI_PM + acpi_pm.SLEEP_STATUS,
+            s5_type=acpi_pm.S5_TYPE,
+            reset=layout.ACPI_PM + acpi_pm.RESET,
+            reset_value=acpi_pm.RESET_VALUE,
+            events=layout.ACPI_PM + acpi_pm.SIZE + ged.EVENTS,
+            power_button=ged.POWER_BUTTON,
+            events_gsi=layout.GED_IRQ,
+        )
+        cpus = self._config.cpus
+        announced = [
+            AcpiDevice(
+                name, "PNP0501", uid, ports=[(base, layout.SERIAL_SIZE)], interrupts=[(irq, True, False)]
+            )
+            for uid, (name, base, irq) in enumerate(self._serial_ports)
+        ]
+        tables = AcpiTables(cpus, announced, power, lowmem.ACPI, lowmem.ACPI_END)
+        tables.place(memory)
+        write_mp_table(memory, cpus)
+        return BootParams(cmdline, initrds, build_e820(memory), tables.rsdp)

@@ -1,0 +1,1 @@
+"""The command line: ``pyvmm <verb>``, a module a verb."""

@@ -1,0 +1,95 @@
+"""Finds the verb, runs it, and turns what went wrong into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pyvmm.errors import PyvmmError
+
+VERBS = {
+    "run": "boot a guest",
+    "doctor": "what this host can do, and what to do about what it cannot",
+    "guest": "fetch and build guest images",
+    "lab": "run a command on an emulated KVM host",
+}
+INTERRUPTED = 130
+USAGE = 65
+
+
+def usage() -> str:
+    """The text of ``pyvmm --help``."""
+    lines = ["usage: pyvmm VERB ...", "", "A KVM virtual machine monitor in Python.", ""]
+    lines += [f"  {verb:8} {what}" for verb, what in VERBS.items()]
+    lines += ["", "`pyvmm VERB --help` tells more; `pyvmm --version` prints the version."]
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    """Run the command line *argv* (without the program's name); returns the exit code."""
+    try:
+        return _dispatch(argv)
+    except PyvmmError as error:
+        complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _forget_stdout()
+        return 0
+    except Exception as error:
+        if os.environ.get("PYVMM_DEBUG"):
+            raise
+        complain(f"internal error: {error!r}; set PYVMM_DEBUG=1 to see where, and report it")
+        return PyvmmError.exit_code
+
+
+def complain(sentence: str) -> None:
+    """One line on stderr."""
+    line = " ".join(sentence.split())
+    try:
+        sys.stderr.write(f"pyvmm: {line}\n")
+        sys.stderr.flush()
+    except OSError:
+        pass  # nobody listens any more
+
+
+def entry() -> None:
+    """The process's way in and out: no interpreter teardown, nothing is left to tidy."""
+    code = main(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _forget_stdout()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _dispatch(argv: list[str]) -> int:
+    verb = argv[0] if argv else "--help"
+    if verb in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if argv else USAGE
+    if verb in ("-V", "--version"):
+        from pyvmm import __version__
+
+        print(f"pyvmm {__version__}")
+        return 0
+    if verb not in VERBS:
+        complain(f"{verb!r} is not a verb; `pyvmm --help` lists them")
+        return USAGE
+    if verb == "run":  # the one whose start-up counts: importlib itself costs a millisecond
+        from pyvmm.cli import run
+
+        return run.main(argv[1:])
+    from importlib import import_module
+
+    status: int = import_module(f"pyvmm.cli.{verb}").main(argv[1:])
+    return status
+
+
+def _forget_stdout() -> None:
+    """The reader of stdout is gone: later flushes must not complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)

@@ -1,0 +1,244 @@
+"""What a user asks for: one checked record, from flags, keywords or a TOML file.
+
+Nothing is opened here; a path is only a string. A wrong value raises ConfigError naming
+the key.
+"""
+
+from __future__ import annotations
+
+from pyvmm.errors import ConfigError
+from pyvmm.units import parse_seconds, parse_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+KIB = 1 << 10
+MIB = 1 << 20
+PAGE = 4096
+MIN_MEMORY = MIB
+MAX_MEMORY = 1 << 46
+MAX_CPUS = 254
+BACKINGS = ("anonymous", "memfd", "hugetlb", "file")
+BOOT_WAYS = ("auto", "bzimage", "elf", "pvh", "linux64", "multiboot", "multiboot2")
+ON_REBOOT = ("exit", "restart")
+
+
+class MemoryPart:
+    """A stretch of guest RAM and the host object it comes from."""
+
+    __slots__ = ("backing", "path", "size")
+
+    def __init__(self, size: int, backing: str = "anonymous", path: str | None = None) -> None:
+        self.size = size
+        self.backing = backing
+        self.path = path
+
+
+class Config:
+    """One machine as asked for. Keywords are the board file's keys.
+
+    :param kernel: a kernel image: bzImage, ELF, multiboot; None boots ``firmware``
+    :param firmware: a ROM image that ends at 4 GiB, or an ELF
+    :param initrd: paths; several are concatenated
+    :param cmdline: the kernel's command line; None for a console on the first serial port
+    :param memory: bytes, a text such as ``256M``, or a list of parts
+        ``{"size": ..., "backing": "anonymous" | "memfd" | "hugetlb" | "file", "path": ...}``
+    :param cpus: 1-254
+    :param cpu: ``host``, then ``,-name`` to mask a CPUID feature and ``,+name`` to insist on one
+    :param console: ``stdio``, ``pty``, ``socket:PATH``, ``file:PATH`` or ``none``
+    :param boot: how the kernel is entered; ``auto`` takes the fastest way the image allows
+    :param timeout: seconds until the machine is stopped with code 3
+    :param on_reboot: ``exit`` ends the run, ``restart`` builds the machine anew
+    :param debug_exit: the debug-exit port; None or false for none
+    :param exec: a shell command to run in the guest; it needs a Linux kernel
+    """
+
+    __slots__ = (
+        "boot",
+        "cmdline",
+        "console",
+        "cpu",
+        "cpus",
+        "debug_exit",
+        "exec",
+        "firmware",
+        "initrd",
+        "kernel",
+        "memory",
+        "name",
+        "on_reboot",
+        "timeout",
+    )
+
+    kernel: str | None
+    firmware: str | None
+    initrd: tuple[str, ...]
+    cmdline: str | None
+    memory: tuple[MemoryPart, ...]
+    cpus: int
+    cpu: str
+    console: str
+    boot: str
+    timeout: float | None
+    on_reboot: str
+    debug_exit: int | None
+    exec: str | None
+    name: str
+
+    def __init__(self, **keys: Any) -> None:
+        for key in keys:
+            if key not in _CHECKS:
+                raise ConfigError(
+                    f"{key!r} is not a key of a machine; the keys are {', '.join(sorted(_CHECKS))}"
+                )
+        for key, (default, check) in _CHECKS.items():
+            value = keys.get(key, default)
+            setattr(self, key, default if value is None and default is None else check(key, value))
+        if self.kernel is not None and self.firmware is not None:
+            raise ConfigError("kernel and firmware exclude each other: give one of them")
+        if self.kernel is None and (self.initrd or self.boot != "auto"):
+            raise ConfigError("initrd and boot need a kernel: give one with --kernel")
+        if self.exec is not None and self.firmware is not None:
+            raise ConfigError("exec needs a Linux kernel: leave firmware out")
+
+    @property
+    def memory_size(self) -> int:
+        """Bytes of guest RAM in all."""
+        return sum(part.size for part in self.memory)
+
+    def replace(self, **keys: Any) -> Config:
+        """A copy with some keys changed."""
+        mine: dict[str, Any] = {key: getattr(self, key) for key in _CHECKS}
+        return Config(**{**mine, **keys})
+
+    @classmethod
+    def from_toml(cls, path: str, **overrides: Any) -> Config:
+        """Read a board file; *overrides* win over its keys. Relative paths are the file's own folder's."""
+        return cls(**{**read_toml(path), **overrides})
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """The keys of board file *path*, with its relative paths made absolute."""
+    import os
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            keys = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give the path of a board file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+    for key in keys:
+        if key not in _CHECKS:
+            known = ", ".join(sorted(_CHECKS))
+            raise ConfigError(f"{path}: {key!r} is not a key of a machine; the keys are {known}")
+    folder = os.path.dirname(os.path.abspath(path))
+    for key in ("kernel", "firmware"):
+        if isinstance(keys.get(key), str):
+            keys[key] = os.path.join(folder, keys[key])
+    if isinstance(keys.get("initrd"), str):
+        keys["initrd"] = [keys["initrd"]]
+    if isinstance(keys.get("initrd"), list):
+        keys["initrd"] = [os.path.join(folder, p) if isinstance(p, str) else p for p in keys["initrd"]]
+    return keys
+
+
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{key}: {value!r} must be a text that is not empty")
+    if "\0" in value:
+        raise ConfigError(f"{key}: {value!r} holds a NUL byte; leave it out")
+    return value
+
+
+def _cmdline(key: str, value: Any) -> str:
+    return "" if value == "" else _text(key, value)
+
+
+def _texts(key: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = (value,)
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{key}: {value!r} must be a path or a list of paths")
+    return tuple(_text(key, item) for item in value)
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[str, Any], str]:
+    def check(key: str, value: Any) -> str:
+        if value not in choices:
+            raise ConfigError(f"{key}: {value!r} is not offered; choose {', '.join(choices)}")
+        return str(value)
+
+    return check
+
+
+def _cpus(key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_CPUS:
+        raise ConfigError(f"{key}: {value!r} must be a whole number from 1 to {MAX_CPUS}")
+    return value
+
+
+def _seconds(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ConfigError(f"{key}: {value!r} is not a duration; write it like 30s or 5m")
+    return parse_seconds(value, key)
+
+
+def _port(key: str, value: Any) -> int | None:
+    if value is None or value is False:
+        return None
+    if value is True or not isinstance(value, int) or not 0 <= value <= 0xFFFF:
+        raise ConfigError(f"{key}: {value!r} must be a port from 0 to 0xffff, or false for none")
+    return value
+
+
+def _part(key: str, value: Any) -> MemoryPart:
+    if isinstance(value, MemoryPart):
+        return value
+    if not isinstance(value, dict):
+        value = {"size": value}
+    unknown = set(value) - {"size", "backing", "path"}
+    if unknown or "size" not in value:
+        raise ConfigError(f"{key}: a part has size and, if you like, backing and path, not {value!r}")
+    if isinstance(value["size"], bool) or not isinstance(value["size"], int | str):
+        raise ConfigError(f"{key}: {value['size']!r} is not a size; write it like 256M or 4.5G")
+    size = parse_size(value["size"], key)
+    backing = _one_of(BACKINGS)(f"{key} backing", value.get("backing", "anonymous"))
+    path = value.get("path")
+    if (backing == "file") != (path is not None):
+        raise ConfigError(f"{key}: a path goes with backing file, and only with it")
+    if size % PAGE:
+        raise ConfigError(
+            f"{key}: {value['size']!r} is not a multiple of {PAGE} bytes; round it to whole pages"
+        )
+    return MemoryPart(size, backing, None if path is None else _text(f"{key} path", path))
+
+
+def _memory(key: str, value: Any) -> tuple[MemoryPart, ...]:
+    parts = value if isinstance(value, list | tuple) else [value]
+    checked = tuple(_part(key, part) for part in parts)
+    total = sum(part.size for part in checked)
+    if not MIN_MEMORY <= total <= MAX_MEMORY:
+        raise ConfigError(f"{key}: {total} bytes in all is out of range; give 1M to 64T")
+    return checked
+
+
+_CHECKS: dict[str, tuple[Any, Callable[[str, Any], Any]]] = {
+    "name": ("guest", _text),
+    "kernel": (None, _text),
+    "firmware": (None, _text),
+    "initrd": ((), _texts),
+    "cmdline": (None, _cmdline),
+    "memory": (256 * MIB, _memory),
+    "cpus": (1, _cpus),
+    "cpu": ("host", _text),
+    "console": ("stdio", _text),
+    "boot": ("auto", _one_of(BOOT_WAYS)),
+    "timeout": (None, _seconds),
+    "on_reboot": ("exit", _one_of(ON_REBOOT)),
+    "debug_exit": (0x501, _port),
+    "exec": (None, _text),
+}

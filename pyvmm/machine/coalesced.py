@@ -1,0 +1,71 @@
+"""Port writes that KVM queued instead of exiting for.
+
+KVM never drains the ring itself, and a guest that halts flushes nothing: it is drained
+after every return of KVM_RUN before the dispatch of what it returned for (order is kept),
+when the machine stops, and by a timer. Source: Linux virt/kvm/coalesced_mmio.c, and
+``struct kvm_coalesced_mmio_ring`` in <linux/kvm.h>.
+"""
+
+from __future__ import annotations
+
+import _thread
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.board.bus import Bus
+    from pyvmm.pykvm import Vcpu
+
+PAGE = 4096
+ENTRY = 24
+CAPACITY = (PAGE - 8) // ENTRY
+#: Seconds between two looks at the ring for a guest that writes and then sleeps.
+TICK = 0.01
+
+
+class CoalescedRing:
+    """The ring of one VM: KVM maps the same page behind every vCPU's run page.
+
+    :param vcpu: any vCPU of the VM
+    :param page: where the ring is in the run mapping, in pages (what the capability returns)
+    """
+
+    __slots__ = ("_base", "_bus", "_lock", "_run8", "_run32", "index", "words")
+
+    def __init__(self, vcpu: Vcpu, page: int, bus: Bus) -> None:
+        self._base = page * PAGE
+        self._run8 = vcpu.run8
+        self._run32 = vcpu.run32
+        self._bus = bus
+        self._lock = _thread.allocate_lock()
+        #: ``words[index]`` holds both ends of the ring: equal halves mean empty.
+        self.words = vcpu.run64
+        self.index = self._base // 8
+
+    def drain(self) -> None:
+        """Carry out what is queued, in order. Any thread may call it."""
+        first_at = self._base // 4
+        ends, data = self._run32, self._run8
+        with self._lock:
+            first = ends[first_at]
+            while first != ends[first_at + 1]:
+                at = self._base + 8 + first * ENTRY
+                address, size = ends[at // 4], ends[at // 4 + 2]
+                bytes_ = bytearray(data[at + 16 : at + 16 + size])
+                first = (first + 1) % CAPACITY
+                if size == 1:
+                    # A burst to one register, as a console line is, goes to the device at once.
+                    while first != ends[first_at + 1]:
+                        at = self._base + 8 + first * ENTRY
+                        if ends[at // 4] != address or ends[at // 4 + 2] != 1:
+                            break
+                        bytes_.append(data[at + 16])
+                        first = (first + 1) % CAPACITY
+                ends[first_at] = first
+                self._carry_out(address, size, bytes(bytes_))
+
+    def _carry_out(self, address: int, size: int, data: bytes) -> None:
+        found = self._bus.find(address, size)
+        if found is not None and size == 1:
+            found[0].write_many(found[1], data)
+        else:
+            self._bus.write(address, size, int.from_bytes(data, "little"))

@@ -1,0 +1,115 @@
+"""What to tell when KVM cannot go on: the instruction, the place, what to do about it."""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm.arch.x86_64.host import PVM, virtualization
+from pyvmm.machine.ending import INFERRED, UNSUPPORTED, Ending
+from pyvmm.pykvm import KvmError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.memory.guest import GuestMemory
+    from pyvmm.pykvm import Vcpu
+
+# Of <linux/kvm.h>: sub-errors of KVM_EXIT_INTERNAL_ERROR.
+_SUBERRORS = {
+    1: "it cannot emulate an instruction",
+    2: "the guest raised exceptions within exceptions that it cannot deliver",
+    3: "it failed to deliver an event",
+    4: "it met an exit it does not know",
+}
+EMULATION = 1
+
+CR0_PE = 1
+EFER_LMA = 1 << 10
+RFLAGS_VM = 1 << 17
+MAX_INSTRUCTION = 15
+
+
+def internal_error(vcpu: Vcpu, index: int, memory: GuestMemory) -> Ending:
+    """KVM_EXIT_INTERNAL_ERROR: names the instruction when there is one it could not emulate."""
+    suberror = vcpu.run.internal.suberror
+    if suberror == EMULATION:
+        detail = f"vCPU {index}: KVM cannot emulate {instruction(vcpu, memory)}{where(vcpu)}{_advice()}"
+    else:
+        what = _SUBERRORS.get(suberror, f"suberror {suberror}")
+        detail = f"vCPU {index}: KVM gave up: {what}{where(vcpu)}"
+    return Ending(UNSUPPORTED, "unsupported", INFERRED, detail)
+
+
+def fail_entry(vcpu: Vcpu, index: int) -> Ending:
+    """KVM_EXIT_FAIL_ENTRY: the processor refused the guest's state."""
+    reason = vcpu.run.fail_entry.hardware_entry_failure_reason
+    detail = (
+        f"vCPU {index}: the processor refused to enter the guest, hardware reason {reason:#x}{where(vcpu)}"
+    )
+    return Ending(UNSUPPORTED, "fail-entry", INFERRED, detail)
+
+
+def run_failed(vcpu: Vcpu, index: int, number: int) -> Ending:
+    """KVM_RUN itself failed with errno *number*."""
+    detail = f"vCPU {index}: KVM_RUN failed: {os.strerror(number)}{where(vcpu)}"
+    return Ending(UNSUPPORTED, "unsupported", INFERRED, detail)
+
+
+def where(vcpu: Vcpu) -> str:
+    """`` at 0x7c00 (ring 0, real mode)``; empty when KVM does not even tell that."""
+    try:
+        regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
+    except KvmError:
+        return ""
+    if not sregs.cr0 & CR0_PE:
+        return f" at {sregs.cs.base + regs.rip:#x} (real mode)"
+    return f" at {regs.rip:#x} (ring {sregs.ss.dpl}, {_width(vcpu)}-bit mode)"
+
+
+def instruction(vcpu: Vcpu, memory: GuestMemory) -> str:
+    """The instruction at the vCPU's place, disassembled; its bytes where that is not possible."""
+    code = _code(vcpu, memory)
+    if not code:
+        return "an instruction that is not in memory"
+    text = disassemble(code, _width(vcpu))
+    return f"`{text}`" if text else f"the bytes {code.hex(' ')}"
+
+
+def disassemble(code: bytes, width: int) -> str:
+    """The first instruction of *code* in Intel syntax, *width* 16, 32 or 64; empty when it is none."""
+    import capstone
+
+    mode = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}[width]
+    for _, _, mnemonic, operands in capstone.Cs(capstone.CS_ARCH_X86, mode).disasm_lite(code, 0, 1):
+        return f"{mnemonic} {operands}".strip()
+    return ""
+
+
+def _width(vcpu: Vcpu) -> int:
+    sregs = vcpu.get_sregs()
+    if sregs.efer & EFER_LMA and sregs.cs.l:
+        return 64
+    return 32 if sregs.cs.db else 16
+
+
+def _code(vcpu: Vcpu, memory: GuestMemory) -> bytes:
+    """Up to 15 bytes at the instruction pointer, through the guest's own page tables."""
+    linear = vcpu.get_sregs().cs.base + vcpu.get_regs().rip
+    code = b""
+    while len(code) < MAX_INSTRUCTION:
+        address = linear + len(code)
+        translation = vcpu.translate(address)
+        rest = min(MAX_INSTRUCTION - len(code), 0x1000 - address % 0x1000)
+        if not translation.valid or not memory.contains(translation.physical_address, rest):
+            break
+        code += memory.read(translation.physical_address, rest)
+    return code
+
+
+def _advice() -> str:
+    if virtualization() != PVM:
+        return ""
+    return (
+        "; this host's KVM (PVM) emulates ring 0 and lacks that instruction: mask the feature it belongs to "
+        "(--cpu host,-NAME), keep the kernel from using it (noxsave nosmap clearcpuid=NAME on its command "
+        "line), or run it in the lab (pyvmm lab x86_64 -- pyvmm run ...)"
+    )

@@ -1,0 +1,124 @@
+"""From the paths in a Config to bytes in guest memory: RAM parts, ROM, kernel, initrds."""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+from pyvmm.boot.errors import ImageError
+from pyvmm.boot.firmware import RomImage, is_elf, load_firmware_elf, load_firmware_rom
+from pyvmm.errors import ConfigError
+from pyvmm.memory.errors import HostMemoryError
+from pyvmm.memory.guest import Region
+from pyvmm.memory.host import Anonymous, FileBacked, HostMemory, Hugetlb, Memfd
+from pyvmm.memory.layout import Part
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+    from pyvmm.arch.x86_64.platform import Platform
+    from pyvmm.boot.entry import Entry
+    from pyvmm.config import Config, MemoryPart
+    from pyvmm.memory.guest import GuestMemory
+
+#: What a Linux kernel is told when the user says nothing.
+DEFAULT_CMDLINE = "console=ttyS0 panic=-1"
+#: What the init that carries out ``exec`` needs to be told.
+EXEC_CMDLINE = "rdinit=/.pyvmm/init pyvmm.exec=ttyS1"
+
+_S_IFMT, _S_IFREG, _S_IFDIR = 0o170000, 0o100000, 0o040000
+
+
+def memory_parts(config: Config) -> list[Part]:
+    """The memory parts as host objects to be made."""
+    return [Part(part.size, _maker(part), f"ram {index}") for index, part in enumerate(config.memory)]
+
+
+def read_image(path: str, what: str) -> memoryview:
+    """The bytes of regular file *path*, mapped. Raises ImageError naming *what* and the path."""
+    try:
+        # O_NONBLOCK: opening a FIFO must not wait for its other end.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise ImageError(f"{what} {path} cannot be read: {error.strerror}") from None
+    try:
+        status = os.fstat(fd)
+        kind = status.st_mode & _S_IFMT
+        if kind != _S_IFREG:
+            is_what = "a directory" if kind == _S_IFDIR else "not a regular file"
+            raise ImageError(f"{what} {path} is {is_what}; give the path of an image file")
+        if status.st_size == 0:
+            raise ImageError(f"{what} {path} is empty; give a whole image")
+        return memoryview(mmap.mmap(fd, status.st_size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ))
+    except OSError as error:
+        raise ImageError(f"{what} {path} cannot be mapped: {error.strerror}") from None
+    finally:
+        os.close(fd)
+
+
+def read_rom(config: Config) -> RomImage | None:
+    """The firmware as a ROM; None when there is none, or when it is an ELF."""
+    if config.firmware is None:
+        return None
+    data = read_image(config.firmware, "firmware")
+    return None if is_elf(data) else _named(config.firmware, load_firmware_rom, data)
+
+
+def rom_regions(rom: RomImage | None) -> list[Region]:
+    """The read-only region of a ROM."""
+    if rom is None:
+        return []
+    host = Anonymous(len(rom.data))
+    host.buffer[:] = rom.data
+    return [Region(rom.base, len(rom.data), host, readonly=True, name="firmware ROM")]
+
+
+def load_image(config: Config, memory: GuestMemory, platform: Platform, rom: RomImage | None) -> Entry:
+    """Load what the config names; returns where CPU 0 starts."""
+    if rom is not None:
+        memory.write(rom.low_base, rom.low)
+        return rom.entry
+    if config.firmware is not None:
+        return _named(config.firmware, load_firmware_elf, memory, read_image(config.firmware, "firmware"))
+    if config.kernel is None:
+        raise ConfigError("there is nothing to boot: give a kernel (--kernel) or a firmware (--firmware)")
+    from pyvmm.boot.detect import load
+
+    kernel = read_image(config.kernel, "kernel")
+    initrds = [read_image(path, "initrd") for path in config.initrd]
+    cmdline = DEFAULT_CMDLINE if config.cmdline is None else config.cmdline
+    if config.exec is not None:
+        from pyvmm.guests.initramfs import exec_overlay
+
+        initrds.append(memoryview(exec_overlay()))
+        cmdline = f"{cmdline} {EXEC_CMDLINE}".strip()
+    params = platform.boot_params(memory, cmdline, initrds)
+    return _named(config.kernel, load, memory, kernel, params, config.boot)
+
+
+def _named(path: str, function: Callable[..., T], *arguments: object) -> T:
+    """Call a loader; what it finds wrong gets the file's path in front."""
+    try:
+        return function(*arguments)
+    except ImageError as error:
+        raise type(error)(f"{path}: {error}") from None
+
+
+def _maker(part: MemoryPart) -> Callable[[int], HostMemory]:
+    path = part.path
+    if path is None:
+        return {"anonymous": Anonymous, "memfd": Memfd, "hugetlb": Hugetlb}[part.backing]
+
+    def from_file(size: int) -> HostMemory:
+        host = FileBacked(path)
+        if host.size != size:
+            has = host.size
+            host.close()
+            raise HostMemoryError(f"memory file {path} has {has} bytes and the part {size}; make them equal")
+        return host
+
+    return from_file

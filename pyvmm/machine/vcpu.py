@@ -1,0 +1,229 @@
+"""One vCPU's thread: KVM_RUN, and what to do when it returns.
+
+The loop is the hot path of the VMM; docs/architecture.md, "The exit path".
+Source: Linux Documentation/virt/kvm/api.rst, section 5 (the kvm_run structure).
+"""
+
+from __future__ import annotations
+
+import _thread
+import errno
+
+from pyvmm.pykvm.kick import Kick
+
+from pyvmm.errors import GuestError
+from pyvmm.machine import diagnose
+from pyvmm.machine.ending import CRASHED, DEVICE_FAILED, FATAL, INFERRED, TOLD, UNKNOWN, UNSUPPORTED, Ending
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from pyvmm.board.bus import Bus
+    from pyvmm.machine.coalesced import CoalescedRing
+    from pyvmm.machine.machine import Machine
+    from pyvmm.pykvm import Vcpu
+
+    PortEntry = tuple[Callable[..., Any], int, int, memoryview, int]
+
+EXIT_EXCEPTION = 1
+EXIT_IO = 2
+EXIT_DEBUG = 4
+EXIT_HLT = 5
+EXIT_MMIO = 6
+EXIT_SHUTDOWN = 8
+EXIT_FAIL_ENTRY = 9
+EXIT_INTR = 10
+EXIT_INTERNAL_ERROR = 17
+EXIT_SYSTEM_EVENT = 24
+EXIT_MEMORY_FAULT = 39
+
+# Word indexes into the run page, by the width of the view.
+_REASON32 = 8 // 4
+_UNION64 = 32 // 8
+_DATA_OFFSET64 = 40 // 8
+_MMIO_LEN64 = 48 // 8
+_MMIO_DATA8 = 40
+
+
+class VcpuThread:
+    """Runs one vCPU in a thread of its own until the machine ends."""
+
+    __slots__ = (
+        "_done",
+        "_kick",
+        "_machine",
+        "_mmio",
+        "_port_entries",
+        "_ports",
+        "_ring",
+        "_started",
+        "index",
+        "vcpu",
+    )
+
+    def __init__(
+        self, machine: Machine, vcpu: Vcpu, index: int, ports: Bus, mmio: Bus, ring: CoalescedRing | None
+    ) -> None:
+        self._machine = machine
+        self._ports = ports
+        self._mmio = mmio
+        self._ring = ring
+        self._port_entries: dict[int, PortEntry] = {}
+        self._kick = Kick(vcpu)
+        self._done = _thread.allocate_lock()
+        self._started = False
+        self.vcpu = vcpu
+        self.index = index
+
+    def start(self) -> None:
+        """Begin to run the guest."""
+        self._done.acquire()
+        self._started = True
+        _thread.start_new_thread(self._main, ())
+
+    def kick(self) -> None:
+        """Make KVM_RUN return (now or the next time) in this vCPU's thread."""
+        self._kick.kick()
+
+    def join(self) -> None:
+        """Wait until the thread has ended."""
+        if self._started:
+            self._done.acquire()
+            self._done.release()
+
+    def _main(self) -> None:
+        try:
+            with self._kick.attached():
+                self._loop()
+        except BaseException as error:  # nothing may vanish with the thread
+            self._machine.end(Ending(FATAL, "internal", UNKNOWN, f"vCPU {self.index}: {error!r}"), error)
+        finally:
+            self._done.release()
+
+    def _loop(self) -> None:
+        while True:
+            try:
+                if not self._run():
+                    return
+            except GuestError as error:
+                self._machine.end(Ending(UNSUPPORTED, "unsupported", TOLD, str(error)))
+                return
+            except Exception as error:
+                device = self._device_in_charge()
+                self._machine.end(Ending(DEVICE_FAILED, "device", TOLD, f"{device} failed: {error!r}"), error)
+                return
+
+    def _run(self) -> bool:
+        """The hot loop. False when the machine ends."""
+        vcpu = self.vcpu
+        call = vcpu.run_raw
+        run32, run64, run8 = vcpu.run32, vcpu.run64, vcpu.run8
+        entries = self._port_entries
+        find = self._mmio.find
+        ring = self._ring
+        ring64, ring_index = (ring.words, ring.index) if ring is not None else (run64, 0)
+        while True:
+            if call() == 0:
+                if ring is not None:
+                    ends = ring64[ring_index]
+                    if ends >> 32 != ends & 0xFFFF_FFFF:
+                        ring.drain()
+                reason = run32[_REASON32]
+                if reason == EXIT_IO:
+                    word = run64[_UNION64]
+                    entry = entries.get(word)
+                    if entry is None:
+                        self._port(word)
+                        continue
+                    method, offset, size, view, at = entry
+                    if word & 1:
+                        method(offset, size, view[at])
+                    else:
+                        view[at] = method(offset, size)
+                elif reason == EXIT_MMIO:
+                    address = run64[_UNION64]
+                    flags = run64[_MMIO_LEN64]
+                    size = flags & 0xFFFF_FFFF
+                    found = find(address, size)
+                    if found is None:
+                        self._unclaimed_mmio(address, size, flags >> 32 & 1)
+                    elif flags >> 32 & 1:
+                        value = int.from_bytes(run8[_MMIO_DATA8 : _MMIO_DATA8 + size], "little")
+                        found[0].write(found[1], size, value)
+                    else:
+                        value = found[0].read(found[1], size)
+                        run8[_MMIO_DATA8 : _MMIO_DATA8 + size] = value.to_bytes(size, "little")
+                elif not self._other(reason):
+                    return False
+            else:
+                code = vcpu.last_errno()
+                if ring is not None:
+                    ring.drain()
+                if code in (errno.EINTR, errno.EAGAIN):
+                    self._kick.consume()
+                    if not self._machine.checkpoint():
+                        return False
+                else:
+                    self._machine.end(diagnose.run_failed(vcpu, self.index, code))
+                    return False
+
+    def _port(self, word: int) -> None:
+        """Port I/O not seen before: string instructions, unclaimed ports, the first time of others."""
+        outward, size, port, count = word & 0xFF, word >> 8 & 0xFF, word >> 16 & 0xFFFF, word >> 32
+        vcpu, bus = self.vcpu, self._ports
+        data = vcpu.run64[_DATA_OFFSET64]
+        view, at = {1: vcpu.run8, 2: vcpu.run16, 4: vcpu.run32}[size], data // size
+        found = bus.find(port, size)
+        if found is not None and count == 1:
+            device, offset = found
+            method = device.write if outward else device.read
+            self._port_entries[word] = (method, offset, size, view, at)
+        if found is not None and outward and size == 1:
+            found[0].write_many(found[1], bytes(view[at : at + count]))
+            return
+        for i in range(at, at + count):
+            if outward:
+                bus.write(port, size, view[i])
+            else:
+                view[i] = bus.read(port, size)
+        if found is None:
+            self._machine.unclaimed("port", port, size, bool(outward))
+
+    def _unclaimed_mmio(self, address: int, size: int, is_write: int) -> None:
+        if is_write:
+            self._mmio.write(address, size, 0)
+        else:
+            value = self._mmio.read(address, size)
+            self.vcpu.run8[_MMIO_DATA8 : _MMIO_DATA8 + size] = value.to_bytes(size, "little")
+        self._machine.unclaimed("address", address, size, bool(is_write))
+
+    def _other(self, reason: int) -> bool:
+        """Exits that are rare or final. False when the machine ends."""
+        if reason == EXIT_INTR:
+            return self._machine.checkpoint()
+        if reason == EXIT_SHUTDOWN:
+            detail = f"triple fault on vCPU {self.index}{diagnose.where(self.vcpu)}"
+            self._machine.end(Ending(CRASHED, "triple-fault", INFERRED, detail))
+        elif reason == EXIT_INTERNAL_ERROR:
+            self._machine.end(diagnose.internal_error(self.vcpu, self.index, self._machine.memory))
+        elif reason == EXIT_FAIL_ENTRY:
+            self._machine.end(diagnose.fail_entry(self.vcpu, self.index))
+        elif reason == EXIT_HLT:
+            detail = f"vCPU {self.index} halted with no interrupt controller to wake it"
+            self._machine.end(Ending(UNSUPPORTED, "halt", INFERRED, detail))
+        else:
+            detail = f"vCPU {self.index}: KVM_RUN returned exit reason {reason}, which pyvmm does not handle"
+            self._machine.end(Ending(UNSUPPORTED, "unsupported", INFERRED, detail))
+        return False
+
+    def _device_in_charge(self) -> str:
+        """The device the last exit was for, by name."""
+        vcpu = self.vcpu
+        if vcpu.run32[_REASON32] == EXIT_IO:
+            word = vcpu.run64[_UNION64]
+            found = self._ports.find(word >> 16 & 0xFFFF, word >> 8 & 0xFF)
+        else:
+            found = self._mmio.find(vcpu.run64[_UNION64], 1)
+        return found[0].name if found is not None else "the VMM"

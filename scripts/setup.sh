@@ -1,0 +1,57 @@
+# Sourced by the other scripts: finds the checkout, makes its virtual environment, installs what is
+# missing. Nothing is done twice. Sets ROOT and PYTHON.
+
+ROOT=$(cd "$(dirname "$0")/.." && pwd)
+VENV=$ROOT/.venv
+PYTHON=$VENV/bin/python
+
+say() { printf '%s\n' "== $*" >&2; }
+die() { printf '%s\n' "$(basename "$0"): $*" >&2; exit 64; }
+
+base_python() {
+    for name in python3 python3.13 python3.12 python3.11; do
+        if command -v "$name" >/dev/null 2>&1 &&
+            "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$name"
+            return
+        fi
+    done
+    die "Python 3.11 or later is needed; install it (Debian: python3 python3-venv)"
+}
+
+# setup_venv EXTRAS: the environment with pyvmm in it, made again when pyproject.toml changed.
+setup_venv() {
+    want="$1 $ROOT $(cksum <"$ROOT/pyproject.toml")"
+    if [ -x "$PYTHON" ] && [ "$(cat "$VENV/.pyvmm-stamp" 2>/dev/null)" = "$want" ] &&
+        "$PYTHON" -c 'import pyvmm' 2>/dev/null; then
+        return
+    fi
+    say "making the virtual environment (.venv)"
+    python=$(base_python)
+    rm -f "$VENV/.pyvmm-stamp"
+    "$python" -m venv --clear "$VENV" ||
+        die "no virtual environment could be made; install the venv module (Debian: python3-venv)"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable "$ROOT$1" ||
+        die "the packages could not be installed; see pip's message above"
+    printf '%s' "$want" >"$VENV/.pyvmm-stamp"
+}
+
+# need_packages COMMAND:PACKAGE...: Debian packages whose command is missing. Installed as root,
+# else named; returns 1 when something stays missing.
+need_packages() {
+    missing=
+    for pair in "$@"; do
+        command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
+    done
+    [ -n "$missing" ] || return 0
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+        say "installing$missing"
+        export DEBIAN_FRONTEND=noninteractive
+        # shellcheck disable=SC2086
+        { apt-get update -qq && apt-get install -qq -y --no-install-recommends $missing; } >/dev/null 2>&1 && return 0
+        say "apt-get could not install$missing"
+    else
+        say "missing:$missing; install them as root: apt-get install$missing"
+    fi
+    return 1
+}

@@ -1,0 +1,114 @@
+"""What a user asks for, checked key by key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pyvmm.config import Config
+from pyvmm.errors import ConfigError
+
+
+def test_config_without_keys_has_one_cpu_and_256_mib() -> None:
+    config = Config()
+
+    assert (config.cpus, config.memory_size, config.console) == (1, 256 << 20, "stdio")
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"kernle": "x"}, "'kernle' is not a key"),
+        ({"cpus": 0}, "cpus: 0 must be"),
+        ({"cpus": 255}, "cpus: 255 must be"),
+        ({"cpus": True}, "cpus: True must be"),
+        ({"cpus": "2"}, "cpus: '2' must be"),
+        ({"memory": "-5M"}, "memory: '-5M'"),
+        ({"memory": "64K"}, "out of range"),
+        ({"memory": "128T"}, "out of range"),
+        ({"memory": []}, "out of range"),
+        ({"memory": 4097 << 10 | 1}, "multiple of 4096"),
+        ({"memory": [{"size": "1M", "backing": "tape"}]}, "'tape' is not offered"),
+        ({"memory": [{"size": "1M", "backing": "file"}]}, "a path goes with backing file"),
+        ({"memory": [{"size": "1M", "path": "/x"}]}, "a path goes with backing file"),
+        ({"memory": [{"sise": "1M"}]}, "a part has size"),
+        ({"memory": [{"size": [1]}]}, "is not a size"),
+        ({"initrd": "x"}, "initrd and boot need a kernel"),
+        ({"kernel": "k", "firmware": "f"}, "exclude each other"),
+        ({"firmware": "f", "exec": "true"}, "exec needs a Linux kernel"),
+        ({"kernel": ""}, "kernel: '' must be"),
+        ({"kernel": 5}, "kernel: 5 must be"),
+        ({"kernel": "a\0b"}, "NUL byte"),
+        ({"boot": "grub"}, "boot: 'grub' is not offered"),
+        ({"on_reboot": "panic"}, "on_reboot: 'panic' is not offered"),
+        ({"timeout": 0}, "timeout: 0 is out of range"),
+        ({"timeout": True}, "timeout: True is not a duration"),
+        ({"debug_exit": 70000}, "debug_exit: 70000 must be a port"),
+        ({"debug_exit": True}, "debug_exit: True must be a port"),
+    ],
+)
+def test_config_refuses_and_names_the_key(keys: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config(**keys)
+
+    assert sentence in str(caught.value)
+
+
+def test_config_with_debug_exit_false_has_no_port() -> None:
+    assert Config(debug_exit=False).debug_exit is None
+
+
+def test_replace_changes_only_what_is_named() -> None:
+    config = Config(kernel="k", cpus=2).replace(cpus=3)
+
+    assert (config.kernel, config.cpus) == ("k", 3)
+
+
+def test_from_toml_reads_keys_and_takes_paths_from_the_files_folder(tmp_path: Path) -> None:
+    board = tmp_path / "board.toml"
+    board.write_text(
+        'kernel = "vmlinuz"\ninitrd = "a.cpio"\ncpus = 2\n'
+        '[[memory]]\nsize = "128M"\n[[memory]]\nsize = "64M"\nbacking = "memfd"\n'
+    )
+
+    config = Config.from_toml(str(board), cpus=4)
+
+    assert config.kernel == str(tmp_path / "vmlinuz")
+    assert config.initrd == (str(tmp_path / "a.cpio"),)
+    assert config.cpus == 4
+    assert [(part.size, part.backing) for part in config.memory] == [(128 << 20, "anonymous"), (64 << 20, "memfd")]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("cpus = ", "is not TOML"),
+        ("cpu_count = 3", "'cpu_count' is not a key"),
+        ("memory = -1", "memory: "),
+        ('cpus = "two"', "cpus: 'two'"),
+        ("[kernel]\npath = 1", "kernel: "),
+    ],
+)
+def test_from_toml_refuses_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    board = tmp_path / "board.toml"
+    board.write_text(text)
+
+    with pytest.raises(ConfigError) as caught:
+        Config.from_toml(str(board))
+
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_from_toml_without_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        Config.from_toml(str(tmp_path / "none.toml"))
+
+
+def test_from_toml_with_bytes_that_are_no_text_says_so(tmp_path: Path) -> None:
+    board = tmp_path / "board.toml"
+    board.write_bytes(b"\xff\xfe\x00")
+
+    with pytest.raises(ConfigError, match="is not TOML"):
+        Config.from_toml(str(board))
