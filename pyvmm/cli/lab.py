@@ -1,0 +1,239 @@
+"""``pyvmm lab``: run a command on an emulated KVM host as if it ran here."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+
+from pyvmm.errors import ConfigError
+from pyvmm.guests.execproto import Request
+from pyvmm.lab import environment, lease, machine
+from pyvmm.lab.channel import Channel
+from pyvmm.lab.pump import Pump, Sink
+from pyvmm.units import parse_seconds, parse_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_USAGE = "pyvmm lab [x86_64] [OPTION...] -- COMMAND [ARGUMENT...]"
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGWINCH)
+_REFRESH = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for."""
+
+    arch: str
+    command: list[str]
+    fresh: bool
+    memory: int | None
+    cpus: int | None
+    timeout: float | None
+    writable: tuple[str, ...]
+    status: bool
+    stop: bool
+
+
+def main(argv: list[str]) -> int:
+    """Run ``pyvmm lab``; the command's own exit status, 124 when it took longer than --timeout."""
+    if "-h" in argv[: argv.index("--") if "--" in argv else None] or argv[:1] == ["--help"]:
+        _parser().print_help()
+        return 0
+    options = parse(argv)
+    if options.stop:
+        return stop()
+    if options.status:
+        return status()
+    return run(options)
+
+
+def parse(argv: list[str]) -> Options:
+    """The command line, checked. Raises ConfigError."""
+    at = argv.index("--") if "--" in argv else len(argv)
+    parser = _parser()
+    try:
+        known, rest = parser.parse_known_args(argv[:at])
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"lab: {error}; `pyvmm lab --help` tells how it is used") from None
+    command = argv[at + 1 :]
+    if rest:
+        raise ConfigError(f"lab: {rest[0]!r} is no option; the command comes after `--`: {_USAGE}")
+    if not command and not (known.stop or known.status):
+        raise ConfigError(f"lab: there is no command to run; usage: {_USAGE}")
+    return Options(
+        known.arch,
+        command,
+        known.fresh,
+        None if known.memory is None else parse_size(known.memory, "--memory"),
+        known.cpus,
+        None if known.timeout is None else parse_seconds(known.timeout, "--timeout"),
+        tuple(known.rw),
+        known.status,
+        known.stop,
+    )
+
+
+def run(options: Options) -> int:
+    """Run the command and pass on what it reads, writes and is sent."""
+    name = f"fresh-{os.getpid()}" if options.fresh else ""
+    wanted = machine.wanted(options.arch, options.memory, options.cpus, options.writable, name)
+    with _Progress() as progress:
+        lent = lease.borrow(wanted, progress.state, progress.say, once=options.fresh)
+    terminal = all(os.isatty(fd) for fd in range(3))
+    with lent, Channel(lent.path) as channel, _signals() as signals:
+        request = Request(
+            options.command,
+            env=environment.variables(),
+            cwd=os.getcwd(),
+            root=lent.root,
+            pty=_size() if terminal else None,
+        )
+        pump = Pump(channel, 0, Sink(1), Sink(2), signals, _size)
+        with _raw() if terminal else contextlib.nullcontext():
+            return pump.run(request, options.timeout)
+
+
+def stop() -> int:
+    """End every machine of this user; those for one command too."""
+    for directory in _directories():
+        lease.ask(directory, "stop")
+    return 0
+
+
+def status() -> int:
+    """Print a line for each machine; 0 when there is one, else 1."""
+    found = [answer for answer in (lease.ask(path, "status") for path in _directories()) if answer]
+    for answer in found:
+        state = f"{answer['lent']} commands running" if answer["lent"] else f"idle for {answer['idle']} s"
+        print(
+            f"x86_64: {answer['machine']}: {state if answer['ready'] else 'starting'}, QEMU {answer['qemu']}"
+        )
+    if not found:
+        print("no emulated host is running")
+    return 0 if found else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pyvmm lab",
+        usage=_USAGE,
+        description=__doc__,
+        exit_on_error=False,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("arch", nargs="?", default="x86_64", help="the host to emulate: x86_64 (AMD-V)")
+    parser.add_argument(
+        "--memory", metavar="SIZE", help="the emulated host's memory (default 4G, or half of this one's)"
+    )
+    parser.add_argument("--cpus", metavar="N", type=int, help="its CPUs (default 2)")
+    parser.add_argument(
+        "--timeout", metavar="TIME", help="kill the command after this long and exit with 124"
+    )
+    parser.add_argument(
+        "--rw", metavar="DIR", action="append", default=[], help="what is written to DIR stays"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="a machine of its own that ends with the command"
+    )
+    parser.add_argument("--status", action="store_true", help="tell which machines are running")
+    parser.add_argument("--stop", action="store_true", help="end the machines that are running")
+    parser.add_argument("-h", "--help", action="help", help="show this text")
+    return parser
+
+
+def _directories() -> list[Path]:
+    return [path for path in sorted(machine.state_directory().iterdir()) if path.is_dir()]
+
+
+def _size() -> tuple[int, int]:
+    columns, rows = shutil.get_terminal_size()
+    return rows, columns
+
+
+@contextlib.contextmanager
+def _raw() -> Iterator[None]:
+    """The terminal passes every key on, and is restored whatever happens."""
+    import termios
+    import tty
+
+    modes = termios.tcgetattr(0)
+    try:
+        tty.setraw(0)
+        yield
+    finally:
+        termios.tcsetattr(0, termios.TCSADRAIN, modes)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[int]:
+    """A descriptor that yields the numbers of the signals this process gets, instead of their effect."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    handlers = {number: signal.signal(number, lambda *_: None) for number in _PASSED_ON}
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield reader
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        os.close(reader)
+        os.close(writer)
+
+
+class _Progress:
+    """Tells on stderr what is waited for; a counting line on a terminal."""
+
+    _TEXTS = {"starting": "starting the emulated AMD-V host", "busy": "waiting for one of its channels"}
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._text = ""
+        self._begun = 0.0
+        self._over = threading.Event()
+        self._ticker: threading.Thread | None = None
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.state("")
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        print(f"pyvmm: {text}", file=sys.stderr, flush=True)
+
+    def state(self, name: str) -> None:
+        """What is waited for now; "" ends it."""
+        if self._text:
+            self._over.set()
+            if self._ticker:
+                self._ticker.join()
+            self._show("\n")
+        self._text = self._TEXTS.get(name, "")
+        if self._text:
+            self._begun = time.monotonic()
+            self._over = threading.Event()
+            if self._terminal:
+                self._ticker = threading.Thread(target=self._tick, daemon=True)
+                self._ticker.start()
+
+    def _tick(self) -> None:
+        while not self._over.wait(_REFRESH):
+            self._show("")
+
+    def _show(self, end: str) -> None:
+        start = "\r" if self._terminal else ""
+        seconds = time.monotonic() - self._begun
+        print(f"{start}pyvmm: {self._text} ... {seconds:.1f} s", end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,71 @@
+"""What of this machine a command in the lab sees: shared places, directory, variables.
+
+The whole file system is visible there, as of the command's start. *Places* are the exception
+that makes it fast: directories with programs and packages, whose contents all commands
+of one machine share. ``fingerprint`` tells when one of them changed; then another machine
+is started. It looks at the directories' own times and those of the package databases, so
+a package installed, removed or upgraded is noticed, a file edited in place is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_PROGRAMS = ("bin", "sbin", "lib", "lib64", "libexec", "include", "share")
+_DATABASES = ("/var/lib/dpkg/status", "/var/lib/rpm", "/lib/apk/db/installed", "/etc/ld.so.cache")
+#: A path the overlay's mount options and the shell script in the lab take as it is.
+_AWKWARD = set(",:\\ \t\n'\"")
+#: They name what only this machine has: its session's sockets, its terminal's window.
+_LOCAL = (
+    "DBUS_SESSION_BUS_ADDRESS",
+    "DISPLAY",
+    "SSH_AUTH_SOCK",
+    "WAYLAND_DISPLAY",
+    "XAUTHORITY",
+    "XDG_RUNTIME_DIR",
+)
+
+
+def places(live: str) -> tuple[str, ...]:
+    """The directories that the commands of one machine share, outer ones first; none holds *live*."""
+    found = []
+    live = os.path.join(os.path.realpath(live), "")
+    for prefix in dict.fromkeys(("/", "/usr", sys.base_prefix, sys.prefix)):
+        for name in _PROGRAMS:
+            path = os.path.join(os.path.realpath(prefix), name)
+            ordinary = os.path.isdir(path) and not os.path.islink(path) and not _AWKWARD & set(path)
+            if ordinary and not live.startswith(path + "/"):
+                found.append(path)
+    return tuple(sorted(found, key=lambda path: (path.count("/"), path)))
+
+
+def fingerprint(shared: tuple[str, ...]) -> str:
+    """A short text that changes when something is installed, removed or upgraded in *shared*."""
+    watched = [*shared, *_DATABASES]
+    for path in shared:
+        if os.path.basename(path) in ("lib", "lib64"):
+            watched += map(str, Path(path).glob("python3*"))
+            watched += map(str, Path(path).glob("python3*/*-packages"))
+    times = [f"{path} {_time(path)}" for path in sorted(set(watched))]
+    return hashlib.sha256("\n".join(times).encode(errors="surrogateescape")).hexdigest()[:12]
+
+
+def variables(given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment a command gets: *given* or ours without what means nothing there, and PYVMM_LAB."""
+    ours = {name: value for name, value in os.environ.items() if name not in _LOCAL}
+    kept = ours if given is None else given
+    return {**kept, "PYVMM_LAB": "x86_64"}
+
+
+def _time(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0

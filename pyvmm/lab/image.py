@@ -1,0 +1,99 @@
+"""The emulated host's kernel and initramfs: Debian's full kernel, our init, busybox, the scripts.
+
+The kernel is started as the ELF file out of its bzImage, by QEMU's PVH loader: a
+decompressor would take longer under emulation than all of the rest of the boot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyvmm.guests import cache, cpio, debian, initramfs
+from pyvmm.lab import inside
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pyvmm.guests.modules import ModuleTree
+
+#: The cloud kernel has neither 9p nor kvm-amd.
+KERNEL_PACKAGE = "linux-image-amd64"
+_BUSYBOX_PACKAGE = "busybox-static"
+_ARCHITECTURE = "amd64"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What QEMU boots: an ELF *kernel* and an *initrd*."""
+
+    kernel: Path
+    initrd: Path
+
+
+def digest() -> str:
+    """Changes when an initramfs made by this code would differ for the same packages."""
+    parts = [inside.SETUP, inside.VIEW, inside.MODPROBE, str(inside.CHANNELS), inside.PORT]
+    parts += [*inside.EARLY_MODULES, *inside.KVM_MODULES, *map(str, inside.LAZY_MODULES.items())]
+    return hashlib.sha256("\n".join(parts).encode() + initramfs.init_program(_ARCHITECTURE)).hexdigest()[:16]
+
+
+def fetched() -> bool:
+    """Whether the packages are in the cache, so that no network is needed."""
+    return {f"{_ARCHITECTURE}/{name}" for name in (KERNEL_PACKAGE, _BUSYBOX_PACKAGE)} <= set(debian.fetched())
+
+
+def prepare(say: Callable[[str], None] | None = None) -> Image:
+    """The image, from the cache or fetched and built; *say* is told what takes time.
+
+    Raises PackageError, CacheError, InitramfsError or ModuleError.
+    """
+    kernel = debian.package(KERNEL_PACKAGE, _ARCHITECTURE, say)
+    busybox = debian.package(_BUSYBOX_PACKAGE, _ARCHITECTURE, say)
+    source = initramfs.kernel_image(kernel)
+    release = source.name.partition("-")[2]
+    key = hashlib.sha256(f"{kernel.version} {busybox.version} {digest()}".encode()).hexdigest()[:16]
+
+    def unpack(place: Path) -> None:
+        from pyvmm.boot.bzimage import BzImage
+        from pyvmm.boot.payload import decompress
+
+        place.write_bytes(decompress(BzImage(source.read_bytes()).payload))
+
+    def build(place: Path) -> None:
+        from pyvmm.guests.modules import ModuleTree
+
+        place.write_bytes(_initramfs(ModuleTree(kernel.root, release), initramfs.busybox_program(busybox)))
+
+    version = kernel.version.replace(":", "%3a")
+    elf = cache.entry(f"lab/vmlinux-{release}-{version}", unpack)
+    return Image(elf, cache.entry(f"lab/initramfs-{release}-{key}.cpio", build))
+
+
+def _initramfs(tree: ModuleTree, busybox: bytes) -> bytes:
+    early = tree.load_order(list(inside.EARLY_MODULES))
+    loaded = {module.name for module in early}
+    kvm = [module for module in tree.load_order(list(inside.KVM_MODULES)) if module.name not in loaded]
+    lazy = {alias: tree.load_order([name]) for alias, name in inside.LAZY_MODULES.items()}
+    more = {module.path: module.data for order in (kvm, *lazy.values()) for module in order}
+    channels = "".join(f"/dev/virtio-ports/{inside.PORT}{n}\n" for n in range(inside.CHANNELS))
+    files = [
+        cpio.file("etc/hostname", b"pyvmm-lab\n"),
+        cpio.file("etc/pyvmm/channels", channels.encode()),
+        cpio.file("etc/pyvmm/kvm", _lines(module.path for module in kvm)),
+        cpio.file("etc/pyvmm/modprobe", inside.MODPROBE.encode(), 0o755),
+        cpio.file("etc/pyvmm/setup", inside.SETUP.encode()),
+        cpio.file("etc/pyvmm/view", inside.VIEW.encode()),
+        *(
+            cpio.file(f"etc/pyvmm/lazy/{alias}", _lines(module.path for module in order))
+            for alias, order in lazy.items()
+        ),
+        *(cpio.file(path, data) for path, data in more.items()),
+    ]
+    return initramfs.build(initramfs.init_program(_ARCHITECTURE), busybox, modules=early, files=files)
+
+
+def _lines(paths: Iterable[str]) -> bytes:
+    return "".join(f"/{path}\n" for path in paths).encode()

@@ -1,0 +1,317 @@
+"""The process that keeps one emulated host: starts QEMU, lends its channels, ends when idle.
+
+It listens on the machine's control socket. A line of JSON a message::
+
+    -> {"want": "channel"}   <- {"state": "starting" | "busy"} ..., then {"channel": N} or {"error": "..."}
+    -> {"want": "status"}    <- {"ready": bool, "lent": N, "pid": N, "qemu": N, "idle": seconds}
+    -> {"want": "retire"}    <- {"retiring": true}    it ends when nobody uses it
+    -> {"want": "stop"}      <- {"stopping": true}
+
+A channel is lent as long as the connection that asked for it stays open; then its view is
+made anew and it can be lent again. QEMU is told by the kernel to die with this process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from pyvmm.guests import cache
+from pyvmm.lab import image, inside, machine
+from pyvmm.lab.channel import Channel
+from pyvmm.lab.errors import LabError, LabLostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
+
+#: Seconds without a command after which the machine ends.
+IDLE = 600.0
+#: Emulated hosts hang now and then: seconds a start may take, and how often it is tried.
+START_LIMIT = 60.0
+START_ATTEMPTS = 3
+#: Seconds that making a view may take before the machine is given up.
+RENEW_LIMIT = 60.0
+#: Views kept ready, so that a command finds one at once.
+AHEAD = 2
+#: Seconds after which a connection that waits for a channel is told why.
+_PATIENCE = 1.0
+_PR_SET_PDEATHSIG = 1
+
+_NEW, _READY, _LENT, _USED = range(4)
+
+
+class Keeper:
+    """One machine and who uses it. *once*: it ends when the first user goes."""
+
+    def __init__(self, wanted: machine.Machine, booted: image.Image, *, once: bool) -> None:
+        self.machine = wanted
+        self.directory = wanted.directory
+        self._image = booted
+        self._once = once
+        self._changed = threading.Condition()
+        self._views = [_NEW] * inside.CHANNELS
+        self._up = False
+        self._ending = ""
+        self._users = 0
+        self._waiting = 0
+        self._since = time.monotonic()
+        self._wake_reader, self._wake_writer = os.pipe()
+        self._qemu: subprocess.Popen[bytes] | None = None
+        self._listener = self._listen()
+        self._inode = machine.control_path(self.directory).stat().st_ino
+
+    def run(self) -> None:
+        """Start the machine and keep it until it is to end."""
+        threading.Thread(target=self._accept, daemon=True).start()
+        try:
+            self._start()
+            threading.Thread(target=self._prepare_views, daemon=True).start()
+            self._watch()
+        except LabError as error:
+            self.end(str(error))
+        finally:
+            self._tidy()
+
+    def end(self, reason: str) -> None:
+        """Make ``run`` return; everyone who waits is told *reason*."""
+        with self._changed:
+            self._ending = self._ending or reason
+            self._changed.notify_all()
+        os.write(self._wake_writer, b"x")
+
+    def _listen(self) -> socket.socket:
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        path = machine.control_path(self.directory)
+        path.unlink(missing_ok=True)  # of a keeper that was killed: the caller holds the lock
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        listener.bind(str(path))
+        listener.listen(64)
+        return listener
+
+    def _start(self) -> None:
+        problem: LabError = LabLostError("the emulated host was not started")
+        for _ in range(START_ATTEMPTS):
+            with self._changed:
+                if self._ending:
+                    raise LabLostError(self._ending)
+            self._qemu = self._spawn()
+            try:
+                with Channel(machine.channel_path(self.directory, 0)) as channel:
+                    status, output = channel.call(machine.renew_command(self.machine, 0), START_LIMIT)
+                if status:
+                    text = output.decode(errors="replace").strip()
+                    raise LabLostError(f"the emulated host cannot mount this machine's files: {text}")
+                with self._changed:
+                    self._up = True
+                    self._views[0] = _READY
+                    self._since = time.monotonic()
+                    self._changed.notify_all()
+                return
+            except LabError as error:
+                problem = error
+                self._kill()
+        raise LabError(f"{problem}; what it said is in {machine.log_path(self.machine)}")
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        """QEMU, once its sockets are there. Started by the main thread, whose end would end it."""
+        libc = ctypes.CDLL(None)
+        for number in range(inside.CHANNELS):
+            machine.channel_path(self.directory, number).unlink(missing_ok=True)
+        qemu = subprocess.Popen(
+            machine.command(self.machine, self._image, self.directory),
+            stdin=subprocess.DEVNULL,
+            preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
+        )
+        deadline = time.monotonic() + START_LIMIT
+        last = machine.channel_path(self.directory, inside.CHANNELS - 1)
+        while not last.exists():
+            if qemu.poll() is not None:
+                raise LabError(f"{machine.QEMU} ended with status {qemu.returncode} before the host booted")
+            if time.monotonic() > deadline:
+                qemu.kill()
+                qemu.wait()
+                raise LabLostError(f"{machine.QEMU} did not start within {START_LIMIT:g} s")
+            time.sleep(0.01)
+        return qemu
+
+    def _watch(self) -> None:
+        """Wait for QEMU's end, for ``end``, or for a long time without users."""
+        assert self._qemu is not None
+        poller = select.poll()
+        poller.register(self._wake_reader, select.POLLIN)
+        poller.register(os.pidfd_open(self._qemu.pid), select.POLLIN)
+        while True:
+            with self._changed:
+                left = self._since + IDLE - time.monotonic()
+                if self._ending or (not self._users and left <= 0):
+                    return
+            if poller.poll(max(left, 1.0) * 1000):
+                self.end(f"the emulated host ended; what it said is in {machine.log_path(self.machine)}")
+                return
+
+    def _prepare_views(self) -> None:
+        """Clean what was used; keep some views ready ahead."""
+        while True:
+            with self._changed:
+                while (number := self._next_view()) is None and not self._ending:
+                    self._changed.wait()
+                if self._ending:
+                    return
+            assert number is not None
+            try:
+                with Channel(machine.channel_path(self.directory, number)) as channel:
+                    status, output = channel.call(machine.renew_command(self.machine, number), RENEW_LIMIT)
+            except LabError as error:
+                self.end(str(error))
+                return
+            if status:
+                text = output.decode(errors="replace").strip()
+                self.end(f"the emulated host cannot renew a command's view of the files: {text}")
+                return
+            with self._changed:
+                self._views[number] = _READY
+                self._changed.notify_all()
+
+    def _next_view(self) -> int | None:
+        if _USED in self._views:
+            return self._views.index(_USED)
+        if self._views.count(_READY) < AHEAD and _NEW in self._views:
+            return self._views.index(_NEW)
+        return None
+
+    def _accept(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rw") as stream:
+            try:
+                want = json.loads(stream.readline() or "{}").get("want")
+                if want == "channel":
+                    self._lend(connection, stream)
+                elif want == "status":
+                    _send(stream, self._status())
+                elif want == "retire":
+                    _send(stream, {"retiring": True})
+                    self._retire()
+                elif want == "stop":
+                    _send(stream, {"stopping": True})
+                    self.end("the emulated host was stopped")
+            except (OSError, ValueError):
+                pass  # the other side is gone
+
+    def _lend(self, connection: socket.socket, stream: TextIO) -> None:
+        number = None
+        with self._changed:
+            self._users += 1
+            self._waiting += 1
+        try:
+            try:
+                number = self._take(stream)
+                if number is None:
+                    _send(stream, {"error": self._ending})
+                    return
+            finally:
+                with self._changed:
+                    self._waiting -= 1
+                    self._changed.notify_all()
+            _send(stream, {"channel": number})
+            while connection.recv(64):
+                pass
+        finally:
+            with self._changed:
+                self._users -= 1
+                self._since = time.monotonic()
+                if number is not None:
+                    self._views[number] = _USED
+                self._changed.notify_all()
+                over = self._once and not self._users
+            if over:
+                self.end("the machine was for one command")
+
+    def _take(self, stream: TextIO) -> int | None:
+        """A view that is ready; None when the machine ends first."""
+        told = ""
+        while True:
+            with self._changed:
+                if self._ending:
+                    return None
+                if self._up and _READY in self._views:
+                    number = self._views.index(_READY)
+                    self._views[number] = _LENT
+                    self._changed.notify_all()
+                    return number
+                state = "busy" if self._up else "starting"
+                if told == state:
+                    self._changed.wait()
+                    continue
+                if state == "busy" and self._changed.wait(_PATIENCE):
+                    continue
+            told = state
+            _send(stream, {"state": state})
+
+    def _retire(self) -> None:
+        with self._changed:
+            self._once = True
+            unused = not self._users
+        if unused:
+            self.end("the emulated host was replaced by a newer one")
+
+    def _status(self) -> dict[str, object]:
+        with self._changed:
+            return {
+                "ready": self._up,
+                "lent": self._views.count(_LENT),
+                "machine": self.machine.describe(),
+                "pid": os.getpid(),
+                "qemu": self._qemu.pid if self._qemu else 0,
+                "idle": 0 if self._users else int(time.monotonic() - self._since),
+            }
+
+    def _kill(self) -> None:
+        if self._qemu is not None:
+            self._qemu.kill()
+            self._qemu.wait()
+
+    def _tidy(self) -> None:
+        self._kill()
+        with self._changed:  # those who wait are told why
+            self._changed.wait_for(lambda: not self._waiting, timeout=_PATIENCE)
+        with cache.locked(self.directory):
+            try:
+                ours = machine.control_path(self.directory).stat().st_ino == self._inode
+            except OSError:
+                ours = False
+            if ours:  # else a new keeper has it by now
+                shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _send(stream: TextIO, message: dict[str, object]) -> None:
+    stream.write(json.dumps(message) + "\n")
+    stream.flush()
+
+
+def main(argument: str) -> None:
+    """The keeper's process; *argument* is what ``lease`` wrote."""
+    wanted = json.loads(argument)
+    for name in ("writable", "shared"):
+        wanted["machine"][name] = tuple(wanted["machine"][name])
+    booted = image.Image(Path(wanted["kernel"]), Path(wanted["initrd"]))
+    keeper = Keeper(machine.Machine(**wanted["machine"]), booted, once=wanted["once"])
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: keeper.end("the emulated host was stopped"))
+    keeper.run()
+    sys.stdout.flush()
+    os._exit(0)  # threads that wait for a guest are not waited for

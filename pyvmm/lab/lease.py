@@ -1,0 +1,171 @@
+"""Borrowing a channel of a machine, which is started when there is none."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+from pyvmm.errors import PyvmmError
+from pyvmm.guests import cache
+from pyvmm.lab import image, machine
+from pyvmm.lab.errors import LabError, LabLostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    #: Told what is waited for: "starting", "busy", then "" when the wait is over.
+    Progress = Callable[[str], None]
+
+#: A keeper that ends just as it is asked is tried again this often.
+_ATTEMPTS = 3
+#: Seconds a keeper's process may take to listen.
+_KEEPER_LIMIT = 30.0
+
+
+class Lease:
+    """A channel lent to this process until ``close``; a context manager."""
+
+    def __init__(self, connection: socket.socket, directory: Path, number: int) -> None:
+        self._connection = connection
+        self.number = number
+        self.path = machine.channel_path(directory, number)
+        self.root = machine.view(number)
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the channel back."""
+        self._connection.close()
+
+
+def borrow(
+    wanted: machine.Machine, progress: Progress, say: Callable[[str], None], *, once: bool = False
+) -> Lease:
+    """A channel of the machine *wanted*. *once*: it ends when the lease does.
+
+    *say* is told what is fetched for a first start. Raises LabError, PackageError and
+    the other errors of ``image.prepare``.
+    """
+    try:
+        for attempt in range(_ATTEMPTS):
+            connection = _connect(wanted.directory) or _start(wanted, say, once=once)
+            try:
+                number = _ask(connection, progress)
+            except LabLostError:
+                connection.close()
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                continue
+            except BaseException:
+                connection.close()
+                raise
+            return Lease(connection, wanted.directory, number)
+    finally:
+        progress("")
+    raise AssertionError("unreachable")
+
+
+def ask(directory: Path, want: str) -> dict[str, object] | None:
+    """What the keeper in *directory* answers to "status", "retire" or "stop"; None when there is none."""
+    connection = _connect(directory)
+    if connection is None:
+        return None
+    with connection, connection.makefile("rw") as stream:
+        try:
+            stream.write(json.dumps({"want": want}) + "\n")
+            stream.flush()
+            answer: dict[str, object] = json.loads(stream.readline() or "null")
+            if want == "stop":
+                stream.read()  # until it is gone
+        except (OSError, ValueError):
+            return None
+    return answer
+
+
+def _ask(connection: socket.socket, progress: Progress) -> int:
+    """Wait for a channel. Raises LabError with the keeper's reason, LabLostError when it is gone."""
+    try:
+        connection.sendall(b'{"want": "channel"}\n')
+        received = b""
+        while data := connection.recv(4096):
+            *lines, received = (received + data).split(b"\n")
+            for line in lines:
+                answer = json.loads(line)
+                if "error" in answer:
+                    raise LabError(str(answer["error"]))
+                if "channel" in answer:
+                    return int(answer["channel"])
+                progress(str(answer["state"]))
+    except OSError as error:
+        raise LabLostError(f"the emulated host's keeper is gone: {error.strerror}") from error
+    raise LabLostError("the emulated host's keeper ended before it lent a channel; try again")
+
+
+def _connect(directory: Path) -> socket.socket | None:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        connection.connect(str(machine.control_path(directory)))
+    except OSError:
+        connection.close()
+        return None
+    return connection
+
+
+def _start(wanted: machine.Machine, say: Callable[[str], None], *, once: bool) -> socket.socket:
+    """Start a keeper, unless another process does, and connect to it."""
+    machine.find_qemu()
+    booted = image.prepare(say)
+    with cache.locked(wanted.directory):
+        connection = _connect(wanted.directory)
+        if connection is not None:
+            return connection
+        for older in machine.state_directory().glob(f"{wanted.family}-????????"):
+            ask(older, "retire")
+        with machine.log_path(wanted).open("wb") as log:
+            keeper = _spawn(wanted, booted, log.fileno(), once=once)
+        deadline = time.monotonic() + _KEEPER_LIMIT
+        while keeper.poll() is None and time.monotonic() < deadline:
+            connection = _connect(wanted.directory)
+            if connection is not None:
+                keeper.returncode = 0  # it outlives us; nobody is to wait for it
+                return connection
+            time.sleep(0.01)
+    keeper.kill()
+    keeper.wait()
+    lines = machine.log_path(wanted).read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+    raise LabError(f"the emulated host's keeper did not start: {lines[-1]}")
+
+
+def _spawn(wanted: machine.Machine, booted: image.Image, log: int, *, once: bool) -> subprocess.Popen[bytes]:
+    import pyvmm
+
+    home = os.path.dirname(os.path.dirname(os.path.abspath(pyvmm.__file__)))
+    path = [os.path.abspath(entry) for entry in sys.path]
+    argument = json.dumps(
+        {"machine": asdict(wanted), "kernel": str(booted.kernel), "initrd": str(booted.initrd), "once": once}
+    )
+    program = (
+        f"import sys; sys.path[:] = {[home, *path]!r}; from pyvmm.lab.keeper import main; main(sys.argv[1])"
+    )
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", program, argument],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise PyvmmError(f"cannot start {sys.executable}: {error.strerror}") from error
