@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
 import pytest
@@ -191,9 +192,14 @@ def test_counters_when_several_threads_miss_lose_none(bus: Bus) -> None:
             bus.write(0, 1, 0)
 
     threads = [threading.Thread(target=miss) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    finally:
+        sys.setswitchinterval(interval)
 
     assert (bus.unclaimed_reads, bus.unclaimed_writes) == (8000, 8000)

@@ -161,7 +161,7 @@ WIDTHS = [("u8", 1), ("u16", 2), ("u32", 4), ("u64", 8)]
 
 
 @pytest.mark.parametrize(("name", "size"), WIDTHS)
-@pytest.mark.parametrize("gpa", [0x1000, 0x1001, 0x1FFF, 0x1FFD, 0x2000, TOP])
+@pytest.mark.parametrize("gpa", [0x1000, 0x1001, 0x1002, 0x1004, 0x1FFF, 0x1FFD, 0x2000, TOP])
 def test_fixed_width_when_written_reads_back_little_endian(
     memory: GuestMemory, name: str, size: int, gpa: int
 ) -> None:

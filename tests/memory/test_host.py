@@ -276,29 +276,27 @@ def test_file_when_readonly_and_private_is_refused(page_file: Path) -> None:
         FileBacked(page_file, readonly=True, private=True)
 
 
-def make_fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
+@pytest.mark.timeout(20)  # opening a FIFO carelessly waits for its other end
+@pytest.mark.parametrize("readonly", [False, True])
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
         (lambda path: None, "cannot be mapped: No such file"),
-        (lambda path: path.mkdir(), "cannot be mapped: Is a directory"),
-        (make_fifo, "is not a regular file"),
+        (lambda path: path.mkdir(), "cannot be mapped: Is a directory|is not a regular file"),
+        (os.mkfifo, "is not a regular file"),
         (lambda path: path.touch(), "has 0 bytes; it must have a multiple of"),
         (lambda path: path.write_bytes(bytes(PAGE_SIZE + 1)), f"has {PAGE_SIZE + 1} bytes"),
     ],
 )
 def test_file_when_unusable_is_refused_by_path_and_leaves_no_descriptor(
-    tmp_path: Path, prepare: object, message: str
+    tmp_path: Path, prepare: object, message: str, readonly: bool
 ) -> None:
     path = tmp_path / "ram"
     prepare(path)  # type: ignore[operator]
     before = sorted(os.listdir("/proc/self/fd"))
 
     with pytest.raises(HostMemoryError, match=message) as caught:
-        FileBacked(path)
+        FileBacked(path, readonly=readonly)
 
     assert str(path) in str(caught.value)
     assert sorted(os.listdir("/proc/self/fd")) == before
