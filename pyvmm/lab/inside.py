@@ -71,7 +71,7 @@ shift
 view=/view/$number fresh=/fresh/$number layers=/layers/$number
 if [ -d "$view/proc" ]; then
     # busybox's ls: "... /proc/PID/root -> /view/N"
-    ls -l /proc/[0-9]*/root 2>/dev/null | grep -E -- "-> $view(/|\$)" |
+    ls -l /proc/[0-9]*/root 2>/dev/null | grep -E -- "-> $view(/|\\$)" |
         sed "s,.*/proc/\\([0-9]*\\)/root.*,\\1," | xargs -r kill -9
     umount -l "$view"
     tries=0

@@ -63,6 +63,7 @@ class Keeper:
         self._views = [_NEW] * inside.CHANNELS
         self._up = False
         self._ending = ""
+        self._failed = False
         self._users = 0
         self._waiting = 0
         self._since = time.monotonic()
@@ -79,14 +80,15 @@ class Keeper:
             threading.Thread(target=self._prepare_views, daemon=True).start()
             self._watch()
         except LabError as error:
-            self.end(str(error))
+            self.end(str(error), failed=True)
         finally:
             self._tidy()
 
-    def end(self, reason: str) -> None:
-        """Make ``run`` return; everyone who waits is told *reason*."""
+    def end(self, reason: str, *, failed: bool = False) -> None:
+        """Make ``run`` return; everyone who waits is told *reason*. What *failed* leaves its log."""
         with self._changed:
             self._ending = self._ending or reason
+            self._failed = self._failed or failed
             self._changed.notify_all()
         os.write(self._wake_writer, b"x")
 
@@ -157,7 +159,10 @@ class Keeper:
                 if self._ending or (not self._users and left <= 0):
                     return
             if poller.poll(max(left, 1.0) * 1000):
-                self.end(f"the emulated host ended; what it said is in {machine.log_path(self.machine)}")
+                self.end(
+                    f"the emulated host ended; what it said is in {machine.log_path(self.machine)}",
+                    failed=True,
+                )
                 return
 
     def _prepare_views(self) -> None:
@@ -173,11 +178,11 @@ class Keeper:
                 with Channel(machine.channel_path(self.directory, number)) as channel:
                     status, output = channel.call(machine.renew_command(self.machine, number), RENEW_LIMIT)
             except LabError as error:
-                self.end(str(error))
+                self.end(str(error), failed=True)
                 return
             if status:
                 text = output.decode(errors="replace").strip()
-                self.end(f"the emulated host cannot renew a command's view of the files: {text}")
+                self.end(f"the emulated host cannot renew a command's view of the files: {text}", failed=True)
                 return
             with self._changed:
                 self._views[number] = _READY
@@ -296,6 +301,8 @@ class Keeper:
                 ours = False
             if ours:  # else a new keeper has it by now
                 shutil.rmtree(self.directory, ignore_errors=True)
+                if not self._failed:
+                    machine.log_path(self.machine).unlink(missing_ok=True)
 
 
 def _send(stream: TextIO, message: dict[str, object]) -> None:
