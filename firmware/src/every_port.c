@@ -11,7 +11,9 @@ static int ends_the_machine(u16 port)
     return port == DEBUG_EXIT || port == 0x64      /* i8042 command */
         || (port >= 0x600 && port <= 0x60f)        /* ACPI sleep and reset, here and in QEMU */
         || port == 0x92 || port == 0xcf9           /* system control, reset control */
-        || port == 0xb2;                           /* APM command */
+        || port == 0xb2                            /* APM command */
+        || (port >= 0x510 && port <= 0x51b)        /* fw_cfg and PCI: pyvmm refuses who asks for them */
+        || (port >= 0xcf8 && port <= 0xcff);
 }
 
 int main(void)
