@@ -24,7 +24,7 @@ from errno import (
 )
 
 _ALWAYS = {
-    EBADF: "the handle is closed; make a new one",
+    EBADF: "the handle, or a descriptor handed over, is closed; make a new one",
     EMFILE: "this process has too many files open; raise the limit with 'ulimit -n'",
     ENFILE: "this host has too many files open; raise the limit with 'sysctl fs.file-max'",
     ENOMEM: "this host has no memory left for it; give the guests less, or stop others",
