@@ -11,7 +11,7 @@ from pyvmm.errors import StartError
 class KvmError(StartError):
     """A request to KVM failed.
 
-    ``ioctl`` is the request's name (``KVM_CREATE_VCPU``), or ``open`` for /dev/kvm itself;
+    ``ioctl`` is the request's name (``KVM_CREATE_VCPU``), or what else was tried (``opening /dev/kvm``);
     ``errno`` is the error number, 0 where there is none.
     """
 
