@@ -13,6 +13,7 @@ made anew and it can be lent again. QEMU is told by the kernel to die with this 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -152,7 +153,11 @@ class Keeper:
         assert self._qemu is not None
         poller = select.poll()
         poller.register(self._wake_reader, select.POLLIN)
-        poller.register(os.pidfd_open(self._qemu.pid), select.POLLIN)
+        with open(os.pidfd_open(self._qemu.pid)) as pidfd:
+            poller.register(pidfd, select.POLLIN)
+            self._wait_for_end(poller)
+
+    def _wait_for_end(self, poller: select.poll) -> None:
         while True:
             with self._changed:
                 left = self._since + IDLE - time.monotonic()
@@ -197,13 +202,17 @@ class Keeper:
 
     def _accept(self) -> None:
         while True:
-            connection, _ = self._listener.accept()
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return  # shut down by _tidy
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rw") as stream:
             try:
-                want = json.loads(stream.readline() or "{}").get("want")
+                request = json.loads(stream.readline() or "{}")
+                want = request.get("want") if isinstance(request, dict) else None
                 if want == "channel":
                     self._lend(connection, stream)
                 elif want == "status":
@@ -292,6 +301,8 @@ class Keeper:
 
     def _tidy(self) -> None:
         self._kill()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         with self._changed:  # those who wait are told why
             self._changed.wait_for(lambda: not self._waiting, timeout=_PATIENCE)
         with cache.locked(self.directory):
@@ -303,6 +314,7 @@ class Keeper:
                 shutil.rmtree(self.directory, ignore_errors=True)
                 if not self._failed:
                     machine.log_path(self.machine).unlink(missing_ok=True)
+        self._listener.close()
 
 
 def _send(stream: TextIO, message: dict[str, object]) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Seconds from the channel's opening to its greeting; the machine was seen well just before.
 _GREETING_LIMIT = 30.0
+#: Signals passed on; with the next one the command is given up and killed.
+_PATIENCE = 2
 #: A pipe that poll(2) calls writable takes this much without blocking (PIPE_BUF).
 _CHUNK = 4096
 _READ_SIZE = 1 << 16
@@ -65,6 +67,7 @@ class Pump:
         self._signals = signals
         self._size = size
         self._status: int | None = None
+        self._asked_to_end = 0
 
     def run(self, request: Request, timeout: float | None = None) -> int:
         """Run *request*; its exit status. Raises LabTimeoutError, LabLostError."""
@@ -159,4 +162,7 @@ class Pump:
             if number == signal.SIGWINCH and self._size:
                 self._session.resize(*self._size())
             elif number != signal.SIGWINCH:
+                self._asked_to_end += 1
+                if self._asked_to_end > _PATIENCE:
+                    raise KeyboardInterrupt  # the command, or the whole host, does not listen
                 self._session.signal(number)

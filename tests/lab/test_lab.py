@@ -122,6 +122,20 @@ def test_interrupt_when_sent_reaches_the_command(lab_host):
     assert (output, command.returncode) == (b"caught\n", 9)
 
 
+def test_interrupt_when_the_command_ignores_it_ends_it_at_the_third(lab_host):
+    script = "trap '' INT; echo up; while :; do sleep 1; done"
+    command = subprocess.Popen([*COMMAND, "--", "bash", "-c", script], cwd=ROOT, stdout=subprocess.PIPE)
+    command.stdout.readline()
+    deadline = time.monotonic() + LIMIT
+    while command.poll() is None:
+        assert time.monotonic() < deadline
+        command.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    command.stdout.close()
+
+    assert command.returncode in (130, -signal.SIGINT)
+
+
 def test_command_when_it_is_slower_than_its_timeout_exits_with_124(call):
     done = call("sleep", "60", options=["--timeout", "1s"])
 

@@ -1,0 +1,153 @@
+"""The keeper of a machine, with a stand-in for QEMU that answers at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pyvmm.lab import image, inside, keeper, lease, machine
+from pyvmm.lab.errors import LabError
+
+LIMIT = 20
+FAKE = Path(__file__).with_name("fake_qemu.py")
+
+
+@pytest.fixture
+def stage(monkeypatch, tmp_path):
+    """A state directory and a PATH with the stand-in; gives a function that counts its starts."""
+    program = tmp_path / "bin" / machine.QEMU
+    program.parent.mkdir()
+    root = FAKE.parents[2]
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={root} exec {sys.executable} -S {FAKE} "$@"\n')
+    program.chmod(0o755)
+    starts = tmp_path / "starts"
+    starts.touch()
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_QEMU_STARTS", str(starts))
+    with tempfile.TemporaryDirectory() as short:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", short)
+        yield lambda: starts.stat().st_size
+
+
+@contextlib.contextmanager
+def kept(*, once=False, cpus=1, version=""):
+    """A keeper that runs in a thread; gives its machine, and at the end waits for the keeper's."""
+    wanted = machine.Machine(cpus=cpus, version=version)
+    one = keeper.Keeper(wanted, image.Image(Path("/kernel"), Path("/initrd")), once=once)
+    thread = threading.Thread(target=one.run)
+    thread.start()
+    try:
+        yield wanted
+    finally:
+        one.end("the test is over")
+        thread.join(LIMIT)
+        assert not thread.is_alive()
+
+
+def borrow(wanted, states=None):
+    return lease.borrow(wanted, (states if states is not None else []).append, print)
+
+
+def until(condition):
+    deadline = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_channel_when_given_back_can_be_lent_again(stage):
+    with kept() as wanted:
+        for _ in range(inside.CHANNELS + 2):
+            with borrow(wanted):
+                assert lease.ask(wanted.directory, "status")["lent"] == 1
+        until(lambda: lease.ask(wanted.directory, "status")["lent"] == 0)
+    assert stage() == 1
+
+
+def test_channels_when_lent_at_the_same_time_differ(stage):
+    with kept() as wanted, borrow(wanted) as one, borrow(wanted) as other:
+        assert one.path != other.path
+
+
+def test_borrow_when_all_channels_are_lent_says_so_and_waits(stage, monkeypatch):
+    monkeypatch.setattr(keeper, "_PATIENCE", 0.05)
+    states = []
+    with kept() as wanted, contextlib.ExitStack() as stack:
+        lent = [stack.enter_context(borrow(wanted)) for _ in range(inside.CHANNELS)]
+        waiter = threading.Thread(target=lambda: borrow(wanted, states).close())
+        waiter.start()
+        until(lambda: "busy" in states)
+        lent[3].close()
+        waiter.join(LIMIT)
+        assert not waiter.is_alive()
+
+
+def test_start_when_the_host_hangs_is_tried_again_then_given_up(stage, monkeypatch):
+    monkeypatch.setenv("FAKE_QEMU", "hang")
+    monkeypatch.setattr(keeper, "START_LIMIT", 0.7)
+
+    with kept() as wanted, pytest.raises(LabError, match=r"did not answer within 0.7 s.*\.log"):
+        borrow(wanted)
+
+    assert stage() == keeper.START_ATTEMPTS
+
+
+def test_start_when_qemu_ends_at_once_says_so(stage, monkeypatch):
+    monkeypatch.setenv("FAKE_QEMU", "die")
+
+    with kept() as wanted, pytest.raises(LabError, match="ended with status 3"):
+        borrow(wanted)
+
+
+def test_start_when_files_cannot_be_mounted_gives_what_the_host_said(stage, monkeypatch):
+    monkeypatch.setenv("FAKE_QEMU", "refuse")
+
+    with kept() as wanted, pytest.raises(LabError, match="as it was told"):
+        borrow(wanted)
+
+
+def test_keeper_when_unused_for_long_ends_and_leaves_nothing(stage, monkeypatch):
+    monkeypatch.setattr(keeper, "IDLE", 0.05)
+    with kept() as wanted:
+        borrow(wanted).close()
+        until(lambda: not wanted.directory.exists())
+        assert lease.ask(wanted.directory, "status") is None
+
+
+def test_keeper_when_for_one_command_ends_with_it(stage):
+    with kept(once=True) as wanted:
+        borrow(wanted).close()
+        until(lambda: not wanted.directory.exists())
+
+
+def test_keeper_when_retired_ends_after_its_last_command(stage):
+    with kept() as wanted:
+        with borrow(wanted):
+            lease.ask(wanted.directory, "retire")
+            assert lease.ask(wanted.directory, "status")["lent"] == 1
+        until(lambda: not wanted.directory.exists())
+
+
+def test_keeper_when_stopped_answers_after_the_machine_is_gone(stage):
+    with kept() as wanted:
+        borrow(wanted).close()
+        lease.ask(wanted.directory, "stop")
+        until(lambda: not wanted.directory.exists())
+
+
+def test_keeper_when_a_stranger_sends_nonsense_goes_on(stage):
+    import socket
+
+    with kept() as wanted:
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.connect(str(machine.control_path(wanted.directory)))
+            stranger.sendall(b"[nonsense\n")
+            assert stranger.recv(100) == b""
+        borrow(wanted).close()
