@@ -102,9 +102,9 @@ class Request:
             )
 
     @classmethod
-    def shell(cls, command: str, *, pty: tuple[int, int] | None = None) -> Request:
+    def shell(cls, command: str, *, pty: tuple[int, int] | None = None, window: int = 65536) -> Request:
         """The request that gives *command* to the guest's ``/bin/sh -c``."""
-        return cls(["/bin/sh", "-c", command], pty=pty)
+        return cls(["/bin/sh", "-c", command], pty=pty, window=window)
 
 
 class ExecSession:
