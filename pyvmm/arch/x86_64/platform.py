@@ -182,12 +182,13 @@ class Platform:
     def boot_params(
         self, memory: GuestMemory, cmdline: str, initrds: Sequence[bytes | memoryview]
     ) -> BootParams:
-        """Write the ACPI tables and the MP table into *memory*; return what a loader needs besides."""
+        """Write ACPI tables, MP table and reset code into *memory*; return what a loader needs besides."""
         from pyvmm.boot import lowmem
         from pyvmm.boot.acpi import AcpiDevice, AcpiTables, PowerPorts
         from pyvmm.boot.e820 import build_e820
         from pyvmm.boot.mptable import write_mp_table
         from pyvmm.boot.params import BootParams
+        from pyvmm.boot.reset import write_reset_code
 
         power = PowerPorts(
             sleep_control=layout.ACPI_PM + acpi_pm.SLEEP_CONTROL,
@@ -209,4 +210,5 @@ class Platform:
         tables = AcpiTables(cpus, announced, power, lowmem.ACPI, lowmem.ACPI_END)
         tables.place(memory)
         write_mp_table(memory, cpus)
+        write_reset_code(memory, power.reset, power.reset_value)
         return BootParams(cmdline, initrds, build_e820(memory), tables.rsdp)
