@@ -77,7 +77,10 @@ def test_from_toml_reads_keys_and_takes_paths_from_the_files_folder(tmp_path: Pa
     assert config.kernel == str(tmp_path / "vmlinuz")
     assert config.initrd == (str(tmp_path / "a.cpio"),)
     assert config.cpus == 4
-    assert [(part.size, part.backing) for part in config.memory] == [(128 << 20, "anonymous"), (64 << 20, "memfd")]
+    assert [(part.size, part.backing) for part in config.memory] == [
+        (128 << 20, "anonymous"),
+        (64 << 20, "memfd"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,9 @@ def test_parse_size_reads_what_people_write(text: str | int, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "M", "-1M", "0", "1.5", "1X", "256 M M", "0x", "nan", "1e400G", True, "9999999T"])
+@pytest.mark.parametrize(
+    "text", ["", "M", "-1M", "0", "1.5", "1X", "256 M M", "0x", "nan", "1e400G", True, "9999999T"]
+)
 def test_parse_size_refuses_by_name(text: str | int) -> None:
     with pytest.raises(ConfigError, match=r"^memory: .*write it like"):
         parse_size(text, "memory")
@@ -36,7 +38,9 @@ def test_format_size_takes_the_largest_unit_that_divides() -> None:
     assert [format_size(n) for n in (1 << 30, 3 << 20, 4096, 5)] == ["1G", "3M", "4K", "5"]
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("30", 30), ("1.5s", 1.5), ("200ms", 0.2), ("5m", 300), (2, 2)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30", 30), ("1.5s", 1.5), ("200ms", 0.2), ("5m", 300), (2, 2)]
+)
 def test_parse_seconds_reads_what_people_write(text: str | float, seconds: float) -> None:
     assert parse_seconds(text) == pytest.approx(seconds)
 

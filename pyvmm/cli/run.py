@@ -10,7 +10,7 @@ from pyvmm.cli.options import Option, Options
 from pyvmm.config import Config, read_toml
 from pyvmm.errors import ConfigError, StartError
 from pyvmm.loop import Loop
-from pyvmm.machine.ending import OK, Ending
+from pyvmm.machine.ending import GUEST_FIRST, OK, Ending
 from pyvmm.machine.machine import Machine
 from pyvmm.signals import NAMES, SIGHUP, SIGINT, SIGTERM, SignalFd
 
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
         _write_result(str(result), ending, status)
     if status is not None:
         return status
-    if ending.code != OK:
+    if ending.code != OK and ending.code < GUEST_FIRST:
         complain(f"{ending.reason}: {ending.detail} ({ending.known})" if ending.detail else ending.reason)
     return ending.code
 

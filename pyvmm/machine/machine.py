@@ -17,7 +17,7 @@ from pyvmm.machine.console_log import ConsoleLog
 from pyvmm.machine.ending import CRASHED, FATAL, INFERRED, OK, STOPPED, TOLD, UNKNOWN, Ending, debug_exit
 from pyvmm.machine.image import load_image, memory_parts, read_rom, rom_regions
 from pyvmm.machine.vcpu import VcpuThread
-from pyvmm.memory.guest import GuestMemory
+from pyvmm.memory.guest import GuestMemory, Region
 from pyvmm.memory.layout import assemble
 from pyvmm.memory.slots import Slots
 from pyvmm.pykvm import Kvm
@@ -216,9 +216,11 @@ class Machine:
         board = self.board = platform.create_board()
         self.ports, self.mmio = Bus(PORT), Bus(MMIO)
         rom = read_rom(config)
-        regions = assemble(memory_parts(config), *platform.GAP)
-        self.memory = GuestMemory([*regions, *rom_regions(rom)])
-        self._closers.append(self.memory.close)
+        regions: list[Region] = []
+        for some in (assemble(memory_parts(config), *platform.GAP), rom_regions(rom)):
+            regions += some
+            self._closers += [region.host.close for region in some]
+        self.memory = GuestMemory(regions)
         for region in self.memory.regions:
             board.place(MMIO, region.gpa, region.size, region.name, ROM if region.readonly else RAM)
         kvm = Kvm(kvm_path)

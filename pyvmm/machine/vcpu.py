@@ -9,11 +9,10 @@ from __future__ import annotations
 import _thread
 import errno
 
-from pyvmm.pykvm.kick import Kick
-
 from pyvmm.errors import GuestError
 from pyvmm.machine import diagnose
 from pyvmm.machine.ending import CRASHED, DEVICE_FAILED, FATAL, INFERRED, TOLD, UNKNOWN, UNSUPPORTED, Ending
+from pyvmm.pykvm.kick import Kick
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -48,9 +48,9 @@ class Transcript(CharBackend):
             assert self._loop is not None
             self._loop.call_soon(partial(self._receive, self._answers.pop(0)[1]))
 
-    def wait_for(self, text: bytes) -> None:
+    def wait_for(self, text: bytes, limit: float = WATCHDOG) -> None:
         with self.spoken:
-            assert self.spoken.wait_for(lambda: text in self.data, WATCHDOG), self.data
+            assert self.spoken.wait_for(lambda: text in self.data, limit), self.data
 
     @property
     def text(self) -> str:

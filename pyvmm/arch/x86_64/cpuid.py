@@ -121,7 +121,8 @@ class Cpuid:
             if function == 4 and registers[EAX] & 0x1F:
                 level = registers[EAX] >> 5 & 7
                 sharing = (1 << bits) - 1 if level == 3 else 0
-                registers[EAX] = registers[EAX] & 0x3FFF | sharing << 14 | ((1 << bits) - 1) << 26
+                # Six bits for the cores: beyond 64 the newer leaves tell.
+                registers[EAX] = registers[EAX] & 0x3FFF | sharing << 14 | min((1 << bits) - 1, 63) << 26
             elif function == 0x8000_0008 and amd:
                 registers[ECX] = registers[ECX] & ~0xF0FF | bits << 12 | min(cpus - 1, 255)
             elif function == 0x8000_001D and registers[EAX] & 0x1F:

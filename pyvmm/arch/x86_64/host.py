@@ -34,10 +34,11 @@ def virtualization() -> str:
 
 
 def ring0_speed(kvm: Kvm) -> float:
-    """Instructions a second of a real-mode loop on this host's KVM (about 50 ms where it is emulated)."""
+    """Instructions a second of a real-mode loop on this host's KVM; about 50 ms where it is emulated."""
     from pyvmm.memory.guest import GuestMemory, Region
     from pyvmm.memory.host import Anonymous
     from pyvmm.memory.slots import Slots
+    from pyvmm.pykvm import KvmError
 
     memory = GuestMemory([Region(0, 0x10000, Anonymous(0x10000))])
     try:
@@ -54,7 +55,8 @@ def ring0_speed(kvm: Kvm) -> float:
                 regs.rip, regs.rflags = _LOOP_AT, 2
                 vcpu.set_regs(regs)
                 begin = time.perf_counter()
-                vcpu.run()
+                if vcpu.run_raw() < 0:
+                    raise KvmError("KVM_RUN", vcpu.last_errno(), "")
                 return _ROUNDS / (time.perf_counter() - begin)
     finally:
         memory.close()

@@ -1,0 +1,1 @@
+"""One VM: built, run, ended."""

@@ -1,0 +1,67 @@
+"""Where a test can run, and what it means when it cannot.
+
+Markers: ``kvm`` needs /dev/kvm, ``hw`` a KVM that runs ring 0 in hardware (the lab has one),
+``lab`` starts the lab, ``net`` needs the package mirrors or what was fetched before. A test that
+cannot run is skipped with the reason; PYVMM_REQUIRE=kvm,lab,net makes that a failure.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pyvmm.arch.x86_64.host import SVM, VMX, virtualization
+from pyvmm.errors import PyvmmError
+from pyvmm.pykvm import Kvm
+
+REQUIRED = frozenset(filter(None, os.environ.get("PYVMM_REQUIRE", "").split(",")))
+INSIDE_LAB = bool(os.environ.get("PYVMM_LAB"))
+
+
+def _no_kvm() -> str | None:
+    try:
+        Kvm().close()
+    except PyvmmError as error:
+        return f"no usable KVM: {error}"
+    return None
+
+
+def _no_hardware() -> str | None:
+    kind = virtualization()
+    return _no_kvm() or (
+        None if kind in (VMX, SVM) else f"this machine's KVM is {kind}: runs in the lab instead"
+    )
+
+
+def _no_lab() -> str | None:
+    if INSIDE_LAB:
+        return "this is the lab"
+    from pyvmm.lab import available
+
+    able, reason = available()
+    return None if able else f"no lab: {reason}"
+
+
+_CHECKS = {"kvm": _no_kvm, "hw": _no_hardware, "lab": _no_lab}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _reasons() -> dict[str, str | None]:
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def _where_it_can_run(request: pytest.FixtureRequest, _reasons: dict[str, str | None]) -> None:
+    for mark, check in _CHECKS.items():
+        if request.node.get_closest_marker(mark) is None:
+            continue
+        if mark not in _reasons:
+            _reasons[mark] = check()
+        reason = _reasons[mark]
+        if reason is None:
+            continue
+        # What needs hardware runs in the lab when this machine has none.
+        if mark in REQUIRED and not (mark == "lab" and INSIDE_LAB):
+            pytest.fail(f"{mark} is required here (PYVMM_REQUIRE), but: {reason}", pytrace=False)
+        pytest.skip(reason)
