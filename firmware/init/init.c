@@ -92,10 +92,12 @@ static void load_modules(void)
 			*parameters++ = 0;
 		fd = sys_open(path, O_RDONLY);
 		result = fd < 0 ? fd : SYS3(finit_module, fd, parameters, 0);
-		if (result < 0 && result != -EEXIST)
-			complain_errno("cannot load ", path, result);
 		if (fd >= 0)
 			sys_close(fd);
+		if (result == -ENOSYS)
+			return; /* a kernel with everything built in */
+		if (result < 0 && result != -EEXIST)
+			complain_errno("cannot load ", path, result);
 	}
 }
 

@@ -11,6 +11,7 @@ have a newer version, remove its link, ``debian/ARCHITECTURE/NAME``, from the ca
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def package(name: str, architecture: str = "amd64", say: Callable[[str], None] |
         raise PackageError(
             f"there are no guests for architecture {architecture!r}; it must be one of {known}"
         )
-    if not name.replace("-", "").replace(".", "").replace("+", "").isalnum() or not name.isascii():
+    if not (name[:1].isalnum() and name.isascii() and re.fullmatch(r"[\w.+-]+", name)):
         raise PackageError(f"{name!r} cannot be the name of a Debian package")
     link = cache.entry(
         f"debian/{architecture}/{name}",
@@ -208,7 +209,8 @@ def _unpack(deb: Path, place: Path) -> None:
     with deb.open("rb") as file, DebFile(fileobj=file).data.tgz() as archive:
         for member in archive:
             path = Path(os.path.normpath(place / member.name))
-            if not path.is_relative_to(place):
+            # A link made before must not lead out either.
+            if not path.is_relative_to(place) or not path.parent.resolve().is_relative_to(place.resolve()):
                 raise PackageError(f"{deb.name} has a file outside its root: {member.name}")
             if member.isdir():
                 path.mkdir(parents=True, exist_ok=True)

@@ -74,9 +74,10 @@ class ExecRunner:
         else:
             for event, fd in ((execproto.STDOUT, stdout), (execproto.STDERR, stderr)):
                 self._outputs[event] = _Output(loop, fd, self._consumed, self._broken)
-            self._inlet = Inlet(loop, self._send_stdin, self._room, self._eof)
+            inlet = Inlet(loop, self._send_stdin, self._room, self._eof)
             try:
-                self._inlet.open(stdin)
+                inlet.open(stdin)
+                self._inlet = inlet
             except OSError:  # closed before we began
                 self.session.eof()
         loop.call_soon(self._flush)

@@ -60,7 +60,7 @@ def minimal_kernel(say: Callable[[str], None] | None = None) -> Path:
 
 
 def _build(source: debian.Package, say: Callable[[str], None], place: Path) -> None:
-    _check_tools()
+    check_tools()
     [tarball] = (source.root / "usr/src").glob("linux-source-*.tar.*")
     tree = place.with_name("source")
     tree.mkdir()
@@ -98,7 +98,8 @@ def _is_off(line: str, settled: set[str]) -> bool:
     return value == "n" and not any(other.startswith(f"{name}=") for other in settled)
 
 
-def _check_tools() -> None:
+def check_tools() -> None:
+    """Raise KernelBuildError with the Debian packages that are missing."""
     import subprocess
 
     missing = [package for tool, package in _TOOLS.items() if shutil.which(tool) is None]

@@ -45,7 +45,9 @@ def test_command_when_its_directory_is_missing_gives_126(link):
 
 
 def test_request_when_it_has_environment_and_directory_applies_them(link):
-    request = Request(["/bin/sh", "-c", 'echo "$ONE $HOME"; pwd'], env={"ONE": "1 2", "HOME": "/h"}, cwd="/usr")
+    request = Request(
+        ["/bin/sh", "-c", 'echo "$ONE $HOME"; pwd'], env={"ONE": "1 2", "HOME": "/h"}, cwd="/usr"
+    )
     assert link.run(request)[1] == b"1 2 /h\n/usr\n"
 
 
@@ -117,7 +119,9 @@ def test_pty_when_asked_for_is_the_controlling_terminal_of_the_size_given(link):
 
 
 def test_pty_when_resized_tells_the_command(link):
-    link.session.run(Request.shell("trap 'stty size; exit' WINCH; echo on; while :; do sleep 0.01; done", pty=(1, 2)))
+    link.session.run(
+        Request.shell("trap 'stty size; exit' WINCH; echo on; while :; do sleep 0.01; done", pty=(1, 2))
+    )
     link.until(lambda: b"on" in link.stdout)
     link.session.resize(40, 50)
     assert b"40 50" in link.finish()[1]
