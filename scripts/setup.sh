@@ -19,21 +19,25 @@ base_python() {
     die "Python 3.11 or later is needed; install it (Debian: python3 python3-venv)"
 }
 
-# setup_venv EXTRAS: the environment with pyvmm in it, made again when pyproject.toml changed.
+# setup_venv run|test: the environment with pyvmm in it; what tests need comes on top. Packages are
+# looked at again only when pyproject.toml changed, or the checkout moved.
 setup_venv() {
-    want="$1 $ROOT $(cksum <"$ROOT/pyproject.toml")"
-    if [ -x "$PYTHON" ] && [ "$(cat "$VENV/.pyvmm-stamp" 2>/dev/null)" = "$want" ] &&
-        "$PYTHON" -c 'import pyvmm' 2>/dev/null; then
-        return
+    state="$ROOT $(cksum <"$ROOT/pyproject.toml")"
+    case $(cat "$VENV/.pyvmm-stamp" 2>/dev/null) in
+        "test $state" | "$1 $state") "$PYTHON" -c 'import pyvmm' 2>/dev/null && return ;;
+    esac
+    if ! "$PYTHON" -m pip --version 2>/dev/null | grep -q "$VENV/"; then
+        say "making the virtual environment (.venv)"
+        python=$(base_python)
+        "$python" -m venv --clear "$VENV" ||
+            die "no virtual environment could be made; install the venv module (Debian: python3-venv)"
     fi
-    say "making the virtual environment (.venv)"
-    python=$(base_python)
-    rm -f "$VENV/.pyvmm-stamp"
-    "$python" -m venv --clear "$VENV" ||
-        die "no virtual environment could be made; install the venv module (Debian: python3-venv)"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable "$ROOT$1" ||
+    say "installing packages into .venv"
+    extras=
+    [ "$1" = run ] || extras=[test]
+    "$PYTHON" -m pip install -qq --disable-pip-version-check --editable "$ROOT$extras" ||
         die "the packages could not be installed; see pip's message above"
-    printf '%s' "$want" >"$VENV/.pyvmm-stamp"
+    printf '%s' "$1 $state" >"$VENV/.pyvmm-stamp"
 }
 
 # need_packages COMMAND:PACKAGE...: Debian packages whose command is missing. Installed as root,

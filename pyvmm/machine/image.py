@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pyvmm.memory.guest import GuestMemory
 
 #: What a Linux kernel is told when the user says nothing.
-DEFAULT_CMDLINE = "console=ttyS0 panic=-1"
+DEFAULT_CMDLINE = "console=ttyS0 panic=-1 pci=off"
 #: What the init that carries out ``exec`` needs to be told.
 EXEC_CMDLINE = "rdinit=/.pyvmm/init pyvmm.exec=ttyS1"
 
