@@ -81,6 +81,11 @@ class Bus:
         with self._lock:
             self.unclaimed_writes += 1
 
+    def close(self) -> None:
+        """Close the devices; they stay attached."""
+        for _, device in self._attached:
+            device.close()
+
     def _replace(self, attached: list[tuple[Window, Device]]) -> None:
         attached.sort(key=lambda entry: entry[0].base)
         self._attached = attached

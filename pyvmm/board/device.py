@@ -44,6 +44,9 @@ class Device:
     def reset(self) -> None:
         """Back to the state after power-on."""
 
+    def close(self) -> None:
+        """The machine is over: let go of timers and the host's objects. Idempotent."""
+
     def save(self) -> dict[str, object]:
         """The state as plain values, with a ``version`` key."""
         return {"version": 1}

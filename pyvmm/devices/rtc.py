@@ -160,6 +160,12 @@ class Mc146818(Device):
             self._flags = 0
             self._update()
 
+    def close(self) -> None:
+        """Nothing happens by itself any more."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
     def save(self) -> dict[str, object]:
         """Registers, RAM, and how far the guest's time is from the host's."""
         with self._lock:
@@ -353,9 +359,7 @@ class Mc146818(Device):
         if level != self._level:
             self._level = level
             self._line.set(level)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self.close()
         if enabled and not level:
             seconds = self._seconds_to_event(enabled)
             if seconds is not None:

@@ -226,6 +226,12 @@ class Serial16550A(Device):
             self._update()
         self._feed()
 
+    def close(self) -> None:
+        """Nothing happens by itself any more."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
     def save(self) -> dict[str, object]:
         """Registers and what the receiver holds; not the backend."""
         with self._lock:
@@ -279,9 +285,7 @@ class Serial16550A(Device):
         self._lsr = _LSR_EMPTY
         self._msr = 0
         self._thre = self._timeout = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self.close()
         self._set_modem_inputs()
         self._msr &= ~_MSR_DELTAS
         self._set_transmitter()
