@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pyvmm.errors import ConfigError
 from pyvmm.guests.execproto import Request
 from pyvmm.lab import environment, lease, machine
-from pyvmm.lab.channel import Channel
 from pyvmm.lab.pump import Pump, Sink
 from pyvmm.units import parse_seconds, parse_size
 
@@ -23,6 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from pyvmm.lab.channel import Channel
 
 _USAGE = "pyvmm lab [x86_64] [OPTION...] -- COMMAND [ARGUMENT...]"
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGWINCH)
@@ -87,10 +88,9 @@ def run(options: Options) -> int:
     """Run the command and pass on what it reads, writes and is sent."""
     name = f"fresh-{os.getpid()}" if options.fresh else ""
     wanted = machine.wanted(options.arch, options.memory, options.cpus, options.writable, name)
-    with _Progress() as progress:
-        lent = lease.borrow(wanted, progress.state, progress.say, once=options.fresh)
     terminal = all(os.isatty(fd) for fd in range(3))
-    with lent, Channel(lent.path) as channel, _signals() as signals:
+
+    def work(lent: lease.Lease, channel: Channel) -> int:
         request = Request(
             options.command,
             env=environment.variables(),
@@ -98,9 +98,11 @@ def run(options: Options) -> int:
             root=lent.root,
             pty=_size() if terminal else None,
         )
-        pump = Pump(channel, 0, Sink(1), Sink(2), signals, _size)
-        with _raw() if terminal else contextlib.nullcontext():
-            return pump.run(request, options.timeout)
+        with _signals() as signals, _raw() if terminal else contextlib.nullcontext():
+            return Pump(channel, 0, Sink(1), Sink(2), signals, _size).run(request, options.timeout)
+
+    with _Progress() as progress:
+        return lease.use(wanted, work, progress.state, progress.say, once=options.fresh)
 
 
 def stop() -> int:

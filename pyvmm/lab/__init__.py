@@ -16,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pyvmm.lab.channel import Channel
+
 __all__ = ["LabError", "LabLostError", "LabTimeoutError", "available", "run"]
 
 
@@ -58,16 +60,15 @@ def run(
     """
     from pyvmm.guests.execproto import Request
     from pyvmm.lab import environment, lease, machine
-    from pyvmm.lab.channel import Channel
     from pyvmm.lab.pump import Pump, Sink
 
     wanted = machine.wanted(arch, memory, cpus, tuple(writable))
     variables = environment.variables(env)
-    with (
-        lease.borrow(wanted, lambda state: None, lambda text: None) as lent,
-        Channel(lent.path) as channel,
-    ):
-        out, err = Sink(), Sink()
+    out, err = Sink(), Sink()
+
+    def work(lent: lease.Lease, channel: Channel) -> int:
         request = Request(list(command), env=variables, cwd=cwd or os.getcwd(), root=lent.root)
-        status = Pump(channel, input, out, err).run(request, timeout)
+        return Pump(channel, input, out, err).run(request, timeout)
+
+    status = lease.use(wanted, work, lambda state: None, lambda text: None)
     return CompletedProcess(list(command), status, bytes(out.memory), bytes(err.memory))

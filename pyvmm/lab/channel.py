@@ -28,6 +28,8 @@ class Channel:
 
     def __init__(self, path: Path) -> None:
         self.session = ExecSession()
+        #: Whether the host answered: from then on a command may have begun.
+        self.greeted = False
         self._unsent = b""
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
@@ -71,7 +73,9 @@ class Channel:
             raise LabLostError(f"the emulated host ended: {error.strerror}") from error
         if not data:
             raise LabLostError("the emulated host ended while a command was running on it")
-        return self.session.feed(data)
+        events = self.session.feed(data)
+        self.greeted = self.greeted or self.session.ready
+        return events
 
     def call(self, argv: list[str], limit: float) -> tuple[int, bytes]:
         """Run *argv* in the host's own root; its status and output.

@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_PROGRAMS = ("bin", "sbin", "lib", "lib64", "libexec", "include", "share")
+_PROGRAMS = ("bin", "sbin", "lib", "lib64")
 _DATABASES = ("/var/lib/dpkg/status", "/var/lib/rpm", "/lib/apk/db/installed", "/etc/ld.so.cache")
 #: A path the overlay's mount options and the shell script in the lab take as it is.
 _AWKWARD = set(",:\\ \t\n'\"")

@@ -35,8 +35,11 @@ LAZY_MODULES = {
 }
 
 SETUP = """\
-(while read -r module; do insmod "$module" || exit 1; done </etc/pyvmm/kvm) &
-kvm=$!
+(
+    while read -r module; do insmod "$module" || break; done </etc/pyvmm/kvm
+    chmod 666 /dev/kvm
+    : >/run/kvm-tried
+) &
 echo /etc/pyvmm/modprobe >/proc/sys/kernel/modprobe
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tracefs tracefs /sys/kernel/tracing
@@ -46,8 +49,6 @@ mknod -m 666 /dev/net/tun c 10 200
 mknod -m 666 /dev/vhost-net c 10 238
 mknod -m 666 /dev/vhost-vsock c 10 241
 mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose,noxattr base /base || exit 1
-wait $kvm || echo "pyvmm-lab: kvm-amd cannot be loaded" >/dev/console
-chmod 666 /dev/kvm
 """
 
 MODPROBE = """\
@@ -85,10 +86,10 @@ fi
 set -e
 mkdir -p "$view" "$fresh" "$layers"
 mount -t tmpfs -o mode=0755 layers "$layers"
-mkdir "$layers/u" "$layers/w"
+upper=$layers/u work=$layers/w
+mkdir "$upper" "$work" $(n=0; for place; do n=$((n + 1)); echo "$upper$n $work$n"; done)
 mount -t 9p -o "ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose,noxattr" "fresh$number" "$fresh"
-mount -t overlay -o "lowerdir=$fresh,upperdir=$layers/u,workdir=$layers/w" root "$view"
-count=0
+mount -t overlay -o "lowerdir=$fresh,upperdir=$upper,workdir=$work" root "$view"
 while [ $# -gt 0 ]; do
     if [ "$1" = rw ]; then
         if [ ! -d "/rw/$2" ]; then
@@ -99,16 +100,14 @@ while [ $# -gt 0 ]; do
         shift 3
         continue
     fi
-    count=$((count + 1))
     if [ -d "/base$1" ] && [ -d "$view$1" ]; then
-        upper=$layers/u$count work=$layers/w$count
-        mkdir "$upper" "$work"
-        mount -t overlay -o "lowerdir=/base$1,upperdir=$upper,workdir=$work" shared "$view$1"
+        mount -t overlay -o "lowerdir=/base$1,upperdir=$upper$#,workdir=$work$#" shared "$view$1"
     fi
     shift
 done
+mkdir -p "$view/dev" "$view/proc" "$view/sys"
 for place in dev proc sys; do
-    mkdir -p "$view/$place"
     mount -o rbind "/$place" "$view/$place"
 done
+until [ -e /run/kvm-tried ]; do sleep 0.02; done
 """

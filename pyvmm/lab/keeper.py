@@ -2,10 +2,11 @@
 
 It listens on the machine's control socket. A line of JSON a message::
 
-    -> {"want": "channel"}   <- {"state": "starting" | "busy"} ..., then {"channel": N} or {"error": "..."}
+    -> {"want": "channel"}   <- {"state": "starting" | "busy"} ..., then {"channel": N} or an error
+                                {"error": "...", "again": whether another machine may do better}
     -> {"want": "status"}    <- {"ready": bool, "lent": N, "pid": N, "qemu": N, "idle": seconds}
     -> {"want": "retire"}    <- {"retiring": true}    it ends when nobody uses it
-    -> {"want": "stop"}      <- {"stopping": true}
+    -> {"want": "stop"}      <- {"stopping": true}    and the end of the stream when it is gone
 
 A channel is lent as long as the connection that asked for it stays open; then its view is
 made anew and it can be lent again. QEMU is told by the kernel to die with this process.
@@ -69,6 +70,7 @@ class Keeper:
         self._waiting = 0
         self._since = time.monotonic()
         self._wake_reader, self._wake_writer = os.pipe()
+        self._gone = threading.Event()
         self._qemu: subprocess.Popen[bytes] | None = None
         self._listener = self._listen()
         self._inode = machine.control_path(self.directory).stat().st_ino
@@ -91,6 +93,8 @@ class Keeper:
             self._ending = self._ending or reason
             self._failed = self._failed or failed
             self._changed.notify_all()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # who comes now starts another machine
         os.write(self._wake_writer, b"x")
 
     def _listen(self) -> socket.socket:
@@ -205,7 +209,7 @@ class Keeper:
             try:
                 connection, _ = self._listener.accept()
             except OSError:
-                return  # shut down by _tidy
+                return  # shut down by end
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
@@ -223,6 +227,7 @@ class Keeper:
                 elif want == "stop":
                     _send(stream, {"stopping": True})
                     self.end("the emulated host was stopped")
+                    self._gone.wait()
             except (OSError, ValueError):
                 pass  # the other side is gone
 
@@ -235,7 +240,7 @@ class Keeper:
             try:
                 number = self._take(stream)
                 if number is None:
-                    _send(stream, {"error": self._ending})
+                    _send(stream, {"error": self._ending, "again": self._up})
                     return
             finally:
                 with self._changed:
@@ -301,8 +306,6 @@ class Keeper:
 
     def _tidy(self) -> None:
         self._kill()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
         with self._changed:  # those who wait are told why
             self._changed.wait_for(lambda: not self._waiting, timeout=_PATIENCE)
         with cache.locked(self.directory):
@@ -315,6 +318,7 @@ class Keeper:
                 if not self._failed:
                     machine.log_path(self.machine).unlink(missing_ok=True)
         self._listener.close()
+        self._gone.set()
 
 
 def _send(stream: TextIO, message: dict[str, object]) -> None:

@@ -13,13 +13,16 @@ from dataclasses import asdict
 from pyvmm.errors import PyvmmError
 from pyvmm.guests import cache
 from pyvmm.lab import image, machine
+from pyvmm.lab.channel import Channel
 from pyvmm.lab.errors import LabError, LabLostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from typing import TypeVar
 
+    T = TypeVar("T")
     #: Told what is waited for: "starting", "busy", then "" when the wait is over.
     Progress = Callable[[str], None]
 
@@ -76,6 +79,29 @@ def borrow(
     raise AssertionError("unreachable")
 
 
+def use(
+    wanted: machine.Machine,
+    work: Callable[[Lease, Channel], T],
+    progress: Progress,
+    say: Callable[[str], None],
+    *,
+    once: bool = False,
+) -> T:
+    """What *work* gives with a channel borrowed for it; the other parameters are those of ``borrow``.
+
+    A machine that does not answer before the work has begun is ended, and another one tried.
+    """
+    for last in (False, True):
+        with borrow(wanted, progress, say, once=once) as lent, Channel(lent.path) as channel:
+            try:
+                return work(lent, channel)
+            except LabLostError:
+                if last or channel.greeted:
+                    raise
+        ask(wanted.directory, "stop")
+    raise AssertionError("unreachable")
+
+
 def ask(directory: Path, want: str) -> dict[str, object] | None:
     """What the keeper in *directory* answers to "status", "retire" or "stop"; None when there is none."""
     connection = _connect(directory)
@@ -103,7 +129,7 @@ def _ask(connection: socket.socket, progress: Progress) -> int:
             for line in lines:
                 answer = json.loads(line)
                 if "error" in answer:
-                    raise LabError(str(answer["error"]))
+                    raise (LabLostError if answer["again"] else LabError)(str(answer["error"]))
                 if "channel" in answer:
                     return int(answer["channel"])
                 progress(str(answer["state"]))

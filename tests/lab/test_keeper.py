@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.lab import image, inside, keeper, lease, machine
-from pyvmm.lab.errors import LabError
+from pyvmm.lab.errors import LabError, LabLostError
 
 LIMIT = 20
 FAKE = Path(__file__).with_name("fake_qemu.py")
@@ -151,3 +151,58 @@ def test_keeper_when_a_stranger_sends_nonsense_goes_on(stage):
             stranger.sendall(b"[nonsense\n")
             assert stranger.recv(100) == b""
         borrow(wanted).close()
+
+
+def test_borrow_when_the_machine_ends_meanwhile_is_told_that_another_may_do(stage, monkeypatch):
+    monkeypatch.setattr(lease, "_ATTEMPTS", 1)
+    with kept() as wanted, contextlib.ExitStack() as stack:
+        for _ in range(inside.CHANNELS):
+            stack.enter_context(borrow(wanted))
+        states = []
+        problems = []
+
+        def wait():
+            try:
+                borrow(wanted, states)
+            except LabLostError as error:
+                problems.append(str(error))
+
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        until(lambda: "busy" in states)
+        lease.ask(wanted.directory, "stop")
+        waiter.join(LIMIT)
+    assert problems == ["the emulated host was stopped"]
+
+
+def test_use_when_the_machine_does_not_answer_tries_another(stage, monkeypatch):
+    tried = []
+
+    def work(lent, channel):
+        tried.append(lent.number)
+        raise LabLostError("it is silent")
+
+    with contextlib.ExitStack() as stack:
+        wanted = stack.enter_context(kept())
+
+        def start(*_, **__):
+            stack.enter_context(kept())
+            return lease._connect(wanted.directory)
+
+        monkeypatch.setattr(lease, "_start", start)
+        with pytest.raises(LabLostError):
+            lease.use(wanted, work, lambda state: None, print)
+    assert len(tried) == 2
+    assert stage() == 2
+
+
+def test_use_when_the_command_has_begun_does_not_run_it_again(stage):
+    tried = []
+
+    def work(lent, channel):
+        tried.append(channel.call(["true"], LIMIT))
+        raise LabLostError("it is gone")
+
+    with kept() as wanted, pytest.raises(LabLostError):
+        lease.use(wanted, work, lambda state: None, print)
+    assert len(tried) == 1
