@@ -12,9 +12,11 @@ echo "$0 $*" >> {log}
 name="${{0##*/}}"
 case "$name $3" in
 "apt-get update") exec cat {store}/update >&2 ;;
-"apt-get download") cp {store}/"${{5%%=*}}".deb . 2>/dev/null || {{ echo "E: Failed to fetch it" >&2; exit 100; }} ;;
-"apt-cache show") cat {store}/"$5" 2>/dev/null || {{ echo "E: No packages found" >&2; exit 100; }} ;;
+"apt-get download") why="Failed to fetch it"; cp {store}/"${{5%%=*}}".deb . 2>/dev/null && exit ;;
+"apt-cache show") why="No packages found"; cat {store}/"$5" 2>/dev/null && exit ;;
 esac
+echo "E: $why" >&2
+exit 100
 """
 
 
