@@ -117,7 +117,9 @@ class _System:
         return ARCHITECTURES.get(os.uname().machine, "")
 
     def update(self) -> None:
-        self._run("apt-get", "update", "-qq", "-o", "APT::Update::Error-Mode=any")
+        self._state.mkdir(parents=True, exist_ok=True)
+        with cache.locked(self._state / "update"):  # apt would refuse rather than wait for another
+            self._run("apt-get", "update", "-qq", "-o", "APT::Update::Error-Mode=any")
 
     def resolve(self, name: str) -> tuple[str, str]:
         """The versioned package behind *name* and its version."""
@@ -209,6 +211,8 @@ def _unpack(deb: Path, place: Path) -> None:
     with deb.open("rb") as file, DebFile(fileobj=file).data.tgz() as archive:
         for member in archive:
             path = Path(os.path.normpath(place / member.name))
+            if path == place:
+                continue  # "./", the root itself
             # A link made before must not lead out either.
             if not path.is_relative_to(place) or not path.parent.resolve().is_relative_to(place.resolve()):
                 raise PackageError(f"{deb.name} has a file outside its root: {member.name}")

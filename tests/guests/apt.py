@@ -56,7 +56,7 @@ class Apt:
 def make_deb(members):
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as tar:
-        for name, content in members:
+        for name, content in [("./", None), *members]:
             info = tarfile.TarInfo(name)
             if content is None:
                 info.type = tarfile.DIRTYPE
