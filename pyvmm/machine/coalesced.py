@@ -12,6 +12,8 @@ import _thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyvmm.board.bus import Bus
     from pyvmm.pykvm import Vcpu
 
@@ -27,15 +29,17 @@ class CoalescedRing:
 
     :param vcpu: any vCPU of the VM
     :param page: where the ring is in the run mapping, in pages (what the capability returns)
+    :param failed: gets the name of a device that raised, and what it raised
     """
 
-    __slots__ = ("_base", "_bus", "_lock", "_run8", "_run32", "index", "words")
+    __slots__ = ("_base", "_bus", "_failed", "_lock", "_run8", "_run32", "index", "words")
 
-    def __init__(self, vcpu: Vcpu, page: int, bus: Bus) -> None:
+    def __init__(self, vcpu: Vcpu, page: int, bus: Bus, failed: Callable[[str, Exception], object]) -> None:
         self._base = page * PAGE
         self._run8 = vcpu.run8
         self._run32 = vcpu.run32
         self._bus = bus
+        self._failed = failed
         self._lock = _thread.allocate_lock()
         #: ``words[index]`` holds both ends of the ring: equal halves mean empty.
         self.words = vcpu.run64
@@ -60,12 +64,16 @@ class CoalescedRing:
                             break
                         bytes_.append(data[at + 16])
                         first = (first + 1) % CAPACITY
-                ends[first_at] = first
                 self._carry_out(address, size, bytes(bytes_))
+                # Not before: a vCPU that finds the ring empty takes its writes for done.
+                ends[first_at] = first
 
     def _carry_out(self, address: int, size: int, data: bytes) -> None:
         found = self._bus.find(address, size)
-        if found is not None and size == 1:
-            found[0].write_many(found[1], data)
-        else:
-            self._bus.write(address, size, int.from_bytes(data, "little"))
+        try:
+            if found is not None and size == 1:
+                found[0].write_many(found[1], data)
+            else:
+                self._bus.write(address, size, int.from_bytes(data, "little"))
+        except Exception as error:
+            self._failed(found[0].name if found is not None else "the VMM", error)

@@ -10,11 +10,24 @@ from pyvmm.arch.x86_64.platform import Platform
 from pyvmm.backends.spec import make_backend
 from pyvmm.board.bus import Bus
 from pyvmm.board.space import MMIO, PORT, RAM, ROM
-from pyvmm.errors import PyvmmError
+from pyvmm.errors import GuestError, PyvmmError, StartError
 from pyvmm.loop import Loop
 from pyvmm.machine.coalesced import TICK, CoalescedRing
 from pyvmm.machine.console_log import ConsoleLog
-from pyvmm.machine.ending import CRASHED, FATAL, INFERRED, OK, STOPPED, TOLD, UNKNOWN, Ending, debug_exit
+from pyvmm.machine.ending import (
+    CRASHED,
+    DEVICE_FAILED,
+    FATAL,
+    INFERRED,
+    OK,
+    STOPPED,
+    TOLD,
+    UNKNOWN,
+    UNSUPPORTED,
+    Ending,
+    debug_exit,
+)
+from pyvmm.machine.gate import Gate
 from pyvmm.machine.image import load_image, memory_parts, read_rom, rom_regions
 from pyvmm.machine.vcpu import VcpuThread
 from pyvmm.memory.guest import GuestMemory, Region
@@ -28,6 +41,7 @@ if TYPE_CHECKING:
 
     from pyvmm.backends.base import CharBackend
     from pyvmm.config import Config
+    from pyvmm.loop import Timer
     from pyvmm.pykvm import Vcpu
 
 #: Seconds a panicked guest gets to reboot by itself (``panic=-1`` does at once).
@@ -61,17 +75,13 @@ class Machine:
         self.ending: Ending | None = None
         #: The exception behind an ending that is a defect, for whoever debugs.
         self.error: BaseException | None = None
-        self.unclaimed_accesses = 0
         self._closers: list[Callable[[], None]] = []
         self._state = _thread.allocate_lock()
-        self._resumed = _thread.allocate_lock()
-        self._parked = 0
-        self._paused = False
-        self._pausing = False
-        self._all_parked = _thread.allocate_lock()
-        self._all_parked.acquire()
-        self._loop_done: _thread.LockType | None = None
+        self._closing = _thread.allocate_lock()
+        self._loop_running = _thread.allocate_lock()
+        self._gate = Gate(config.cpus)
         self._started = False
+        self._ticker: Timer | None = None
         self.vcpus: list[VcpuThread] = []
         self.ring: CoalescedRing | None = None
         self.log = ConsoleLog(self._panicked)
@@ -83,6 +93,12 @@ class Machine:
             self.close()
             raise
 
+    @property
+    def unclaimed_accesses(self) -> int:
+        """How often the guest touched a port or an address nobody answers at."""
+        buses = (self.ports, self.mmio)
+        return sum(bus.unclaimed_reads + bus.unclaimed_writes for bus in buses)
+
     def __enter__(self) -> Machine:
         return self
 
@@ -93,29 +109,32 @@ class Machine:
 
     def start(self) -> None:
         """Start the guest, with the event loop in a thread of its own."""
-        self._loop_done = _thread.allocate_lock()
-        self._loop_done.acquire()
         self._start_vcpus()
-        _thread.start_new_thread(self._loop_main, ())
+        self._loop_running.acquire()
+        try:
+            _thread.start_new_thread(self._run_loop, ())
+        except RuntimeError:
+            self._loop_running.release()
+            raise StartError(
+                "this host gives no thread to the event loop; raise the limit of processes (ulimit -u)"
+            ) from None
 
     def wait(self) -> Ending:
         """Wait for the end after ``start``, and close."""
-        assert self._loop_done is not None, "wait() follows start()"
-        with self._loop_done:
+        assert self._started, "wait() follows start()"
+        with self._loop_running:
             pass
         return self._finish()
 
     def run(self) -> Ending:
         """Start the guest, turn the event loop here until the end, and close."""
         self._start_vcpus()
-        try:
-            self.loop.run()
-        except BaseException as error:
-            self.end(Ending(FATAL, "internal", UNKNOWN, f"event loop: {error!r}"), error)
-            if not isinstance(error, Exception):
-                self._finish()
-                raise
-        return self._finish()
+        self._loop_running.acquire()
+        self._run_loop()
+        ending = self._finish()
+        if self.error is not None and not isinstance(self.error, Exception):
+            raise self.error  # KeyboardInterrupt and its like are the caller's
+        return ending
 
     def end(self, ending: Ending, error: BaseException | None = None) -> None:
         """End the machine; the first ending counts. Any thread."""
@@ -124,12 +143,7 @@ class Machine:
                 return
             self.ending = ending
             self.error = error
-            if self._paused:
-                self._paused = False
-                self._resumed.release()
-            if self._pausing:
-                self._pausing = False
-                self._all_parked.release()
+        self._gate.remove()
         for vcpu in self.vcpus:
             vcpu.kick()
         self.loop.stop()
@@ -143,65 +157,63 @@ class Machine:
         self._platform.power_button()
 
     def pause(self) -> None:
-        """Stop every vCPU between two instructions; returns when all stand. Not from a vCPU's thread."""
-        with self._state:
-            if self._paused or self.ending is not None:
-                return
-            self._paused = True
-            self._resumed.acquire()
-            self._pausing = self._parked < len(self.vcpus)
-            pausing = self._pausing
-        if pausing:
-            for vcpu in self.vcpus:
-                vcpu.kick()
-            self._all_parked.acquire()
-        if self.ring is not None:
-            self.ring.drain()
+        """Stop every vCPU between two instructions; returns when all stand. Not from a vCPU's thread.
+
+        Queued port writes are carried out then. Returns early when another thread resumes or
+        ends the machine. Before the start: the guest does not begin until ``resume``.
+        """
+        self._gate.shut()
+        for vcpu in self.vcpus:
+            vcpu.kick()
+        if self._started:
+            self._gate.wait()
 
     def resume(self) -> None:
-        """Let the vCPUs go on after ``pause``."""
-        with self._state:
-            if self._paused:
-                self._paused = False
-                self._resumed.release()
+        """Let the vCPUs go on after ``pause``, however often that was called."""
+        self._gate.open()
 
     def close(self) -> None:
-        """Give everything back. Idempotent; a running guest is stopped first."""
-        if self._started and self.ending is None:
+        """Give everything back. Idempotent; a running guest is stopped first.
+
+        Any thread but a vCPU's, and not from a callback of the loop: ``end`` is for those.
+        """
+        if self._started:
             self.stop()
-        for vcpu in self.vcpus:
-            vcpu.join()
-        while self._closers:
-            self._closers.pop()()
+        with self._closing:
+            with self._loop_running:
+                pass
+            for vcpu in self.vcpus:
+                vcpu.join()
+            if self.ring is not None:
+                ring, self.ring = self.ring, None
+                ring.drain()
+            self._give_back()
 
     # For the vCPU threads
 
     def checkpoint(self) -> bool:
         """A vCPU came out of KVM_RUN because somebody wanted it: False when the machine ends."""
-        with self._state:
-            if self.ending is not None:
-                return False
-            if not self._paused:
-                return True
-            self._parked += 1
-            if self._pausing and self._parked == len(self.vcpus):
-                self._pausing = False
-                self._all_parked.release()
-        self._wait_for_resume()
+        if self.ending is None:
+            self._gate.stand()
         return self.ending is None
 
-    def _wait_for_resume(self) -> None:
-        while True:
-            with self._resumed:
-                pass
-            with self._state:
-                if not self._paused:  # else paused anew before this thread woke: still parked
-                    self._parked -= 1
-                    return
+    def device_failed(self, name: str, error: Exception) -> None:
+        """What device *name* raised ends the machine. Any thread."""
+        if isinstance(error, GuestError):
+            self.end(Ending(UNSUPPORTED, "unsupported", TOLD, str(error)))
+        else:
+            what = str(error) if isinstance(error, PyvmmError) else repr(error)
+            self.end(Ending(DEVICE_FAILED, "device", TOLD, f"{name} failed: {what}"), error)
 
-    def unclaimed(self, space: str, address: int, size: int, is_write: bool) -> None:
-        """The guest touched what nobody answers at; counted, the bus has answered."""
-        self.unclaimed_accesses += 1
+    def _give_back(self) -> None:
+        first: Exception | None = None
+        while self._closers:
+            try:
+                self._closers.pop()()
+            except Exception as error:  # the others are closed all the same
+                first = first or error
+        if first is not None:
+            raise first
 
     def _own_loop(self) -> Loop:
         loop = Loop()
@@ -232,6 +244,7 @@ class Machine:
         if console is None:
             console = make_backend(config.console, on_quit=self._user_quit)
             self._closers.append(console.close)
+        self._closers += [self.mmio.close, self.ports.close]
         events = Events(self._guest_poweroff, self._guest_reset, self._guest_debug_exit)
         serial = platform.add_devices(vm, self.loop, board, self.ports, events, self.memory, console, channel)
         serial.tap(self.log.feed)
@@ -250,7 +263,7 @@ class Machine:
             return None
         for port in self._platform.coalesced_ports:
             self.vm.register_coalesced_mmio(port, 1, pio=True)
-        return CoalescedRing(vcpu, page, self.ports)
+        return CoalescedRing(vcpu, page, self.ports, self.device_failed)
 
     # Running and ending
 
@@ -261,8 +274,9 @@ class Machine:
         if sys.getswitchinterval() > SWITCH_INTERVAL:
             sys.setswitchinterval(SWITCH_INTERVAL)
         if self.config.timeout is not None:
-            self.loop.call_later(self.config.timeout, self._timed_out)
+            self._closers.append(self.loop.call_later(self.config.timeout, self._timed_out).cancel)
         if self.ring is not None:
+            self._closers.append(self._stop_ticking)
             self._tick()
         for vcpu in self.vcpus:
             vcpu.start()
@@ -270,22 +284,22 @@ class Machine:
     def _tick(self) -> None:
         assert self.ring is not None
         self.ring.drain()
-        self.loop.call_later(TICK, self._tick)
+        self._ticker = self.loop.call_later(TICK, self._tick)
 
-    def _loop_main(self) -> None:
-        assert self._loop_done is not None
+    def _stop_ticking(self) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
+
+    def _run_loop(self) -> None:
+        """Turn the loop until the end; ``_loop_running`` is held meanwhile."""
         try:
             self.loop.run()
         except BaseException as error:  # nothing may vanish with the thread
             self.end(Ending(FATAL, "internal", UNKNOWN, f"event loop: {error!r}"), error)
         finally:
-            self._loop_done.release()
+            self._loop_running.release()
 
     def _finish(self) -> Ending:
-        for vcpu in self.vcpus:
-            vcpu.join()
-        if self.ring is not None:
-            self.ring.drain()
         self.close()
         assert self.ending is not None
         return self.ending
@@ -314,7 +328,8 @@ class Machine:
 
     def _panicked(self, line: str) -> None:
         self._panic = line
-        self.loop.call_later(PANIC_GRACE, lambda: self.end(self._panic_ending()))
+        timer = self.loop.call_later(PANIC_GRACE, lambda: self.end(self._panic_ending()))
+        self._closers.append(timer.cancel)
 
     def _panic_ending(self) -> Ending:
         return Ending(CRASHED, "panic", INFERRED, f"the guest's console says: {self._panic}")

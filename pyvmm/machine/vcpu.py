@@ -9,9 +9,9 @@ from __future__ import annotations
 import _thread
 import errno
 
-from pyvmm.errors import GuestError
+from pyvmm.errors import StartError
 from pyvmm.machine import diagnose
-from pyvmm.machine.ending import CRASHED, DEVICE_FAILED, FATAL, INFERRED, TOLD, UNKNOWN, UNSUPPORTED, Ending
+from pyvmm.machine.ending import CRASHED, FATAL, INFERRED, UNKNOWN, UNSUPPORTED, Ending
 from pyvmm.pykvm.kick import Kick
 
 TYPE_CHECKING = False
@@ -77,10 +77,16 @@ class VcpuThread:
         self.index = index
 
     def start(self) -> None:
-        """Begin to run the guest."""
+        """Begin to run the guest. Raises StartError when the host has no thread to give."""
         self._done.acquire()
+        try:
+            _thread.start_new_thread(self._main, ())
+        except RuntimeError:
+            self._done.release()
+            raise StartError(
+                f"this host gives no thread to vCPU {self.index}; raise the limit of processes (ulimit -u)"
+            ) from None
         self._started = True
-        _thread.start_new_thread(self._main, ())
 
     def kick(self) -> None:
         """Make KVM_RUN return (now or the next time) in this vCPU's thread."""
@@ -106,12 +112,8 @@ class VcpuThread:
             try:
                 if not self._run():
                     return
-            except GuestError as error:
-                self._machine.end(Ending(UNSUPPORTED, "unsupported", TOLD, str(error)))
-                return
             except Exception as error:
-                device = self._device_in_charge()
-                self._machine.end(Ending(DEVICE_FAILED, "device", TOLD, f"{device} failed: {error!r}"), error)
+                self._machine.device_failed(self._device_in_charge(), error)
                 return
 
     def _run(self) -> bool:
@@ -187,8 +189,6 @@ class VcpuThread:
                 bus.write(port, size, view[i])
             else:
                 view[i] = bus.read(port, size)
-        if found is None:
-            self._machine.unclaimed("port", port, size, bool(outward))
 
     def _unclaimed_mmio(self, address: int, size: int, is_write: int) -> None:
         if is_write:
@@ -196,7 +196,6 @@ class VcpuThread:
         else:
             value = self._mmio.read(address, size)
             self.vcpu.run8[_MMIO_DATA8 : _MMIO_DATA8 + size] = value.to_bytes(size, "little")
-        self._machine.unclaimed("address", address, size, bool(is_write))
 
     def _other(self, reason: int) -> bool:
         """Exits that are rare or final. False when the machine ends."""

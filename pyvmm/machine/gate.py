@@ -1,0 +1,73 @@
+"""Where the vCPU threads of a paused machine stand."""
+
+from __future__ import annotations
+
+import _thread
+
+
+class Gate:
+    """Holds *count* threads between two runs of their vCPU. Any thread may call any method.
+
+    A vCPU's thread calls ``stand`` whenever it comes out of KVM_RUN at somebody's wish, so
+    whoever shuts the gate then kicks the vCPUs.
+    """
+
+    __slots__ = ("_count", "_gone", "_lock", "_shut", "_standing", "_waiting")
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._lock = _thread.allocate_lock()
+        self._shut = False
+        self._gone = False
+        # A lock for each thread that stands and each that waits; released to let it go.
+        self._standing: list[_thread.LockType] = []
+        self._waiting: list[_thread.LockType] = []
+
+    def shut(self) -> None:
+        """Whoever comes from now on stands; no effect after ``remove``."""
+        with self._lock:
+            self._shut = not self._gone
+
+    def wait(self) -> None:
+        """Return when all stand, or when the gate is open again."""
+        with self._lock:
+            if not self._shut or len(self._standing) == self._count:
+                return
+            place = _place(self._waiting)
+        place.acquire()
+
+    def stand(self) -> None:
+        """Stay here while the gate is shut."""
+        with self._lock:
+            if not self._shut:
+                return
+            place = _place(self._standing)
+            if len(self._standing) == self._count:
+                _let_go(self._waiting)
+        place.acquire()
+
+    def open(self) -> None:
+        """Let everybody go on."""
+        with self._lock:
+            self._shut = False
+            _let_go(self._standing)
+            _let_go(self._waiting)
+
+    def remove(self) -> None:
+        """Open it for good."""
+        with self._lock:
+            self._gone = True
+        self.open()
+
+
+def _place(places: list[_thread.LockType]) -> _thread.LockType:
+    place = _thread.allocate_lock()
+    place.acquire()
+    places.append(place)
+    return place
+
+
+def _let_go(places: list[_thread.LockType]) -> None:
+    for place in places:
+        place.release()
+    places.clear()
