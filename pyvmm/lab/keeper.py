@@ -90,8 +90,8 @@ class Keeper:
     def end(self, reason: str, *, failed: bool = False) -> None:
         """Make ``run`` return; everyone who waits is told *reason*. What *failed* leaves its log."""
         with self._changed:
-            self._ending = self._ending or reason
-            self._failed = self._failed or failed
+            if not self._ending:  # the first reason is the true one
+                self._ending, self._failed = reason, failed
             self._changed.notify_all()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # who comes now starts another machine

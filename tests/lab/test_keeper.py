@@ -138,8 +138,11 @@ def test_keeper_when_retired_ends_after_its_last_command(stage):
 def test_keeper_when_stopped_answers_after_the_machine_is_gone(stage):
     with kept() as wanted:
         borrow(wanted).close()
+        machine.log_path(wanted).touch()
         lease.ask(wanted.directory, "stop")
-        until(lambda: not wanted.directory.exists())
+
+        assert not wanted.directory.exists()
+        assert not machine.log_path(wanted).exists()
 
 
 def test_keeper_when_a_stranger_sends_nonsense_goes_on(stage):
