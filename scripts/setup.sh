@@ -40,12 +40,12 @@ setup_venv() {
     printf '%s' "$1 $state" >"$VENV/.pyvmm-stamp"
 }
 
-# need_packages COMMAND:PACKAGE...: Debian packages whose command is missing. Installed as root,
+# need_packages COMMAND:PACKAGE...: Debian packages whose command (or file) is missing. Installed as root,
 # else named; returns 1 when something stays missing.
 need_packages() {
     missing=
     for pair in "$@"; do
-        command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair#*:}"
+        command -v "${pair%%:*}" >/dev/null 2>&1 || [ -e "${pair%%:*}" ] || missing="$missing ${pair#*:}"
     done
     [ -n "$missing" ] || return 0
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

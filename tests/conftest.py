@@ -61,7 +61,7 @@ def _where_it_can_run(request: pytest.FixtureRequest, _reasons: dict[str, str | 
         reason = _reasons[mark]
         if reason is None:
             continue
-        # What needs hardware runs in the lab when this machine has none.
-        if mark in REQUIRED and not (mark == "lab" and INSIDE_LAB):
+        # What needs hardware runs in the lab where this machine has none, so requiring the lab requires it.
+        if ("lab" if mark == "hw" else mark) in REQUIRED and not (mark == "lab" and INSIDE_LAB):
             pytest.fail(f"{mark} is required here (PYVMM_REQUIRE), but: {reason}", pytrace=False)
         pytest.skip(reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from pyvmm.arch.x86_64.host import PVM, virtualization
 from pyvmm.cli.main import complain
 from pyvmm.cli.options import Option, Options
 from pyvmm.config import Config, read_toml
@@ -50,6 +51,11 @@ def main(argv: list[str]) -> int:
     config = _config(values, words)
     if result is not None:
         _check_result(str(result))
+    if config.kernel is not None and virtualization() == PVM:
+        complain(
+            "this host's KVM (PVM) emulates ring 0 at a thousandth of the speed and lacks instructions; "
+            "`pyvmm lab x86_64 -- pyvmm run ...` boots kernels"
+        )
     if config.exec is not None:
         from pyvmm.cli.exec import run_exec
 

@@ -126,7 +126,7 @@ def test_memory_of_four_and_a_half_gib_lies_on_both_sides_of_the_gap() -> None:
 
 
 def test_exec_passes_status_streams_and_binary_input_through() -> None:
-    data = bytes(range(256)) * 400
+    data = bytes(range(256)) * 80
     command = (
         "nproc; cat /sys/devices/system/clocksource/clocksource0/current_clocksource; echo e >&2; cat; exit 7"
     )

@@ -1,0 +1,100 @@
+"""Runs the checks and all tests, here and in the lab, and ends with one count and every skip's reason."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pyvmm import lab
+from pyvmm.arch.x86_64.host import SVM, VMX, virtualization
+from pyvmm.errors import PyvmmError
+from pyvmm.guests import debian
+from pyvmm.guests.default import default_guest
+
+BIN = Path(sys.executable).parent
+PYTEST = [sys.executable, "-m", "pytest"]
+CHECKS = (
+    [str(BIN / "ruff"), "check", "."],
+    [str(BIN / "ruff"), "format", "--check", "."],
+    [str(BIN / "mypy")],
+    [str(BIN / "lint-imports")],
+)
+#: What runs a second time on the lab's AMD-V: everything that needs it, and the firmware suite.
+IN_LAB = ["-p", "no:cacheprovider", "-m", "hw or kvm", "tests/guest", "tests/pykvm", "tests/memory"]
+LAB_LIMIT = "45m"
+
+
+def main() -> int:
+    failures = [" ".join(check[:2]) for check in CHECKS if step(check)[0]]
+    for prepare in (default_guest, lambda: debian.package("linux-image-amd64")):
+        try:
+            prepare()
+        except PyvmmError as error:
+            print(f"== no guest packages: {error}", flush=True)
+    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    skips: list[str] = []
+    for name, command in suites():
+        code, output = step(command)
+        if code:
+            failures.append(name)
+        for outcome, count in tally(output).items():
+            counts[outcome] += count
+        skips += [f"{name}: {line}" for line in output if line.startswith("SKIPPED")]
+    print("\n== skipped" if skips else "\n== nothing was skipped")
+    for line in skips:
+        print(line)
+    for name in failures:
+        print(f"== FAILED: {name}")
+    counts["failed"] += max(0, len(failures) - counts["failed"])
+    print(f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped", flush=True)
+    return 1 if failures else 0
+
+
+def suites() -> list[tuple[str, list[str]]]:
+    """A name and a command each: on this machine, then where ring 0 runs in hardware."""
+    if virtualization() in (VMX, SVM):
+        return [("here", PYTEST)]
+    here = ("here", [*PYTEST, "-m", "not hw"])
+    able, reason = lab.available()
+    if not able:
+        print(f"== no lab: {reason}", flush=True)
+        return [here, ("ring 0", [*PYTEST, "-m", "hw"])]
+    inside = [sys.executable, "-m", "pyvmm", "lab", "x86_64", "--timeout", LAB_LIMIT, "--", *PYTEST, *IN_LAB]
+    return [here, ("in the lab", inside)]
+
+
+def step(command: list[str]) -> tuple[int, list[str]]:
+    """Run *command*, its output shown as it comes; the exit code and the output's lines."""
+    words = [Path(word).name if word.startswith("/") else word for word in command]
+    print(f"\n== {' '.join(words)}", flush=True)
+    begin = time.monotonic()
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line.rstrip("\n"))
+        print(line, end="", flush=True)
+    code = process.wait()
+    print(f"== {time.monotonic() - begin:.0f} s, exit code {code}", flush=True)
+    return code, lines
+
+
+def tally(output: list[str]) -> dict[str, int]:
+    """The counts of pytest's last line; errors are failures."""
+    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    for line in reversed(output):
+        found = re.findall(r"(\d+) (passed|failed|skipped|error)", line)
+        if found:
+            for number, outcome in found:
+                counts["failed" if outcome == "error" else outcome] += int(number)
+            break
+    return counts
+
+
+if __name__ == "__main__":
+    sys.exit(main())
