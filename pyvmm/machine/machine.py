@@ -233,6 +233,7 @@ class Machine:
             regions += some
             self._closers += [region.host.close for region in some]
         self.memory = GuestMemory(regions)
+        self._closers.append(self.memory.close)  # its views, too, hold the host's pages
         for region in self.memory.regions:
             board.place(MMIO, region.gpa, region.size, region.name, ROM if region.readonly else RAM)
         kvm = Kvm(kvm_path)
