@@ -1,0 +1,78 @@
+"""What the console's text tells: a panic, in pieces of any size, and the tail."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyvmm.machine.console_log import TAIL, ConsoleLog
+
+LINE = b"[    1.234567] Kernel panic - not syncing: VFS: Unable to mount root fs\r\n"
+WANTED = "Kernel panic - not syncing: VFS: Unable to mount root fs"
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def log(told: list[str]) -> ConsoleLog:
+    return ConsoleLog(told.append)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 26, 1000])
+def test_panic_when_it_comes_in_pieces_is_told_once(log: ConsoleLog, told: list[str], size: int) -> None:
+    text = b"Booting\r\n" * 3 + LINE + LINE + b"---[ end ]---\n"
+
+    for at in range(0, len(text), size):
+        log.feed(text[at : at + size])
+
+    assert told == [WANTED]
+
+
+def test_panic_when_its_line_is_not_whole_waits_for_the_end(log: ConsoleLog, told: list[str]) -> None:
+    log.feed(LINE.rstrip())
+    assert told == []
+
+    log.feed(b"\n")
+
+    assert told == [WANTED]
+
+
+def test_panic_when_behind_a_line_without_end_is_found(log: ConsoleLog, told: list[str]) -> None:
+    for _ in range(3 * TAIL // 50):
+        log.feed(b"." * 50)
+    for byte in LINE:
+        log.feed(bytes((byte,)))
+
+    assert told == [WANTED]
+
+
+def test_text_that_only_speaks_of_a_panic_is_none(log: ConsoleLog, told: list[str]) -> None:
+    log.feed(b"Kernel panic is not syncing\nKernel panic - \nnot syncing\n")
+
+    assert told == []
+
+
+def test_panic_when_not_utf8_is_told_all_the_same(log: ConsoleLog, told: list[str]) -> None:
+    log.feed(b"Kernel panic - not syncing: \xff\xfe\n")
+
+    assert told == ["Kernel panic - not syncing: \ufffd\ufffd"]
+
+
+@pytest.mark.parametrize("size", [1, 999, 5 * TAIL])
+def test_tail_when_much_was_said_is_the_last_16_kib(log: ConsoleLog, size: int) -> None:
+    text = bytes(ord("a") + at // 1000 % 26 for at in range(5 * TAIL))
+
+    for at in range(0, len(text), size):
+        log.feed(text[at : at + size])
+
+    assert log.text() == text[-TAIL:].decode()
+
+
+def test_memory_when_lines_never_end_is_bounded(log: ConsoleLog) -> None:
+    for _ in range(100):
+        log.feed(b"x" * 50_000)
+
+    assert len(log._tail) <= 2 * TAIL
+    assert len(log._line) <= 4096 + 50_000

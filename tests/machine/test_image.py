@@ -1,0 +1,98 @@
+"""Image files that are not: each one is one sentence, none hangs."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyvmm.boot.errors import ImageError
+from pyvmm.machine.image import read_image
+from tests.machine.programs import descriptors
+
+ROOT = Path(__file__).parents[2]
+
+
+def refusal(path: object) -> str:
+    with pytest.raises(ImageError) as caught:
+        read_image(str(path), "kernel")
+    sentence = str(caught.value)
+    assert sentence.startswith(f"kernel {path} ")
+    assert "\n" not in sentence
+    return sentence
+
+
+def test_read_image_when_regular_gives_the_bytes_and_keeps_no_descriptor(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(b"MZ" * 5000)
+    before = descriptors()
+
+    data = read_image(str(path), "kernel")
+
+    assert data == b"MZ" * 5000
+    del data
+    assert descriptors() == before
+
+
+def test_read_image_when_missing_says_so(tmp_path: Path) -> None:
+    assert "No such file" in refusal(tmp_path / "none")
+
+
+def test_read_image_when_a_directory_says_so(tmp_path: Path) -> None:
+    assert "is a directory" in refusal(tmp_path)
+
+
+@pytest.mark.timeout(20)
+def test_read_image_when_a_fifo_says_so_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+
+    assert "not a regular file" in refusal(tmp_path / "fifo")
+
+
+def test_read_image_when_empty_says_so(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+
+    assert "is empty" in refusal(tmp_path / "empty")
+
+
+def test_read_image_when_a_device_says_so() -> None:
+    assert "not a regular file" in refusal("/dev/zero")
+
+
+def test_read_image_when_a_socket_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    os.mknod(path, 0o600 | stat.S_IFSOCK)
+
+    assert "cannot be read" in refusal(path)
+
+
+def test_read_image_when_a_loop_of_links_says_so(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+
+    assert "cannot be read" in refusal(tmp_path / "loop")
+
+
+def test_read_image_when_unreadable_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(b"MZ")
+    path.chmod(0)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.getuid() and str(folder).startswith("/tmp/"):
+            folder.chmod(0o755)
+    # Root reads everything: another user does it, in a process of its own.
+    code = (
+        "import os, sys\n"
+        "from pyvmm.boot.errors import ImageError\n"
+        "from pyvmm.machine.image import read_image\n"
+        "os.getuid() or os.setuid(65534)\n"
+        "try: read_image(sys.argv[1], 'kernel')\n"
+        "except ImageError as error: print(error)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True)
+
+    assert done.stdout == f"kernel {path} cannot be read: Permission denied\n", done.stderr

@@ -1,0 +1,202 @@
+"""Pause and resume of guests that never stand still by themselves."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pyvmm.machine.ending import OK, STOPPED, TOLD, Ending
+from pyvmm.machine.machine import Machine
+from tests.guest.harness import Transcript
+from tests.machine import programs
+
+pytestmark = [pytest.mark.kvm, pytest.mark.timeout(60)]
+
+LIMIT = 20.0
+
+
+@pytest.fixture
+def counting(tmp_path: Path) -> Iterator[Callable[..., Machine]]:
+    """Machines that count in memory, started; stopped at the end."""
+    machines = []
+
+    def make(**keys: object) -> Machine:
+        machine = programs.machine(tmp_path, programs.COUNT, **keys)
+        machines.append(machine)
+        machine.start()
+        moves_on(machine)
+        return machine
+
+    yield make
+    for machine in machines:
+        machine.close()
+
+
+def moves_on(machine: Machine) -> None:
+    """Wait until the guest has counted further."""
+    before = programs.count(machine)
+    end = time.monotonic() + LIMIT
+    while programs.count(machine) == before:
+        assert time.monotonic() < end, "the guest does not count"
+        os.sched_yield()
+
+
+def in_threads(count: int, function: Callable[[], object]) -> None:
+    """Run *function* in *count* threads at once, until all have returned."""
+    start = threading.Barrier(count)
+
+    def run() -> None:
+        start.wait(LIMIT)
+        function()
+
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT)
+        assert not thread.is_alive()
+
+
+def test_memory_when_paused_stands_still(counting: Callable[..., Machine]) -> None:
+    machine = counting()
+
+    machine.pause()
+    before = bytes(machine.memory.view(0, 1 << 20))
+    end = time.monotonic() + 0.05  # a guest that ran would count some 10,000 times
+    while time.monotonic() < end:
+        assert programs.count(machine) == int.from_bytes(before[0x1000:0x1004], "little")
+
+    assert machine.memory.view(0, 1 << 20) == before
+
+
+@pytest.mark.parametrize("cpus", [1, 3])
+def test_machine_when_paused_and_resumed_many_times_goes_on(
+    counting: Callable[..., Machine], cpus: int
+) -> None:
+    machine = counting(cpus=cpus)
+
+    for round_ in range(100):
+        machine.pause()
+        before = programs.count(machine)
+        assert programs.count(machine) == before
+        machine.resume()
+        if round_ % 10 == 0:
+            moves_on(machine)
+
+    moves_on(machine)
+
+
+def test_pause_when_paused_already_returns_and_one_resume_is_enough(
+    counting: Callable[..., Machine],
+) -> None:
+    machine = counting()
+
+    machine.pause()
+    machine.pause()
+    machine.resume()
+
+    moves_on(machine)
+
+
+def test_resume_when_not_paused_changes_nothing(counting: Callable[..., Machine]) -> None:
+    machine = counting()
+
+    machine.resume()
+
+    machine.pause()
+    machine.resume()
+    moves_on(machine)
+
+
+def test_pause_when_called_by_several_threads_has_stopped_the_guest_for_each(
+    counting: Callable[..., Machine],
+) -> None:
+    machine = counting(cpus=2)
+
+    def pause() -> None:
+        machine.pause()
+        before = programs.count(machine)
+        os.sched_yield()
+        assert programs.count(machine) == before
+
+    for _ in range(10):
+        in_threads(4, pause)
+        machine.resume()
+        moves_on(machine)
+
+
+def test_pause_and_resume_when_mixed_by_several_threads_do_not_hang(
+    counting: Callable[..., Machine],
+) -> None:
+    machine = counting(cpus=3)
+
+    def pause_and_resume() -> None:
+        for _ in range(50):
+            machine.pause()
+            machine.resume()
+
+    in_threads(4, pause_and_resume)
+
+    machine.resume()
+    moves_on(machine)
+
+
+def test_end_when_paused_ends(counting: Callable[..., Machine]) -> None:
+    machine = counting(cpus=2)
+    machine.pause()
+
+    machine.stop()
+
+    assert machine.wait().code == STOPPED
+
+
+def test_pause_when_the_machine_is_ending_returns(tmp_path: Path) -> None:
+    for _ in range(20):
+        machine = programs.machine(tmp_path, programs.COUNT)
+        machine.start()
+        pauser = threading.Thread(target=machine.pause, daemon=True)
+        pauser.start()
+        machine.end(Ending(OK, "test", TOLD))
+
+        assert machine.wait().reason == "test"
+        pauser.join(LIMIT)
+        assert not pauser.is_alive()
+
+
+def test_pause_when_ended_returns(tmp_path: Path) -> None:
+    machine = programs.machine(tmp_path, programs.PASS)
+    machine.run()
+
+    machine.pause()
+    machine.resume()
+
+
+def test_pause_when_not_started_holds_the_first_instruction_back(tmp_path: Path) -> None:
+    with programs.machine(tmp_path, programs.COUNT) as machine:
+        machine.pause()
+        machine.start()
+        machine.pause()
+        assert programs.count(machine) == 0
+
+        machine.resume()
+
+        moves_on(machine)
+
+
+def test_queued_port_writes_when_paused_have_been_carried_out(tmp_path: Path) -> None:
+    # inc byte [COUNTER]; mov al, [COUNTER]; out dx, al: the console says the last count.
+    code = b"\xba\xf8\x03" + bytes.fromhex("fe060010 a00010 ee ebf6")
+    console = Transcript()
+    with programs.machine(tmp_path, code, console) as machine:
+        machine.start()
+        for _ in range(20):
+            machine.pause()
+            said, counted = len(console.data), programs.count(machine)
+            assert (counted - said) % 256 in (0, 1)  # between the two instructions, or after both
+            machine.resume()
+            moves_on(machine)
