@@ -8,6 +8,7 @@ the loop reads them. Threads started afterwards inherit the block, and so do chi
 
 from __future__ import annotations
 
+import _signal  # without the enums of ``signal``
 import ctypes
 import os
 
@@ -99,6 +100,11 @@ class SignalFd:
         for at in range(0, len(information), _SIGINFO_SIZE):
             number = int.from_bytes(information[at : at + 4], "little")
             self._handlers[number](number)
+
+
+def heard(*numbers: int) -> list[int]:
+    """Those of the signals that whoever started this process did not have ignored, as nohup(1) does."""
+    return [number for number in numbers if _signal.getsignal(number) != _signal.SIG_IGN]
 
 
 def _sigset(numbers: Mapping[int, object]) -> ctypes.Array[ctypes.c_char]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import _signal  # without the enums of ``signal``
 import os
 import sys
 
-from pyvmm.errors import PyvmmError
+from pyvmm.errors import PyvmmError, StartError
 
 VERBS = {
     "run": "boot a guest",
@@ -29,6 +30,8 @@ def main(argv: list[str]) -> int:
     """Run the command line *argv* (without the program's name); returns the exit code."""
     try:
         return _dispatch(argv)
+    except SystemExit as stop:  # --help of a verb
+        return stop.code if isinstance(stop.code, int) else 0
     except PyvmmError as error:
         complain(str(error))
         return error.exit_code
@@ -45,8 +48,8 @@ def main(argv: list[str]) -> int:
 
 
 def complain(sentence: str) -> None:
-    """One line on stderr."""
-    line = " ".join(sentence.split())
+    """One line on stderr; a guest's words or a file's name in it cannot drive the terminal."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(sentence.split()))
     try:
         sys.stderr.write(f"pyvmm: {line}\n")
         sys.stderr.flush()
@@ -56,13 +59,38 @@ def complain(sentence: str) -> None:
 
 def entry() -> None:
     """The process's way in and out: no interpreter teardown, nothing is left to tidy."""
-    code = main(sys.argv[1:])
+    _open_standard_files()
+    try:
+        if _signal.getsignal(_signal.SIGINT) == _signal.SIG_DFL:  # the launcher's
+            _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+        code = _flushed(main(sys.argv[1:]))
+        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    os._exit(code)
+
+
+def _open_standard_files() -> None:
+    """Descriptors 0 to 2 that are closed become /dev/null: else the next file opened would be one of them."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(fd, "r" if fd == 0 else "w", closefd=False))
+
+
+def _flushed(code: int) -> int:
+    """Write out what was printed; *code*, or another where that fails."""
     try:
         sys.stdout.flush()
-    except OSError:
-        _forget_stdout()
-    sys.stderr.flush()
-    os._exit(code)
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        complain(f"standard output: {error.strerror}; give it a place where it fits")
+        return code or StartError.exit_code
+    return code
 
 
 def _dispatch(argv: list[str]) -> int:

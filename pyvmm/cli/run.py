@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from pyvmm.arch.x86_64.host import PVM, virtualization
+from pyvmm.backends.spec import make_backend
+from pyvmm.cli import result as result_file
 from pyvmm.cli.main import complain
 from pyvmm.cli.options import Option, Options
 from pyvmm.config import Config, read_toml
-from pyvmm.errors import ConfigError, StartError
+from pyvmm.errors import ConfigError
 from pyvmm.loop import Loop
-from pyvmm.machine.ending import GUEST_FIRST, OK, Ending
+from pyvmm.machine.ending import GUEST_FIRST, OK, STOPPED, TOLD, Ending
 from pyvmm.machine.machine import Machine
-from pyvmm.signals import NAMES, SIGHUP, SIGINT, SIGTERM, SignalFd
+from pyvmm.signals import NAMES, SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP, SignalFd, heard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
+
+    from pyvmm.backends.base import CharBackend
+    from pyvmm.backends.terminal import Terminal
 
 OPTIONS = Options(
     "pyvmm run [BOARD.toml] [OPTION ...]",
@@ -47,10 +52,11 @@ OPTIONS = Options(
 def main(argv: list[str]) -> int:
     """Run ``pyvmm run`` with the arguments after the verb; returns the exit code."""
     values, words = OPTIONS.parse(argv)
-    result = values.pop("result", None)
+    given = values.pop("result", None)
+    result = None if given is None else str(given)
     config = _config(values, words)
     if result is not None:
-        _check_result(str(result))
+        result_file.prepare(result)
     if config.kernel is not None and virtualization() == PVM:
         complain(
             "this host's KVM (PVM) emulates ring 0 at a thousandth of the speed and lacks instructions; "
@@ -61,9 +67,9 @@ def main(argv: list[str]) -> int:
 
         status, ending = run_exec(config)
     else:
-        status, ending = None, _run_until_end(config)
+        status, ending = None, Run(config).until_end()
     if result is not None:
-        _write_result(str(result), ending, status)
+        result_file.write(result, ending, status)
     if status is not None:
         return status
     if ending.code != OK and ending.code < GUEST_FIRST:
@@ -71,43 +77,72 @@ def main(argv: list[str]) -> int:
     return ending.code
 
 
-class Signals:
-    """SIGINT, SIGTERM and SIGHUP end the machine with code 3.
+class Run:
+    """One ``pyvmm run``, over all the guest's restarts.
 
-    They are held back from before the machine is built, so that none finds it half made
-    and the terminal in raw mode.
+    SIGINT, SIGTERM, SIGHUP, --timeout and Ctrl-A x end it with code 3. The signals are held back
+    from before the first machine is built, so that none finds it half made and the terminal in raw mode.
     """
 
-    def __init__(self, loop: Loop) -> None:
-        self.machine: Machine | None = None
-        self._fd = SignalFd(loop, dict.fromkeys((SIGINT, SIGTERM, SIGHUP), self._stop))
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._machine: Machine | None = None
+        self._console: CharBackend | None = None
+        self._over: Ending | None = None
 
-    def _stop(self, number: int) -> None:
-        assert self.machine is not None, "the loop runs after the machine is built"
-        self.machine.stop("stopped", f"ended by {NAMES[number]}")
+    def until_end(self) -> Ending:
+        """Run the guest in this thread, again after a reboot where that is asked for."""
+        config = self._config
+        with Loop() as loop, SignalFd(loop, self._handlers()):
+            if config.timeout is not None:
+                loop.call_later(config.timeout, self._timed_out)
+            while True:
+                ending = self._once(loop)
+                if ending.reason != "reboot" or config.on_reboot != "restart":
+                    return ending
+                loop.run_once(0)  # also for a guest that is faster than the loop
+                if self._over is not None:
+                    return self._over
 
-    def __enter__(self) -> Signals:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._fd.close()
-
-
-def run_machine(config: Config) -> Ending:
-    """Build a machine, run it in this thread, and return how it ended."""
-    with Loop() as loop, Signals(loop) as signals, Machine(config, loop=loop) as machine:
-        signals.machine = machine
-        ending = machine.run()
+    def _once(self, loop: Loop) -> Ending:
+        console = self._console = make_backend(self._config.console, on_quit=self._quit)
+        try:
+            with Machine(self._config.replace(timeout=None), loop=loop, console=console) as machine:
+                self._machine = machine
+                ending = machine.run()
+        finally:
+            console.close()
         if machine.error is not None and os.environ.get("PYVMM_DEBUG"):
             raise machine.error
         return ending
 
+    def _handlers(self) -> dict[int, Callable[[int], object]]:
+        handlers: dict[int, Callable[[int], object]] = {}
+        if self._config.console == "stdio":  # job control; without it the signals have their own effect
+            handlers = {SIGTSTP: lambda _: self._terminal.stop_job()}
+            handlers[SIGCONT] = lambda _: self._terminal.continue_job()
+        return {**dict.fromkeys(heard(SIGINT, SIGTERM, SIGHUP), self._signalled), **handlers}
 
-def _run_until_end(config: Config) -> Ending:
-    while True:
-        ending = run_machine(config)
-        if ending.reason != "reboot" or config.on_reboot != "restart":
-            return ending
+    @property
+    def _terminal(self) -> Terminal:
+        from pyvmm.backends.terminal import Terminal
+
+        assert isinstance(self._console, Terminal), "the console is stdio"
+        return self._console
+
+    def _end(self, reason: str, detail: str) -> None:
+        self._over = Ending(STOPPED, reason, TOLD, detail)
+        assert self._machine is not None, "the loop runs after a machine is built"
+        self._machine.end(self._over)
+
+    def _signalled(self, number: int) -> None:
+        self._end("stopped", f"ended by {NAMES[number]}")
+
+    def _timed_out(self) -> None:
+        self._end("timeout", f"the guest did not end within {self._config.timeout:g} seconds")
+
+    def _quit(self) -> None:
+        self._end("stopped", "ended by the user")
 
 
 def _config(values: dict[str, Any], words: list[str]) -> Config:
@@ -120,18 +155,14 @@ def _config(values: dict[str, Any], words: list[str]) -> Config:
             False if values["debug_exit"] == "none" else _number("debug-exit", values["debug_exit"])
         )
     keys = {**(read_toml(words[0]) if words else {}), **values}
-    if not keys.get("kernel") and not keys.get("firmware"):
-        keys = _default_guest(keys)
-    return Config(**keys)
-
-
-def _default_guest(keys: dict[str, Any]) -> dict[str, Any]:
-    """Debian's stock kernel with our user space, where the user names no image."""
+    if keys.get("kernel") is not None or keys.get("firmware") is not None:
+        return Config(**keys)
+    # Debian's stock kernel with our user space. What else is wrong is told before it is fetched.
+    config = Config(**{**keys, "kernel": "the default guest's"})
     from pyvmm.guests.default import default_guest
 
     guest = default_guest()
-    initrd = [guest.initrd, *keys.pop("initrd", [])]
-    return {**keys, "kernel": guest.kernel, "initrd": initrd}
+    return config.replace(kernel=guest.kernel, initrd=[guest.initrd, *config.initrd])
 
 
 def _number(key: str, text: str) -> int:
@@ -139,26 +170,3 @@ def _number(key: str, text: str) -> int:
         return int(text, 0)
     except ValueError:
         raise ConfigError(f"{key}: {text!r} is not a number") from None
-
-
-def _check_result(path: str) -> None:
-    folder = os.path.dirname(path) or "."
-    if not os.access(folder, os.W_OK) or os.path.isdir(path):
-        raise StartError(f"result file {path} cannot be written; give a path in a folder you can write to")
-
-
-def _write_result(path: str, ending: Ending, status: int | None) -> None:
-    """The record appears whole or not at all."""
-    import json
-
-    record = ending.record()
-    if status is not None:
-        record["status"] = status
-    partial = f"{path}.{os.getpid()}"
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(record, file)
-            file.write("\n")
-        os.replace(partial, path)
-    except OSError as error:
-        sys.stderr.write(f"pyvmm: result file {path} was not written: {error.strerror}\n")

@@ -1,0 +1,60 @@
+"""The file ``--result`` names: how the guest ended, as one JSON object.
+
+A regular file appears whole or not at all; a device, a pipe or a link is written to.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm.errors import StartError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.machine.ending import Ending
+
+_S_IFMT, _S_IFREG = 0o170000, 0o100000
+
+
+def prepare(path: str) -> None:
+    """Raise StartError when *path* cannot be written, before the guest runs in vain.
+
+    A file from an earlier run goes, lest it be taken for this one's.
+    """
+    replaced = _is_replaced(path)
+    place = os.path.dirname(path) or "." if replaced else path
+    if os.path.isdir(path) or not os.access(place, os.W_OK):
+        raise StartError(f"result file {path} cannot be written; give a path in a folder you can write to")
+    if replaced and os.path.exists(path):
+        os.unlink(path)
+
+
+def write(path: str, ending: Ending, status: int | None) -> None:
+    """Write the record; *status* is what the guest's command ended with. Raises StartError."""
+    import json
+
+    record = ending.record()
+    if status is not None:
+        record["status"] = status
+    replaced = _is_replaced(path)
+    place = f"{path}.{os.getpid()}" if replaced else path
+    try:
+        fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+        with open(fd, "w", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        if replaced:
+            os.replace(place, path)
+    except OSError as error:
+        if replaced and os.path.exists(place):
+            os.unlink(place)
+        raise StartError(
+            f"result file {path} was not written: {error.strerror}; the guest ended with code {ending.code} "
+            f"({ending.reason})"
+        ) from None
+
+
+def _is_replaced(path: str) -> bool:
+    try:
+        return os.lstat(path).st_mode & _S_IFMT == _S_IFREG
+    except OSError:
+        return True  # there is none
