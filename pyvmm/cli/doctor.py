@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -11,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pyvmm.arch.x86_64.host import PVM, UNKNOWN, ring0_speed, virtualization
+from pyvmm.cli.arguments import Parser
 from pyvmm.errors import PyvmmError
 from pyvmm.pykvm import Kvm
 from pyvmm.pykvm.kvm import API_VERSION
@@ -58,7 +58,7 @@ class Finding:
 
 def main(argv: list[str]) -> int:
     """Run ``pyvmm doctor``; 0 when a guest can run here, 64 when none can."""
-    parser = argparse.ArgumentParser(prog="pyvmm doctor", description=__doc__, exit_on_error=False)
+    parser = Parser(prog="pyvmm doctor", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args(argv)
     findings, able = examine()

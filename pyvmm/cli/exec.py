@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -11,9 +12,19 @@ from pyvmm.errors import PyvmmError
 from pyvmm.guests.execproto import Request
 from pyvmm.guests.execrunner import PTY_WINDOW, ExecRunner
 from pyvmm.loop import Loop
-from pyvmm.machine.ending import OK, TOLD, Ending
+from pyvmm.machine.ending import CRASHED, OK, TOLD, Ending
 from pyvmm.machine.machine import Machine
-from pyvmm.signals import NAMES, SIGHUP, SIGINT, SIGTERM, SIGWINCH, SignalFd
+from pyvmm.signals import (
+    NAMES,
+    SIGCONT,
+    SIGHUP,
+    SIGINT,
+    SIGTERM,
+    SIGTSTP,
+    SIGWINCH,
+    SignalFd,
+    heard,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,7 +95,7 @@ def run_exec(config: Config) -> tuple[int | None, Ending]:
     channel = Channel()
     quiet = config.console == "stdio"  # the terminal is the command's
     console = CharBackend() if quiet else make_backend(config.console)
-    with Loop() as loop:
+    with contextlib.closing(console), Loop() as loop:
         runner: ExecRunner | None = None
 
         def exited(code: int) -> None:
@@ -101,11 +112,21 @@ def run_exec(config: Config) -> tuple[int | None, Ending]:
                 machine.stop("stopped", f"ended by {NAMES[number]}")
 
         def resized(number: int) -> None:
-            if runner is not None and size:
+            if runner is not None:
                 runner.resized()
 
+        def stopped(number: int) -> None:
+            if runner is not None and runner.terminal is not None:
+                runner.terminal.stop_job()
+
+        def continued(number: int) -> None:
+            if runner is not None and runner.terminal is not None:
+                runner.terminal.continue_job()
+
         interrupted: list[int] = []
-        handlers = {**dict.fromkeys((SIGINT, SIGTERM, SIGHUP), forward), SIGWINCH: resized}
+        handlers = dict.fromkeys(heard(SIGINT, SIGTERM, SIGHUP), forward)
+        if size:  # else these have their own effect, or none
+            handlers |= {SIGWINCH: resized, SIGTSTP: stopped, SIGCONT: continued}
         with (
             SignalFd(loop, handlers),
             Machine(config, loop=loop, console=console, channel=channel) as machine,
@@ -123,11 +144,13 @@ def run_exec(config: Config) -> tuple[int | None, Ending]:
                 ending = machine.run()
             finally:
                 runner.close()
-                console.close()
         if not status and quiet and ending.code != OK:
             _show_log(machine)
         if machine.error is not None and os.environ.get("PYVMM_DEBUG"):
             raise machine.error
+    if not status and ending.code == OK:
+        # Not the command's success, which is what 0 would say.
+        ending = Ending(CRASHED, ending.reason, ending.known, f"{ending.detail} before the command had ended")
     return (status[0] if status else None), ending
 
 

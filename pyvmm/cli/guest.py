@@ -9,19 +9,13 @@ import argparse
 import os
 from pathlib import Path
 
+from pyvmm.cli.arguments import Parser
 from pyvmm.errors import ConfigError, StartError
 from pyvmm.guests import cpio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
-
     from pyvmm.guests.cpio import Entry
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; `{self.prog} --help` tells more")
 
 
 def main(argv: list[str]) -> int:
@@ -35,9 +29,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="pyvmm guest", description="Fetch and build guest images; they are cached.")
-    verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=_Parser)
+def _parser() -> Parser:
+    parser = Parser(prog="pyvmm guest", description="Fetch and build guest images; they are cached.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=Parser)
 
     fetch = verbs.add_parser(
         "fetch", help="fetch Debian packages through apt; prints where they are unpacked"
