@@ -20,6 +20,7 @@ PAGE = 4096
 MIN_MEMORY = MIB
 MAX_MEMORY = 1 << 46
 MAX_CPUS = 254
+MAX_BOARD_FILE = 1 << 20
 BACKINGS = ("anonymous", "memfd", "hugetlb", "file")
 BOOT_WAYS = ("auto", "bzimage", "elf", "pvh", "linux64", "multiboot", "multiboot2")
 ON_REBOOT = ("exit", "restart")
@@ -126,23 +127,36 @@ def read_toml(path: str) -> dict[str, Any]:
 
     try:
         with open(path, "rb") as file:
-            keys = tomllib.load(file)
+            data = file.read(MAX_BOARD_FILE + 1)
+        if len(data) > MAX_BOARD_FILE:
+            raise ConfigError(f"{path} is larger than {MAX_BOARD_FILE} bytes; give the path of a board file")
+        keys = tomllib.loads(data.decode())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; give the path of a board file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, a number of 5000 digits
         raise ConfigError(f"{path} is not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deep; a board file has two levels") from None
     for key in keys:
         if key not in _CHECKS:
             known = ", ".join(sorted(_CHECKS))
             raise ConfigError(f"{path}: {key!r} is not a key of a machine; the keys are {known}")
     folder = os.path.dirname(os.path.abspath(path))
-    for key in ("kernel", "firmware"):
-        if isinstance(keys.get(key), str):
-            keys[key] = os.path.join(folder, keys[key])
-    if isinstance(keys.get("initrd"), str):
-        keys["initrd"] = [keys["initrd"]]
-    if isinstance(keys.get("initrd"), list):
-        keys["initrd"] = [os.path.join(folder, p) if isinstance(p, str) else p for p in keys["initrd"]]
+
+    def absolute(value: Any) -> Any:
+        return os.path.join(folder, value) if isinstance(value, str) and value else value
+
+    for key in ("kernel", "firmware", "initrd"):
+        value = keys.get(key)
+        if value is not None:
+            keys[key] = [absolute(item) for item in value] if isinstance(value, list) else absolute(value)
+    if isinstance(keys.get("memory"), list):
+        for part in keys["memory"]:
+            if isinstance(part, dict) and "path" in part:
+                part["path"] = absolute(part["path"])
+    if isinstance(keys.get("console"), str):
+        kind, colon, place = keys["console"].partition(":")
+        keys["console"] = kind + colon + absolute(place)
     return keys
 
 

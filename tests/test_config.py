@@ -91,6 +91,16 @@ def test_from_toml_reads_keys_and_takes_paths_from_the_files_folder(tmp_path: Pa
         ("memory = -1", "memory: "),
         ('cpus = "two"', "cpus: 'two'"),
         ("[kernel]\npath = 1", "kernel: "),
+        ('kernel = ""', "kernel: '' must be"),
+        ("initrd = [1]", "initrd: 1 must be"),
+        ("initrd = {a = 1}", "initrd: {'a': 1} must be"),
+        ("cpus = " + "9" * 5000, "is not TOML"),
+        ("memory = " + "[" * 5000, "is nested too deep"),
+        ("# " + "x" * (1 << 20), "is larger than"),
+        ("cpus = 1979-05-27", "cpus: datetime.date(1979, 5, 27) must be"),
+        ("memory = 1.5", "memory: 1.5 is not a size"),
+        ("timeout = nan", "timeout: nan is out of range"),
+        ("cpus = 1\ncpus = 2", "is not TOML"),
     ],
 )
 def test_from_toml_refuses_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
@@ -102,6 +112,34 @@ def test_from_toml_refuses_in_one_sentence(tmp_path: Path, text: str, sentence: 
 
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_from_toml_takes_every_path_from_the_files_folder(tmp_path: Path) -> None:
+    board = tmp_path / "board.toml"
+    board.write_text(
+        'firmware = "rom.bin"\nconsole = "file:log"\n'
+        '[[memory]]\nsize = "1M"\nbacking = "file"\npath = "ram"\n'
+        '[[memory]]\nsize = "1M"\nbacking = "file"\npath = "/dev/shm/ram"\n'
+    )
+
+    config = Config.from_toml(str(board))
+
+    assert config.firmware == str(tmp_path / "rom.bin")
+    assert config.console == f"file:{tmp_path / 'log'}"
+    assert [part.path for part in config.memory] == [str(tmp_path / "ram"), "/dev/shm/ram"]
+
+
+@pytest.mark.parametrize("console", ["stdio", "pty", "none"])
+def test_from_toml_leaves_a_console_without_a_path_as_it_is(tmp_path: Path, console: str) -> None:
+    board = tmp_path / "board.toml"
+    board.write_text(f'console = "{console}"\n')
+
+    assert Config.from_toml(str(board)).console == console
+
+
+def test_from_toml_of_an_endless_file_reads_no_more_than_a_board_file_may_have() -> None:
+    with pytest.raises(ConfigError, match="is larger than"):
+        Config.from_toml("/dev/zero")
 
 
 def test_from_toml_without_file_says_so(tmp_path: Path) -> None:
