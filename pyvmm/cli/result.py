@@ -23,7 +23,7 @@ def prepare(path: str) -> None:
     """
     replaced = _is_replaced(path)
     place = os.path.dirname(path) or "." if replaced else path
-    if os.path.isdir(path) or not os.access(place, os.W_OK):
+    if not path or os.path.isdir(path) or not os.access(place, os.W_OK):
         raise StartError(f"result file {path} cannot be written; give a path in a folder you can write to")
     if replaced and os.path.exists(path):
         os.unlink(path)

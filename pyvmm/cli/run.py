@@ -57,11 +57,6 @@ def main(argv: list[str]) -> int:
     config = _config(values, words)
     if result is not None:
         result_file.prepare(result)
-    if config.kernel is not None and virtualization() == PVM:
-        complain(
-            "this host's KVM (PVM) emulates ring 0 at a thousandth of the speed and lacks instructions; "
-            "`pyvmm lab x86_64 -- pyvmm run ...` boots kernels"
-        )
     if config.exec is not None:
         from pyvmm.cli.exec import run_exec
 
@@ -75,6 +70,15 @@ def main(argv: list[str]) -> int:
     if ending.code != OK and ending.code < GUEST_FIRST:
         complain(f"{ending.reason}: {ending.detail} ({ending.known})" if ending.detail else ending.reason)
     return ending.code
+
+
+def warn(config: Config) -> None:
+    """Say before the start what a kernel meets here."""
+    if config.kernel is not None and virtualization() == PVM:
+        complain(
+            "this host's KVM (PVM) emulates ring 0 at a thousandth of the speed and lacks instructions; "
+            "`pyvmm lab x86_64 -- pyvmm run ...` boots kernels"
+        )
 
 
 class Run:
@@ -108,6 +112,8 @@ class Run:
         console = self._console = make_backend(self._config.console, on_quit=self._quit)
         try:
             with Machine(self._config.replace(timeout=None), loop=loop, console=console) as machine:
+                if self._machine is None:
+                    warn(self._config)
                 self._machine = machine
                 ending = machine.run()
         finally:
