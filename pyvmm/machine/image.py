@@ -11,7 +11,7 @@ from pyvmm.errors import ConfigError
 from pyvmm.memory.errors import HostMemoryError
 from pyvmm.memory.guest import Region
 from pyvmm.memory.host import Anonymous, FileBacked, HostMemory, Hugetlb, Memfd
-from pyvmm.memory.layout import Part
+from pyvmm.memory.layout import Part, assemble, carve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,19 +70,29 @@ def read_rom(config: Config) -> RomImage | None:
     return None if is_elf(data) else _named(config.firmware, load_firmware_rom, data)
 
 
-def rom_regions(rom: RomImage | None) -> list[Region]:
-    """The read-only region of a ROM."""
+def regions_of(config: Config, rom: RomImage | None, gap: tuple[int, int]) -> list[Region]:
+    """RAM around *gap* and, with a ROM, its two places: below 4 GiB, and its end again below 1 MiB."""
+    ram = assemble(memory_parts(config), *gap)
     if rom is None:
-        return []
-    host = Anonymous(len(rom.data))
-    host.buffer[:] = rom.data
-    return [Region(rom.base, len(rom.data), host, readonly=True, name="firmware ROM")]
+        return ram
+    try:
+        host = Anonymous(len(rom.data))
+        host.buffer[:] = rom.data
+        low = len(rom.low)
+        return [
+            *carve(ram, rom.low_base, rom.low_base + low),
+            Region(rom.low_base, low, host, len(rom.data) - low, readonly=True, name="firmware ROM, low"),
+            Region(rom.base, len(rom.data), host, readonly=True, name="firmware ROM"),
+        ]
+    except BaseException:
+        for region in ram:
+            region.host.close()
+        raise
 
 
 def load_image(config: Config, memory: GuestMemory, platform: Platform, rom: RomImage | None) -> Entry:
     """Load what the config names; returns where CPU 0 starts."""
     if rom is not None:
-        memory.write(rom.low_base, rom.low)
         return rom.entry
     if config.firmware is not None:
         return _named(config.firmware, load_firmware_elf, memory, read_image(config.firmware, "firmware"))

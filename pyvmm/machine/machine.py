@@ -28,10 +28,9 @@ from pyvmm.machine.ending import (
     debug_exit,
 )
 from pyvmm.machine.gate import Gate
-from pyvmm.machine.image import load_image, memory_parts, read_rom, rom_regions
+from pyvmm.machine.image import load_image, read_rom, regions_of
 from pyvmm.machine.vcpu import VcpuThread
-from pyvmm.memory.guest import GuestMemory, Region
-from pyvmm.memory.layout import assemble
+from pyvmm.memory.guest import GuestMemory
 from pyvmm.memory.slots import Slots
 from pyvmm.pykvm import Kvm
 
@@ -228,10 +227,8 @@ class Machine:
         board = self.board = platform.create_board()
         self.ports, self.mmio = Bus(PORT), Bus(MMIO)
         rom = read_rom(config)
-        regions: list[Region] = []
-        for some in (assemble(memory_parts(config), *platform.GAP), rom_regions(rom)):
-            regions += some
-            self._closers += [region.host.close for region in some]
+        regions = regions_of(config, rom, platform.GAP)
+        self._closers += [region.host.close for region in regions]
         self.memory = GuestMemory(regions)
         self._closers.append(self.memory.close)  # its views, too, hold the host's pages
         for region in self.memory.regions:
@@ -240,8 +237,9 @@ class Machine:
         self._closers.append(kvm.close)
         vm = self.vm = kvm.create_vm()
         self._closers.append(vm.close)
-        platform.prepare_vm(kvm, vm)
+        # Memslots first: one set after the interrupt controllers waits 7 ms for their grace period.
         Slots(vm, self.memory).install()
+        platform.prepare_vm(kvm, vm)
         if console is None:
             console = make_backend(config.console, on_quit=self._user_quit)
             self._closers.append(console.close)

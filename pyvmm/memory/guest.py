@@ -8,7 +8,6 @@ GuestMemoryError. A size below one byte is refused like an address outside.
 from __future__ import annotations
 
 from bisect import bisect_right
-from itertools import pairwise
 
 from pyvmm.memory.errors import GuestMemoryError, MemoryConfigError
 from pyvmm.memory.host import PAGE_SIZE, PHYSICAL_LIMIT, HostMemory
@@ -103,7 +102,7 @@ class GuestMemory:
 
     def __init__(self, regions: Iterable[Region]) -> None:
         ordered = sorted(regions, key=lambda region: region.gpa)
-        for left, right in pairwise(ordered):
+        for left, right in zip(ordered, ordered[1:], strict=False):
             if right.gpa < left.end:
                 raise MemoryConfigError(
                     f"memory regions {left.name!r} ({left.gpa:#x}-{left.end - 1:#x}) and {right.name!r} "

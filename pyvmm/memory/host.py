@@ -68,7 +68,7 @@ class HostMemory:
 
 
 class Anonymous(HostMemory):
-    """Private memory, 2 MiB aligned, in huge pages where the host allows them.
+    """Private memory; from 2 MiB on aligned to that, in huge pages where the host allows them.
 
     Nothing is reserved (MAP_NORESERVE): the size may exceed the host's RAM, and only
     pages that are touched cost anything. Raises HostMemoryError when the host refuses.
@@ -80,14 +80,18 @@ class Anonymous(HostMemory):
     def __init__(self, size: int) -> None:
         check_size(size)
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+        # A huge page for less than one would be cleared for nothing.
+        align = HUGE_PAGE_SIZE if size >= HUGE_PAGE_SIZE else PAGE_SIZE
         try:
-            mapping = mmap.mmap(-1, size + HUGE_PAGE_SIZE, flags=flags)
+            mapping = mmap.mmap(-1, size + align - PAGE_SIZE, flags=flags)
         except OSError as error:
             raise HostMemoryError(
                 f"the host refused {format_size(size)} of memory ({error.strerror}); ask for less, or allow "
                 "overcommit with 'sysctl vm.overcommit_memory=0'"
             ) from None
-        super().__init__(mapping, size, align=HUGE_PAGE_SIZE)
+        super().__init__(mapping, size, align=align)
+        if align == PAGE_SIZE:
+            return
         try:
             mapping.madvise(mmap.MADV_HUGEPAGE)
         except OSError:

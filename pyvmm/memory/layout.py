@@ -96,3 +96,18 @@ def assemble(parts: int | Sequence[Part], gap_start: int, gap_end: int) -> list[
         for host in hosts:
             host.close()
         raise
+
+
+def carve(regions: Sequence[Region], start: int, end: int) -> list[Region]:
+    """*regions* without the addresses [start, end): something else answers there.
+
+    The host memory behind them stays unused. Raises MemoryConfigError where a piece left over is
+    not whole pages.
+    """
+    left = []
+    for region in regions:
+        for low, high in ((region.gpa, min(region.end, start)), (max(region.gpa, end), region.end)):
+            if low < high:
+                offset = region.offset + low - region.gpa
+                left.append(Region(low, high - low, region.host, offset, region.readonly, region.name))
+    return left

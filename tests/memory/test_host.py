@@ -105,7 +105,7 @@ def test_make_when_the_size_is_unusable_is_refused(maker: type, size: int) -> No
 
 
 def test_anonymous_when_made_is_private_and_2m_aligned() -> None:
-    host = Anonymous(PAGE_SIZE)
+    host = Anonymous(HUGE_PAGE_SIZE)
     host.buffer[0] = 1
 
     entry = mapping_of(host.address)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.memory.errors import HostMemoryError, MemoryConfigError
-from pyvmm.memory.guest import GuestMemory
+from pyvmm.memory.guest import GuestMemory, Region
 from pyvmm.memory.host import PAGE_SIZE, PHYSICAL_LIMIT, Anonymous, HostMemory, Memfd
-from pyvmm.memory.layout import Part, assemble, spans
+from pyvmm.memory.layout import Part, assemble, carve, spans
 
 GAP = (0xC000_0000, 0x1_0000_0000)
 M = 1 << 20
@@ -156,3 +156,24 @@ def test_assemble_when_a_maker_gives_too_little_is_refused_and_closed() -> None:
 def test_assemble_when_there_is_no_part_is_refused() -> None:
     with pytest.raises(MemoryConfigError, match="has no memory"):
         assemble([], *GAP)
+
+
+def test_carve_leaves_a_hole_and_the_same_host_memory_around_it() -> None:
+    host = Anonymous(0x8000)
+    regions = [Region(0, 0x4000, host), Region(0x4000, 0x4000, host, 0x4000)]
+
+    left = carve(regions, 0x2000, 0x5000)
+
+    assert [(r.gpa, r.size, r.offset) for r in left] == [(0, 0x2000, 0), (0x5000, 0x3000, 0x5000)]
+
+
+def test_carve_inside_one_region_leaves_both_its_ends() -> None:
+    left = carve([Region(0x10000, 0x4000, Anonymous(0x4000))], 0x11000, 0x12000)
+
+    assert [(r.gpa, r.size, r.offset) for r in left] == [(0x10000, 0x1000, 0), (0x12000, 0x2000, 0x2000)]
+
+
+def test_carve_beside_everything_changes_nothing() -> None:
+    region = Region(0x10000, 0x4000, Anonymous(0x4000))
+
+    assert [(r.gpa, r.size) for r in carve([region], 0, 0x10000)] == [(0x10000, 0x4000)]
