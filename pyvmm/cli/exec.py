@@ -8,7 +8,7 @@ import sys
 
 from pyvmm.backends.base import CharBackend
 from pyvmm.backends.spec import make_backend
-from pyvmm.cli.run import warn
+from pyvmm.cli.run import announce
 from pyvmm.errors import PyvmmError
 from pyvmm.guests.execproto import Request
 from pyvmm.guests.execrunner import PTY_WINDOW, ExecRunner
@@ -141,7 +141,7 @@ def run_exec(config: Config) -> tuple[int | None, Ending]:
             )
             channel.receiver = runner.receive
             loop.on_error = lambda error: _failed(machine, error)
-            warn(config)
+            announce(config, console)
             try:
                 ending = machine.run()
             finally:

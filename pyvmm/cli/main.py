@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _signal  # without the enums of ``signal``
+import errno
 import os
 import sys
 
@@ -41,6 +42,9 @@ def main(argv: list[str]) -> int:
         _forget_stdout()
         return 0
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            complain("no space is left on a device that is written to; make room there")
+            return StartError.exit_code
         if os.environ.get("PYVMM_DEBUG"):
             raise
         complain(f"internal error: {error!r}; set PYVMM_DEBUG=1 to see where, and report it")

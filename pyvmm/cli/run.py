@@ -72,8 +72,10 @@ def main(argv: list[str]) -> int:
     return ending.code
 
 
-def warn(config: Config) -> None:
-    """Say before the start what a kernel meets here."""
+def announce(config: Config, console: CharBackend) -> None:
+    """Say before the start what the user cannot know: a pty's name, what a kernel meets on this host."""
+    if config.console == "pty":
+        complain(f"the console is {console.describe()}")
     if config.kernel is not None and virtualization() == PVM:
         complain(
             "this host's KVM (PVM) emulates ring 0 at a thousandth of the speed and lacks instructions; "
@@ -113,7 +115,7 @@ class Run:
         try:
             with Machine(self._config.replace(timeout=None), loop=loop, console=console) as machine:
                 if self._machine is None:
-                    warn(self._config)
+                    announce(self._config, console)
                 self._machine = machine
                 ending = machine.run()
         finally:

@@ -29,7 +29,8 @@ HLT = str(BIN / "hlt.bin")
 
 def environment() -> dict[str, str]:
     """This one's, with the checkout on the module path: tests run in folders of their own."""
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    wanted = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYVMM"))}
+    return {**wanted, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def pyvmm(

@@ -1,0 +1,210 @@
+"""``pyvmm run`` on a terminal: keys, signals at any moment, job control; always put back."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.cli.command import BIN, HLT, LAUNCHER, LIMIT, MODULE, PASSED, SPIN, OnTerminal, environment, until
+
+pytestmark = [pytest.mark.kvm, pytest.mark.timeout(120)]
+
+ECHO = str(BIN / "echo.bin")
+ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+Start = Callable[..., OnTerminal]
+BEFORE_THE_FIRST_LINE = (
+    b'Traceback (most recent call last):\r\n  File "<string>", line 0, in <module>\r\nKeyboardInterrupt'
+)
+
+
+@pytest.fixture
+def run() -> Iterator[Start]:
+    """Starts ``pyvmm run`` of a guest program on a terminal."""
+    sessions = []
+
+    def start(program: str, *options: str, way: list[str] = MODULE) -> OnTerminal:
+        sessions.append(OnTerminal("run", "--firmware", program, "--memory", "4M", *options, way=way))
+        return sessions[-1]
+
+    yield start
+    for session in sessions:
+        session.close()
+
+
+def test_quit_key_ends_with_code_3_and_puts_the_terminal_back(run: Start) -> None:
+    terminal = run(SPIN)
+    terminal.expect(b"spinning")
+    assert terminal.raw
+
+    terminal.press(b"\x01x")
+
+    assert terminal.wait() == 3
+    assert terminal.restored
+    assert b"pyvmm: stopped: ended by the user" in terminal.rest
+
+
+def test_keys_reach_the_guest_and_its_answers_the_terminal(run: Start) -> None:
+    terminal = run(ECHO)
+    terminal.expect(b"ready")
+
+    terminal.press(b"hello\x03")  # Ctrl-C is the guest's
+    terminal.expect(b"hello\x03")
+    terminal.press(b"\x04")
+
+    assert terminal.wait() == PASSED
+    assert terminal.restored
+
+
+def test_help_key_tells_the_keys(run: Start) -> None:
+    terminal = run(HLT)
+    terminal.expect(b"halting")
+
+    terminal.press(b"\x01h")
+
+    terminal.expect(b"Ctrl-A x")
+
+
+@pytest.mark.parametrize("number", ENDING)
+@pytest.mark.parametrize("program", [SPIN, HLT], ids=["spin", "hlt"])
+def test_signal_when_running_ends_with_code_3_and_puts_the_terminal_back(
+    run: Start, program: str, number: signal.Signals
+) -> None:
+    terminal = run(program)
+    terminal.expect(b"ing")
+
+    terminal.signal(number)
+
+    assert terminal.wait() == 3
+    assert terminal.restored
+    assert f"ended by {number.name}".encode() in terminal.rest
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_signal_at_any_moment_puts_the_terminal_back_and_shows_no_traceback(
+    run: Start, number: signal.Signals
+) -> None:
+    # A seed of its own each, so that a failure can be had again: from start to well into the guest.
+    way = LAUNCHER if os.path.exists(LAUNCHER[0]) else MODULE
+    moments = random.Random(number)
+    for _ in range(12):
+        terminal = run(SPIN, way=way)
+        time.sleep(moments.uniform(0.0, 0.12))  # the moment is what is varied
+        terminal.signal(number)
+
+        # 3 once the machine is being built, 130 for Ctrl-C before, else the signal's own effect.
+        assert terminal.wait() in (3, 130, -number)
+        assert terminal.restored
+        # Python itself tells of a Ctrl-C before its first line runs; none of ours is in it.
+        assert b"Traceback" not in terminal.rest.replace(BEFORE_THE_FIRST_LINE, b"")
+
+
+def test_timeout_puts_the_terminal_back(run: Start) -> None:
+    terminal = run(SPIN, "--timeout", "300ms")
+
+    assert terminal.wait() == 3
+    assert terminal.restored
+
+
+def test_guest_that_ends_by_itself_puts_the_terminal_back(run: Start) -> None:
+    terminal = run(str(BIN / "triple_fault.bin"))
+
+    assert terminal.wait() == 7
+    assert terminal.restored
+
+
+def test_restart_keeps_the_quit_key(run: Start) -> None:
+    terminal = run(str(BIN / "reset_i8042.bin"), "--on-reboot", "restart")
+    until(lambda: terminal.raw)
+
+    terminal.press(b"\x01x")
+
+    assert terminal.wait() == 3
+    assert terminal.restored
+
+
+def test_terminal_that_goes_away_ends_the_guest(run: Start) -> None:
+    terminal = run(SPIN)
+    terminal.expect(b"spinning")
+
+    terminal.hang_up()
+
+    assert terminal.wait() == 3
+
+
+def test_job_when_stopped_puts_the_terminal_back_and_takes_it_again(run: Start) -> None:
+    terminal = run(ECHO)
+    terminal.expect(b"ready")
+
+    terminal.signal(signal.SIGTSTP)
+    assert terminal.stopped()
+    assert terminal.restored
+
+    terminal.signal(signal.SIGCONT)
+    until(lambda: terminal.raw)
+    terminal.press(b"on")
+    terminal.expect(b"on")
+    terminal.press(b"\x04")
+    assert terminal.wait() == PASSED
+    assert terminal.restored
+
+
+def test_job_without_a_terminal_for_console_stops_and_goes_on() -> None:
+    process = subprocess.Popen(
+        [*MODULE, "run", "--firmware", SPIN, "--console", "pty", "--memory", "4M"],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stderr is not None
+    try:
+        assert process.stderr.readline().startswith(b"pyvmm: the console is pty /dev/pts/")
+        process.send_signal(signal.SIGSTOP)
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LIMIT) == 3
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_signal_that_was_ignored_from_the_start_as_by_nohup_stays_ignored() -> None:
+    process = subprocess.Popen(
+        [
+            "sh",
+            "-c",
+            'trap "" HUP INT; exec "$@"',
+            "sh",
+            *MODULE,
+            "run",
+            "--firmware",
+            SPIN,
+            "--memory",
+            "4M",
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == b"spinning\n"
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)  # taken after the others, were they taken at all
+
+        _, complaint = process.communicate(timeout=LIMIT)
+
+        assert process.returncode == 3
+        assert b"ended by SIGTERM" in complaint
+    finally:
+        process.kill()
+        process.communicate()
