@@ -6,8 +6,7 @@ import _thread
 import sys
 
 from pyvmm.arch.events import Events
-from pyvmm.arch.x86_64.platform import Platform
-from pyvmm.backends.spec import make_backend
+from pyvmm.arch.x86_64 import chips
 from pyvmm.board.bus import Bus
 from pyvmm.board.space import MMIO, PORT, RAM, ROM
 from pyvmm.errors import GuestError, PyvmmError, StartError
@@ -81,6 +80,8 @@ class Machine:
         self._gate = Gate(config.cpus)
         self._started = False
         self._ticker: Timer | None = None
+        self._coalescible: set[int] = set()
+        self.ports, self.mmio = Bus(PORT), Bus(MMIO)
         self.vcpus: list[VcpuThread] = []
         self.ring: CoalescedRing | None = None
         self.log = ConsoleLog(self._panicked)
@@ -196,6 +197,17 @@ class Machine:
             self._gate.stand()
         return self.ending is None
 
+    def wrote(self, port: int) -> None:
+        """The guest wrote *port* for the first time: let KVM queue the writes to come, where it may."""
+        with self._state:
+            if port not in self._coalescible:
+                return
+            self._coalescible.remove(port)
+            if self._ticker is None:
+                self._closers.append(self._stop_ticking)
+                self._ticker = self.loop.call_later(TICK, self._tick)
+        self.vm.register_coalesced_mmio(port, 1, pio=True)
+
     def device_failed(self, name: str, error: Exception) -> None:
         """What device *name* raised ends the machine. Any thread."""
         if isinstance(error, GuestError):
@@ -223,23 +235,28 @@ class Machine:
 
     def _build(self, console: CharBackend | None, channel: CharBackend | None, kvm_path: str) -> None:
         config = self.config
-        platform = self._platform = Platform(config)
-        board = self.board = platform.create_board()
-        self.ports, self.mmio = Bus(PORT), Bus(MMIO)
         rom = read_rom(config)
-        regions = regions_of(config, rom, platform.GAP)
+        regions = regions_of(config, rom, chips.GAP)
         self._closers += [region.host.close for region in regions]
         self.memory = GuestMemory(regions)
         self._closers.append(self.memory.close)  # its views, too, hold the host's pages
-        for region in self.memory.regions:
-            board.place(MMIO, region.gpa, region.size, region.name, ROM if region.readonly else RAM)
         kvm = Kvm(kvm_path)
         self._closers.append(kvm.close)
         vm = self.vm = kvm.create_vm()
         self._closers.append(vm.close)
         # Memslots first: one set after the interrupt controllers waits 7 ms for their grace period.
         Slots(vm, self.memory).install()
-        platform.prepare_vm(kvm, vm)
+        chips.create(vm)
+        # A VM cannot be closed in the 20 ms after that, until the grace period is over. The rest
+        # of the house is loaded meanwhile: a guest that ends at once ends that much sooner.
+        from pyvmm.arch.x86_64.platform import Platform
+        from pyvmm.backends.spec import make_backend
+
+        platform = self._platform = Platform(config)
+        board = self.board = platform.create_board()
+        for region in self.memory.regions:
+            board.place(MMIO, region.gpa, region.size, region.name, ROM if region.readonly else RAM)
+        platform.prepare_cpuid(kvm)
         if console is None:
             console = make_backend(config.console, on_quit=self._user_quit)
             self._closers.append(console.close)
@@ -252,16 +269,15 @@ class Machine:
             self._closers.append(vcpu.close)
             platform.prepare_vcpu(vcpu, index)
             if index == 0:
-                self.ring = self._coalesce(kvm, vcpu)
+                self.ring = self._create_ring(kvm, vcpu)
             self.vcpus.append(VcpuThread(self, vcpu, index, self.ports, self.mmio, self.ring))
         platform.enter(self.vcpus[0].vcpu, load_image(config, self.memory, platform, rom))
 
-    def _coalesce(self, kvm: Kvm, vcpu: Vcpu) -> CoalescedRing | None:
+    def _create_ring(self, kvm: Kvm, vcpu: Vcpu) -> CoalescedRing | None:
         page = kvm.check_extension("COALESCED_MMIO")
         if not page or not kvm.check_extension("COALESCED_PIO"):
             return None
-        for port in self._platform.coalesced_ports:
-            self.vm.register_coalesced_mmio(port, 1, pio=True)
+        self._coalescible = set(chips.COALESCED_PORTS)
         return CoalescedRing(vcpu, page, self.ports, self.device_failed)
 
     # Running and ending
@@ -274,14 +290,12 @@ class Machine:
             sys.setswitchinterval(SWITCH_INTERVAL)
         if self.config.timeout is not None:
             self._closers.append(self.loop.call_later(self.config.timeout, self._timed_out).cancel)
-        if self.ring is not None:
-            self._closers.append(self._stop_ticking)
-            self._tick()
         for vcpu in self.vcpus:
             vcpu.start()
 
     def _tick(self) -> None:
-        assert self.ring is not None
+        if self.ring is None:
+            return
         self.ring.drain()
         self._ticker = self.loop.call_later(TICK, self._tick)
 

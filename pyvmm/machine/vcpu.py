@@ -183,6 +183,7 @@ class VcpuThread:
             self._port_entries[word] = (method, offset, size, view, at)
         if found is not None and outward and size == 1:
             found[0].write_many(found[1], bytes(view[at : at + count]))
+            self._machine.wrote(port)
             return
         for i in range(at, at + count):
             if outward:

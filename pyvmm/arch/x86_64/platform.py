@@ -73,11 +73,6 @@ class Platform:
     Raises ConfigError for a CPU model that is not one.
     """
 
-    #: RAM leaves this range out.
-    GAP = (layout.GAP_START, layout.GAP_END)
-    #: One-byte ports whose writes KVM may queue: nothing follows from them at once.
-    coalesced_ports = (layout.COM1, layout.COM2)
-
     def __init__(self, config: Config) -> None:
         self._config = config
         self._model = CpuModel(config.cpu)
@@ -102,21 +97,14 @@ class Platform:
         board.place(IRQ, 2, 1, "PIC cascade", RESERVED)
         return board
 
-    def prepare_vm(self, kvm: Kvm, vm: Vm) -> None:
-        """Interrupt controllers, timers and the CPU model, before any vCPU.
-
-        Raises StartError for a CPU feature that is insisted on and not there.
-        """
-        vm.set_identity_map_addr(layout.IDENTITY_MAP)
-        vm.set_tss_addr(layout.TSS)
-        vm.create_irqchip()
-        vm.create_pit2(speaker_dummy=True)
+    def prepare_cpuid(self, kvm: Kvm) -> None:
+        """Apply the CPU model to what KVM offers; raises StartError for a feature that is not there."""
         deadline = bool(kvm.check_extension("TSC_DEADLINE_TIMER"))
         self._cpuid = Cpuid(kvm.get_supported_cpuid(), self._model, self._config.cpus, deadline)
 
     def prepare_vcpu(self, vcpu: Vcpu, index: int) -> None:
-        """CPUID, MSRs and local interrupts of one vCPU; after ``prepare_vm``."""
-        assert self._cpuid is not None, "prepare_vm comes first"
+        """CPUID, MSRs and local interrupts of one vCPU; after ``prepare_cpuid``."""
+        assert self._cpuid is not None, "prepare_cpuid comes first"
         vcpu.set_cpuid2(self._cpuid.entries(index))
         set_boot_msrs(vcpu)
         set_local_interrupts(vcpu)
