@@ -64,14 +64,24 @@ def complain(sentence: str) -> None:
 def entry() -> None:
     """The process's way in and out: no interpreter teardown, nothing is left to tidy."""
     _open_standard_files()
-    try:
-        if _signal.getsignal(_signal.SIGINT) == _signal.SIG_DFL:  # the launcher's
+    # Ctrl-C ends the process on the spot until a verb has something to tidy: a KeyboardInterrupt
+    # while modules are loaded can get lost in the import machinery's own callbacks.
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    os._exit(_flushed(main(sys.argv[1:])))
+
+
+class Interruptible:
+    """A context in which Ctrl-C raises KeyboardInterrupt, unless it is ignored or handled already."""
+
+    def __enter__(self) -> None:
+        self._before = _signal.getsignal(_signal.SIGINT)
+        if self._before == _signal.SIG_DFL:
             _signal.signal(_signal.SIGINT, _signal.default_int_handler)
-        code = _flushed(main(sys.argv[1:]))
-        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    os._exit(code)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before == _signal.SIG_DFL:
+            _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 
 def _open_standard_files() -> None:
@@ -116,7 +126,9 @@ def _dispatch(argv: list[str]) -> int:
         return run.main(argv[1:])
     from importlib import import_module
 
-    status: int = import_module(f"pyvmm.cli.{verb}").main(argv[1:])
+    module = import_module(f"pyvmm.cli.{verb}")
+    with Interruptible():
+        status: int = module.main(argv[1:])
     return status
 
 

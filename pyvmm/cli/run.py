@@ -7,7 +7,7 @@ import os
 from pyvmm.arch.x86_64.host import PVM, virtualization
 from pyvmm.backends.spec import make_backend
 from pyvmm.cli import result as result_file
-from pyvmm.cli.main import complain
+from pyvmm.cli.main import Interruptible, complain
 from pyvmm.cli.options import Option, Options
 from pyvmm.config import Config, read_toml
 from pyvmm.errors import ConfigError
@@ -169,7 +169,8 @@ def _config(values: dict[str, Any], words: list[str]) -> Config:
     config = Config(**{**keys, "kernel": "the default guest's"})
     from pyvmm.guests.default import default_guest
 
-    guest = default_guest()
+    with Interruptible():
+        guest = default_guest()
     return config.replace(kernel=guest.kernel, initrd=[guest.initrd, *config.initrd])
 
 
