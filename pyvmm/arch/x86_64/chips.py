@@ -1,0 +1,22 @@
+"""The chips KVM emulates in the kernel: interrupt controllers and the timer."""
+
+from __future__ import annotations
+
+from pyvmm.arch.x86_64 import layout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.pykvm import Vm
+
+#: RAM leaves this range to devices.
+GAP = (layout.GAP_START, layout.GAP_END)
+#: One-byte ports whose writes KVM may queue: nothing follows from them at once.
+COALESCED_PORTS = (layout.COM1, layout.COM2)
+
+
+def create(vm: Vm) -> None:
+    """Make PIC, I/O APIC and PIT, before any vCPU; with the pages VT-x needs for real mode."""
+    vm.set_identity_map_addr(layout.IDENTITY_MAP)
+    vm.set_tss_addr(layout.TSS)
+    vm.create_irqchip()
+    vm.create_pit2(speaker_dummy=True)
