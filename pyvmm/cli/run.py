@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pyvmm.arch.x86_64.host import PVM, virtualization
 from pyvmm.backends.spec import make_backend
-from pyvmm.cli import result as result_file
 from pyvmm.cli.main import Interruptible, complain
 from pyvmm.cli.options import Option, Options
 from pyvmm.config import Config, read_toml
@@ -56,6 +54,8 @@ def main(argv: list[str]) -> int:
     result = None if given is None else str(given)
     config = _config(values, words)
     if result is not None:
+        from pyvmm.cli import result as result_file
+
         result_file.prepare(result)
     if config.exec is not None:
         from pyvmm.cli.exec import run_exec
@@ -76,11 +76,14 @@ def announce(config: Config, console: CharBackend) -> None:
     """Say before the start what the user cannot know: a pty's name, what a kernel meets on this host."""
     if config.console == "pty":
         complain(f"the console is {console.describe()}")
-    if config.kernel is not None and virtualization() == PVM:
-        complain(
-            "this host's KVM (PVM) emulates ring 0 at a thousandth of the speed and lacks instructions; "
-            "`pyvmm lab x86_64 -- pyvmm run ...` boots kernels"
-        )
+    if config.kernel is not None:
+        from pyvmm.arch.x86_64.host import PVM, virtualization
+
+        if virtualization() == PVM:
+            complain(
+                "this host's KVM (PVM) emulates ring 0 at a thousandth of the speed and lacks instructions; "
+                "`pyvmm lab x86_64 -- pyvmm run ...` boots kernels"
+            )
 
 
 class Run:

@@ -10,7 +10,6 @@ import _thread
 import errno
 
 from pyvmm.errors import StartError
-from pyvmm.machine import diagnose
 from pyvmm.machine.ending import CRASHED, FATAL, INFERRED, UNKNOWN, UNSUPPORTED, Ending
 from pyvmm.pykvm.kick import Kick
 
@@ -167,6 +166,8 @@ class VcpuThread:
                     if not self._machine.checkpoint():
                         return False
                 else:
+                    from pyvmm.machine import diagnose
+
                     self._machine.end(diagnose.run_failed(vcpu, self.index, code))
                     return False
 
@@ -202,6 +203,8 @@ class VcpuThread:
         """Exits that are rare or final. False when the machine ends."""
         if reason == EXIT_INTR:
             return self._machine.checkpoint()
+        from pyvmm.machine import diagnose  # most guests end without it
+
         if reason == EXIT_SHUTDOWN:
             detail = f"triple fault on vCPU {self.index}{diagnose.where(self.vcpu)}"
             self._machine.end(Ending(CRASHED, "triple-fault", INFERRED, detail))

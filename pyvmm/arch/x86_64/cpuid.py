@@ -5,7 +5,6 @@ Sources: Intel SDM volume 2, CPUID; AMD APM volume 3 appendix E; Linux Documenta
 
 from __future__ import annotations
 
-from pyvmm.arch.x86_64.features import EAX, EBX, ECX, EDX, FEATURES
 from pyvmm.errors import ConfigError, StartError
 
 TYPE_CHECKING = False
@@ -13,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     Key = tuple[int, int]
+
+EAX, EBX, ECX, EDX = range(4)
 
 HYPERVISOR = 1 << 31  # leaf 1 ECX
 TSC_DEADLINE = 1 << 24  # leaf 1 ECX
@@ -35,6 +36,8 @@ class CpuModel:
         self.masked: set[str] = set()
         self.required: set[str] = set()
         for change in changes:
+            from pyvmm.arch.x86_64.features import FEATURES  # a table most starts do without
+
             sign, name = change[:1], change[1:].lower()
             if sign not in ("-", "+") or name not in FEATURES:
                 raise ConfigError(
@@ -75,14 +78,14 @@ class Cpuid:
             if not self.has(name):
                 raise StartError(f"cpu: this host's KVM does not offer {name}; leave +{name} out of --cpu")
         for name in model.masked:
-            leaf, subleaf, register, bit = FEATURES[name]
+            leaf, subleaf, register, bit = feature(name)
             if (leaf, subleaf) in self._leaves:
                 self._leaves[leaf, subleaf][1][register] &= ~(1 << bit)
         self._topology()
 
     def has(self, name: str) -> bool:
         """Whether the guest sees the feature *name* (as in /proc/cpuinfo)."""
-        leaf, subleaf, register, bit = FEATURES[name]
+        leaf, subleaf, register, bit = feature(name)
         entry = self._leaves.get((leaf, subleaf))
         return entry is not None and bool(entry[1][register] >> bit & 1)
 
@@ -142,3 +145,10 @@ class Cpuid:
             self._leaves[function, 0] = (significant, [0, 1, _TYPE_SMT << 8, 0])
             self._leaves[function, 1] = (significant, [bits, cpus, _TYPE_CORE << 8 | 1, 0])
             self._leaves[function, 2] = (significant, [0, 0, 2, 0])
+
+
+def feature(name: str) -> tuple[int, int, int, int]:
+    """``(leaf, subleaf, register, bit)`` of the feature *name*, as in /proc/cpuinfo."""
+    from pyvmm.arch.x86_64.features import FEATURES
+
+    return FEATURES[name]
