@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pyvmm.arch.x86_64.host import PVM, virtualization
+from pyvmm.machine import masking
 from pyvmm.machine.ending import INFERRED, UNSUPPORTED, Ending
 from pyvmm.pykvm import KvmError
 
@@ -32,7 +33,8 @@ def internal_error(vcpu: Vcpu, index: int, memory: GuestMemory) -> Ending:
     """KVM_EXIT_INTERNAL_ERROR: names the instruction when there is one it could not emulate."""
     suberror = vcpu.run.internal.suberror
     if suberror == EMULATION:
-        detail = f"vCPU {index}: KVM cannot emulate {instruction(vcpu, memory)}{where(vcpu)}{_advice()}"
+        text, mnemonic = instruction(vcpu, memory)
+        detail = f"vCPU {index}: KVM cannot emulate {text}{where(vcpu)}{_advice(mnemonic)}"
     else:
         what = _SUBERRORS.get(suberror, f"suberror {suberror}")
         detail = f"vCPU {index}: KVM gave up: {what}{where(vcpu)}"
@@ -65,23 +67,28 @@ def where(vcpu: Vcpu) -> str:
     return f" at {regs.rip:#x} (ring {sregs.ss.dpl}, {_width(vcpu)}-bit mode)"
 
 
-def instruction(vcpu: Vcpu, memory: GuestMemory) -> str:
-    """The instruction at the vCPU's place, disassembled; its bytes where that is not possible."""
+def instruction(vcpu: Vcpu, memory: GuestMemory) -> tuple[str, str]:
+    """The instruction at the vCPU's place in Intel syntax, else its bytes, for a sentence; its mnemonic."""
     code = _code(vcpu, memory)
     if not code:
-        return "an instruction that is not in memory"
-    text = disassemble(code, _width(vcpu))
-    return f"`{text}`" if text else f"the bytes {code.hex(' ')}"
+        return "an instruction that is not in memory", ""
+    mnemonic, operands = disassemble(code, _width(vcpu))
+    if not mnemonic:
+        return f"the bytes {code.hex(' ')}", ""
+    return f"`{' '.join(filter(None, (mnemonic, operands)))}`", mnemonic.split()[-1]
 
 
-def disassemble(code: bytes, width: int) -> str:
-    """The first instruction of *code* in Intel syntax, *width* 16, 32 or 64; empty when it is none."""
+def disassemble(code: bytes, width: int) -> tuple[str, str]:
+    """Mnemonic with prefixes, and operands, of the first instruction; *width* is 16, 32 or 64.
+
+    Empty texts when it is none.
+    """
     import capstone
 
     mode = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}[width]
     for _, _, mnemonic, operands in capstone.Cs(capstone.CS_ARCH_X86, mode).disasm_lite(code, 0, 1):
-        return f"{mnemonic} {operands}".strip()
-    return ""
+        return mnemonic, operands
+    return "", ""
 
 
 def _width(vcpu: Vcpu) -> int:
@@ -105,11 +112,8 @@ def _code(vcpu: Vcpu, memory: GuestMemory) -> bytes:
     return code
 
 
-def _advice() -> str:
+def _advice(mnemonic: str) -> str:
     if virtualization() != PVM:
         return ""
-    return (
-        "; this host's KVM (PVM) emulates ring 0 and lacks that instruction: mask the feature it belongs to "
-        "(--cpu host,-NAME), keep the kernel from using it (noxsave nosmap clearcpuid=NAME on its command "
-        "line), or run it in the lab (pyvmm lab x86_64 -- pyvmm run ...)"
-    )
+    ways = [masking.advice(mnemonic), "run it in the lab (pyvmm lab x86_64 -- pyvmm run ...)"]
+    return f"; this host's KVM (PVM) emulates ring 0 without it: {', or '.join(filter(None, ways))}"
