@@ -23,7 +23,7 @@ CHECKS = (
     [str(BIN / "lint-imports")],
 )
 #: What runs a second time on the lab's AMD-V: everything that needs it, and the firmware suite.
-IN_LAB = ["-p", "no:cacheprovider", "-m", "hw or kvm", "tests/guest", "tests/pykvm", "tests/memory"]
+IN_LAB = ["-p", "no:cacheprovider", "-m", "hw or kvm", "tests/guest", "tests/memory"]
 LAB_LIMIT = "45m"
 
 
