@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pyvmm.backends.spec import make_backend
+from pyvmm.cli.handover import GRACE, hand_over
 from pyvmm.cli.main import Interruptible, complain
 from pyvmm.cli.options import Option, Options
 from pyvmm.config import Config, read_toml
@@ -120,12 +121,19 @@ class Run:
                 if self._machine is None:
                     announce(self._config, console)
                 self._machine = machine
+                made = loop.clock()
+                machine.at_end(lambda: self._leave(loop.clock() - made))
                 ending = machine.run()
         finally:
             console.close()
         if machine.error is not None and os.environ.get("PYVMM_DEBUG"):
             raise machine.error
         return ending
+
+    def _leave(self, age: float) -> None:
+        """The guest has ended *age* seconds after it was made; nothing of it is closed yet."""
+        if age < GRACE and self._config.on_reboot != "restart":
+            hand_over()
 
     def _handlers(self) -> dict[int, Callable[[int], object]]:
         handlers: dict[int, Callable[[int], object]] = {}

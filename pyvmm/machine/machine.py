@@ -189,6 +189,10 @@ class Machine:
                 ring.drain()
             self._give_back()
 
+    def at_end(self, function: Callable[[], None]) -> None:
+        """Call *function* when the guest has ended and its memory and VM are still there."""
+        self._closers.append(function)
+
     # For the vCPU threads
 
     def checkpoint(self) -> bool:

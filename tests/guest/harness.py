@@ -90,7 +90,7 @@ class Guest:
 
     def at_end(self, look: Callable[[], None]) -> None:
         """Call *look* when the guest has ended and its memory is still there."""
-        self.machine._closers.append(look)
+        self.machine.at_end(look)
 
     def run(self) -> Ending:
         self.machine.start()

@@ -1,0 +1,46 @@
+"""A command whose guest ends at once leaves before the kernel has closed its VM, and nothing stays."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.guest.harness import BIN, PASSED
+
+pytestmark = [pytest.mark.kvm, pytest.mark.timeout(60)]
+
+
+def processes(mark: str) -> list[int]:
+    """Processes with *mark* on their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            try:
+                if mark.encode() in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                pass  # gone meanwhile
+    return found
+
+
+def test_child_that_closes_the_vm_is_gone_soon_and_holds_no_output(tmp_path: Path) -> None:
+    rom = tmp_path / "unique-exit.bin"
+    shutil.copy(BIN / "exit.bin", rom)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pyvmm", "run", "--console", "none", "--firmware", str(rom)],
+        capture_output=True,  # read to its end: a child with our output open would be waited for
+        timeout=30,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (PASSED, b"", b"")
+    limit = time.monotonic() + 5
+    while processes(str(rom)):
+        assert time.monotonic() < limit, "the child is still there"
