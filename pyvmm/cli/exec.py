@@ -8,7 +8,7 @@ import sys
 
 from pyvmm.backends.base import CharBackend
 from pyvmm.backends.spec import make_backend
-from pyvmm.cli.run import announce
+from pyvmm.cli.manners import announce
 from pyvmm.errors import PyvmmError
 from pyvmm.guests.execproto import Request
 from pyvmm.guests.execrunner import PTY_WINDOW, ExecRunner

@@ -8,6 +8,7 @@ import gc
 import os
 import sys
 
+from pyvmm.cli.manners import Interruptible, complain
 from pyvmm.errors import PyvmmError, StartError
 
 VERBS = {
@@ -54,16 +55,6 @@ def main(argv: list[str]) -> int:
         return PyvmmError.exit_code
 
 
-def complain(sentence: str) -> None:
-    """One line on stderr; a guest's words or a file's name in it cannot drive the terminal."""
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(sentence.split()))
-    try:
-        sys.stderr.write(f"pyvmm: {line}\n")
-        sys.stderr.flush()
-    except OSError:
-        pass  # nobody listens any more
-
-
 def entry() -> None:
     """The process's way in and out: no interpreter teardown, nothing is left to tidy."""
     _open_standard_files()
@@ -73,19 +64,6 @@ def entry() -> None:
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     os._exit(_flushed(main(sys.argv[1:])))
-
-
-class Interruptible:
-    """A context in which Ctrl-C raises KeyboardInterrupt, unless it is ignored or handled already."""
-
-    def __enter__(self) -> None:
-        self._before = _signal.getsignal(_signal.SIGINT)
-        if self._before == _signal.SIG_DFL:
-            _signal.signal(_signal.SIGINT, _signal.default_int_handler)
-
-    def __exit__(self, *_: object) -> None:
-        if self._before == _signal.SIG_DFL:
-            _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 
 def _open_standard_files() -> None:

@@ -6,7 +6,7 @@ import os
 
 from pyvmm.backends.spec import make_backend
 from pyvmm.cli.handover import GRACE, hand_over
-from pyvmm.cli.main import Interruptible, complain
+from pyvmm.cli.manners import Interruptible, announce, complain
 from pyvmm.cli.options import Option, Options
 from pyvmm.config import Config, read_toml
 from pyvmm.errors import ConfigError
@@ -71,20 +71,6 @@ def main(argv: list[str]) -> int:
     if ending.code != OK and ending.code < GUEST_FIRST:
         complain(f"{ending.reason}: {ending.detail} ({ending.known})" if ending.detail else ending.reason)
     return ending.code
-
-
-def announce(config: Config, console: CharBackend) -> None:
-    """Say before the start what the user cannot know: a pty's name, what a kernel meets on this host."""
-    if config.console == "pty":
-        complain(f"the console is {console.describe()}")
-    if config.kernel is not None:
-        from pyvmm.arch.x86_64.host import PVM, virtualization
-
-        if virtualization() == PVM:
-            complain(
-                "this host's KVM (PVM) emulates ring 0 at a thousandth of the speed and lacks instructions; "
-                "`pyvmm lab x86_64 -- pyvmm run ...` boots kernels"
-            )
 
 
 class Run:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.cli.main import VERBS, complain, main
+from pyvmm.cli.main import VERBS, main
+from pyvmm.cli.manners import complain
 from tests.cli.command import EXIT, MODULE, complains, pyvmm
 
 pytestmark = pytest.mark.timeout(90)

@@ -1,0 +1,48 @@
+"""What every verb owes the user: one line for a problem, a Ctrl-C that works, a warning in time."""
+
+from __future__ import annotations
+
+import _signal  # without the enums of ``signal``
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.backends.base import CharBackend
+    from pyvmm.config import Config
+
+
+def complain(sentence: str) -> None:
+    """One line on stderr; a guest's words or a file's name in it cannot drive the terminal."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(sentence.split()))
+    try:
+        sys.stderr.write(f"pyvmm: {line}\n")
+        sys.stderr.flush()
+    except OSError:
+        pass  # nobody listens any more
+
+
+def announce(config: Config, console: CharBackend) -> None:
+    """Say before the start what the user cannot know: a pty's name, what a kernel meets on this host."""
+    if config.console == "pty":
+        complain(f"the console is {console.describe()}")
+    if config.kernel is not None:
+        from pyvmm.arch.x86_64.host import PVM, virtualization
+
+        if virtualization() == PVM:
+            complain(
+                "this host's KVM (PVM) emulates ring 0 at a thousandth of the speed and lacks instructions; "
+                "`pyvmm lab x86_64 -- pyvmm run ...` boots kernels"
+            )
+
+
+class Interruptible:
+    """A context in which Ctrl-C raises KeyboardInterrupt, unless it is ignored or handled already."""
+
+    def __enter__(self) -> None:
+        self._before = _signal.getsignal(_signal.SIGINT)
+        if self._before == _signal.SIG_DFL:
+            _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before == _signal.SIG_DFL:
+            _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
