@@ -16,15 +16,26 @@ from pyvmm.guests.default import default_guest
 
 BIN = Path(sys.executable).parent
 PYTEST = [sys.executable, "-m", "pytest"]
+NO_CACHE = ["-p", "no:cacheprovider"]
+LAB = [sys.executable, "-m", "pyvmm", "lab", "x86_64"]
 CHECKS = (
     [str(BIN / "ruff"), "check", "."],
     [str(BIN / "ruff"), "format", "--check", "."],
     [str(BIN / "mypy")],
     [str(BIN / "lint-imports")],
 )
-#: What runs a second time on the lab's AMD-V: everything that needs it, and the firmware suite.
-IN_LAB = ["-p", "no:cacheprovider", "-m", "hw or kvm", "tests/guest", "tests/memory"]
-LAB_LIMIT = "45m"
+LINUX = "tests/guest/test_linux.py"
+#: What runs on the lab's AMD-V: what needs it, and the firmware suite a second time. In pieces,
+#: since an emulated host hangs now and then and the piece is then run again on another.
+IN_LAB = (
+    ["-m", "hw or kvm", "tests/guest", "tests/memory", f"--ignore={LINUX}"],
+    [LINUX, "-k", "not exec and not memory"],
+    [LINUX, "-k", "exec or memory"],
+)
+LAB_LIMIT = "12m"
+LAB_TRIES = 3
+#: Exit codes of `pyvmm lab` for a host that ended or hung, not of the tests on it.
+LAB_LOST = (64, 124)
 
 
 def main() -> int:
@@ -38,6 +49,12 @@ def main() -> int:
     skips: list[str] = []
     for name, command in suites():
         code, output = step(command)
+        for _ in range(LAB_TRIES - 1):
+            if name == "here" or code not in LAB_LOST:
+                break
+            print("== the emulated host was lost; once more on another", flush=True)
+            step([*LAB, "--stop"])
+            code, output = step(command)
         if code:
             failures.append(name)
         for outcome, count in tally(output).items():
@@ -62,8 +79,13 @@ def suites() -> list[tuple[str, list[str]]]:
     if not able:
         print(f"== no lab: {reason}", flush=True)
         return [here, ("ring 0", [*PYTEST, "-m", "hw"])]
-    inside = [sys.executable, "-m", "pyvmm", "lab", "x86_64", "--timeout", LAB_LIMIT, "--", *PYTEST, *IN_LAB]
-    return [here, ("in the lab", inside)]
+    return [
+        here,
+        *(
+            ("in the lab", [*LAB, "--timeout", LAB_LIMIT, "--", *PYTEST, *NO_CACHE, *piece])
+            for piece in IN_LAB
+        ),
+    ]
 
 
 def step(command: list[str]) -> tuple[int, list[str]]:
