@@ -32,7 +32,7 @@ IN_LAB = (
     [LINUX, "-k", "not exec and not memory"],
     [LINUX, "-k", "exec or memory"],
 )
-LAB_LIMIT = "12m"
+LAB_LIMIT = "6m"
 LAB_TRIES = 3
 #: Exit codes of `pyvmm lab` for a host that ended or hung, not of the tests on it.
 LAB_LOST = (64, 124)
