@@ -15,11 +15,17 @@ GRACE = 0.03
 
 
 def hand_over() -> None:
-    """Fork the child that closes this process's descriptors after it. For a process about to end."""
-    ours, theirs = os.pipe()
-    if os.fork():
-        os.close(ours)
-        return  # the other end stays open until this process ends
+    """Fork the child that closes this process's descriptors after it. For a process about to end.
+
+    Where the host gives no child or descriptors, this process waits itself.
+    """
+    try:
+        ours, theirs = os.pipe()
+        if os.fork():
+            os.close(ours)
+            return  # the other end stays open until this process ends
+    except OSError:
+        return
     try:
         for fd in (0, 1, 2, theirs):  # whoever reads our output must not wait for the child
             os.close(fd)

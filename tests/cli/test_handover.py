@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.cli.handover import hand_over
 from tests.guest.harness import BIN, PASSED
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(60)]
@@ -44,3 +45,14 @@ def test_child_that_closes_the_vm_is_gone_soon_and_holds_no_output(tmp_path: Pat
     limit = time.monotonic() + 5
     while processes(str(rom)):
         assert time.monotonic() < limit, "the child is still there"
+
+
+def test_hand_over_when_the_host_gives_no_child_leaves_the_waiting_to_this_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("os.fork", refuse)
+
+    hand_over()
