@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import errno
 
+from pyvmm.arch.x86_64.chips import POLLS
 from pyvmm.errors import StartError
 from pyvmm.machine.ending import CRASHED, FATAL, INFERRED, UNKNOWN, UNSUPPORTED, Ending
 from pyvmm.pykvm.kick import Kick
@@ -128,7 +129,7 @@ class VcpuThread:
             if call() == 0:
                 if ring is not None:
                     ends = ring64[ring_index]
-                    if ends >> 32 != ends & 0xFFFF_FFFF:
+                    if ends >> 32 != ends & 0xFFFF_FFFF and run64[_UNION64] not in POLLS:
                         ring.drain()
                 reason = run32[_REASON32]
                 if reason == EXIT_IO:

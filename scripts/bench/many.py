@@ -1,4 +1,4 @@
-"""many: 200 VMs made, run and closed in one process; what it holds more than after the first 20."""
+"""many: 200 VMs made, run and closed in one process; what it holds more than after the first 200."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import installed
 from common import BENCH, FIRMWARE, Row, SkippedError, progress
 
-WARM_UP = 20
+WARM_UP = 200
 COUNT = 200
 #: The allocator's and the interpreter's own noise, in KiB: 5 a VM would be a leak.
 RESIDENT_NOISE = 1024

@@ -14,7 +14,8 @@ from pyvmm import lab
 from pyvmm.lab import lease, machine
 from tests.lab.conftest import COMMAND, LIMIT, ROOT
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(LIMIT)]
+# An emulated host hangs or restarts now and then, whatever runs on it: two more chances.
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(LIMIT), pytest.mark.flaky(reruns=2)]
 
 OPEN_KVM = """
 import ctypes, os

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 GAP = (layout.GAP_START, layout.GAP_END)
 #: One-byte ports whose writes KVM may queue: nothing follows from them at once.
 COALESCED_PORTS = (layout.COM1, layout.COM2)
+#: Reads of the line status register, as the eight bytes of the run page (in, one byte, port, once).
+#: A console's driver makes one after each character; what is queued may wait for the line's end.
+POLLS = frozenset(1 << 32 | base + 5 << 16 | 1 << 8 for base in COALESCED_PORTS)
 
 
 def create(vm: Vm) -> None:
