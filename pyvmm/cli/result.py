@@ -6,14 +6,13 @@ A regular file appears whole or not at all; a device, a pipe or a link is writte
 from __future__ import annotations
 
 import os
+import stat
 
 from pyvmm.errors import StartError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.machine.ending import Ending
-
-_S_IFMT, _S_IFREG = 0o170000, 0o100000
 
 
 def prepare(path: str) -> None:
@@ -55,6 +54,6 @@ def write(path: str, ending: Ending, status: int | None) -> None:
 
 def _is_replaced(path: str) -> bool:
     try:
-        return os.lstat(path).st_mode & _S_IFMT == _S_IFREG
+        return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:
         return True  # there is none

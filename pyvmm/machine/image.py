@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 
 from pyvmm.boot.errors import ImageError
 from pyvmm.boot.firmware import RomImage, is_elf, load_firmware_elf, load_firmware_rom
@@ -32,8 +33,6 @@ QUIET_CMDLINE = f"{DEFAULT_CMDLINE} quiet"
 #: What the init that carries out ``exec`` needs to be told.
 EXEC_CMDLINE = "rdinit=/.pyvmm/init pyvmm.exec=ttyS1"
 
-_S_IFMT, _S_IFREG, _S_IFDIR = 0o170000, 0o100000, 0o040000
-
 
 def memory_parts(config: Config) -> list[Part]:
     """The memory parts as host objects to be made."""
@@ -49,9 +48,8 @@ def read_image(path: str, what: str) -> memoryview:
         raise ImageError(f"{what} {path} cannot be read: {error.strerror}") from None
     try:
         status = os.fstat(fd)
-        kind = status.st_mode & _S_IFMT
-        if kind != _S_IFREG:
-            is_what = "a directory" if kind == _S_IFDIR else "not a regular file"
+        if not stat.S_ISREG(status.st_mode):
+            is_what = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise ImageError(f"{what} {path} is {is_what}; give the path of an image file")
         if status.st_size == 0:
             raise ImageError(f"{what} {path} is empty; give a whole image")

@@ -12,6 +12,15 @@ import errno
 from pyvmm.arch.x86_64.chips import POLLS
 from pyvmm.errors import StartError
 from pyvmm.machine.ending import CRASHED, FATAL, INFERRED, UNKNOWN, UNSUPPORTED, Ending
+from pyvmm.pykvm.const import (
+    KVM_EXIT_FAIL_ENTRY,
+    KVM_EXIT_HLT,
+    KVM_EXIT_INTERNAL_ERROR,
+    KVM_EXIT_INTR,
+    KVM_EXIT_IO,
+    KVM_EXIT_MMIO,
+    KVM_EXIT_SHUTDOWN,
+)
 from pyvmm.pykvm.kick import Kick
 
 TYPE_CHECKING = False
@@ -26,17 +35,6 @@ if TYPE_CHECKING:
 
     PortEntry = tuple[Callable[..., Any], int, int, memoryview, int]
 
-EXIT_EXCEPTION = 1
-EXIT_IO = 2
-EXIT_DEBUG = 4
-EXIT_HLT = 5
-EXIT_MMIO = 6
-EXIT_SHUTDOWN = 8
-EXIT_FAIL_ENTRY = 9
-EXIT_INTR = 10
-EXIT_INTERNAL_ERROR = 17
-EXIT_SYSTEM_EVENT = 24
-EXIT_MEMORY_FAULT = 39
 
 # Word indexes into the run page, by the width of the view.
 _REASON32 = 8 // 4
@@ -132,7 +130,7 @@ class VcpuThread:
                     if ends >> 32 != ends & 0xFFFF_FFFF and run64[_UNION64] not in POLLS:
                         ring.drain()
                 reason = run32[_REASON32]
-                if reason == EXIT_IO:
+                if reason == KVM_EXIT_IO:
                     word = run64[_UNION64]
                     entry = entries.get(word)
                     if entry is None:
@@ -143,7 +141,7 @@ class VcpuThread:
                         method(offset, size, view[at])
                     else:
                         view[at] = method(offset, size)
-                elif reason == EXIT_MMIO:
+                elif reason == KVM_EXIT_MMIO:
                     address = run64[_UNION64]
                     flags = run64[_MMIO_LEN64]
                     size = flags & 0xFFFF_FFFF
@@ -202,18 +200,18 @@ class VcpuThread:
 
     def _other(self, reason: int) -> bool:
         """Exits that are rare or final. False when the machine ends."""
-        if reason == EXIT_INTR:
+        if reason == KVM_EXIT_INTR:
             return self._machine.checkpoint()
         from pyvmm.machine import diagnose  # most guests end without it
 
-        if reason == EXIT_SHUTDOWN:
+        if reason == KVM_EXIT_SHUTDOWN:
             detail = f"triple fault on vCPU {self.index}{diagnose.where(self.vcpu)}"
             self._machine.end(Ending(CRASHED, "triple-fault", INFERRED, detail))
-        elif reason == EXIT_INTERNAL_ERROR:
+        elif reason == KVM_EXIT_INTERNAL_ERROR:
             self._machine.end(diagnose.internal_error(self.vcpu, self.index, self._machine.memory))
-        elif reason == EXIT_FAIL_ENTRY:
+        elif reason == KVM_EXIT_FAIL_ENTRY:
             self._machine.end(diagnose.fail_entry(self.vcpu, self.index))
-        elif reason == EXIT_HLT:
+        elif reason == KVM_EXIT_HLT:
             detail = f"vCPU {self.index} halted with no interrupt controller to wake it"
             self._machine.end(Ending(UNSUPPORTED, "halt", INFERRED, detail))
         else:
@@ -224,7 +222,7 @@ class VcpuThread:
     def _device_in_charge(self) -> str:
         """The device the last exit was for, by name."""
         vcpu = self.vcpu
-        if vcpu.run32[_REASON32] == EXIT_IO:
+        if vcpu.run32[_REASON32] == KVM_EXIT_IO:
             word = vcpu.run64[_UNION64]
             found = self._ports.find(word >> 16 & 0xFFFF, word >> 8 & 0xFF)
         else:
