@@ -22,6 +22,12 @@ MAX_MEMORY = 1 << 46
 MAX_CPUS = 254
 MAX_BOARD_FILE = 1 << 20
 BACKINGS = ("anonymous", "memfd", "hugetlb", "file")
+#: The kinds of virtio devices, and the key that the first word of each is the value of.
+DEVICE_KINDS: dict[str, str | None] = {
+    "rng": None,
+}
+#: Kinds that another process serves: guest RAM is shared memory then.
+SHARING_KINDS = frozenset(("share", "vhost_user"))
 BOOT_WAYS = ("auto", "bzimage", "elf", "pvh", "linux64", "multiboot", "multiboot2")
 ON_REBOOT = ("exit", "restart")
 
@@ -35,6 +41,19 @@ class MemoryPart:
         self.size = size
         self.backing = backing
         self.path = path
+
+
+class DeviceWords:
+    """A device as asked for: its kind, and the words that say more of it.
+
+    *values* has a text for ``key=value`` and True for a key alone.
+    """
+
+    __slots__ = ("kind", "values")
+
+    def __init__(self, kind: str, values: dict[str, str | bool]) -> None:
+        self.kind = kind
+        self.values = values
 
 
 class Config:
@@ -54,6 +73,8 @@ class Config:
     :param on_reboot: ``exit`` ends the run, ``restart`` builds the machine anew
     :param debug_exit: the debug-exit port; None or false for none
     :param exec: a shell command to run in the guest; it needs a Linux kernel
+    :param rng: virtio devices, a key a kind (``DEVICE_KINDS``): a text ``FIRST,key=value,flag``, a
+        table of the same keys, true for a device without any, or a list of these
     """
 
     __slots__ = (
@@ -63,6 +84,7 @@ class Config:
         "cpu",
         "cpus",
         "debug_exit",
+        "devices",
         "exec",
         "firmware",
         "initrd",
@@ -87,16 +109,21 @@ class Config:
     debug_exit: int | None
     exec: str | None
     name: str
+    #: Virtio devices, in the order of DEVICE_KINDS and of each kind's list.
+    devices: tuple[DeviceWords, ...]
 
     def __init__(self, **keys: Any) -> None:
         for key in keys:
-            if key not in _CHECKS:
-                raise ConfigError(
-                    f"{key!r} is not a key of a machine; the keys are {', '.join(sorted(_CHECKS))}"
-                )
+            if key not in _CHECKS and key not in DEVICE_KINDS and key != "devices":
+                raise ConfigError(_unknown(key))
         for key, (default, check) in _CHECKS.items():
             value = keys.get(key, default)
             setattr(self, key, default if value is None and default is None else check(key, value))
+        devices = list(keys.get("devices", ()))
+        for kind in DEVICE_KINDS:
+            if kind in keys:
+                devices += _devices(kind, keys[kind])
+        self.devices = tuple(devices)
         if self.kernel is not None and self.firmware is not None:
             raise ConfigError("kernel and firmware exclude each other: give one of them")
         if self.kernel is None and (self.initrd or self.boot != "auto"):
@@ -109,9 +136,14 @@ class Config:
         """Bytes of guest RAM in all."""
         return sum(part.size for part in self.memory)
 
+    @property
+    def shares_memory(self) -> bool:
+        """Whether a device of another process must reach guest RAM."""
+        return any(device.kind in SHARING_KINDS for device in self.devices)
+
     def replace(self, **keys: Any) -> Config:
         """A copy with some keys changed."""
-        mine: dict[str, Any] = {key: getattr(self, key) for key in _CHECKS}
+        mine: dict[str, Any] = {key: getattr(self, key) for key in (*_CHECKS, "devices")}
         return Config(**{**mine, **keys})
 
     @classmethod
@@ -138,9 +170,8 @@ def read_toml(path: str) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError(f"{path} is nested too deep; a board file has two levels") from None
     for key in keys:
-        if key not in _CHECKS:
-            known = ", ".join(sorted(_CHECKS))
-            raise ConfigError(f"{path}: {key!r} is not a key of a machine; the keys are {known}")
+        if key not in _CHECKS and key not in DEVICE_KINDS:
+            raise ConfigError(f"{path}: {_unknown(key)}")
     folder = os.path.dirname(os.path.abspath(path))
 
     def absolute(value: Any) -> Any:
@@ -158,6 +189,47 @@ def read_toml(path: str) -> dict[str, Any]:
         kind, colon, place = keys["console"].partition(":")
         keys["console"] = kind + colon + absolute(place)
     return keys
+
+
+def _unknown(key: str) -> str:
+    return f"{key!r} is not a key of a machine; the keys are {', '.join(sorted((*_CHECKS, *DEVICE_KINDS)))}"
+
+
+def split_words(kind: str, text: str) -> dict[str, str | bool]:
+    """``FIRST,key=value,flag`` as keys and values; a doubled comma is a comma. Raises ConfigError."""
+    first = DEVICE_KINDS[kind]
+    values: dict[str, str | bool] = {}
+    for n, word in enumerate(text.replace(",,", "\0").split(",")):
+        word = word.replace("\0", ",")
+        key, equals, value = word.partition("=")
+        if n == 0 and first is not None and (not equals or not key.isidentifier()):
+            key, equals, value = first, "=", word
+        if not key or (n == 0 and not word):
+            raise ConfigError(f"{kind}: {text!r} has an empty word; write key=value,key=value")
+        if key in values:
+            raise ConfigError(f"{kind}: {text!r} gives {key} twice; leave one of them out")
+        values[key] = value if equals else True
+    return values
+
+
+def _devices(kind: str, value: Any) -> list[DeviceWords]:
+    """The devices of one kind."""
+    items = value if isinstance(value, list | tuple) else [value]
+    found = []
+    for item in items:
+        if isinstance(item, str):
+            found.append(DeviceWords(kind, split_words(kind, _text(kind, item))))
+        elif isinstance(item, dict):
+            wrong = [key for key, value in item.items() if not isinstance(value, str | int | float)]
+            if wrong:
+                raise ConfigError(f"{kind}: {wrong[0]} must be a text, a number, or true")
+            values = {key: value if isinstance(value, bool) else str(value) for key, value in item.items()}
+            found.append(DeviceWords(kind, values))
+        elif item is True:
+            found.append(DeviceWords(kind, {}))
+        elif item is not False:
+            raise ConfigError(f"{kind}: {item!r} must be a text FIRST,key=value, a table, or true")
+    return found
 
 
 def _text(key: str, value: Any) -> str:

@@ -1,7 +1,8 @@
 """The event loop of one VM: file descriptors through epoll, timers, calls from other threads.
 
-One thread runs it. ``call_soon``, ``call_later``, ``Timer.cancel`` and ``stop`` may be called from
-any thread; ``add``, ``modify`` and ``remove`` from the loop's own thread, or before it runs.
+One thread runs it; everything else may be called from any thread. A callback that is under
+way in the loop's thread is not waited for: who removes a file descriptor in another thread has a
+lock of his own for that.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import os
 import select
 import time
 from _heapq import heapify, heappop, heappush
-from _thread import allocate_lock, get_ident
+from _thread import allocate_lock, get_ident, start_new_thread
+
+from pyvmm.errors import StartError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
+#: With READ: called once for each event, not until its cause is gone.
+EDGE = select.EPOLLET
 # Reported whether asked for or not (epoll_ctl(2)).
 ERROR = select.EPOLLERR
 HANGUP = select.EPOLLHUP
@@ -101,7 +106,9 @@ class Loop:
                 raise
             if fd in self._always:
                 raise FileExistsError(17, "file descriptor is in the loop already") from None
-            self._always[fd] = events
+            with self._lock:
+                self._always[fd] = events
+                self._wake_up()
         self._callbacks[fd] = callback
 
     def modify(self, fd: int, events: int) -> None:
@@ -109,16 +116,21 @@ class Loop:
 
         Raises OSError (ENOENT) for an fd that is not in the loop.
         """
-        if fd in self._always:
-            self._always[fd] = events
-        else:
-            self._epoll.modify(fd, events)
+        with self._lock:
+            if fd in self._always:
+                self._always[fd] = events
+                if events:
+                    self._wake_up()
+                return
+        self._epoll.modify(fd, events)
 
     def remove(self, fd: int) -> None:
         """Forget *fd*; nothing happens when it is not there."""
         if self._callbacks.pop(fd, None) is None:
             return
-        if self._always.pop(fd, None) is None:
+        with self._lock:
+            always = self._always.pop(fd, None)
+        if always is None:
             try:
                 self._epoll.unregister(fd)
             except OSError:
@@ -176,10 +188,11 @@ class Loop:
             if callback is not None:
                 called += 1
                 self._call(callback, events)
-        for fd, events in list(self._always.items()):
-            if events and fd in self._always:
+        for fd, events in list(self._always.items()) if self._always else ():
+            callback = self._callbacks.get(fd)
+            if events and callback is not None and fd in self._always:
                 called += 1
-                self._call(self._callbacks[fd], events)
+                self._call(callback, events)
         return called + self._run_timers() + self._run_soon()
 
     def stop(self) -> None:
@@ -253,3 +266,42 @@ class Loop:
                 self._timers = [entry for entry in self._timers if entry[2].active]
                 heapify(self._timers)
                 self._cancelled = 0
+
+
+class LoopThread:
+    """A loop that turns in a thread of its own until ``close``.
+
+    What a callback raises ends the thread and is raised by ``close``, unless ``loop.on_error`` takes it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.loop = Loop()
+        self._error: BaseException | None = None
+        self._running = allocate_lock()
+        self._running.acquire()
+        try:
+            start_new_thread(self._turn, ())
+        except RuntimeError:
+            self.loop.close()
+            raise StartError(
+                f"this host gives no thread to {name}; raise the limit of processes (ulimit -u)"
+            ) from None
+
+    def close(self) -> None:
+        """Stop the loop and wait for its thread, then close it. Idempotent; not from that thread."""
+        self.loop.stop()
+        with self._running:
+            pass
+        self.loop.close()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _turn(self) -> None:
+        try:
+            self.loop.run()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._running.release()

@@ -38,6 +38,7 @@ OPTIONS = Options(
         Option("cpu", "MODEL", "host, with CPUID features masked (host,-cx16) or insisted on (host,+avx2)"),
         Option("console", "WHERE", "the serial console: stdio, pty, socket:PATH, file:PATH, none [stdio]"),
         Option("boot", "WAY", "auto, bzimage, elf, pvh, linux64, multiboot, multiboot2 [auto]"),
+        Option("rng", "", "a virtio entropy device"),
         Option("exec", "CMD", "run CMD in the guest with this stdin, stdout and stderr; its status is ours"),
         Option("timeout", "TIME", "stop the guest after this long (30s, 5m), with code 3"),
         Option("on-reboot", "WHAT", "exit or restart when the guest reboots [exit]"),

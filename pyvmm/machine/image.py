@@ -34,9 +34,9 @@ QUIET_CMDLINE = f"{DEFAULT_CMDLINE} quiet"
 EXEC_CMDLINE = "rdinit=/.pyvmm/init pyvmm.exec=ttyS1"
 
 
-def memory_parts(config: Config) -> list[Part]:
-    """The memory parts as host objects to be made."""
-    return [Part(part.size, _maker(part), f"ram {index}") for index, part in enumerate(config.memory)]
+def memory_parts(config: Config, share: bool) -> list[Part]:
+    """The memory parts as host objects to be made; with *share*, such as another process can map."""
+    return [Part(part.size, _maker(part, share), f"ram {index}") for index, part in enumerate(config.memory)]
 
 
 def read_image(path: str, what: str) -> memoryview:
@@ -68,9 +68,12 @@ def read_rom(config: Config) -> RomImage | None:
     return None if is_elf(data) else _named(config.firmware, load_firmware_rom, data)
 
 
-def regions_of(config: Config, rom: RomImage | None, gap: tuple[int, int]) -> list[Region]:
-    """RAM around *gap* and, with a ROM, its two places: below 4 GiB, and its end again below 1 MiB."""
-    ram = assemble(memory_parts(config), *gap)
+def regions_of(config: Config, rom: RomImage | None, gap: tuple[int, int], share: bool) -> list[Region]:
+    """RAM around *gap* and, with a ROM, its two places: below 4 GiB, and its end again below 1 MiB.
+
+    With *share*, private memory becomes memory that another process can map.
+    """
+    ram = assemble(memory_parts(config, share), *gap)
     if rom is None:
         return ram
     try:
@@ -119,10 +122,10 @@ def _named(path: str, function: Callable[..., T], *arguments: object) -> T:
         raise type(error)(f"{path}: {error}") from None
 
 
-def _maker(part: MemoryPart) -> Callable[[int], HostMemory]:
+def _maker(part: MemoryPart, share: bool) -> Callable[[int], HostMemory]:
     path = part.path
     if path is None:
-        return {"anonymous": Anonymous, "memfd": Memfd, "hugetlb": Hugetlb}[part.backing]
+        return {"anonymous": Memfd if share else Anonymous, "memfd": Memfd, "hugetlb": Hugetlb}[part.backing]
 
     def from_file(size: int) -> HostMemory:
         host = FileBacked(path)

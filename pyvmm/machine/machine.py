@@ -35,12 +35,14 @@ from pyvmm.pykvm import Kvm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pyvmm.backends.base import CharBackend
     from pyvmm.config import Config
     from pyvmm.loop import Timer
     from pyvmm.pykvm import Vcpu
+    from pyvmm.virtio.attach import VirtioBus
+    from pyvmm.virtio.device import VirtioDevice
 
 #: Seconds a panicked guest gets to reboot by itself (``panic=-1`` does at once).
 PANIC_GRACE = 2.0
@@ -55,6 +57,7 @@ class Machine:
     :param loop: the event loop to use instead of one of its own; stays the caller's
     :param console: a backend for COM1 instead of the one ``config.console`` names; stays the caller's
     :param channel: a backend for COM2; without one there is no COM2
+    :param devices: virtio devices besides those ``config`` names; the machine closes them
     :param kvm_path: the KVM device
 
     Raises the errors of the rooms below while it is built; whatever was made is closed then.
@@ -67,6 +70,7 @@ class Machine:
         loop: Loop | None = None,
         console: CharBackend | None = None,
         channel: CharBackend | None = None,
+        devices: Sequence[VirtioDevice] = (),
         kvm_path: str = "/dev/kvm",
     ) -> None:
         self.config = config
@@ -84,11 +88,13 @@ class Machine:
         self.ports, self.mmio = Bus(PORT), Bus(MMIO)
         self.vcpus: list[VcpuThread] = []
         self.ring: CoalescedRing | None = None
+        #: The virtio devices; None without any.
+        self.virtio: VirtioBus | None = None
         self.log = ConsoleLog(self._panicked)
         self._panic: str | None = None
         try:
             self.loop = loop if loop is not None else self._own_loop()
-            self._build(console, channel, kvm_path)
+            self._build(console, channel, devices, kvm_path)
         except BaseException:
             self.close()
             raise
@@ -237,10 +243,17 @@ class Machine:
 
     # Building, in the order things depend on each other
 
-    def _build(self, console: CharBackend | None, channel: CharBackend | None, kvm_path: str) -> None:
+    def _build(
+        self,
+        console: CharBackend | None,
+        channel: CharBackend | None,
+        devices: Sequence[VirtioDevice],
+        kvm_path: str,
+    ) -> None:
         config = self.config
         rom = read_rom(config)
-        regions = regions_of(config, rom, chips.GAP)
+        share = config.shares_memory or any(device.shares_memory for device in devices)
+        regions = regions_of(config, rom, chips.GAP, share)
         self._closers += [region.host.close for region in regions]
         self.memory = GuestMemory(regions)
         self._closers.append(self.memory.close)  # its views, too, hold the host's pages
@@ -268,6 +281,8 @@ class Machine:
         events = Events(self._guest_poweroff, self._guest_reset, self._guest_debug_exit)
         serial = platform.add_devices(vm, self.loop, board, self.ports, events, self.memory, console, channel)
         serial.tap(self.log.feed)
+        if devices or config.devices:
+            self._add_virtio(devices)
         for index in range(config.cpus):
             vcpu = vm.create_vcpu(index)
             self._closers.append(vcpu.close)
@@ -276,6 +291,25 @@ class Machine:
                 self.ring = self._create_ring(kvm, vcpu)
             self.vcpus.append(VcpuThread(self, vcpu, index, self.ports, self.mmio, self.ring))
         platform.enter(self.vcpus[0].vcpu, load_image(config, self.memory, platform, rom))
+
+    def _add_virtio(self, devices: Sequence[VirtioDevice]) -> None:
+        from pyvmm.virtio.attach import VirtioBus
+        from pyvmm.virtio.spec import make_device
+
+        bus = self.virtio = VirtioBus(
+            self.vm, self.board, self.mmio, self.memory, self.loop, self.device_failed
+        )
+        self._closers.append(bus.close)
+        waiting = list(devices)
+        try:
+            waiting.extend(map(make_device, self.config.devices))
+            while waiting:
+                bus.attach(waiting[0])
+                del waiting[0]
+        finally:
+            for device in waiting:  # those that found no place
+                device.close()
+        self._platform.virtio = [(attached.base, attached.gsi) for attached in bus.attached]
 
     def _create_ring(self, kvm: Kvm, vcpu: Vcpu) -> CoalescedRing | None:
         page = kvm.check_extension("COALESCED_MMIO")

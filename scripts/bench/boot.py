@@ -13,6 +13,8 @@ import argparse
 import json
 import os
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,11 @@ from pyvmm.guests.default import Guest, default_guest
 LINE = "pyvmm guest ready"
 CMDLINE = "console=ttyS0 panic=-1"
 VARIANTS = {"boot": CMDLINE, "boot, quiet": f"{CMDLINE} quiet"}
-#: Seconds for one boot; an emulated machine hangs now and then, and is started again.
-LIMIT = 180
+#: Seconds for one boot; an emulated host hangs now and then, whole, and is then started again.
+LIMIT = 60
+#: Seconds more that an emulated host gets to say that a boot took too long.
+GRACE = 30
+#: Hosts in a row that may hang with no boot done.
 ATTEMPTS = 3
 TIME_TARGET = 1.0
 EXITS_TARGET = 0.5
@@ -105,29 +110,50 @@ def _warm_up(command: list[str]) -> dict[str, Any]:
 
 def _in_lab(runs: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Do *runs* in a lab machine of their own; the warm-ups' results are left out."""
-    left, results = list(runs), []
+    left, results, idle = list(runs), [], 0
     python = str(installed.environment(progress) / "bin" / "python")
-    for _ in range(ATTEMPTS):
+    while left and idle < ATTEMPTS:
+        idle += 1
         inside = [python, str(BENCH / "boot_guest.py"), json.dumps(left)]
         lab = [python, "-m", "pyvmm", "lab", "x86_64", "--fresh", "--", *inside]
-        with subprocess.Popen(lab, stdout=subprocess.PIPE, text=True, env=_environment()) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                result = json.loads(line)
-                if result["seconds"] is None:
-                    tail = result["tail"].strip().split("\n")[-1]
-                    progress(f"{result['name']} did not come up ({tail}); again")
-                    process.kill()
-                    break
-                left.pop(0)
-                if result["name"] != "warm-up":
-                    results.append(result)
-                progress(f"{result['name']}: {result['seconds']:.1f} s; {len(left)} to go")
-        if not left:
-            return results
-        if left[0]["name"] != "warm-up":  # what is behind the warm-ups needs them anew
+        for result in _lines(lab):
+            if result["seconds"] is None:
+                tail = result["tail"].strip().split("\n")[-1]
+                progress(f"{result['name']} did not come up ({tail}); again")
+                break
+            left.pop(0)
+            if result["name"] != "warm-up":
+                results.append(result)
+                idle = 0
+            progress(f"{result['name']}: {result['seconds']:.1f} s; {len(left)} to go")
+        if left and left[0]["name"] != "warm-up":  # what is behind the warm-ups needs them anew
             left = [run for run in runs if run["name"] == "warm-up"] + left
-    raise SkippedError("the guests did not come up in the lab; run it again, and see `pyvmm lab --status`")
+    if left:
+        raise SkippedError(
+            "the guests did not come up in the lab; run it again, and see `pyvmm lab --status`"
+        )
+    return results
+
+
+def _lines(lab: list[str]) -> Iterator[dict[str, Any]]:
+    """The results as they come; they end early when the emulated host says nothing."""
+    with subprocess.Popen(lab, stdout=subprocess.PIPE, text=True, env=_environment()) as process:
+        assert process.stdout is not None
+        watchdog = None
+        try:
+            while True:
+                # A hung host does not keep its own limits: the watch is kept here.
+                watchdog = threading.Timer(LIMIT + GRACE, process.kill)
+                watchdog.start()
+                line = process.stdout.readline()
+                watchdog.cancel()
+                if not line:
+                    return
+                yield json.loads(line)
+        finally:
+            if watchdog is not None:
+                watchdog.cancel()
+            process.kill()
 
 
 def _environment() -> dict[str, str]:

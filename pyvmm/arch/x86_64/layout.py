@@ -10,6 +10,9 @@ GAP_END = 0x1_0000_0000
 MMIO_START = 0xD000_0000
 MMIO_END = 0xD100_0000
 
+#: Bytes of a virtio device's registers.
+VIRTIO_SIZE = 0x1000
+
 IOAPIC = 0xFEC0_0000
 IOAPIC_SIZE = 0x1000
 #: The local APICs' page and, after it, the addresses message-signalled interrupts are written to.

@@ -76,6 +76,8 @@ class Platform:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._model = CpuModel(config.cpu)
+        #: Virtio devices to announce: (address of the registers' page, interrupt).
+        self.virtio: Sequence[tuple[int, int]] = ()
         self._serial_ports: list[tuple[str, int, int]] = []
         self._ged: Ged | None = None
         self._cpuid: Cpuid | None = None
@@ -194,6 +196,16 @@ class Platform:
                 name, "PNP0501", uid, ports=[(base, layout.SERIAL_SIZE)], interrupts=[(irq, True, False)]
             )
             for uid, (name, base, irq) in enumerate(self._serial_ports)
+        ]
+        announced += [
+            AcpiDevice(
+                f"V{uid:03X}",
+                "LNRO0005",
+                uid,
+                mmio=[(base, layout.VIRTIO_SIZE)],
+                interrupts=[(gsi, True, True)],
+            )
+            for uid, (base, gsi) in enumerate(self.virtio)
         ]
         tables = AcpiTables(cpus, announced, power, lowmem.ACPI, lowmem.ACPI_END)
         tables.place(memory)

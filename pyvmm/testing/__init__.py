@@ -1,0 +1,5 @@
+"""For testing devices without a guest: the fake driver. Public; see ``docs/testing.md``."""
+
+from pyvmm.testing.driver import DriverQueue, FakeDriver, Request
+
+__all__ = ["DriverQueue", "FakeDriver", "Request"]

@@ -1,0 +1,385 @@
+"""A virtio driver without a guest: it lays rings in memory and drives any device through its registers.
+
+Everything happens in the caller's thread: a kick is carried out when ``run`` turns the device's
+loop, so a test sees each step. What a well-behaved driver does has a method; what a hostile one
+does goes through ``write``, ``DriverQueue.describe`` and ``DriverQueue.offer``.
+"""
+
+from __future__ import annotations
+
+from pyvmm.board.device import Line
+from pyvmm.loop import Loop
+from pyvmm.memory.guest import GuestMemory, Region
+from pyvmm.memory.host import Anonymous
+from pyvmm.pykvm.barrier import full_barrier
+from pyvmm.virtio import features as f
+from pyvmm.virtio import mmio
+from pyvmm.virtio.queue import DESCRIPTOR_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from typing_extensions import Buffer
+
+    from pyvmm.virtio.device import VirtioDevice
+
+#: Descriptor flags (2.7.5).
+NEXT, WRITE, INDIRECT = 1, 2, 4
+
+#: Where the memory that a FakeDriver makes for itself begins, and how large it is.
+BASE = 0x10_0000
+MEMORY = 64 << 20
+
+
+class CountingLine(Line):
+    """An interrupt wire that counts its edges."""
+
+    def __init__(self) -> None:
+        self.pulses = 0
+
+    def pulse(self) -> None:
+        """One edge."""
+        self.pulses += 1
+
+
+class Request:
+    """One chain the driver made available: what it asked, and once it is done, what came back."""
+
+    __slots__ = ("buffers", "done", "head", "indices", "table", "written")
+
+    def __init__(self, head: int, indices: list[int], buffers: list[tuple[int, int]]) -> None:
+        self.head = head
+        self.indices = indices
+        #: (address, size) of each device-writable buffer.
+        self.buffers = buffers
+        #: True when the device has given it back.
+        self.done = False
+        #: The length the device reported, in bytes.
+        self.written = 0
+
+
+class DriverQueue:
+    """One virtqueue, the driver's side, with *size* descriptors."""
+
+    def __init__(self, driver: FakeDriver, index: int, size: int) -> None:
+        self.driver = driver
+        self.index = index
+        self.size = size
+        memory = driver.memory
+        self.desc = driver.allocate(DESCRIPTOR_SIZE * size, 16)
+        self.avail = driver.allocate(6 + 2 * size, 2)
+        self.used = driver.allocate(6 + 8 * size, 4)
+        for address, length in (
+            (self.desc, 16 * size),
+            (self.avail, 6 + 2 * size),
+            (self.used, 6 + 8 * size),
+        ):
+            memory.write(address, bytes(length))
+        self.avail_idx = 0
+        self.used_idx = 0
+        self.pending: dict[int, Request] = {}
+        self._free = list(range(size - 1, -1, -1))
+        self._kicked_at = 0
+
+    @property
+    def free(self) -> int:
+        """Descriptors not in use."""
+        return len(self._free)
+
+    # The ordinary way
+
+    def add(
+        self,
+        readable: Sequence[Buffer] = (),
+        writable: Sequence[int] = (),
+        *,
+        indirect: bool = False,
+    ) -> Request:
+        """Make one chain available: the bytes of *readable*, then room of the sizes of *writable*.
+
+        Raises IndexError when the queue has too few free descriptors.
+        """
+        driver = self.driver
+        parts = []
+        for data in readable:
+            address = driver.allocate(max(1, memoryview(data).nbytes))
+            if memoryview(data).nbytes:
+                driver.memory.write(address, data)
+            parts.append((address, memoryview(data).nbytes, 0))
+        buffers = [(driver.allocate(max(1, size)), size) for size in writable]
+        parts += [(address, size, WRITE) for address, size in buffers]
+        return self.add_buffers(parts, buffers, indirect=indirect)
+
+    def add_buffers(
+        self,
+        parts: Sequence[tuple[int, int, int]],
+        buffers: list[tuple[int, int]] | None = None,
+        *,
+        indirect: bool = False,
+    ) -> Request:
+        """Make a chain of ``(address, size, flags)`` available; NEXT is set where one follows."""
+        linked = [
+            (address, size, flags | (NEXT if i < len(parts) - 1 else 0))
+            for i, (address, size, flags) in enumerate(parts)
+        ]
+        if indirect:
+            table = self.driver.allocate(DESCRIPTOR_SIZE * len(parts), 16)
+            for i, (address, size, flags) in enumerate(linked):
+                self._descriptor(table + DESCRIPTOR_SIZE * i, address, size, flags, i + 1)
+            linked = [(table, DESCRIPTOR_SIZE * len(parts), INDIRECT)]
+        indices = [self._free.pop() for _ in linked]
+        for i, (address, size, flags) in enumerate(linked):
+            self.describe(indices[i], address, size, flags, indices[i + 1] if flags & NEXT else 0)
+        request = Request(indices[0], indices, buffers or [])
+        self.pending[request.head] = request
+        self.offer(request.head)
+        return request
+
+    def kick(self) -> bool:
+        """Notify the device unless it asked not to be; True when it was notified (2.7.13.4)."""
+        full_barrier()
+        memory, old, new = self.driver.memory, self._kicked_at, self.avail_idx
+        if self.driver.features & f.F_EVENT_IDX:
+            event = memory.read_u16(self.used + 4 + 8 * self.size)
+            wanted = (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF
+        else:
+            wanted = not memory.read_u16(self.used) & 1
+        self._kicked_at = new
+        if wanted:
+            self.driver.write(mmio.QUEUE_NOTIFY, self.index)
+        return wanted
+
+    def collect(self) -> list[Request]:
+        """The requests that came back since the last call, in the order of the used ring.
+
+        Raises AssertionError when the device returned what was not given to it.
+        """
+        memory, done = self.driver.memory, []
+        end = memory.read_u16(self.used + 2)
+        while self.used_idx != end:
+            at = self.used + 4 + 8 * (self.used_idx % self.size)
+            head, written = memory.read_u32(at), memory.read_u32(at + 4)
+            assert head in self.pending, f"the device gave back {head}, which the driver did not give it"
+            request = self.pending.pop(head)
+            request.done, request.written = True, written
+            self._free += reversed(request.indices)
+            done.append(request)
+            self.used_idx = (self.used_idx + 1) & 0xFFFF
+        memory.write_u16(self.avail + 4 + 2 * self.size, self.used_idx)  # used_event: interrupt for the next
+        return done
+
+    def data(self, request: Request) -> bytes:
+        """What the device wrote into *request*'s buffers, as far as it says that it wrote."""
+        data = b"".join(self.driver.memory.read(a, size) for a, size in request.buffers if size)
+        return data[: request.written]
+
+    # The hostile way
+
+    def describe(self, index: int, address: int, size: int, flags: int = 0, next_index: int = 0) -> None:
+        """Write descriptor *index* of the table, whatever it says."""
+        self._descriptor(self.desc + DESCRIPTOR_SIZE * index, address, size, flags, next_index)
+
+    def offer(self, head: int) -> None:
+        """Put *head* into the available ring, and advance its index."""
+        memory = self.driver.memory
+        memory.write_u16(self.avail + 4 + 2 * (self.avail_idx % self.size), head)
+        self.set_avail_idx(self.avail_idx + 1)
+
+    def set_avail_idx(self, value: int) -> None:
+        """Set the available ring's index."""
+        self.avail_idx = value & 0xFFFF
+        self.driver.memory.write_u16(self.avail + 2, self.avail_idx)
+
+    def _descriptor(self, at: int, address: int, size: int, flags: int, next_index: int) -> None:
+        self.driver.memory.write_u64(at, address)
+        self.driver.memory.write_u64(at + 8, size | flags << 32 | next_index << 48)
+
+
+class FakeDriver:
+    """Drives *device* as a guest's driver would; ready to use when made.
+
+    :param memory: guest memory to lay things in; by default 64 MiB of its own at 1 MiB
+    :param features: what to accept of what the device offers; by default all of it
+    :param queue_size: entries of each queue; by default what the device offers, 256 at most
+    :param start: False leaves the device reset: ``probe`` starts it later
+    """
+
+    def __init__(
+        self,
+        device: VirtioDevice,
+        *,
+        memory: GuestMemory | None = None,
+        features: int | None = None,
+        queue_size: int | None = None,
+        start: bool = True,
+    ) -> None:
+        self._own_memory = memory is None
+        self.memory = memory or GuestMemory([Region(BASE, MEMORY, Anonymous(MEMORY))])
+        self.device = device
+        self.loop = Loop()
+        self.line = CountingLine()
+        self.queues: list[DriverQueue] = []
+        #: What was negotiated.
+        self.features = 0
+        self._wanted = features
+        self._queue_size = queue_size
+        region = max(self.memory.regions, key=lambda region: region.size)
+        self._next, self._end = region.gpa, region.end
+        device.attach(self.loop)
+        self.transport = mmio.VirtioMmio(device, self.memory, self.line, self._kick)
+        if start:
+            self.probe()
+
+    def __enter__(self) -> FakeDriver:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def interrupts(self) -> int:
+        """Edges of the interrupt line so far."""
+        return self.line.pulses
+
+    def close(self) -> None:
+        """Reset and close the device, and give everything back."""
+        self.transport.close()
+        self.loop.close()
+        if self._own_memory:
+            self.memory.close()
+
+    # Registers
+
+    def read(self, offset: int, size: int = 4) -> int:
+        """Read the device's registers."""
+        return self.transport.read(offset, size)
+
+    def write(self, offset: int, value: int, size: int = 4) -> None:
+        """Write the device's registers."""
+        self.transport.write(offset, size, value)
+
+    def config(self, offset: int, size: int) -> int:
+        """Read *size* bytes at *offset* of the configuration space, as a number."""
+        return self.read(mmio.CONFIG + offset, size)
+
+    @property
+    def status(self) -> int:
+        """The Status register."""
+        return self.read(mmio.STATUS)
+
+    # The steps of 3.1.1
+
+    def probe(self) -> None:
+        """Reset, negotiate, set up all queues, start. Raises AssertionError when the device refuses."""
+        self.reset()
+        self.write(mmio.STATUS, f.ACKNOWLEDGE)
+        self.write(mmio.STATUS, f.ACKNOWLEDGE | f.DRIVER)
+        offered = self.offered()
+        assert self.negotiate(offered if self._wanted is None else self._wanted), "FEATURES_OK was refused"
+        for index in range(len(self.device.queues)):
+            self.set_up_queue(index)
+        self.driver_ok()
+        assert not self.status & f.DEVICE_NEEDS_RESET, "the device did not start"
+        self.run()
+
+    def reset(self) -> None:
+        """Write 0 to Status and forget all queues."""
+        self.write(mmio.STATUS, 0)
+        self.queues = []
+        self.features = 0
+
+    def offered(self) -> int:
+        """The features the device offers."""
+        words = []
+        for sel in (0, 1):
+            self.write(mmio.DEVICE_FEATURES_SEL, sel)
+            words.append(self.read(mmio.DEVICE_FEATURES))
+        return words[0] | words[1] << 32
+
+    def negotiate(self, features: int) -> bool:
+        """Accept *features*; True when the device agrees."""
+        for sel in (0, 1):
+            self.write(mmio.DRIVER_FEATURES_SEL, sel)
+            self.write(mmio.DRIVER_FEATURES, features >> 32 * sel & 0xFFFF_FFFF)
+        self.write(mmio.STATUS, f.ACKNOWLEDGE | f.DRIVER | f.FEATURES_OK)
+        agreed = bool(self.status & f.FEATURES_OK)
+        self.features = features if agreed else 0
+        return agreed
+
+    def set_up_queue(self, index: int, size: int | None = None) -> DriverQueue:
+        """Lay out queue *index* and tell the device where it is."""
+        self.write(mmio.QUEUE_SEL, index)
+        most = self.read(mmio.QUEUE_SIZE_MAX)
+        queue = DriverQueue(self, index, size or min(most, self._queue_size or 256))
+        self.write(mmio.QUEUE_SIZE, queue.size)
+        for low, high, address in (
+            (mmio.QUEUE_DESC_LOW, mmio.QUEUE_DESC_HIGH, queue.desc),
+            (mmio.QUEUE_DRIVER_LOW, mmio.QUEUE_DRIVER_HIGH, queue.avail),
+            (mmio.QUEUE_DEVICE_LOW, mmio.QUEUE_DEVICE_HIGH, queue.used),
+        ):
+            self.write(low, address & 0xFFFF_FFFF)
+            self.write(high, address >> 32)
+        self.write(mmio.QUEUE_READY, 1)
+        self.queues.append(queue)
+        return queue
+
+    def driver_ok(self) -> None:
+        """Set DRIVER_OK."""
+        self.write(mmio.STATUS, self.status | f.DRIVER_OK)
+
+    # Using it
+
+    def allocate(self, size: int, align: int = 1) -> int:
+        """The address of *size* bytes of guest memory; begins anew when all was given out."""
+        address = -(-self._next // align) * align
+        if address + size > self._end:
+            region = max(self.memory.regions, key=lambda region: region.size)
+            # Rings lie at the beginning: what they take is never given out again.
+            rings = max((queue.used + 6 + 8 * queue.size for queue in self.queues), default=region.gpa)
+            address = -(-rings // align) * align
+            if address + size > self._end:
+                raise MemoryError(f"{size} bytes do not fit into the fake driver's memory")
+        self._next = address + size
+        return address
+
+    def run(self, until: Callable[[], object] | None = None, timeout: float = 10.0) -> None:
+        """Turn the device's loop until nothing is left to do, or until *until* holds.
+
+        Raises TimeoutError when *until* does not come to hold within *timeout* seconds.
+        """
+        if until is None:
+            while self.loop.run_once(0):
+                pass
+            return
+        end = self.loop.clock() + timeout
+        while not until():
+            if self.loop.clock() > end:
+                raise TimeoutError(f"the device did not do it within {timeout:g} seconds")
+            self.loop.run_once(0.01)
+
+    def request(
+        self,
+        queue: int,
+        readable: Sequence[Buffer] = (),
+        writable: Sequence[int] = (),
+        *,
+        indirect: bool = False,
+        timeout: float = 10.0,
+    ) -> bytes:
+        """One request from beginning to end; returns what the device wrote."""
+        ring = self.queues[queue]
+        request = ring.add(readable, writable, indirect=indirect)
+        ring.kick()
+        self.run(lambda: ring.collect() or request.done, timeout)
+        return ring.data(request)
+
+    def acknowledge(self) -> int:
+        """Read InterruptStatus and acknowledge it, as an interrupt handler does; returns what it was."""
+        status = self.read(mmio.INTERRUPT_STATUS)
+        if status:
+            self.write(mmio.INTERRUPT_ACK, status)
+        return status
+
+    def _kick(self, queue: int) -> None:
+        self.loop.call_soon(lambda: self.device.run_queue(queue))

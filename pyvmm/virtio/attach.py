@@ -1,0 +1,153 @@
+"""Virtio devices put into a machine: a page of registers, an interrupt, and a doorbell a queue.
+
+The guest's kicks come as eventfds (KVM_IOEVENTFD), our interrupts go as one (KVM_IRQFD), so that
+neither costs a vCPU an exit.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm.board.device import Line
+from pyvmm.board.space import DOORBELL, IRQ, MMIO
+from pyvmm.errors import StartError
+from pyvmm.loop import EDGE, READ, Loop, LoopThread
+from pyvmm.virtio.mmio import QUEUE_NOTIFY, SIZE, VirtioMmio
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.board.board import Board
+    from pyvmm.board.bus import Bus
+    from pyvmm.memory.guest import GuestMemory
+    from pyvmm.pykvm import Vm
+    from pyvmm.virtio.device import VirtioDevice
+
+_NOTIFY_WIDTH = 4
+#: KVM maps memslots of a huge page's size best.
+_REGION_ALIGN = 2 << 20
+
+
+class EventLine(Line):
+    """An interrupt pulsed by signalling an eventfd that KVM listens to."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def pulse(self) -> None:
+        """One edge."""
+        os.eventfd_write(self.fd, 1)
+
+
+class Attached:
+    """One device in its place: registers at *base*, interrupt *gsi*."""
+
+    __slots__ = ("_closers", "base", "device", "gsi", "kicks", "line", "name", "transport")
+
+    def __init__(self, name: str, device: VirtioDevice, base: int, gsi: int) -> None:
+        self.name = name
+        self.device = device
+        self.base = base
+        self.gsi = gsi
+        #: The eventfd of each queue's kicks.
+        self.kicks: list[int] = []
+        self.line = EventLine()
+        self.transport: VirtioMmio
+        self._closers: list[Callable[[], object]] = []
+
+    def close(self) -> None:
+        """Stop the device and give back its eventfds. Idempotent."""
+        while self._closers:
+            self._closers.pop()()
+
+
+class VirtioBus:
+    """The virtio devices of one machine, in the order they were attached.
+
+    :param loop: runs the queues of devices without a thread of their own
+    :param failed: gets the name and the exception of a device whose own code is defective
+    """
+
+    def __init__(
+        self,
+        vm: Vm,
+        board: Board,
+        mmio: Bus,
+        memory: GuestMemory,
+        loop: Loop,
+        failed: Callable[[str, Exception], object],
+    ) -> None:
+        self.attached: list[Attached] = []
+        self._vm = vm
+        self._board = board
+        self._mmio = mmio
+        self._memory = memory
+        self._loop = loop
+        self._failed = failed
+        self._memslots = len(memory.regions)
+
+    def attach(self, device: VirtioDevice) -> Attached:
+        """Place *device* and wire it up. Raises PlacementError (no room), KvmError or StartError."""
+        name = self._board.register(self._free_name(device.name))
+        device.name = name
+        window = self._board.allocate(MMIO, SIZE, name, SIZE)
+        gsi = self._board.allocate(IRQ, 1, name, shared=True).base
+        attached = Attached(name, device, window.base, gsi)
+        self.attached.append(attached)
+        closers = attached._closers
+        closers.append(lambda: os.close(attached.line.fd))
+        loop = self._loop
+        if device.own_thread:
+            thread = LoopThread(name)
+            closers.append(thread.close)
+            loop = thread.loop
+        self._vm.irqfd(attached.line.fd, gsi)
+        for queue in range(len(device.queues)):
+            kick = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            attached.kicks.append(kick)
+            closers.append(lambda fd=kick: os.close(fd))  # type: ignore[misc]
+            bell = window.base + QUEUE_NOTIFY
+            self._board.place(MMIO, bell, _NOTIFY_WIDTH, name, DOORBELL, datamatch=queue)
+            self._vm.ioeventfd(kick, bell, _NOTIFY_WIDTH, queue)
+            if not device.external:
+                # Edge: the counter need not be read, and each write of it is one more event.
+                loop.add(kick, READ | EDGE, lambda _, queue=queue: device.run_queue(queue))  # type: ignore[misc]
+                closers.append(lambda fd=kick: loop.remove(fd))  # type: ignore[misc]
+        device.attach(loop)
+        transport = attached.transport = VirtioMmio(
+            device,
+            self._memory,
+            attached.line,
+            lambda queue: os.eventfd_write(attached.kicks[queue], 1),
+            self._failed,
+        )
+        self._share(attached)
+        self._mmio.attach(window, transport)
+        closers.append(transport.close)
+        if device.external:
+            device.wire(attached.kicks, attached.line.fd)
+        return attached
+
+    def close(self) -> None:
+        """Close every device, the last first. Idempotent."""
+        while self.attached:
+            self.attached.pop().close()
+
+    def _free_name(self, kind: str) -> str:
+        taken = {attached.name for attached in self.attached}
+        return next(name for n in range(len(taken) + 1) if (name := f"{kind}{n}") not in taken)
+
+    def _share(self, attached: Attached) -> None:
+        """Place the device's shared memory regions in the guest's address space (2.10)."""
+        for identifier, host in attached.device.shared_regions.items():
+            window = self._board.allocate(
+                MMIO, host.size, f"{attached.name} region {identifier}", _REGION_ALIGN
+            )
+            if self._memslots >= self._vm.check_extension("NR_MEMSLOTS"):
+                raise StartError(f"{attached.name}: this host's KVM has no memslot left; remove a device")
+            self._vm.set_user_memory_region(self._memslots, window.base, host.size, host.address)
+            self._memslots += 1
+            attached.transport.shared[identifier] = (window.base, host.size)

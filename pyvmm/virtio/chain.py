@@ -1,0 +1,124 @@
+"""One request: a descriptor chain, checked, as views of guest memory. Section 2.7.13."""
+
+from __future__ import annotations
+
+from pyvmm.virtio.errors import ChainError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class Chain:
+    """What the driver made available at once: bytes to read, then bytes to write.
+
+    ``readable`` and ``writable`` are views of guest memory in order, none of them empty. The
+    guest can change what they show at any time: read what decides something once, by
+    ``read``, and check the copy. Reading and writing advance each at its own place.
+    """
+
+    __slots__ = ("_reading", "_writing", "head", "readable", "writable", "written")
+
+    def __init__(self, head: int, readable: list[memoryview], writable: list[memoryview]) -> None:
+        #: The index of its first descriptor, by which it is given back.
+        self.head = head
+        self.readable = readable
+        self.writable = writable
+        #: Bytes written by ``write`` so far.
+        self.written = 0
+        self._reading = 0
+        self._writing = 0
+
+    @property
+    def readable_size(self) -> int:
+        """Bytes the driver gave to read, less than 2**32."""
+        return sum(view.nbytes for view in self.readable)
+
+    @property
+    def writable_size(self) -> int:
+        """Bytes the driver gave to be written, less than 2**32."""
+        return sum(view.nbytes for view in self.writable)
+
+    def read(self, size: int) -> bytes:
+        """The next *size* bytes, a copy. Raises ChainError when there are fewer."""
+        views = self.readable
+        if not self._reading and views and size <= views[0].nbytes:
+            self._reading = size
+            return views[0][:size].tobytes()
+        parts = take(views, self._reading, size)
+        if parts is None:
+            left = self.readable_size - self._reading
+            raise ChainError(
+                f"the driver gave {left} bytes where the device reads {size}; it must give a whole request"
+            )
+        self._reading += size
+        return b"".join(parts)
+
+    def read_rest(self, limit: int) -> bytes:
+        """All bytes not read yet, a copy. Raises ChainError for more than *limit*, the device's own bound."""
+        left = self.readable_size - self._reading
+        if left > limit:
+            raise ChainError(
+                f"the driver gave {left} bytes where the device takes {limit}; it must send less at once"
+            )
+        return self.read(left)
+
+    def skip(self, size: int) -> None:
+        """Pass over *size* readable bytes. Raises ChainError when there are fewer."""
+        left = self.readable_size - self._reading
+        if size > left:
+            raise ChainError(f"the driver gave {left} bytes where {size} are to be passed over")
+        self._reading += size
+
+    def write(self, data: Buffer) -> int:
+        """Write *data* behind what was written; returns how much of it found room."""
+        source = memoryview(data).cast("B")
+        done, at, size = 0, self._writing, source.nbytes
+        for view in self.writable:
+            room = view.nbytes
+            if at >= room:
+                at -= room
+                continue
+            part = min(room - at, size - done)
+            view[at : at + part] = source[done : done + part]
+            done += part
+            at = 0
+            if done == size:
+                break
+        self._writing += done
+        self.written += done
+        return done
+
+    def rest_readable(self) -> list[memoryview]:
+        """Views of what was not read yet, for writev and its like."""
+        return rest(self.readable, self._reading)
+
+    def rest_writable(self) -> list[memoryview]:
+        """Views of what was not written yet, for readv and its like; ``written`` does not follow them."""
+        return rest(self.writable, self._writing)
+
+
+def rest(views: list[memoryview], start: int) -> list[memoryview]:
+    """*views* without their first *start* bytes."""
+    if not start:
+        return views
+    found = []
+    for view in views:
+        if start >= view.nbytes:
+            start -= view.nbytes
+        else:
+            found.append(view[start:] if start else view)
+            start = 0
+    return found
+
+
+def take(views: list[memoryview], start: int, size: int) -> list[memoryview] | None:
+    """*size* bytes of *views* from *start* on; None when there are fewer."""
+    found = []
+    for view in rest(views, start):
+        if size <= 0:
+            break
+        part = view if view.nbytes <= size else view[:size]
+        found.append(part)
+        size -= part.nbytes
+    return found if size <= 0 else None

@@ -1,0 +1,97 @@
+"""A device's configuration space, declared by its fields. Section 2.5."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+#: The widths of the number types; ``bytesN`` is N plain bytes.
+WIDTHS = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}
+
+
+class ConfigSpace:
+    """Little-endian fields one after the other, without padding: what the specification's structures need.
+
+    :param fields: name to type: ``u8``, ``u16``, ``u32``, ``u64``, or ``bytesN``
+    :param writable: the names of those the driver may write
+
+    Fields are attributes: numbers, or bytes. Setting one does not tell the driver;
+    ``VirtioDevice.config_changed`` does. Raises ValueError for a type that is none, OverflowError for a
+    number too wide.
+    """
+
+    __slots__ = ("_data", "_fields", "_writable", "generation")
+
+    def __init__(self, fields: Mapping[str, str], writable: frozenset[str] = frozenset()) -> None:
+        places: dict[str, tuple[int, int, bool]] = {}
+        at = 0
+        for name, kind in fields.items():
+            plain = kind.startswith("bytes") and kind[5:].isdigit()
+            if not plain and kind not in WIDTHS:
+                raise ValueError(f"{name}: {kind!r} is none of u8, u16, u32, u64, bytesN")
+            size = int(kind[5:]) if plain else WIDTHS[kind]
+            places[name] = (at, size, plain)
+            at += size
+        may_write = bytearray(at)
+        for name in writable:
+            start, size, _ = places[name]
+            may_write[start : start + size] = b"\1" * size
+        #: Counts the changes, so that the driver can tell a torn read (2.5.3).
+        self.generation = 0
+        self._fields = places
+        self._data = bytearray(at)
+        self._writable = bytes(may_write)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            at, size, plain = self._fields[name]
+        except KeyError:
+            raise AttributeError(name) from None
+        data = bytes(self._data[at : at + size])
+        return data if plain else int.from_bytes(data, "little")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ConfigSpace.__slots__:
+            object.__setattr__(self, name, value)
+            return
+        try:
+            at, size, plain = self._fields[name]
+        except KeyError:
+            raise AttributeError(f"{name!r} is not a field of this configuration space") from None
+        data = bytes(value).ljust(size, b"\0") if plain else int(value).to_bytes(size, "little")
+        if len(data) != size:
+            raise OverflowError(f"{name} has {size} bytes, not {len(data)}")
+        self._data[at : at + size] = data
+        self.generation = (self.generation + 1) & 0xFFFF_FFFF
+
+    def read(self, offset: int, size: int) -> bytes:
+        """What the driver reads: zeroes past the end."""
+        return bytes(self._data[offset : offset + size]).ljust(size, b"\0")
+
+    def write(self, offset: int, data: bytes) -> bool:
+        """What the driver writes: only whole and into writable fields; False when nothing was stored."""
+        end = offset + len(data)
+        if end > len(self._data) or not all(self._writable[offset:end]):
+            return False
+        self._data[offset:end] = data
+        return True
+
+    def fields(self) -> dict[str, Any]:
+        """Every field's name and value."""
+        return {name: getattr(self, name) for name in self._fields}
+
+    def place(self, name: str) -> tuple[int, int]:
+        """(offset, size) of field *name*."""
+        at, size, _ = self._fields[name]
+        return at, size
+
+    def restore(self, data: bytes) -> None:
+        """Take back what ``read`` of everything gave. Raises ValueError for another length."""
+        if len(data) != len(self._data):
+            raise ValueError(f"{len(data)} bytes for a configuration space of {len(self._data)}")
+        self._data[:] = data

@@ -1,0 +1,306 @@
+"""What a virtio device is made of, whatever transport carries it: the class to subclass."""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+
+from pyvmm.notice import notice
+from pyvmm.virtio.config_space import ConfigSpace
+from pyvmm.virtio.errors import ChainError, QueueError
+from pyvmm.virtio.features import COMMON
+from pyvmm.virtio.queue import Queue
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+    from pyvmm.loop import Loop, Timer
+    from pyvmm.memory.guest import GuestMemory
+    from pyvmm.memory.host import HostMemory
+    from pyvmm.virtio.chain import Chain
+
+
+class Signal:
+    """How a device reaches its driver and its machine. The transport hands it a subclass."""
+
+    def used(self, queue: int) -> None:
+        """The driver wants to know of used elements in *queue*."""
+
+    def config(self) -> None:
+        """The configuration space has changed."""
+
+    def needs_reset(self) -> None:
+        """The device has stopped until the driver resets it (2.1.1)."""
+
+    def kick(self, queue: int) -> None:
+        """Run *queue* again soon, as if the driver had kicked it."""
+
+    def failed(self, error: Exception) -> None:
+        """The device's own code raised *error*: a defect of the device."""
+        raise error
+
+
+class VirtioDevice:
+    """One virtio device. A subclass declares what it is and says what a request does.
+
+    ``handle`` and every callback made by ``watch``, ``later`` and ``soon`` run in the device's loop
+    thread, one at a time, and only while the driver has the device running.
+    """
+
+    #: What the specification calls the device by (section 5).
+    device_id = 0
+    #: What users call it, in messages.
+    name = "virtio"
+    #: Feature bits of its own that it offers; VERSION_1, INDIRECT_DESC, EVENT_IDX come on top.
+    features = 0
+    #: The largest size of each queue: powers of two.
+    queue_sizes: Sequence[int] = ()
+    #: Its configuration space: field names and types, see ConfigSpace.
+    config_fields: Mapping[str, str] = {}
+    #: Those the driver may write.
+    config_writable: frozenset[str] = frozenset()
+    #: True gives it a thread of its own, for work that blocks.
+    own_thread = False
+    #: True when somebody else runs its queues, from their eventfds: vhost.
+    external = False
+    #: True when another process serves it, which must be able to map guest RAM.
+    shares_memory = False
+    #: Host memory it shares with the guest besides RAM, by identifier (2.10).
+    shared_regions: Mapping[int, HostMemory] = {}
+
+    def __init__(self) -> None:
+        self.config = ConfigSpace(self.config_fields, self.config_writable)
+        self.queues = [Queue(index, size) for index, size in enumerate(self.queue_sizes)]
+        #: What the driver accepted.
+        self.driver_features = 0
+        #: True while the driver has the device running.
+        self.active = False
+        #: Held while anything of the device runs; ``stop`` therefore waits for it.
+        self.busy = allocate_lock()
+        self.memory: GuestMemory
+        self.loop: Loop
+        self._signal = Signal()
+        # Between a start and the reset; ``active`` ends earlier when the device breaks.
+        self._begun = False
+        # A callback belongs to the life of the device it was made in.
+        self._life = 0
+        self._watched: dict[int, Callable[[int], object]] = {}
+        self._timers: set[Timer] = set()
+
+    # For a subclass to fill in
+
+    def handle(self, queue: int, chain: Chain) -> int | None:
+        """Carry out one request; returns the bytes written, or None when ``complete`` comes later.
+
+        Raises ChainError for a request that breaks the device's rules: it goes back as far as written.
+        """
+        raise NotImplementedError(f"{self.name} has queues and no handle()")
+
+    def started(self) -> None:
+        """The driver is ready (DRIVER_OK). Any thread; QueueError and OSError refuse the start."""
+
+    def stopped(self) -> None:
+        """The driver reset the device, or the machine is over. Any thread."""
+
+    def config_written(self, offset: int, size: int) -> None:
+        """The driver wrote a writable field. A vCPU's thread."""
+
+    def config_read(self, offset: int, size: int) -> bytes:
+        """What the driver reads of the configuration space, for one that depends on more than its fields."""
+        return self.config.read(offset, size)
+
+    def close(self) -> None:
+        """The machine is over, the device stopped: give the host's objects back. Idempotent."""
+
+    # For a subclass to use
+
+    def has(self, feature: int) -> bool:
+        """Whether the driver accepted *feature* (a mask of one bit)."""
+        return self.driver_features & feature != 0
+
+    def kicked(self, queue: Queue) -> None:
+        """The driver says that *queue* has chains: serve them, a queue's length at most, then tell it."""
+        handle, index, left = self.handle, queue.index, queue.size
+        queue.disarm()
+        while True:
+            while left and (chain := queue.pop()) is not None:
+                left -= 1
+                try:
+                    written = handle(index, chain)
+                except ChainError as error:
+                    self.refuse(error)
+                    written = chain.written
+                if written is not None:
+                    queue.push(chain, written)
+            if not left:
+                self._signal.kick(index)
+                break
+            if not queue.arm():
+                break
+            queue.disarm()
+        self.publish(queue)
+
+    def refuse(self, error: ChainError) -> None:
+        """Tell the user, at a limited rate, of a request that broke a rule."""
+        notice(f"virtio {self.name}", f"{self.name}: a request of the driver's was refused: {error}")
+
+    def complete(self, queue: Queue, chain: Chain, written: int) -> None:
+        """Give back a chain that ``handle`` kept, and tell the driver. In the device's loop."""
+        queue.push(chain, written)
+        self.publish(queue)
+
+    def publish(self, queue: Queue) -> None:
+        """Show the driver what was pushed to *queue*, with an interrupt if it wants one."""
+        if queue.publish():
+            self._signal.used(queue.index)
+
+    def config_changed(self) -> None:
+        """Tell the driver that fields of ``config`` have changed."""
+        if self.active:
+            self._signal.config()
+
+    def kick(self, queue: int) -> None:
+        """Have *queue* run again soon."""
+        self._signal.kick(queue)
+
+    def watch(self, fd: int, events: int, callback: Callable[[int], object]) -> None:
+        """Have ``callback(events)`` called when *fd* is ready, until ``unwatch`` or a reset."""
+        guarded = self._guarded(callback)
+        self._watched[fd] = guarded
+        self.loop.add(fd, events, guarded)
+
+    def rewatch(self, fd: int, events: int) -> None:
+        """Wait for other *events* of a watched *fd*."""
+        self.loop.modify(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget *fd*; nothing happens when it is not watched."""
+        if self._watched.pop(fd, None) is not None:
+            self.loop.remove(fd)
+
+    def later(self, seconds: float, callback: Callable[[], object]) -> Timer:
+        """Have *callback* called once, unless the device is reset before."""
+
+        def fire() -> None:
+            self._timers.discard(timer)
+            guarded()
+
+        guarded = self._guarded(callback)
+        timer = self.loop.call_later(seconds, fire)
+        self._timers.add(timer)
+        return timer
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Have *callback* called in the loop's next turn, if the device is still running. Any thread."""
+        self.loop.call_soon(self._guarded(callback))
+
+    def broken(self, error: QueueError) -> None:
+        """Stop serving until the driver resets: it broke a rule that leaves nothing to go on with."""
+        self.active = False
+        notice(f"virtio {self.name} broken", f"{self.name} stopped until its driver resets it: {error}")
+        self._signal.needs_reset()
+
+    # For a transport
+
+    @property
+    def offered_features(self) -> int:
+        """Every feature the driver may accept."""
+        return self.features | COMMON
+
+    def attach(self, loop: Loop) -> None:
+        """Live in *loop* from now on; once, before anything else."""
+        self.loop = loop
+
+    def wire(self, kicks: list[int], interrupt: int) -> None:
+        """An ``external`` device gets its eventfds: each queue's kick, and the interrupt."""
+        raise NotImplementedError(f"{self.name} is external and takes no eventfds")
+
+    def start(self, memory: GuestMemory, features: int, signal: Signal) -> None:
+        """The driver is ready: check the queues that it made ready, and begin. Any thread.
+
+        Raises QueueError, or what ``started`` raises; the device is then not running.
+        """
+        with self.busy:
+            self.memory, self.driver_features, self._signal = memory, features, signal
+            if not self.external:
+                for queue in self.queues:
+                    if queue.ready:
+                        queue.activate(memory, features)
+            self._life += 1
+            self.active = self._begun = True
+            try:
+                self.started()
+            except BaseException:
+                self.active = self._begun = False
+                self._let_go()
+                raise
+
+    def stop(self) -> None:
+        """The driver reset the device, or the machine is over. Waits for what is under way. Any thread."""
+        with self.busy:
+            begun = self._begun
+            self.active = self._begun = False
+            self._life += 1
+            self._let_go()
+            if begun:
+                self.stopped()
+            for queue in self.queues:
+                queue.reset()
+            self.driver_features = 0
+
+    def run_queue(self, index: int) -> None:
+        """The driver kicked queue *index*. In the device's loop; a kick of a stopped device is dropped."""
+        with self.busy:
+            if not self.active:
+                return
+            queue = self.queues[index]
+            if not queue.ready:
+                return
+            try:
+                self.kicked(queue)
+            except QueueError as error:
+                self.broken(error)
+            except Exception as error:
+                self._signal.failed(error)
+
+    def save(self) -> dict[str, Any]:
+        """The state as plain values, with a ``version``; the machine is paused."""
+        return {
+            "version": 1,
+            "driver_features": self.driver_features,
+            "config": self.config.read(0, len(self.config)).hex(),
+            "queues": [queue.save() for queue in self.queues],
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take back what ``save`` gave, before ``start``."""
+        self.config.restore(bytes.fromhex(state["config"]))
+        for queue, saved in zip(self.queues, state["queues"], strict=True):
+            queue.load(saved)
+
+    # Inside
+
+    def _let_go(self) -> None:
+        for fd in list(self._watched):
+            self.unwatch(fd)
+        for timer in list(self._timers):
+            timer.cancel()
+        self._timers.clear()
+
+    def _guarded(self, callback: Callable[..., object]) -> Callable[..., None]:
+        """*callback*, one at a time with everything else of the device, and only in this life of it."""
+        life = self._life
+
+        def guarded(*arguments: object) -> None:
+            with self.busy:
+                if not self.active or self._life != life:
+                    return
+                try:
+                    callback(*arguments)
+                except QueueError as error:
+                    self.broken(error)
+                except Exception as error:
+                    self._signal.failed(error)
+
+        return guarded

@@ -1,0 +1,364 @@
+"""The MMIO transport: a virtio device as registers in a page. Section 4.2.2.
+
+vCPU threads come here with register accesses; the device's own loop never does, but for the
+signals it gives.
+"""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+
+from pyvmm.board.device import Device, Line
+from pyvmm.notice import notice
+from pyvmm.virtio import features as f
+from pyvmm.virtio.device import Signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from pyvmm.memory.guest import GuestMemory
+    from pyvmm.virtio.device import VirtioDevice
+
+# Registers (4.2.2)
+MAGIC_VALUE = 0x000
+VERSION = 0x004
+DEVICE_ID = 0x008
+VENDOR_ID = 0x00C
+DEVICE_FEATURES = 0x010
+DEVICE_FEATURES_SEL = 0x014
+DRIVER_FEATURES = 0x020
+DRIVER_FEATURES_SEL = 0x024
+QUEUE_SEL = 0x030
+QUEUE_SIZE_MAX = 0x034
+QUEUE_SIZE = 0x038
+QUEUE_READY = 0x044
+QUEUE_NOTIFY = 0x050
+INTERRUPT_STATUS = 0x060
+INTERRUPT_ACK = 0x064
+STATUS = 0x070
+QUEUE_DESC_LOW = 0x080
+QUEUE_DESC_HIGH = 0x084
+QUEUE_DRIVER_LOW = 0x090
+QUEUE_DRIVER_HIGH = 0x094
+QUEUE_DEVICE_LOW = 0x0A0
+QUEUE_DEVICE_HIGH = 0x0A4
+SHM_SEL = 0x0AC
+SHM_LEN_LOW = 0x0B0
+SHM_LEN_HIGH = 0x0B4
+SHM_BASE_LOW = 0x0B8
+SHM_BASE_HIGH = 0x0BC
+CONFIG_GENERATION = 0x0FC
+CONFIG = 0x100
+
+#: Bytes of the window: a page, so that a guest's mapping of one device shows no other.
+SIZE = 0x1000
+
+MAGIC = 0x74726976  # "virt"
+#: "PVMM", little-endian. The specification leaves the value to the vendor.
+VENDOR = 0x4D4D5650
+
+# InterruptStatus
+USED_BUFFER = 1
+CONFIG_CHANGE = 2
+
+_MASK32 = 0xFFFF_FFFF
+#: What a read of a shared memory region that is not there gives.
+_NOWHERE = (1 << 64) - 1
+
+_ADDRESSES = {
+    QUEUE_DESC_LOW: ("desc", 0),
+    QUEUE_DESC_HIGH: ("desc", 32),
+    QUEUE_DRIVER_LOW: ("driver", 0),
+    QUEUE_DRIVER_HIGH: ("driver", 32),
+    QUEUE_DEVICE_LOW: ("device", 0),
+    QUEUE_DEVICE_HIGH: ("device", 32),
+}
+
+
+class VirtioMmio(Device, Signal):
+    """The registers of *device*.
+
+    :param memory: the guest's
+    :param line: the interrupt; every signal is one ``pulse``
+    :param kick: makes the device's loop run queue n soon: the queue's eventfd, written
+    :param failed: gets the name and the exception of a device whose own code is defective
+    """
+
+    def __init__(
+        self,
+        device: VirtioDevice,
+        memory: GuestMemory,
+        line: Line,
+        kick: Callable[[int], object],
+        failed: Callable[[str, Exception], object] | None = None,
+    ) -> None:
+        self.device = device
+        self.name = device.name
+        #: (base, bytes) of shared memory regions by identifier, once they are placed.
+        self.shared: dict[int, tuple[int, int]] = {}
+        self._memory = memory
+        self._line = line
+        self._kick = kick
+        self._failed = failed
+        self._control = allocate_lock()  # what the driver sets up; held while the device starts and stops
+        self._pending = allocate_lock()  # InterruptStatus alone: never held with anything else
+        self._clear()
+
+    def _clear(self) -> None:
+        self._status = 0
+        self._needs_reset = False
+        self._interrupt_status = 0
+        self._driver_features = 0
+        self._device_features_sel = self._driver_features_sel = 0
+        self._queue_sel = self._shm_sel = 0
+
+    # Registers
+
+    def read(self, offset: int, size: int) -> int:
+        """A register, or bytes of the configuration space."""
+        if offset == INTERRUPT_STATUS and size == 4:
+            return self._interrupts()
+        if offset >= CONFIG:
+            return int.from_bytes(self.device.config_read(offset - CONFIG, size), "little")
+        if size != 4 or offset & 3:
+            return self._odd("read", offset, size)
+        with self._control:
+            return self._read(offset)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """A register, or bytes of the configuration space."""
+        if offset == INTERRUPT_ACK and size == 4:
+            with self._pending:
+                self._interrupt_status &= ~value
+        elif offset == QUEUE_NOTIFY and size == 4:
+            self._notified(value)
+        elif offset >= CONFIG:
+            offset -= CONFIG
+            if self.device.config.write(offset, value.to_bytes(size, "little")):
+                self.device.config_written(offset, size)
+        elif size != 4 or offset & 3:
+            self._odd("write", offset, size)
+        elif offset == STATUS:
+            with self._control:
+                self._set_status(value)
+        else:
+            with self._control:
+                self._write(offset, value)
+
+    def _read(self, offset: int) -> int:
+        if offset == STATUS:
+            return self._status | (f.DEVICE_NEEDS_RESET if self._needs_reset else 0)
+        if offset in _CONSTANT:
+            return _CONSTANT[offset]
+        if offset == DEVICE_ID:
+            return self.device.device_id
+        if offset == DEVICE_FEATURES:
+            sel = self._device_features_sel
+            return self.device.offered_features >> 32 * sel & _MASK32 if sel < 2 else 0
+        if offset == CONFIG_GENERATION:
+            return self.device.config.generation
+        if SHM_LEN_LOW <= offset <= SHM_BASE_HIGH:
+            base, length = self.shared.get(self._shm_sel, (_NOWHERE, _NOWHERE))
+            value = length if offset < SHM_BASE_LOW else base
+            return value >> (32 if offset & 4 else 0) & _MASK32
+        queues = self.device.queues
+        if offset in (QUEUE_SIZE_MAX, QUEUE_READY):
+            if self._queue_sel >= len(queues):
+                return 0
+            queue = queues[self._queue_sel]
+            return queue.max_size if offset == QUEUE_SIZE_MAX else int(queue.ready)
+        return self._odd("read", offset, 4)
+
+    def _write(self, offset: int, value: int) -> None:
+        if offset == DEVICE_FEATURES_SEL:
+            self._device_features_sel = value
+        elif offset == DRIVER_FEATURES_SEL:
+            self._driver_features_sel = value
+        elif offset == QUEUE_SEL:
+            self._queue_sel = value
+        elif offset == SHM_SEL:
+            self._shm_sel = value
+        elif offset == DRIVER_FEATURES:
+            # Final once FEATURES_OK is set (3.1.1). Words beyond the second have no features of ours.
+            sel = self._driver_features_sel
+            if not self._status & f.FEATURES_OK:
+                kept = self._driver_features & ~(_MASK32 << 32 * min(sel, 2))
+                self._driver_features = kept | value << 32 * min(sel, 2)
+        else:
+            self._set_up_queue(offset, value)
+
+    def _set_up_queue(self, offset: int, value: int) -> None:
+        if offset not in (QUEUE_SIZE, QUEUE_READY) and offset not in _ADDRESSES:
+            self._odd("write", offset, 4)
+            return
+        queues = self.device.queues
+        if self._queue_sel >= len(queues) or self._status & f.DRIVER_OK:
+            notice(
+                f"virtio {self.name} queue",
+                f"{self.name}: a write to queue {self._queue_sel} was ignored; queues are set up before "
+                f"DRIVER_OK, and it has {len(queues)}",
+            )
+            return
+        queue = queues[self._queue_sel]
+        if offset == QUEUE_READY:
+            queue.ready = bool(value & 1)
+        elif offset == QUEUE_SIZE:
+            queue.size = value
+        else:
+            name, shift = _ADDRESSES[offset]
+            setattr(queue, name, getattr(queue, name) & ~(_MASK32 << shift) | value << shift)
+
+    def _set_status(self, value: int) -> None:
+        """The driver's progress (2.1, 3.1). Zero resets; a bit once set stays until then."""
+        if value == 0:
+            self._reset()
+            return
+        new = value & ~(self._status | f.DEVICE_NEEDS_RESET)
+        if self._status & ~value:
+            notice(
+                f"virtio {self.name} status",
+                f"{self.name}: status {value:#x} clears bits of {self._status:#x}; only a reset does that",
+            )
+        for bit, before in _STEPS:
+            if new & bit and self._status & before == before and self._step(bit):
+                self._status |= bit
+        self._status |= new & f.FAILED
+
+    def _step(self, bit: int) -> bool:
+        device = self.device
+        if bit == f.FEATURES_OK:
+            wrong = self._driver_features & ~device.offered_features
+            if wrong or not self._driver_features & f.F_VERSION_1:
+                what = f"features not offered ({f.describe(wrong)})" if wrong else "no VERSION_1"
+                notice(f"virtio {self.name} features", f"{self.name}: the driver asked for {what}; refused")
+                return False
+        elif bit == f.DRIVER_OK:
+            try:
+                device.start(self._memory, self._driver_features, self)
+            except Exception as error:
+                notice(f"virtio {self.name} start", f"{self.name} does not start: {error}")
+                self._needs_reset = True
+                self._raise(CONFIG_CHANGE)
+                return True
+            for queue in device.queues:  # a kick may have come before
+                if queue.ready:
+                    self._kick(queue.index)
+        return True
+
+    def _reset(self) -> None:
+        self.device.stop()
+        with self._pending:
+            self._interrupt_status = 0
+        self._clear()
+
+    def _notified(self, index: int) -> None:
+        """A kick that made it here: KVM took it for us where it could."""
+        if index < len(self.device.queues):
+            self._kick(index)
+        else:
+            notice(f"virtio {self.name} notify", f"{self.name}: kick of queue {index}, which it has not")
+
+    def _odd(self, verb: str, offset: int, size: int) -> int:
+        notice(
+            f"virtio {self.name} {verb}",
+            f"{self.name}: {verb} of {size} bytes at {offset:#x} of its registers, where no such register is",
+        )
+        return 0
+
+    def _interrupts(self) -> int:
+        status = self._interrupt_status
+        if self.device.external and self.device.active and status != CONFIG_CHANGE:
+            # Its interrupts do not come through here; Linux drops one whose status says nothing.
+            return status | USED_BUFFER
+        return status
+
+    # Signals of the device, from its loop
+
+    def used(self, queue: int) -> None:
+        """Used elements: one edge."""
+        self._raise(USED_BUFFER)
+
+    def config(self) -> None:
+        """The configuration space has changed."""
+        self._raise(CONFIG_CHANGE)
+
+    def needs_reset(self) -> None:
+        """Say so in Status, and in a configuration interrupt (2.1.2)."""
+        self._needs_reset = True
+        self._raise(CONFIG_CHANGE)
+
+    def kick(self, queue: int) -> None:
+        """Run a queue again."""
+        self._kick(queue)
+
+    def failed(self, error: Exception) -> None:
+        """A defect in the device's code."""
+        if self._failed is None:
+            raise error
+        self._failed(self.name, error)
+
+    def _raise(self, cause: int) -> None:
+        with self._pending:
+            self._interrupt_status |= cause
+        self._line.pulse()
+
+    # Life
+
+    def reset(self) -> None:
+        """As the driver's reset."""
+        with self._control:
+            self._reset()
+
+    def close(self) -> None:
+        """Stop the device and close it."""
+        with self._control:
+            self.device.stop()
+            self.device.close()
+
+    def save(self) -> dict[str, object]:
+        """Transport and device; the machine is paused."""
+        with self._control:
+            return {
+                "version": 1,
+                "status": self._status,
+                "needs_reset": self._needs_reset,
+                "interrupt_status": self._interrupt_status,
+                "driver_features": self._driver_features,
+                "selected": [
+                    self._device_features_sel,
+                    self._driver_features_sel,
+                    self._queue_sel,
+                    self._shm_sel,
+                ],
+                "device": self.device.save(),
+            }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take back what ``save`` gave; a device that was running runs again."""
+        with self._control:
+            self.device.stop()
+            self._status = state["status"]
+            self._needs_reset = state["needs_reset"]
+            self._interrupt_status = state["interrupt_status"]
+            self._driver_features = state["driver_features"]
+            selected = state["selected"]
+            self._device_features_sel, self._driver_features_sel, self._queue_sel, self._shm_sel = selected
+            self.device.load(state["device"])
+            if self._status & f.DRIVER_OK and not self._needs_reset:
+                self.device.start(self._memory, self._driver_features, self)
+                for queue in self.device.queues:
+                    if queue.ready:
+                        self._kick(queue.index)
+
+
+_CONSTANT = {MAGIC_VALUE: MAGIC, VERSION: 2, VENDOR_ID: VENDOR}
+
+# Each bit, and those that come before it (3.1.1).
+_STEPS = (
+    (f.ACKNOWLEDGE, 0),
+    (f.DRIVER, f.ACKNOWLEDGE),
+    (f.FEATURES_OK, f.ACKNOWLEDGE | f.DRIVER),
+    (f.DRIVER_OK, f.ACKNOWLEDGE | f.DRIVER | f.FEATURES_OK),
+)

@@ -1,0 +1,32 @@
+"""The entropy device, driven by the fake driver."""
+
+from __future__ import annotations
+
+from pyvmm.testing import FakeDriver
+from pyvmm.virtio.rng import LIMIT, Rng
+
+
+def test_request_when_buffers_are_given_fills_all_of_them() -> None:
+    with FakeDriver(Rng()) as driver:
+        first = driver.request(0, writable=[16, 4096])
+        second = driver.request(0, writable=[16, 4096])
+
+    assert (len(first), len(second)) == (4112, 4112)
+    assert first != second
+
+
+def test_request_when_buffers_are_huge_gets_the_limit() -> None:
+    with FakeDriver(Rng()) as driver:
+        data = driver.request(0, writable=[1 << 20, 1 << 20])
+
+    assert len(data) == LIMIT
+
+
+def test_request_when_nothing_is_writable_comes_back_empty() -> None:
+    with FakeDriver(Rng()) as driver:
+        request = driver.queues[0].add([b"read only"])
+        driver.queues[0].kick()
+        driver.run()
+        driver.queues[0].collect()
+
+    assert (request.done, request.written) == (True, 0)
