@@ -216,7 +216,7 @@ class Loop:
         os.close(self._wake)
 
     def _wake_up(self) -> None:
-        if self._thread != get_ident():
+        if self._thread not in (0, get_ident()):  # 0: a loop that was never run looks for itself
             os.eventfd_write(self._wake, 1)
 
     def _run_timers(self) -> int:
