@@ -110,6 +110,10 @@ def load_image(config: Config, memory: GuestMemory, platform: Platform, rom: Rom
 
         initrds.append(memoryview(exec_overlay()))
         cmdline = f"{cmdline} {EXEC_CMDLINE}".strip()
+    if platform.virtio:
+        from pyvmm.boot.virtio_cmdline import device_words
+
+        cmdline = device_words(kernel, cmdline, platform.virtio, platform.virtio_size)
     params = platform.boot_params(memory, cmdline, initrds)
     return _named(config.kernel, load, memory, kernel, params, config.boot)
 

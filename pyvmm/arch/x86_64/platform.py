@@ -73,6 +73,9 @@ class Platform:
     Raises ConfigError for a CPU model that is not one.
     """
 
+    #: Bytes of a virtio device's registers.
+    virtio_size = layout.VIRTIO_SIZE
+
     def __init__(self, config: Config) -> None:
         self._config = config
         self._model = CpuModel(config.cpu)
