@@ -17,17 +17,16 @@ class Chain:
     ``read``, and check the copy. Reading and writing advance each at its own place.
     """
 
-    __slots__ = ("_reading", "_writing", "head", "readable", "writable", "written")
+    __slots__ = ("_reading", "head", "readable", "writable", "written")
 
     def __init__(self, head: int, readable: list[memoryview], writable: list[memoryview]) -> None:
         #: The index of its first descriptor, by which it is given back.
         self.head = head
         self.readable = readable
         self.writable = writable
-        #: Bytes written by ``write`` so far.
+        #: Bytes written so far: where ``write`` goes on. Who fills ``rest_writable`` adds to it.
         self.written = 0
         self._reading = 0
-        self._writing = 0
 
     @property
     def readable_size(self) -> int:
@@ -72,9 +71,14 @@ class Chain:
 
     def write(self, data: Buffer) -> int:
         """Write *data* behind what was written; returns how much of it found room."""
+        at, views = self.written, self.writable
+        if not at and type(data) is bytes and views and len(data) <= views[0].nbytes:
+            size = self.written = len(data)
+            views[0][:size] = data
+            return size
         source = memoryview(data).cast("B")
-        done, at, size = 0, self._writing, source.nbytes
-        for view in self.writable:
+        done, size = 0, source.nbytes
+        for view in views:
             room = view.nbytes
             if at >= room:
                 at -= room
@@ -85,7 +89,6 @@ class Chain:
             at = 0
             if done == size:
                 break
-        self._writing += done
         self.written += done
         return done
 
@@ -94,8 +97,8 @@ class Chain:
         return rest(self.readable, self._reading)
 
     def rest_writable(self) -> list[memoryview]:
-        """Views of what was not written yet, for readv and its like; ``written`` does not follow them."""
-        return rest(self.writable, self._writing)
+        """Views of what was not written yet, for readv and its like: add to ``written`` what they got."""
+        return rest(self.writable, self.written)
 
 
 def rest(views: list[memoryview], start: int) -> list[memoryview]:

@@ -6,11 +6,13 @@ that the device writes. The queue belongs to one thread; only the set-up fields 
 
 from __future__ import annotations
 
+from struct import Struct
+
 from pyvmm.memory.errors import GuestMemoryError
 from pyvmm.notice import notice
 from pyvmm.pykvm.barrier import IN_ORDER, full_barrier
 from pyvmm.virtio.chain import Chain
-from pyvmm.virtio.errors import ChainError, QueueError
+from pyvmm.virtio.errors import ChainError, QueueError, StateError, check_version
 from pyvmm.virtio.features import F_EVENT_IDX, F_INDIRECT_DESC
 
 TYPE_CHECKING = False
@@ -19,19 +21,25 @@ if TYPE_CHECKING:
 
     from pyvmm.memory.guest import GuestMemory
 
-# Descriptor flags (2.7.5), here at their place in the descriptor's second 64-bit word.
-NEXT = 1 << 32
-WRITE = 2 << 32
-INDIRECT = 4 << 32
+# Descriptor flags (2.7.5).
+NEXT = 1
+WRITE = 2
+INDIRECT = 4
 
 AVAIL_F_NO_INTERRUPT = 1
 USED_F_NO_NOTIFY = 1
 
-DESCRIPTOR_SIZE = 16
+DESCRIPTOR_SIZE = 16  # a shift by 4 below
 #: The specification's bound on a queue's size.
 MAX_SIZE = 32768
 #: A chain may be no longer than this in bytes (2.7.4).
 MAX_CHAIN_BYTES = (1 << 32) - 1
+
+VERSION = 1
+
+# struct virtq_desc (2.7.5): le64 addr; le32 len; le16 flags; le16 next. In native order, which
+# both hosts have, each field is one load.
+_descriptor = Struct("QIHH").unpack_from
 
 
 class Words:
@@ -50,19 +58,31 @@ class Words:
         self._write(self._gpa + index * self._width, value)
 
 
+def _seam_descriptor(table: Words, offset: int) -> tuple[int, int, int, int]:
+    """As ``_descriptor``, from a table that no single view shows."""
+    address, word = table[offset >> 3], table[(offset >> 3) + 1]
+    return address, word & 0xFFFF_FFFF, word >> 32 & 0xFFFF, word >> 48
+
+
 class Queue:
-    """Queue *index* of a device, of at most *max_size* entries."""
+    """Queue *index* of a device, of at most *max_size* entries.
+
+    One that the driver did not make ready never has a chain, and takes whatever is given back.
+    """
 
     __slots__ = (
         "_avail",
         "_avail_event",
         "_avail_idx",
         "_event_idx",
+        "_fetch",
         "_indirect",
+        "_main",
         "_mask",
         "_memory",
         "_next_avail",
         "_next_used",
+        "_patience",
         "_published",
         "_table",
         "_used",
@@ -76,6 +96,7 @@ class Queue:
         "max_size",
         "ready",
         "size",
+        "tired",
     )
 
     def __init__(self, index: int, max_size: int) -> None:
@@ -91,12 +112,15 @@ class Queue:
         self.desc = self.driver = self.device = 0
         #: Chains given back unused because they broke a rule.
         self.bad_chains = 0
+        #: True when ``pop`` gave up on a driver whose chains are all bad: the queue is to be run again later.
+        self.tired = False
         self._next_avail = self._next_used = self._published = self._avail_idx = 0
-        self._memory: Any = None
-        self._table: Any = None
-        self._avail: Any = None
-        self._used: Any = None
-        self._used16: Any = None
+        # Rings nobody fills or reads, until ``activate``.
+        self._avail: Any = (AVAIL_F_NO_INTERRUPT, 0)
+        self._used: Any = [0] * 3
+        self._used16: Any = [0] * 2
+        self._event_idx = False
+        self._mask = 0
 
     @property
     def in_flight(self) -> int:
@@ -129,11 +153,18 @@ class Queue:
         self._used_event = 2 + size
         self._avail_event = 2 + 4 * size
         self._memory = memory
-        self._table = self._words("descriptor table", self.desc, 2 * size, 8)
-        self._avail = self._words("available ring", self.driver, 3 + size, 2)
-        self._used16 = self._words("used ring", self.device, 3 + 4 * size, 2, True)
+        # Nearly every buffer lies in the largest region: its base, end and bytes.
+        ram = max(memory.regions, key=lambda region: 0 if region.readonly else region.size)
+        self._main: Any = (0, 0, None) if ram.readonly else (ram.gpa, ram.end, ram.buffer)
+        table = self._words("descriptor table", self.desc, 2 * size, 8)
+        avail = self._words("available ring", self.driver, 3 + size, 2)
+        used16 = self._words("used ring", self.device, 3 + 4 * size, 2, True)
         self._used = self._words("used ring", self.device, 1 + 2 * size, 4, True)
+        self._used16, self._avail, self._table = used16, avail, table
+        self._fetch: Any = _seam_descriptor if isinstance(table, Words) else _descriptor
         self._avail_idx = self._next_avail
+        self._patience = size
+        self.tired = False
 
     def _words(self, what: str, gpa: int, count: int, width: int, write: bool = False) -> Any:
         size = count * width
@@ -142,7 +173,7 @@ class Queue:
         except GuestMemoryError as error:
             raise QueueError(f"queue {self.index}: its {what} is not in memory: {error}") from None
         if len(views) == 1:
-            return views[0].cast({2: "H", 4: "I", 8: "Q"}[width])
+            return views[0] if width == 8 else views[0].cast("H" if width == 2 else "I")
         return Words(self._memory, gpa, width)
 
     # What the driver made available
@@ -150,22 +181,13 @@ class Queue:
     def pop(self) -> Chain | None:
         """The next chain; None when there is none. Chains that break a rule are given back on the way.
 
+        After as many bad ones as the queue has entries it is ``tired`` and has none for now.
         Raises QueueError when the ring itself is broken.
         """
         while True:
             at = self._next_avail
-            if at == self._avail_idx:
-                index = self._avail[1]
-                if index == at:
-                    return None
-                if (index - at) & 0xFFFF > self.size:
-                    raise QueueError(
-                        f"queue {self.index}: the driver's index {index} is {(index - at) & 0xFFFF} ahead of "
-                        f"{at}, and the queue has {self.size} entries"
-                    )
-                self._avail_idx = index
-                if not IN_ORDER:
-                    full_barrier()  # the entries are read after the index that announced them
+            if at == self._avail_idx and not self._more(at):
+                return None
             head = self._avail[2 + (at & self._mask)]
             if head > self._mask:
                 raise QueueError(
@@ -179,70 +201,94 @@ class Queue:
                 self.bad_chains += 1
                 notice("virtio chain", f"queue {self.index}: a chain of the driver's was refused: {error}")
                 self.give_back(head, 0)
+            self._patience -= 1
+            if not self._patience:
+                # The driver may add bad ones as fast as they are refused; others want to be served too.
+                self._patience = self.size
+                self.tired = True
+                return None
+
+    def _more(self, at: int) -> bool:
+        """Whether the driver made more available than the entry before *at*."""
+        index = self._avail[1]
+        if index == at:
+            return False
+        free = self.size - self.in_flight
+        if (index - at) & 0xFFFF > free:
+            raise QueueError(
+                f"queue {self.index}: the driver's index {index} is {(index - at) & 0xFFFF} ahead of {at}, "
+                f"and of the queue's {self.size} entries {free} are free"
+            )
+        self._avail_idx = index
+        if not IN_ORDER:
+            full_barrier()  # the entries are read after the index that announced them
+        return True
 
     def walk(self, head: int) -> Chain:
         """The chain that begins with descriptor *head* (below the queue's size).
 
         Raises ChainError or GuestMemoryError for one that breaks a rule.
         """
-        memory, table, mask = self._memory, self._table, self._mask
-        view = memory.view
+        fetch, table, mask = self._fetch, self._table, self._mask
+        base, end, ram = self._main
         readable: list[memoryview] = []
         writable: list[memoryview] = []
-        index, left, total = head, self.size, 0
+        parts = readable
+        index, left, total = head, mask, 0
         while True:
-            # Each word is read once; the guest may change it meanwhile.
-            address, word = table[2 * index], table[2 * index + 1]
-            if word & INDIRECT:
-                if not self._indirect or word & NEXT or table is not self._table:
+            # Read once; the guest may change it meanwhile.
+            address, size, flags, following = fetch(table, index << 4)
+            if flags & INDIRECT:
+                if flags & NEXT or not self._indirect or table is not self._table:
                     raise ChainError(
                         "an indirect descriptor was not negotiated, has the flag NEXT besides, or lies in an "
                         "indirect table (2.7.5.3.1)"
                     )
-                table, mask, left = self._indirect_table(address, word & 0xFFFF_FFFF)
-                index = 0
+                left = mask = (size >> 4) - 1
+                if size & 15 or not 0 <= mask < self.size:
+                    raise ChainError(
+                        f"an indirect table of {size} bytes; it has 16 a descriptor and at most the queue's "
+                        f"size, {self.size} (2.7.5.3.1)"
+                    )
+                stop = address + size
+                if base <= address and stop <= end:
+                    table = ram[address - base : stop - base]
+                else:
+                    table = self._memory.read(address, size)
+                fetch, index = _descriptor, 0
                 continue
-            left -= 1
-            size = word & 0xFFFF_FFFF
-            write = word & WRITE != 0
-            if writable and not write:
+            if flags & WRITE:
+                parts = writable
+            elif parts is writable:
                 raise ChainError("a readable descriptor follows a writable one (2.7.4.2)")
             if size:
                 total += size
-                try:
-                    (writable if write else readable).append(view(address, size, write))
-                except GuestMemoryError:
-                    (writable if write else readable).extend(memory.views(address, size, write))
-            if not word & NEXT:
+                stop = address + size
+                if base <= address and stop <= end:
+                    parts.append(ram[address - base : stop - base])
+                else:
+                    parts.extend(self._memory.views(address, size, flags & WRITE != 0))
+            if not flags & NEXT:
                 break
-            if left <= 0:
+            if not left:
                 raise ChainError("the chain has more descriptors than its table: it loops, or is too long")
-            index = word >> 48
-            if index > mask:
-                raise ChainError(f"a descriptor names {index} as its next, and the table has {mask + 1}")
+            left -= 1
+            if following > mask:
+                raise ChainError(f"a descriptor names {following} as its next, and the table has {mask + 1}")
+            index = following
         if total > MAX_CHAIN_BYTES:
             raise ChainError(f"the chain has {total} bytes; 2^32 - 1 is the most (2.7.4)")
         return Chain(head, readable, writable)
-
-    def _indirect_table(self, address: int, size: int) -> tuple[Any, int, int]:
-        """Words, last index and entries of an indirect table: a copy, which the guest cannot change."""
-        count = size // DESCRIPTOR_SIZE
-        if not count or size % DESCRIPTOR_SIZE or count > self.size:
-            raise ChainError(
-                f"an indirect table of {size} bytes; it has 16 a descriptor and at most the queue's size, "
-                f"{self.size} (2.7.5.3.1)"
-            )
-        return memoryview(self._memory.read(address, size)).cast("Q"), count - 1, count
 
     # What goes back
 
     def push(self, chain: Chain, written: int) -> None:
         """Give *chain* back with *written* bytes of it written; the driver sees it after ``publish``."""
-        used = self._used
-        at = 1 + 2 * (self._next_used & self._mask)
+        used, next_used = self._used, self._next_used
+        at = 1 + 2 * (next_used & self._mask)
         used[at] = chain.head
         used[at + 1] = written
-        self._next_used = (self._next_used + 1) & 0xFFFF
+        self._next_used = (next_used + 1) & 0xFFFF
 
     def give_back(self, head: int, written: int) -> None:
         """As ``push``, for a chain known by its *head* alone."""
@@ -269,32 +315,58 @@ class Queue:
             self._used16[0] = USED_F_NO_NOTIFY
 
     def arm(self) -> bool:
-        """Ask for a kick for the next chain; True when one came before the driver could know."""
+        """Ask for a kick for the next chain; True when one came before the driver could know.
+
+        False for a ``tired`` queue: what it has waits until the queue is run again.
+        """
         if self._event_idx:
             self._used16[self._avail_event] = self._next_avail
         else:
             self._used16[0] = 0
         full_barrier()
-        return bool(self._avail[1] != self._next_avail)
+        return bool(self._avail[1] != self._next_avail) and not self.tired
 
     # State
 
     def save(self) -> dict[str, object]:
         """Set-up and positions, as plain values."""
-        return {
-            "version": 1,
-            "size": self.size,
-            "ready": self.ready,
-            "desc": self.desc,
-            "driver": self.driver,
-            "device": self.device,
-            "next_avail": self._next_avail,
-            "next_used": self._next_used,
-        }
+        return {"version": VERSION, **{name: getattr(self, name) for name in _SAVED}}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take back what ``save`` gave; ``activate`` follows when the device was active."""
-        for name in ("size", "ready", "desc", "driver", "device"):
+        """Take back what ``save`` gave; ``activate`` follows when the device was active.
+
+        Raises StateError for another version, or for what no driver can have set up.
+        """
+        check_version(f"queue {self.index}", state, VERSION)
+        for name, limit in _SAVED.items():
+            value = state.get(name)
+            if not isinstance(value, int) or not 0 <= value < limit:
+                raise StateError(
+                    f"queue {self.index}: the saved {name.strip('_')} is {value!r}, which no queue can have; "
+                    "the state is damaged"
+                )
+        flight = (state["_next_avail"] - state["_next_used"]) & 0xFFFF
+        if state["ready"] and flight > min(state["size"], self.max_size):
+            raise StateError(
+                f"queue {self.index}: the saved state has {flight} chains in flight, and the queue has "
+                f"{self.max_size} entries; it is another device's"
+            )
+        self.reset()
+        for name in _SAVED:
             setattr(self, name, state[name])
-        self._next_avail = self._avail_idx = state["next_avail"]
-        self._next_used = self._published = state["next_used"]
+        self.ready = bool(state["ready"])
+        if not self.ready:
+            self._next_avail = self._next_used = 0
+        self._avail_idx, self._published = self._next_avail, self._next_used
+
+
+# What is saved, and the number each lies below.
+_SAVED = {
+    "size": 1 << 32,
+    "ready": 2,
+    "desc": 1 << 64,
+    "driver": 1 << 64,
+    "device": 1 << 64,
+    "_next_avail": 1 << 16,
+    "_next_used": 1 << 16,
+}
