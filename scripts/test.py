@@ -13,6 +13,7 @@ from pyvmm.arch.x86_64.host import SVM, VMX, virtualization
 from pyvmm.errors import PyvmmError
 from pyvmm.guests import debian
 from pyvmm.guests.default import default_guest
+from pyvmm.guests.kernel import minimal_kernel
 
 BIN = Path(sys.executable).parent
 PYTEST = [sys.executable, "-m", "pytest"]
@@ -25,12 +26,20 @@ CHECKS = (
     [str(BIN / "lint-imports")],
 )
 LINUX = "tests/guest/test_linux.py"
+#: Files that boot a kernel of their own, or many guests: a piece each.
+OF_THEIR_OWN = sorted(
+    ["tests/guest/test_minimal_kernel.py", *map(str, Path("tests/guest").glob("test_virtio_*.py"))]
+)
 #: What runs on the lab's AMD-V: what needs it, and the firmware suite a second time. In pieces,
 #: since an emulated host hangs now and then and the piece is then run again on another.
 IN_LAB = (
-    ["-m", "hw or kvm", "tests/guest", "tests/memory", f"--ignore={LINUX}"],
+    [
+        *("-m", "hw or kvm", "tests/guest", "tests/memory"),
+        *(f"--ignore={path}" for path in (LINUX, *OF_THEIR_OWN)),
+    ],
     [LINUX, "-k", "not exec and not memory"],
     [LINUX, "-k", "exec or memory"],
+    *([path] for path in OF_THEIR_OWN),
 )
 LAB_LIMIT = "6m"
 LAB_TRIES = 3
@@ -40,7 +49,7 @@ LAB_LOST = (64, 124)
 
 def main() -> int:
     failures = [" ".join(check[:2]) for check in CHECKS if step(check)[0]]
-    for prepare in (default_guest, lambda: debian.package("linux-image-amd64")):
+    for prepare in (default_guest, lambda: debian.package("linux-image-amd64"), minimal_kernel):
         try:
             prepare()
         except PyvmmError as error:
