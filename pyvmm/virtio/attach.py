@@ -91,6 +91,15 @@ class VirtioBus:
 
     def attach(self, device: VirtioDevice) -> Attached:
         """Place *device* and wire it up. Raises PlacementError (no room), KvmError or StartError."""
+        try:
+            return self._attach(device)
+        except OSError as error:
+            raise StartError(
+                f"{device.name} cannot be attached: {error.strerror}; a device opens an eventfd and one a "
+                "queue, so where files are short, raise their limit (ulimit -n)"
+            ) from None
+
+    def _attach(self, device: VirtioDevice) -> Attached:
         name = self._board.register(self._free_name(device.name))
         device.name = name
         window = self._board.allocate(MMIO, SIZE, name, SIZE)

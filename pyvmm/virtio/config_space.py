@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from _thread import allocate_lock
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +24,7 @@ class ConfigSpace:
     number too wide.
     """
 
-    __slots__ = ("_data", "_fields", "_writable", "generation")
+    __slots__ = ("_changing", "_fields", "_state", "_writable")
 
     def __init__(self, fields: Mapping[str, str], writable: frozenset[str] = frozenset()) -> None:
         places: dict[str, tuple[int, int, bool]] = {}
@@ -38,21 +40,26 @@ class ConfigSpace:
         for name in writable:
             start, size, _ = places[name]
             may_write[start : start + size] = b"\1" * size
-        #: Counts the changes, so that the driver can tell a torn read (2.5.3).
-        self.generation = 0
         self._fields = places
-        self._data = bytearray(at)
+        # Generation and bytes, replaced at once: a reader sees both old or both new.
+        self._state = (0, bytes(at))
+        self._changing = allocate_lock()
         self._writable = bytes(may_write)
 
     def __len__(self) -> int:
-        return len(self._data)
+        return len(self._writable)
+
+    @property
+    def generation(self) -> int:
+        """Counts the device's changes, so that the driver can tell a torn read (2.5.3)."""
+        return self._state[0]
 
     def __getattr__(self, name: str) -> Any:
         try:
             at, size, plain = self._fields[name]
         except KeyError:
             raise AttributeError(name) from None
-        data = bytes(self._data[at : at + size])
+        data = self._state[1][at : at + size]
         return data if plain else int.from_bytes(data, "little")
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -66,19 +73,22 @@ class ConfigSpace:
         data = bytes(value).ljust(size, b"\0") if plain else int(value).to_bytes(size, "little")
         if len(data) != size:
             raise OverflowError(f"{name} has {size} bytes, not {len(data)}")
-        self._data[at : at + size] = data
-        self.generation = (self.generation + 1) & 0xFFFF_FFFF
+        with self._changing:
+            generation, old = self._state
+            self._state = ((generation + 1) & 0xFFFF_FFFF, old[:at] + data + old[at + size :])
 
     def read(self, offset: int, size: int) -> bytes:
         """What the driver reads: zeroes past the end."""
-        return bytes(self._data[offset : offset + size]).ljust(size, b"\0")
+        return self._state[1][offset : offset + size].ljust(size, b"\0")
 
     def write(self, offset: int, data: bytes) -> bool:
         """What the driver writes: only whole and into writable fields; False when nothing was stored."""
         end = offset + len(data)
-        if end > len(self._data) or not all(self._writable[offset:end]):
+        if end > len(self) or not all(self._writable[offset:end]):
             return False
-        self._data[offset:end] = data
+        with self._changing:
+            generation, old = self._state
+            self._state = (generation, old[:offset] + data + old[end:])
         return True
 
     def fields(self) -> dict[str, Any]:
@@ -92,6 +102,7 @@ class ConfigSpace:
 
     def restore(self, data: bytes) -> None:
         """Take back what ``read`` of everything gave. Raises ValueError for another length."""
-        if len(data) != len(self._data):
-            raise ValueError(f"{len(data)} bytes for a configuration space of {len(self._data)}")
-        self._data[:] = data
+        if len(data) != len(self):
+            raise ValueError(f"{len(data)} bytes for a configuration space of {len(self)}")
+        with self._changing:
+            self._state = ((self.generation + 1) & 0xFFFF_FFFF, bytes(data))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 
+from pyvmm.memory.errors import GuestMemoryError
 from pyvmm.notice import notice
 from pyvmm.virtio.config_space import ConfigSpace
-from pyvmm.virtio.errors import ChainError, QueueError
+from pyvmm.virtio.errors import ChainError, QueueError, StateError, check_version
 from pyvmm.virtio.features import COMMON
 from pyvmm.virtio.queue import Queue
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from pyvmm.memory.guest import GuestMemory
     from pyvmm.memory.host import HostMemory
     from pyvmm.virtio.chain import Chain
+
+
+VERSION = 1
 
 
 class Signal:
@@ -54,6 +58,8 @@ class VirtioDevice:
     name = "virtio"
     #: Feature bits of its own that it offers; VERSION_1, INDIRECT_DESC, EVENT_IDX come on top.
     features = 0
+    #: What those bits are called, in messages and traces.
+    feature_names: Mapping[int, str] = {}
     #: The largest size of each queue: powers of two.
     queue_sizes: Sequence[int] = ()
     #: Its configuration space: field names and types, see ConfigSpace.
@@ -93,7 +99,8 @@ class VirtioDevice:
     def handle(self, queue: int, chain: Chain) -> int | None:
         """Carry out one request; returns the bytes written, or None when ``complete`` comes later.
 
-        Raises ChainError for a request that breaks the device's rules: it goes back as far as written.
+        Raises ChainError, or GuestMemoryError for an address inside a request, when it breaks the
+        device's rules: it goes back as far as written.
         """
         raise NotImplementedError(f"{self.name} has queues and no handle()")
 
@@ -109,6 +116,10 @@ class VirtioDevice:
     def config_read(self, offset: int, size: int) -> bytes:
         """What the driver reads of the configuration space, for one that depends on more than its fields."""
         return self.config.read(offset, size)
+
+    def describe(self, queue: int, request: bytes) -> str:
+        """What *request*, the first bytes that the driver gave to read, asks for: a few words for a trace."""
+        return ""
 
     def close(self) -> None:
         """The machine is over, the device stopped: give the host's objects back. Idempotent."""
@@ -128,7 +139,7 @@ class VirtioDevice:
                 left -= 1
                 try:
                     written = handle(index, chain)
-                except ChainError as error:
+                except (ChainError, GuestMemoryError) as error:
                     self.refuse(error)
                     written = chain.written
                 if written is not None:
@@ -141,7 +152,7 @@ class VirtioDevice:
             queue.disarm()
         self.publish(queue)
 
-    def refuse(self, error: ChainError) -> None:
+    def refuse(self, error: Exception) -> None:
         """Tell the user, at a limited rate, of a request that broke a rule."""
         notice(f"virtio {self.name}", f"{self.name}: a request of the driver's was refused: {error}")
 
@@ -184,10 +195,10 @@ class VirtioDevice:
 
         def fire() -> None:
             self._timers.discard(timer)
-            guarded()
+            callback()
 
-        guarded = self._guarded(callback)
-        timer = self.loop.call_later(seconds, fire)
+        # Guarded, so that it cannot fire before it has its name, by whatever thread it was asked for.
+        timer = self.loop.call_later(seconds, self._guarded(fire))
         self._timers.add(timer)
         return timer
 
@@ -198,6 +209,7 @@ class VirtioDevice:
     def broken(self, error: QueueError) -> None:
         """Stop serving until the driver resets: it broke a rule that leaves nothing to go on with."""
         self.active = False
+        self._let_go()  # a watched descriptor nobody reads would keep the loop turning
         notice(f"virtio {self.name} broken", f"{self.name} stopped until its driver resets it: {error}")
         self._signal.needs_reset()
 
@@ -243,11 +255,13 @@ class VirtioDevice:
             self.active = self._begun = False
             self._life += 1
             self._let_go()
-            if begun:
-                self.stopped()
-            for queue in self.queues:
-                queue.reset()
-            self.driver_features = 0
+            try:
+                if begun:
+                    self.stopped()
+            finally:
+                for queue in self.queues:
+                    queue.reset()
+                self.driver_features = 0
 
     def run_queue(self, index: int) -> None:
         """The driver kicked queue *index*. In the device's loop; a kick of a stopped device is dropped."""
@@ -263,18 +277,31 @@ class VirtioDevice:
                 self.broken(error)
             except Exception as error:
                 self._signal.failed(error)
+            if queue.tired:
+                queue.tired = False
+                self._signal.kick(index)
 
     def save(self) -> dict[str, Any]:
         """The state as plain values, with a ``version``; the machine is paused."""
         return {
-            "version": 1,
+            "version": VERSION,
+            "device_id": self.device_id,
             "driver_features": self.driver_features,
             "config": self.config.read(0, len(self.config)).hex(),
             "queues": [queue.save() for queue in self.queues],
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take back what ``save`` gave, before ``start``."""
+        """Take back what ``save`` gave, before ``start``.
+
+        Raises StateError for what does not fit; the transport makes one of KeyError, TypeError, ValueError.
+        """
+        check_version(self.name, state, VERSION)
+        if state.get("device_id") != self.device_id:
+            raise StateError(
+                f"{self.name}: the saved state is of virtio device {state.get('device_id')}, and this is "
+                f"{self.device_id}; attach the devices in the order they were saved in"
+            )
         self.config.restore(bytes.fromhex(state["config"]))
         for queue, saved in zip(self.queues, state["queues"], strict=True):
             queue.load(saved)

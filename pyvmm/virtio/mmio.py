@@ -9,9 +9,11 @@ from __future__ import annotations
 from _thread import allocate_lock
 
 from pyvmm.board.device import Device, Line
+from pyvmm.errors import PyvmmError
 from pyvmm.notice import notice
 from pyvmm.virtio import features as f
 from pyvmm.virtio.device import Signal
+from pyvmm.virtio.errors import QueueError, StateError, check_version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ VENDOR = 0x4D4D5650
 # InterruptStatus
 USED_BUFFER = 1
 CONFIG_CHANGE = 2
+
+STATE_VERSION = 1
 
 _MASK32 = 0xFFFF_FFFF
 #: What a read of a shared memory region that is not there gives.
@@ -238,8 +242,11 @@ class VirtioMmio(Device, Signal):
             try:
                 device.start(self._memory, self._driver_features, self)
             except Exception as error:
-                notice(f"virtio {self.name} start", f"{self.name} does not start: {error}")
                 self._needs_reset = True
+                if not isinstance(error, PyvmmError | OSError):
+                    self.failed(error)
+                    return True
+                notice(f"virtio {self.name} start", f"{self.name} does not start: {error}")
                 self._raise(CONFIG_CHANGE)
                 return True
             for queue in device.queues:  # a kick may have come before
@@ -314,44 +321,68 @@ class VirtioMmio(Device, Signal):
     def close(self) -> None:
         """Stop the device and close it."""
         with self._control:
-            self.device.stop()
-            self.device.close()
+            try:
+                self.device.stop()
+            finally:
+                self.device.close()
 
     def save(self) -> dict[str, object]:
-        """Transport and device; the machine is paused."""
-        with self._control:
+        """Transport and device; the vCPUs are paused. Waits for what the device has under way."""
+        with self._control, self.device.busy:
             return {
-                "version": 1,
-                "status": self._status,
-                "needs_reset": self._needs_reset,
-                "interrupt_status": self._interrupt_status,
-                "driver_features": self._driver_features,
-                "selected": [
-                    self._device_features_sel,
-                    self._driver_features_sel,
-                    self._queue_sel,
-                    self._shm_sel,
-                ],
+                "version": STATE_VERSION,
+                **{name: getattr(self, name) for name in _SAVED},
                 "device": self.device.save(),
             }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take back what ``save`` gave; a device that was running runs again."""
+        """Take back what ``save`` gave; a device that was running runs again.
+
+        Raises StateError for a state that does not fit: the device is as after a reset then.
+        """
+        check_version(self.name, state, STATE_VERSION)
+        for name, limit in _SAVED.items():
+            value = state.get(name)
+            if not isinstance(value, int) or not 0 <= value < limit:
+                raise StateError(
+                    f"{self.name}: the saved {name.strip('_')} is {value!r}, which no device can have; the "
+                    "state is damaged"
+                )
         with self._control:
-            self.device.stop()
-            self._status = state["status"]
-            self._needs_reset = state["needs_reset"]
-            self._interrupt_status = state["interrupt_status"]
-            self._driver_features = state["driver_features"]
-            selected = state["selected"]
-            self._device_features_sel, self._driver_features_sel, self._queue_sel, self._shm_sel = selected
-            self.device.load(state["device"])
-            if self._status & f.DRIVER_OK and not self._needs_reset:
-                self.device.start(self._memory, self._driver_features, self)
+            self._reset()
+            try:
+                if state["_driver_features"] & ~self.device.offered_features:
+                    raise ValueError("it has features that this device does not offer")
+                self.device.load(state["device"])
+                if state["_status"] & f.DRIVER_OK and not state["_needs_reset"]:
+                    self.device.start(self._memory, state["_driver_features"], self)
+            except BaseException as error:
+                self._reset()
+                if isinstance(error, QueueError | KeyError | TypeError | ValueError):
+                    raise StateError(
+                        f"{self.name}: the saved state does not fit this device ({error}); give it the "
+                        "options and the memory it had when it was saved"
+                    ) from None
+                raise
+            for name in _SAVED:
+                setattr(self, name, state[name])
+            if self.device.active:
                 for queue in self.device.queues:
                     if queue.ready:
                         self._kick(queue.index)
 
+
+# What is saved, and the number each lies below.
+_SAVED = {
+    "_status": 1 << 8,
+    "_needs_reset": 2,
+    "_interrupt_status": 4,
+    "_driver_features": 1 << 96,
+    "_device_features_sel": 1 << 32,
+    "_driver_features_sel": 1 << 32,
+    "_queue_sel": 1 << 32,
+    "_shm_sel": 1 << 32,
+}
 
 _CONSTANT = {MAGIC_VALUE: MAGIC, VERSION: 2, VENDOR_ID: VENDOR}
 
