@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from pyvmm.guests.default import Guest, default_guest
 from pyvmm.guests.initramfs import kernel_image
 from pyvmm.machine.ending import Ending
 from pyvmm.machine.machine import Machine
+from tests.cli.command import OnTerminal, until
 from tests.guest.harness import Transcript
 
 #: Seconds a boot gets; the emulated host takes 10 to 30, twice that when it is shared.
@@ -157,3 +159,31 @@ def test_exec_in_a_guest_that_panics_ends_with_the_crash_code_and_shows_its_last
 
     assert done.returncode == 7, done
     assert b"Kernel panic - not syncing: sysrq triggered crash" in done.stderr
+
+
+def test_exec_when_the_guest_powers_off_before_the_command_ends_is_a_crash() -> None:
+    done = execute(command="poweroff -f; sleep 60")
+
+    assert done.returncode == 7, done
+    assert b"before the command had ended" in done.stderr
+
+
+def test_exec_on_a_terminal_stops_as_a_job_and_goes_on() -> None:
+    # In the guest `read` waits for a line, so the job is stopped in the middle of the command.
+    command = "tty; stty size; read line; echo got $line; exit 9"
+    terminal = OnTerminal("run", "--timeout", str(LIMIT), "--exec", command)
+    try:
+        terminal.expect(b"/dev/")
+        assert terminal.raw
+        terminal.signal(signal.SIGTSTP)
+        assert terminal.stopped()
+        assert terminal.restored
+        terminal.signal(signal.SIGCONT)
+        until(lambda: terminal.raw)
+        terminal.press(b"words\r")
+        terminal.expect(b"got words")
+
+        assert terminal.wait() == 9
+        assert terminal.restored
+    finally:
+        terminal.close()
