@@ -24,6 +24,7 @@ MAX_BOARD_FILE = 1 << 20
 BACKINGS = ("anonymous", "memfd", "hugetlb", "file")
 #: The kinds of virtio devices, and the key that the first word of each is the value of.
 DEVICE_KINDS: dict[str, str | None] = {
+    "device": "class",
     "rng": None,
 }
 #: Kinds that another process serves: guest RAM is shared memory then.

@@ -39,6 +39,7 @@ OPTIONS = Options(
         Option("console", "WHERE", "the serial console: stdio, pty, socket:PATH, file:PATH, none [stdio]"),
         Option("boot", "WAY", "auto, bzimage, elf, pvh, linux64, multiboot, multiboot2 [auto]"),
         Option("rng", "", "a virtio entropy device"),
+        Option("device", "CLASS,...", "a device of your own: FILE.py:Class,argument=value,...", many=True),
         Option("exec", "CMD", "run CMD in the guest with this stdin, stdout and stderr; its status is ours"),
         Option("timeout", "TIME", "stop the guest after this long (30s, 5m), with code 3"),
         Option("on-reboot", "WHAT", "exit or restart when the guest reboots [exit]"),

@@ -223,8 +223,12 @@ class Machine:
         if isinstance(error, GuestError):
             self.end(Ending(UNSUPPORTED, "unsupported", TOLD, str(error)))
         else:
-            what = str(error) if isinstance(error, PyvmmError) else repr(error)
-            self.end(Ending(DEVICE_FAILED, "device", TOLD, f"{name} failed: {what}"), error)
+            what = f" failed: {error}"
+            if not isinstance(error, PyvmmError):  # a defect: whoever wrote the device wants the place
+                from pyvmm import blame
+
+                what = f" failed in {blame.place(error)}: {blame.describe(error)}"
+            self.end(Ending(DEVICE_FAILED, "device", TOLD, name + what), error)
 
     def _give_back(self) -> None:
         first: Exception | None = None

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 #: The module of each kind, which has ``from_words(words) -> VirtioDevice``.
 MODULES = {
+    "device": "pyvmm.virtio.user_device",
     "rng": "pyvmm.virtio.rng",
 }
 
