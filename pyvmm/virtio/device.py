@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 
+from pyvmm.errors import PyvmmError
+from pyvmm.errors import GuestError
 from pyvmm.memory.errors import GuestMemoryError
 from pyvmm.notice import notice
 from pyvmm.virtio.config_space import ConfigSpace
-from pyvmm.virtio.errors import ChainError, QueueError, StateError, check_version
+from pyvmm.virtio.errors import ChainError, StateError, check_version
 from pyvmm.virtio.features import COMMON
 from pyvmm.virtio.queue import Queue
 
@@ -49,7 +51,8 @@ class VirtioDevice:
     """One virtio device. A subclass declares what it is and says what a request does.
 
     ``handle`` and every callback made by ``watch``, ``later`` and ``soon`` run in the device's loop
-    thread, one at a time, and only while the driver has the device running.
+    thread, one at a time, and only while the driver has the device running. A GuestError that one of these
+    callbacks raises stops the device until the driver resets it; any other error is a defect.
     """
 
     #: What the specification calls the device by (section 5).
@@ -206,8 +209,8 @@ class VirtioDevice:
         """Have *callback* called in the loop's next turn, if the device is still running. Any thread."""
         self.loop.call_soon(self._guarded(callback))
 
-    def broken(self, error: QueueError) -> None:
-        """Stop serving until the driver resets: it broke a rule that leaves nothing to go on with."""
+    def broken(self, error: PyvmmError) -> None:
+        """Stop serving until the driver resets: there is nothing to go on with, by its fault or another's."""
         self.active = False
         self._let_go()  # a watched descriptor nobody reads would keep the loop turning
         notice(f"virtio {self.name} broken", f"{self.name} stopped until its driver resets it: {error}")
@@ -273,7 +276,7 @@ class VirtioDevice:
                 return
             try:
                 self.kicked(queue)
-            except QueueError as error:
+            except GuestError as error:
                 self.broken(error)
             except Exception as error:
                 self._signal.failed(error)
@@ -325,7 +328,7 @@ class VirtioDevice:
                     return
                 try:
                     callback(*arguments)
-                except QueueError as error:
+                except GuestError as error:
                     self.broken(error)
                 except Exception as error:
                     self._signal.failed(error)
