@@ -25,7 +25,10 @@ BACKINGS = ("anonymous", "memfd", "hugetlb", "file")
 #: The kinds of virtio devices, and the key that the first word of each is the value of.
 DEVICE_KINDS: dict[str, str | None] = {
     "device": "class",
+    "hvc": "to",
     "rng": None,
+    "share": "path",
+    "vhost_user": "socket",
 }
 #: Kinds that another process serves: guest RAM is shared memory then.
 SHARING_KINDS = frozenset(("share", "vhost_user"))
@@ -63,12 +66,14 @@ class Config:
     :param kernel: a kernel image: bzImage, ELF, multiboot; None boots ``firmware``
     :param firmware: a ROM image that ends at 4 GiB, or an ELF
     :param initrd: paths; several are concatenated
-    :param cmdline: the kernel's command line; None for a console on the first serial port
+    :param cmdline: the kernel's command line; None for a console on the first serial port, or on hvc0 when
+        there is one and ``console`` is ``none``
     :param memory: bytes, a text such as ``256M``, or a list of parts
         ``{"size": ..., "backing": "anonymous" | "memfd" | "hugetlb" | "file", "path": ...}``
     :param cpus: 1-254
     :param cpu: ``host``, then ``,-name`` to mask a CPUID feature and ``,+name`` to insist on one
-    :param console: ``stdio``, ``pty``, ``socket:PATH``, ``file:PATH`` or ``none``
+    :param console: ``stdio``, ``pty``, ``socket:PATH``, ``file:PATH`` or ``none``; without it ``none``
+        where an ``hvc`` is a console, else ``stdio``
     :param boot: how the kernel is entered; ``auto`` takes the fastest way the image allows
     :param timeout: seconds until the machine is stopped with code 3
     :param on_reboot: ``exit`` ends the run, ``restart`` builds the machine anew
@@ -125,12 +130,44 @@ class Config:
             if kind in keys:
                 devices += _devices(kind, keys[kind])
         self.devices = tuple(devices)
+        if "console" not in keys and self._has_hvc_console:
+            self.console = "none"
+        self._refuse_two_on_stdio()
         if self.kernel is not None and self.firmware is not None:
             raise ConfigError("kernel and firmware exclude each other: give one of them")
         if self.kernel is None and (self.initrd or self.boot != "auto"):
             raise ConfigError("initrd and boot need a kernel: give one with --kernel")
         if self.exec is not None and self.firmware is not None:
             raise ConfigError("exec needs a Linux kernel: leave firmware out")
+
+    @property
+    def _has_hvc_console(self) -> bool:
+        """Whether a port of a virtio console is a console, not a plain stream of bytes."""
+        ports = [device.values for device in self.devices if device.kind == "hvc"]
+        return any(str(port.get("port", "off")).lower() in ("off", "no", "false", "0") for port in ports)
+
+    @property
+    def kernel_console(self) -> str:
+        """Where a Linux kernel is told to have its console when the user says nothing."""
+        return "hvc0" if self.console == "none" and self._has_hvc_console else "ttyS0"
+
+    @property
+    def uses_stdio(self) -> bool:
+        """Whether a console is on this process's standard input and output."""
+        return self.console == "stdio" or self._stdio_ports > 0
+
+    @property
+    def _stdio_ports(self) -> int:
+        return sum(device.kind == "hvc" and device.values.get("to") == "stdio" for device in self.devices)
+
+    def _refuse_two_on_stdio(self) -> None:
+        users = ["hvc"] * self._stdio_ports
+        if users:
+            users += ["console"] * (self.console == "stdio") + ["exec"] * (self.exec is not None)
+        if len(users) > 1:
+            raise ConfigError(
+                f"{users[0]} and {users[1]} both want stdio; give one of them pty, socket:PATH or none"
+            )
 
     @property
     def memory_size(self) -> int:
@@ -187,9 +224,23 @@ def read_toml(path: str) -> dict[str, Any]:
             if isinstance(part, dict) and "path" in part:
                 part["path"] = absolute(part["path"])
     if isinstance(keys.get("console"), str):
-        kind, colon, place = keys["console"].partition(":")
-        keys["console"] = kind + colon + absolute(place)
+        keys["console"] = _absolute_end(keys["console"], folder)
+    if "hvc" in keys:
+        ports = keys["hvc"] if isinstance(keys["hvc"], list) else [keys["hvc"]]
+        for port in ports:
+            if isinstance(port, dict) and isinstance(port.get("to"), str):
+                port["to"] = _absolute_end(port["to"], folder)
+        plain = folder.replace(",", ",,")
+        keys["hvc"] = [_absolute_end(port, plain) if isinstance(port, str) else port for port in ports]
     return keys
+
+
+def _absolute_end(spec: str, folder: str) -> str:
+    """A backend such as ``socket:PATH`` with its path taken from *folder*."""
+    import os
+
+    kind, colon, path = spec.partition(":")
+    return kind + colon + (os.path.join(folder, path) if path else "")
 
 
 def _unknown(key: str) -> str:

@@ -9,7 +9,7 @@ from pyvmm.backends.base import BackendError, CharBackend, warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pyvmm.loop import Loop
 
@@ -56,6 +56,17 @@ class OutputFile(CharBackend):
             if not self._warned:
                 self._warned = True
                 warn(f"console file {self.path}: {error.strerror}; output is lost until it can be written")
+
+    def offer(self, views: Sequence[memoryview]) -> int:
+        """Append *views* to the file; all of them count as taken."""
+        size = sum(view.nbytes for view in views)
+        try:
+            written = os.writev(self._fd, views)
+        except OSError:
+            written = 0  # write() says what is wrong
+        if written < size:
+            self.write(b"".join(views)[written:])
+        return size
 
     def describe(self) -> str:
         """The path, as ``file PATH``."""

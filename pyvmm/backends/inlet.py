@@ -12,13 +12,15 @@ if TYPE_CHECKING:
 
     from pyvmm.loop import Loop
 
+#: Bytes a read takes at least, and at most where the device has room for more.
 _CHUNK = 4096
+_LARGEST = 64 << 10
 
 
 class Inlet:
     """Reads one file descriptor and gives ``receive`` what ``space`` says fits.
 
-    The rest, at most one read of 4 KiB, waits; meanwhile the descriptor is not read, so that
+    The rest, less than 4 KiB, waits; meanwhile the descriptor is not read, so that
     the writer feels it and nothing is lost. *on_end* is called when there is no more input:
     end of file, hang-up, error.
 
@@ -70,11 +72,15 @@ class Inlet:
         self._watched = on
 
     def _readable(self, events: int) -> None:
-        if self._sift is None and (self._waiting or self._space() <= 0):
-            self._watch(False)  # left in the kernel's buffer until resume
-            return
+        size = _CHUNK
+        if self._sift is None:
+            room = 0 if self._waiting else self._space()
+            if room <= 0:
+                self._watch(False)  # left in the kernel's buffer until resume
+                return
+            size = min(max(room, _CHUNK), _LARGEST)
         try:
-            data = os.read(self._fd, _CHUNK)
+            data = os.read(self._fd, size)
         except BlockingIOError:
             return
         except OSError:  # a terminal or pty that hung up: EIO

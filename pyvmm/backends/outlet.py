@@ -14,7 +14,7 @@ from pyvmm.loop import ERROR, HANGUP, WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pyvmm.backends.base import CharBackend
     from pyvmm.loop import Loop
@@ -45,6 +45,7 @@ class Outlet:
         self._fd = -1
         self._blocking = False
         self._watched = False
+        self._awaited = False  # ``offer`` has more, which its caller keeps
         self._loop: Loop | None = None
         #: The errno that broke it; EPIPE where the kernel only said that nobody is left.
         self.problem = errno.EPIPE
@@ -81,7 +82,30 @@ class Outlet:
             room = LIMIT - len(self._buffer)
             self._owner.dropped += max(0, len(data) - room)
             self._buffer += data[:room]
-            self._owner.ready = len(self._buffer) < _FULL
+            self._owner.ready = len(self._buffer) < _FULL and not self._awaited
+
+    def offer(self, views: Sequence[memoryview]) -> int:
+        """Write what the descriptor takes of *views* now, straight from them, and keep nothing of the rest.
+
+        Returns how many bytes went out or, with nobody there, were dropped. Any thread.
+        """
+        with self._lock:
+            fd = self._fd
+            size = sum(view.nbytes for view in views)
+            if fd < 0 or self._loop is None:
+                self._owner.dropped += size
+                return size
+            written = 0 if self._buffer or self._awaited else self._put_views(fd, views)
+            if written < 0:
+                self._owner.dropped += size
+                self._fd = -1
+                self._loop.call_soon(self._broken)
+                return size
+            if written < size:
+                self._awaited = True
+                self._owner.ready = False
+                self._loop.call_soon(self._watch)
+            return written
 
     def close(self, patience: float = 0.0) -> None:
         """Let go of the descriptor. Loop's thread, or after the loop. Idempotent.
@@ -109,6 +133,7 @@ class Outlet:
             self._loop.remove(self._fd)
         self._watched = False
         self._fd = -1
+        self._awaited = False
         self._buffer.clear()
         full = not self._owner.ready
         self._owner.ready = True
@@ -116,7 +141,8 @@ class Outlet:
 
     def _watch(self) -> None:
         with self._lock:
-            if self._buffer and self._fd >= 0 and not self._watched and self._loop is not None:
+            wanted = self._buffer or self._awaited
+            if wanted and self._fd >= 0 and not self._watched and self._loop is not None:
                 self._loop.add(self._fd, WRITE, self._flush)
                 self._watched = True
 
@@ -125,7 +151,11 @@ class Outlet:
         with self._lock:
             if self._fd < 0 or self._loop is None:
                 return
-            written = -1 if events & (ERROR | HANGUP) else self._put(self._fd, self._buffer)
+            written = 0
+            if events & (ERROR | HANGUP):
+                written = -1
+            elif self._buffer:
+                written = self._put(self._fd, self._buffer)
             if written < 0:
                 self._owner.dropped += len(self._buffer)
                 room, gone = self._forget(), True
@@ -134,8 +164,9 @@ class Outlet:
                 if not self._buffer:
                     self._loop.remove(self._fd)
                     self._watched = False
-                if not self._owner.ready and len(self._buffer) <= _ROOM:
+                if not self._owner.ready and len(self._buffer) <= (0 if self._awaited else _ROOM):
                     self._owner.ready = room = True
+                    self._awaited = False
         if room and self._owner.on_ready is not None:
             self._owner.on_ready()
         if gone:
@@ -144,6 +175,17 @@ class Outlet:
     def _broken(self) -> None:
         if self._on_broken is not None:
             self._on_broken()
+
+    def _put_views(self, fd: int, views: Sequence[memoryview]) -> int:
+        if self._blocking:
+            return self._put(fd, b"".join(views))
+        try:
+            return os.writev(fd, views)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self.problem = error.errno or errno.EIO
+            return -1
 
     def _put(self, fd: int, data: bytes | bytearray) -> int:
         """How many bytes of *data* went out without waiting; -1 when the other end has gone."""

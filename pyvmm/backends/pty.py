@@ -12,7 +12,7 @@ from pyvmm.backends.outlet import Outlet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pyvmm.loop import Loop, Timer
 
@@ -66,6 +66,10 @@ class Pty(CharBackend):
         """Give *data* to the program at the slave."""
         self._outlet.write(data)
 
+    def offer(self, views: Sequence[memoryview]) -> int:
+        """Give the program at the slave what it takes of *views* now."""
+        return self._outlet.offer(views)
+
     def resume(self) -> None:
         """The device has room for input again."""
         if self._inlet is not None:
@@ -100,6 +104,7 @@ class Pty(CharBackend):
             return
         self._outlet.open(self._loop, self._copy)
         self._inlet.open(self._master)
+        self._tell()
 
     def _disconnected(self) -> None:
         if self._inlet is not None:
@@ -107,3 +112,9 @@ class Pty(CharBackend):
         self._outlet.close()
         if self._timer is None:
             self._wait_for_program()
+        if self._timer is not None:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self.on_connect is not None:
+            self.on_connect()

@@ -16,11 +16,11 @@ def make_backend(
     """The backend that *spec* names, not yet opened: ``attach`` opens it.
 
     ``stdio`` (terminal or pipes; *on_quit* is called at Ctrl-A x), ``pty``, ``socket:PATH``,
-    ``file:PATH`` (emptied first), ``append:PATH``, ``none``. Raises ConfigError, naming *what*,
-    for anything else.
+    ``file:PATH`` (emptied first), ``append:PATH``, ``pipe:PATH`` (PATH.out and PATH.in),
+    ``none``. Raises ConfigError, naming *what*, for anything else.
     """
     kind, colon, path = spec.partition(":")
-    if kind in ("socket", "file", "append"):
+    if kind in ("socket", "file", "append", "pipe"):
         if not path:
             raise ConfigError(f"{what}: {spec!r} names no path; write it like {kind}:/tmp/console")
         if "\0" in path:
@@ -29,6 +29,10 @@ def make_backend(
             from pyvmm.backends.unix import UnixSocket
 
             return UnixSocket(path)
+        if kind == "pipe":
+            from pyvmm.backends.fifo import Fifo
+
+            return Fifo(path)
         from pyvmm.backends.file import OutputFile
 
         return OutputFile(path, append=kind == "append")
@@ -44,5 +48,6 @@ def make_backend(
         if kind == "none":
             return CharBackend()
     raise ConfigError(
-        f"{what}: {spec!r} is none of stdio, pty, socket:PATH, file:PATH, append:PATH, none; choose one"
+        f"{what}: {spec!r} is none of stdio, pty, socket:PATH, file:PATH, append:PATH, pipe:PATH, none; "
+        "choose one"
     )

@@ -17,7 +17,7 @@ from pyvmm.backends.outlet import Outlet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pyvmm.loop import Loop, Timer
 
@@ -84,10 +84,23 @@ class Terminal(CharBackend):
         """Show *data*."""
         self._outlet.write(data)
 
+    def offer(self, views: Sequence[memoryview]) -> int:
+        """Give the terminal or pipe what it takes of *views* now."""
+        return self._outlet.offer(views)
+
     def resume(self) -> None:
         """The device has room for input again."""
         if self._inlet is not None:
             self._inlet.resume()
+
+    def size(self) -> tuple[int, int] | None:
+        """Columns and rows of the terminal."""
+        if not self._is_terminal:
+            return None
+        try:
+            return os.get_terminal_size(self._stdin)
+        except OSError:
+            return None  # hung up
 
     def describe(self) -> str:
         """Whether there is a terminal."""

@@ -15,7 +15,7 @@ from pyvmm.loop import READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pyvmm.loop import Loop
 
@@ -75,6 +75,10 @@ class UnixSocket(CharBackend):
     def write(self, data: bytes) -> None:
         """Send *data* to the client."""
         self._outlet.write(data)
+
+    def offer(self, views: Sequence[memoryview]) -> int:
+        """Give the client what it takes of *views* now."""
+        return self._outlet.offer(views)
 
     def resume(self) -> None:
         """The device has room for input again."""
@@ -146,6 +150,7 @@ class UnixSocket(CharBackend):
         self._copy = os.dup(client.fileno())
         self._outlet.open(self._loop, self._copy)
         self._inlet.open(client.fileno())
+        self._tell()
 
     def _disconnected(self) -> None:
         self._hang_up()
@@ -158,6 +163,11 @@ class UnixSocket(CharBackend):
         self._outlet.close(patience)
         os.close(self._copy)
         client.close()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.on_connect is not None:
+            self.on_connect()
 
 
 def _has_left(client: socket.socket) -> bool:

@@ -7,8 +7,11 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyvmm.backends.base import CharBackend
     from pyvmm.config import Config
+    from pyvmm.virtio.console_port import Port
 
 
 def complain(sentence: str) -> None:
@@ -21,10 +24,14 @@ def complain(sentence: str) -> None:
         pass  # nobody listens any more
 
 
-def announce(config: Config, console: CharBackend) -> None:
+def announce(config: Config, console: CharBackend, ports: Sequence[Port] = ()) -> None:
     """Say before the start what the user cannot know: a pty's name, what a kernel meets on this host."""
     if config.console == "pty":
         complain(f"the console is {console.describe()}")
+    for port in ports:
+        where = port.backend.describe()
+        if where.startswith("pty "):
+            complain(f"virtio console port {port.name or port.number} is {where}")
     if config.kernel is not None:
         from pyvmm.arch.x86_64.host import PVM, virtualization
 

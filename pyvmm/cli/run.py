@@ -13,7 +13,7 @@ from pyvmm.errors import ConfigError
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import GUEST_FIRST, OK, STOPPED, TOLD, Ending
 from pyvmm.machine.machine import Machine
-from pyvmm.signals import NAMES, SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP, SignalFd, heard
+from pyvmm.signals import NAMES, SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH, SignalFd, heard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pyvmm.backends.base import CharBackend
     from pyvmm.backends.terminal import Terminal
+    from pyvmm.virtio.console_port import Port
 
 OPTIONS = Options(
     "pyvmm run [BOARD.toml] [OPTION ...]",
@@ -38,7 +39,17 @@ OPTIONS = Options(
         Option("cpu", "MODEL", "host, with CPUID features masked (host,-cx16) or insisted on (host,+avx2)"),
         Option("console", "WHERE", "the serial console: stdio, pty, socket:PATH, file:PATH, none [stdio]"),
         Option("boot", "WAY", "auto, bzimage, elf, pvh, linux64, multiboot, multiboot2 [auto]"),
+        Option(
+            "hvc",
+            "WHERE,...",
+            "a virtio console port: WHERE[,name=NAME][,port]; as --console, pipe:PATH",
+            many=True,
+        ),
         Option("rng", "", "a virtio entropy device"),
+        Option(
+            "share", "DIR[:TAG][,ro]", "a directory, for: mount -t virtiofs TAG PLACE", many=True
+        ),
+        Option("vhost-user", "SOCKET,type=KIND", "a device that another process serves", many=True),
         Option("device", "CLASS,...", "a device of your own: FILE.py:Class,argument=value,...", many=True),
         Option("exec", "CMD", "run CMD in the guest with this stdin, stdout and stderr; its status is ours"),
         Option("timeout", "TIME", "stop the guest after this long (30s, 5m), with code 3"),
@@ -107,7 +118,7 @@ class Run:
         try:
             with Machine(self._config.replace(timeout=None), loop=loop, console=console) as machine:
                 if self._machine is None:
-                    announce(self._config, console)
+                    announce(self._config, console, _ports(machine))
                 self._machine = machine
                 made = loop.clock()
                 machine.at_end(lambda: self._leave(loop.clock() - made))
@@ -125,17 +136,24 @@ class Run:
 
     def _handlers(self) -> dict[int, Callable[[int], object]]:
         handlers: dict[int, Callable[[int], object]] = {}
-        if self._config.console == "stdio":  # job control; without it the signals have their own effect
+        if self._config.uses_stdio:  # job control; without it the signals have their own effect
             handlers = {SIGTSTP: lambda _: self._terminal.stop_job()}
             handlers[SIGCONT] = lambda _: self._terminal.continue_job()
+            handlers[SIGWINCH] = self._resized
         return {**dict.fromkeys(heard(SIGINT, SIGTERM, SIGHUP), self._signalled), **handlers}
 
     @property
     def _terminal(self) -> Terminal:
         from pyvmm.backends.terminal import Terminal
 
-        assert isinstance(self._console, Terminal), "the console is stdio"
-        return self._console
+        ports = _ports(self._machine) if self._machine is not None else []
+        backends = [self._console, *(port.backend for port in ports)]
+        return next(backend for backend in backends if isinstance(backend, Terminal))
+
+    def _resized(self, number: int) -> None:
+        if self._machine is not None:
+            for console in self._machine.consoles:
+                console.resized()
 
     def _end(self, reason: str, detail: str) -> None:
         self._over = Ending(STOPPED, reason, TOLD, detail)
@@ -150,6 +168,10 @@ class Run:
 
     def _quit(self) -> None:
         self._end("stopped", "ended by the user")
+
+
+def _ports(machine: Machine) -> list[Port]:
+    return [port for console in machine.consoles for port in console.ports]
 
 
 def _config(values: dict[str, Any], words: list[str]) -> Config:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pyvmm.memory.guest import GuestMemory
 
 #: What a Linux kernel is told when the user says nothing.
-DEFAULT_CMDLINE = "console=ttyS0 panic=-1 pci=off"
+DEFAULT_CMDLINE = "console={} panic=-1 pci=off"
 #: The same for ``exec``, whose output is the command's: the kernel's log costs most of a boot's exits.
 QUIET_CMDLINE = f"{DEFAULT_CMDLINE} quiet"
 #: What the init that carries out ``exec`` needs to be told.
@@ -103,7 +103,7 @@ def load_image(config: Config, memory: GuestMemory, platform: Platform, rom: Rom
 
     kernel = read_image(config.kernel, "kernel")
     initrds = [read_image(path, "initrd") for path in config.initrd]
-    default = DEFAULT_CMDLINE if config.exec is None else QUIET_CMDLINE
+    default = (DEFAULT_CMDLINE if config.exec is None else QUIET_CMDLINE).format(config.kernel_console)
     cmdline = default if config.cmdline is None else config.cmdline
     if config.exec is not None:
         from pyvmm.guests.initramfs import exec_overlay

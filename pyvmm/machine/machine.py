@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pyvmm.loop import Timer
     from pyvmm.pykvm import Vcpu
     from pyvmm.virtio.attach import VirtioBus
+    from pyvmm.virtio.console import VirtioConsole
     from pyvmm.virtio.device import VirtioDevice
 
 #: Seconds a panicked guest gets to reboot by itself (``panic=-1`` does at once).
@@ -90,6 +91,8 @@ class Machine:
         self.ring: CoalescedRing | None = None
         #: The virtio devices; None without any.
         self.virtio: VirtioBus | None = None
+        #: Those of them that are consoles.
+        self.consoles: list[VirtioConsole] = []
         self.log = ConsoleLog(self._panicked)
         self._panic: str | None = None
         try:
@@ -298,7 +301,8 @@ class Machine:
 
     def _add_virtio(self, devices: Sequence[VirtioDevice]) -> None:
         from pyvmm.virtio.attach import VirtioBus
-        from pyvmm.virtio.spec import make_device
+        from pyvmm.virtio.ids import CONSOLE
+        from pyvmm.virtio.spec import make_devices
 
         bus = self.virtio = VirtioBus(
             self.vm, self.board, self.mmio, self.memory, self.loop, self.device_failed
@@ -306,14 +310,23 @@ class Machine:
         self._closers.append(bus.close)
         waiting = list(devices)
         try:
-            waiting.extend(map(make_device, self.config.devices))
+            waiting.extend(make_devices(self.config.devices, self._user_quit))
             while waiting:
                 bus.attach(waiting[0])
                 del waiting[0]
         finally:
             for device in waiting:  # those that found no place
                 device.close()
+        if any(attached.device.device_id == CONSOLE for attached in bus.attached):
+            self._watch_consoles(bus)
         self._platform.virtio = [(attached.base, attached.gsi) for attached in bus.attached]
+
+    def _watch_consoles(self, bus: VirtioBus) -> None:
+        from pyvmm.virtio.console import VirtioConsole
+
+        self.consoles = [a.device for a in bus.attached if isinstance(a.device, VirtioConsole)]
+        for console in self.consoles:
+            console.tap(self.log.feed)
 
     def _create_ring(self, kvm: Kvm, vcpu: Vcpu) -> CoalescedRing | None:
         page = kvm.check_extension("COALESCED_MMIO")

@@ -224,6 +224,42 @@ class Queue:
             full_barrier()  # the entries are read after the index that announced them
         return True
 
+    def pop_room(self, want: int, heads: list[int], sizes: list[int], views: list[memoryview]) -> int:
+        """Take chains of nothing but room until they have *want* bytes; returns the bytes got.
+
+        Of each chain the head goes to *heads*, its bytes to *sizes*, its parts to *views*. A chain of
+        one buffer, as receive queues have, costs a third of ``pop``. Raises QueueError as ``pop`` does.
+        """
+        got, mask, fetch, table, avail = 0, self._mask, self._fetch, self._table, self._avail
+        base, end, ram = self._main
+        at = self._next_avail
+        while got < want and (at != self._avail_idx or self._more(at)):
+            head = avail[2 + (at & mask)]
+            if head <= mask:
+                address, size, flags, _ = fetch(table, head << 4)
+                stop = address + size
+                if flags & (NEXT | WRITE | INDIRECT) == WRITE and size and base <= address and stop <= end:
+                    views.append(ram[address - base : stop - base])
+                    heads.append(head)
+                    sizes.append(size)
+                    got += size
+                    at = self._next_avail = (at + 1) & 0xFFFF
+                    continue
+            chain = self.pop()
+            at = self._next_avail
+            if chain is None:
+                break
+            if chain.readable or not chain.writable:
+                self.bad_chains += 1
+                notice("virtio room", f"queue {self.index}: a chain that is not room alone was refused")
+                self.give_back(chain.head, 0)
+                continue
+            views += chain.writable
+            heads.append(chain.head)
+            sizes.append(chain.writable_size)
+            got += sizes[-1]
+        return got
+
     def walk(self, head: int) -> Chain:
         """The chain that begins with descriptor *head* (below the queue's size).
 
@@ -292,7 +328,20 @@ class Queue:
 
     def give_back(self, head: int, written: int) -> None:
         """As ``push``, for a chain known by its *head* alone."""
-        self.push(Chain(head, [], []), written)
+        used, next_used = self._used, self._next_used
+        at = 1 + 2 * (next_used & self._mask)
+        used[at] = head
+        used[at + 1] = written
+        self._next_used = (next_used + 1) & 0xFFFF
+
+    def expose(self) -> None:
+        """Show the driver what was pushed; a later ``publish`` asks whether it wants an interrupt for it.
+
+        For a driver that polls: by then it has seen everything, and wants none.
+        """
+        if not IN_ORDER:
+            full_barrier()
+        self._used16[1] = self._next_used
 
     def publish(self) -> bool:
         """Show the driver what was pushed; True when it wants an interrupt for it (2.7.10)."""
@@ -327,6 +376,18 @@ class Queue:
         return bool(self._avail[1] != self._next_avail) and not self.tired
 
     # State
+
+    @property
+    def position(self) -> int:
+        """The place in the available ring, modulo 2^16, of the first chain that was not given back yet.
+
+        Chains in flight are taken again from there; devices that keep any give them back in order.
+        """
+        return self._next_used
+
+    def begin_at(self, position: int) -> None:
+        """Go on at *position* of the available ring; before ``activate``."""
+        self._next_avail = self._avail_idx = self._next_used = self._published = position
 
     def save(self) -> dict[str, object]:
         """Set-up and positions, as plain values."""

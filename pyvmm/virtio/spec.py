@@ -13,7 +13,7 @@ from pyvmm.units import parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pyvmm.config import DeviceWords
     from pyvmm.virtio.device import VirtioDevice
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MODULES = {
     "device": "pyvmm.virtio.user_device",
     "rng": "pyvmm.virtio.rng",
+    "share": "pyvmm.virtio.vhost.fs",
+    "vhost_user": "pyvmm.virtio.vhost.frontend",
 }
 
 _TRUE = ("on", "yes", "true", "1")
@@ -113,3 +115,20 @@ def make_device(asked: DeviceWords) -> VirtioDevice:
         device.close()
         raise
     return device
+
+
+def make_devices(
+    asked: Sequence[DeviceWords], on_quit: Callable[[], object] | None = None
+) -> Iterator[VirtioDevice]:
+    """The devices that were asked for, as by ``make_device``; every ``hvc`` is a port of one console.
+
+    *on_quit* is called when the user ends the guest by a key on a console's terminal.
+    """
+    ports = [Words(one) for one in asked if one.kind == "hvc"]
+    if ports:
+        from pyvmm.virtio.console import from_words
+
+        yield from_words(ports, on_quit)
+    for one in asked:
+        if one.kind != "hvc":
+            yield make_device(one)

@@ -1,0 +1,88 @@
+"""A pair of named pipes: what the guest sends comes out of one, what goes into the other is its input.
+
+After fifo(7). The names are those QEMU's ``pipe`` has: PATH.out and PATH.in.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from pyvmm.backends.base import BackendError, CharBackend
+from pyvmm.backends.inlet import Inlet
+from pyvmm.backends.outlet import Outlet
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pyvmm.loop import Loop
+
+
+class Fifo(CharBackend):
+    """The named pipes *path*.out and *path*.in, made where they are missing and then removed by ``close``.
+
+    Programs may come and go at either end. Output that nobody reads stays in the pipe, and when that is
+    full the guest waits: nothing is lost.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+        self._fds: list[int] = []
+        self._made: list[str] = []
+        self._inlet: Inlet | None = None
+        self._outlet = Outlet(self)
+
+    def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
+        """Open both pipes. Raises BackendError when one cannot be made, or is something else."""
+        output = self._open(f"{self.path}.out")
+        self._inlet = Inlet(loop, receive, space)
+        self._inlet.open(self._open(f"{self.path}.in"))
+        self._outlet.open(loop, output)
+
+    def write(self, data: bytes) -> None:
+        """Put *data* into the output pipe."""
+        self._outlet.write(data)
+
+    def offer(self, views: Sequence[memoryview]) -> int:
+        """Put into the output pipe what it takes of *views* now."""
+        return self._outlet.offer(views)
+
+    def resume(self) -> None:
+        """The device has room for input again."""
+        if self._inlet is not None:
+            self._inlet.resume()
+
+    def describe(self) -> str:
+        """The path, as ``pipe PATH``."""
+        return f"pipe {self.path}"
+
+    def close(self) -> None:
+        """Close the pipes and remove those that were made here. Idempotent."""
+        if self._inlet is not None:
+            self._inlet.close()
+        self._outlet.close()
+        while self._fds:
+            os.close(self._fds.pop())
+        while self._made:
+            try:
+                os.unlink(self._made.pop())
+            except OSError:
+                pass  # removed by somebody else
+
+    def _open(self, path: str) -> int:
+        try:
+            try:
+                os.mkfifo(path, 0o600)
+                self._made.append(path)
+            except FileExistsError:
+                pass
+            # For reading and writing: such an open waits for nobody, and there is never an end of file.
+            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError as error:
+            raise BackendError(f"named pipe {path}: {error.strerror}; choose another path") from None
+        self._fds.append(fd)
+        if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+            raise BackendError(f"{path} exists and is no named pipe; choose another path or remove it")
+        return fd
