@@ -46,9 +46,7 @@ OPTIONS = Options(
             many=True,
         ),
         Option("rng", "", "a virtio entropy device"),
-        Option(
-            "share", "DIR[:TAG][,ro]", "a directory, for: mount -t virtiofs TAG PLACE", many=True
-        ),
+        Option("share", "DIR[:TAG][,ro]", "a directory, for: mount -t virtiofs TAG PLACE", many=True),
         Option("vhost-user", "SOCKET,type=KIND", "a device that another process serves", many=True),
         Option("device", "CLASS,...", "a device of your own: FILE.py:Class,argument=value,...", many=True),
         Option("exec", "CMD", "run CMD in the guest with this stdin, stdout and stderr; its status is ours"),

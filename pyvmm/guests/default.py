@@ -28,6 +28,7 @@ DEFAULT_MODULES = (
     "virtio_net",
     "virtio_blk",
     "virtio_rng",
+    "virtiofs",
     "virtio_input",
 )
 # Part of the cache's key: to be raised when ``initramfs.build`` lays things out otherwise.

@@ -7,10 +7,12 @@ does goes through ``write``, ``DriverQueue.describe`` and ``DriverQueue.offer``.
 
 from __future__ import annotations
 
+import os
+
 from pyvmm.board.device import Line
-from pyvmm.loop import Loop
+from pyvmm.loop import READ, Loop
 from pyvmm.memory.guest import GuestMemory, Region
-from pyvmm.memory.host import Anonymous
+from pyvmm.memory.host import Anonymous, Memfd
 from pyvmm.pykvm.barrier import full_barrier
 from pyvmm.virtio import features as f
 from pyvmm.virtio import mmio
@@ -199,7 +201,8 @@ class DriverQueue:
 class FakeDriver:
     """Drives *device* as a guest's driver would; ready to use when made.
 
-    :param memory: guest memory to lay things in; by default 64 MiB of its own at 1 MiB
+    :param memory: guest memory to lay things in; by default 64 MiB of its own at 1 MiB, shared where the
+        device needs that
     :param features: what to accept of what the device offers; by default all of it
     :param queue_size: entries of each queue; by default what the device offers, 256 at most
     :param start: False leaves the device reset: ``probe`` starts it later
@@ -215,7 +218,8 @@ class FakeDriver:
         start: bool = True,
     ) -> None:
         self._own_memory = memory is None
-        self.memory = memory or GuestMemory([Region(BASE, MEMORY, Anonymous(MEMORY))])
+        kind = Memfd if device.shares_memory else Anonymous
+        self.memory = memory or GuestMemory([Region(BASE, MEMORY, kind(MEMORY))])
         self.device = device
         self.loop = Loop()
         self.line = CountingLine()
@@ -228,6 +232,11 @@ class FakeDriver:
         self._next, self._end = region.gpa, region.end
         device.attach(self.loop)
         self.transport = mmio.VirtioMmio(device, self.memory, self.line, self._kick)
+        # Those of an external device: each queue's kick, and the interrupt.
+        self._kicks: list[int] = []
+        self._interrupt = -1
+        if device.external:
+            self._wire()
         if start:
             self.probe()
 
@@ -246,6 +255,9 @@ class FakeDriver:
         """Reset and close the device, and give everything back."""
         self.transport.close()
         self.loop.close()
+        for fd in (*self._kicks, self._interrupt):
+            if fd >= 0:
+                os.close(fd)
         if self._own_memory:
             self.memory.close()
 
@@ -381,5 +393,19 @@ class FakeDriver:
             self.write(mmio.INTERRUPT_ACK, status)
         return status
 
+    def _wire(self) -> None:
+        flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
+        self._kicks = [os.eventfd(0, flags) for _ in self.device.queues]
+        self._interrupt = os.eventfd(0, flags)
+        self.loop.add(self._interrupt, READ, self._interrupted)
+        self.device.wire(self._kicks, self._interrupt)
+
+    def _interrupted(self, _: int) -> None:
+        os.eventfd_read(self._interrupt)
+        self.line.pulse()
+
     def _kick(self, queue: int) -> None:
+        if self._kicks:
+            os.eventfd_write(self._kicks[queue], 1)
+            return
         self.loop.call_soon(lambda: self.device.run_queue(queue))

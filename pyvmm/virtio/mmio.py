@@ -276,8 +276,9 @@ class VirtioMmio(Device, Signal):
 
     def _interrupts(self) -> int:
         status = self._interrupt_status
-        if self.device.external and self.device.active and status != CONFIG_CHANGE:
-            # Its interrupts do not come through here; Linux drops one whose status says nothing.
+        if self.device.external and self.device.active:
+            # Its interrupts do not come through here; Linux drops one whose status says nothing. Beside a
+            # configuration change, too: two edges at once may be one interrupt.
             return status | USED_BUFFER
         return status
 

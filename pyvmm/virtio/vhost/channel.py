@@ -1,0 +1,247 @@
+"""The front end's half of a vhost-user connection: requests, their answers, and when to give up.
+
+Source: QEMU docs/interop/vhost-user.rst.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from _thread import allocate_lock
+
+from pyvmm.virtio.errors import DeviceError
+from pyvmm.virtio.vhost import user_protocol as p
+from pyvmm.virtio.vhost.device import Control, Ring
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from struct import Struct
+
+    from pyvmm.memory.guest import GuestMemory
+
+#: Seconds a back end may take for one answer; a reset has to wait for requests on their way to a disk.
+PATIENCE = 10.0
+#: The protocol features we use.
+PROTOCOL_FEATURES = p.PROTOCOL_F_MQ | p.PROTOCOL_F_REPLY_ACK | p.PROTOCOL_F_BACKEND_REQ | p.PROTOCOL_F_CONFIG
+
+
+class Channel(Control):
+    """The connection *sock* to a back end called *place* in messages. Any thread, one request at a time.
+
+    The first failure ends the connection, and every later request fails with the same sentence.
+    Raises DeviceError when the back end does not speak the protocol.
+    """
+
+    def __init__(self, sock: socket.socket, place: str, patience: float = PATIENCE) -> None:
+        self.place = place
+        self.fd = sock.fileno()
+        #: What ended the connection; empty while it lives.
+        self.lost = ""
+        #: The protocol features both sides have.
+        self.protocol = 0
+        #: How many queues the back end has, where it tells.
+        self.queue_num: int | None = None
+        self._socket = sock
+        self._receiver = p.Receiver(sock)
+        self._lock = allocate_lock()
+        self._memory_told = False
+        sock.settimeout(patience)
+        self._patience = patience
+        try:
+            self.tell(p.SET_OWNER)
+            self.features = self.ask_number(p.GET_FEATURES)
+            if self.features & p.F_PROTOCOL_FEATURES:
+                self.protocol = self.ask_number(p.GET_PROTOCOL_FEATURES) & PROTOCOL_FEATURES
+                self.tell(p.SET_PROTOCOL_FEATURES, p.U64.pack(self.protocol))
+                if self.protocol & p.PROTOCOL_F_MQ:
+                    self.queue_num = self.ask_number(p.GET_QUEUE_NUM)
+        except BaseException:
+            self.close()
+            raise
+
+    # Requests
+
+    def tell(self, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
+        """A request without an answer of its own; confirmed where the back end does that."""
+        confirm = self.protocol & p.PROTOCOL_F_REPLY_ACK and request != p.SET_PROTOCOL_FEATURES
+        with self._lock:
+            answer = self._exchange(request, payload, fds, p.NEED_REPLY if confirm else 0, bool(confirm))
+            if answer is not None:
+                (refused,) = self._checked(answer, p.U64)
+                if refused:
+                    raise self._end(f"it refused {p.NAMES.get(request, request)}")
+
+    def ask_number(self, request: int, payload: bytes = b"") -> int:
+        """A request whose answer is a number."""
+        with self._lock:
+            (value,) = self._checked(self._exchange(request, payload, (), 0, True), p.U64)
+        return int(value)
+
+    def get_config(self, size: int) -> bytes | None:
+        """The first *size* bytes of the configuration space; None when the back end has fewer."""
+        asked = p.CONFIG.pack(0, size, 0) + bytes(size)
+        with self._lock:
+            answer = self._exchange(p.GET_CONFIG, asked, (), 0, True)
+            assert answer is not None
+            data = answer.payload[p.CONFIG.size :]
+            if not data:
+                return None
+            if len(data) != size:
+                raise self._end(f"it answered GET_CONFIG for {size} bytes with {len(data)}")
+        return data
+
+    def set_config(self, offset: int, data: bytes) -> None:
+        """The driver wrote *data* at *offset* of the configuration space."""
+        self.tell(p.SET_CONFIG, p.CONFIG.pack(offset, len(data), 0) + data)
+
+    def _exchange(
+        self, request: int, payload: bytes, fds: Sequence[int], flags: int, answered: bool
+    ) -> p.Message | None:
+        """Send, and receive the answer if there is one. Called with the lock held."""
+        if self.lost:
+            raise DeviceError(f"{self.place}: {self.lost}; start it, and this machine, again")
+        try:
+            p.send(self._socket, request, payload, fds, flags)
+            if not answered:
+                return None
+            answer = self._receiver.receive()
+        except TimeoutError:
+            name = p.NAMES.get(request, request)
+            raise self._end(f"it did not answer {name} within {self._patience:g} seconds") from None
+        except p.ProtocolError as error:
+            raise self._end(str(error)) from None
+        assert answer is not None, "a blocking socket"
+        answer.close()  # no answer we ask for brings descriptors
+        if answer.request != request or not answer.flags & p.REPLY:
+            raise self._end(f"it answered {p.NAMES.get(request, request)} with {answer.name}")
+        return answer
+
+    def _checked(self, answer: p.Message | None, layout: Struct) -> tuple[int, ...]:
+        assert answer is not None, "an answer was asked for"
+        try:
+            return answer.unpack(layout)
+        except p.ProtocolError as error:
+            raise self._end(str(error)) from None
+
+    def _end(self, why: str) -> DeviceError:
+        """Nothing more is said on this connection; the loop hears of it as a hang-up."""
+        self.lost = self.lost or why
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the other side was first
+        return DeviceError(f"{self.place}: {why}; start it, and this machine, again")
+
+    def end(self, why: str) -> None:
+        """The connection is of no use any more. Any thread."""
+        self._end(why)
+
+    # Control
+
+    def begin(self, memory: GuestMemory, features: int) -> None:
+        """Features, and the memory map the first time: it does not change."""
+        self.tell(p.SET_FEATURES, p.U64.pack(features | self.features & p.F_PROTOCOL_FEATURES))
+        if not self._memory_told:
+            payload, fds = mem_table(memory, self.place)
+            self.tell(p.SET_MEM_TABLE, payload, fds)
+            self._memory_told = True
+
+    def start_ring(self, ring: Ring) -> None:
+        """Size, place, position and eventfds of a ring."""
+        index = ring.index
+        self.tell(p.SET_VRING_NUM, p.VRING_STATE.pack(index, ring.size))
+        self.tell(p.SET_VRING_BASE, p.VRING_STATE.pack(index, ring.base))
+        self.tell(p.SET_VRING_ADDR, p.VRING_ADDR.pack(index, 0, ring.desc, ring.used, ring.avail, 0))
+        self.tell(p.SET_VRING_CALL, p.U64.pack(index), (ring.call,))
+        self.tell(p.SET_VRING_KICK, p.U64.pack(index), (ring.kick,))
+
+    def running(self, rings: list[Ring]) -> None:
+        """Enable the rings where they begin disabled; then be sure that the back end got so far."""
+        if self.features & p.F_PROTOCOL_FEATURES:
+            for ring in rings:
+                self.tell(p.SET_VRING_ENABLE, p.VRING_STATE.pack(ring.index, 1))
+        if not self.protocol & p.PROTOCOL_F_REPLY_ACK:
+            self.ask_number(p.GET_FEATURES)
+
+    def stop_ring(self, index: int) -> int:
+        """GET_VRING_BASE: when it is answered, the ring stands still."""
+        if self.features & p.F_PROTOCOL_FEATURES:
+            self.tell(p.SET_VRING_ENABLE, p.VRING_STATE.pack(index, 0))
+        with self._lock:
+            answer = self._exchange(p.GET_VRING_BASE, p.VRING_STATE.pack(index, 0), (), 0, True)
+            answered, base = self._checked(answer, p.VRING_STATE)
+            if answered != index or base > 0xFFFF:
+                raise self._end(f"it answered GET_VRING_BASE of {index} with {answered}, {base}")
+        return base
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self.lost = self.lost or "this machine is over"
+            self._receiver.close()
+            self._socket.close()
+
+
+def connect(path: str) -> socket.socket:
+    """A connection to the back end that listens at *path*. Raises DeviceError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(PATIENCE)
+        sock.connect(path)
+    except OSError as error:  # a path too long, too
+        sock.close()
+        raise DeviceError(
+            f"vhost-user socket {path}: {error.strerror or error}; start the back end first"
+        ) from None
+    return sock
+
+
+def mem_table(memory: GuestMemory, place: str) -> tuple[bytes, list[int]]:
+    """SET_MEM_TABLE's payload and descriptors for all RAM; neighbours in one file become one region.
+
+    Raises DeviceError for memory that cannot be shared, and for more than MAX_REGIONS regions.
+    """
+    table: list[list[int]] = []
+    fds: list[int] = []
+    for region in memory.regions:
+        fd = region.host.fd
+        if region.readonly:
+            continue  # a ROM; nothing of a queue lies there
+        if fd < 0:
+            raise DeviceError(
+                f"{place}: guest RAM at {region.gpa:#x} is private to this process; use memory of memfd, "
+                "hugetlb or file"
+            )
+        last = table[-1] if table else None
+        if (
+            last is not None
+            and fds[-1] == fd
+            and last[0] + last[1] == region.gpa
+            and last[3] + last[1] == region.offset
+        ):
+            last[1] += region.size
+        else:
+            table.append([region.gpa, region.size, region.address, region.offset])
+            fds.append(fd)
+    if len(table) > p.MAX_REGIONS:
+        raise DeviceError(
+            f"{place}: guest RAM has {len(table)} regions and vhost-user carries {p.MAX_REGIONS}; "
+            "give --memory fewer parts"
+        )
+    payload = p.MEM_TABLE.pack(len(table), 0) + b"".join(p.MEM_REGION.pack(*row) for row in table)
+    return payload, fds
+
+
+def backend_channel(channel: Channel) -> socket.socket:
+    """Give the back end a channel of its own to us; our end of it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        channel.tell(p.SET_BACKEND_REQ_FD, b"", (theirs.fileno(),))
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    os.set_blocking(ours.fileno(), False)
+    return ours

@@ -1,0 +1,154 @@
+"""A virtio device whose queues somebody else runs: what the kernel's vhost and vhost-user share.
+
+The kicks' eventfds go to the other side, which signals the guest's interrupt through KVM's own:
+no request passes through this process. Registers, status and features stay with us.
+"""
+
+from __future__ import annotations
+
+from pyvmm.notice import notice
+from pyvmm.virtio import features as f
+from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.errors import DeviceError, QueueError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyvmm.memory.guest import GuestMemory
+    from pyvmm.virtio.queue import Queue
+
+#: Feature bits from 24 to 49 are not a device's own (6); of these we let the other side's through.
+PASSED = f.F_VERSION_1 | f.F_INDIRECT_DESC | f.F_EVENT_IDX | f.F_IN_ORDER
+OWN = ((1 << 24) - 1) | ((1 << 64) - (1 << 50))
+
+
+class Ring:
+    """What the other side must know of one queue: host virtual addresses, eventfds."""
+
+    __slots__ = ("avail", "base", "call", "desc", "index", "kick", "size", "used")
+
+    def __init__(self, memory: GuestMemory, queue: Queue, kick: int, call: int) -> None:
+        self.index = queue.index
+        self.size = queue.size
+        #: Where in the available ring to begin.
+        self.base = queue.position
+        self.desc = _address(memory, queue, "descriptor table", queue.desc, 16 * queue.size)
+        self.avail = _address(memory, queue, "available ring", queue.driver, 6 + 2 * queue.size)
+        self.used = _address(memory, queue, "used ring", queue.device, 6 + 8 * queue.size)
+        self.kick = kick
+        self.call = call
+
+
+class Control:
+    """How the other side is told what to do. Every method raises DeviceError when it cannot be."""
+
+    #: Every feature the other side has.
+    features = 0
+
+    def begin(self, memory: GuestMemory, features: int) -> None:
+        """The driver accepted *features*; queues in *memory* follow."""
+        raise NotImplementedError
+
+    def start_ring(self, ring: Ring) -> None:
+        """Prepare *ring*; it runs from ``running`` on."""
+        raise NotImplementedError
+
+    def running(self, rings: list[Ring]) -> None:
+        """All rings are prepared: run them."""
+        raise NotImplementedError
+
+    def stop_ring(self, index: int) -> int:
+        """Stop a ring; returns where in the available ring it would go on."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go. Idempotent."""
+        raise NotImplementedError
+
+
+class VhostDevice(VirtioDevice):
+    """A device in front of *control*.
+
+    :param served: how many of its queues, from the first on, the other side runs; all by default
+    """
+
+    external = True
+
+    def __init__(self, control: Control, served: int | None = None) -> None:
+        super().__init__()
+        self.control = control
+        self._served = len(self.queues) if served is None else served
+        self._kicks: list[int] = []
+        self._interrupt = -1
+        self._rings: list[Ring] = []
+
+    @property
+    def offered_features(self) -> int:
+        """What the other side has, less what the transport cannot carry."""
+        return self.control.features & (OWN | PASSED)
+
+    def wire(self, kicks: list[int], interrupt: int) -> None:
+        """Remember the eventfds to pass on."""
+        self._kicks = kicks
+        self._interrupt = interrupt
+
+    def started(self) -> None:
+        """Check the queues as for a device of our own, and hand them over."""
+        memory, features = self.memory, self.driver_features
+        ready = [queue for queue in self.queues[: self._served] if queue.ready]
+        rings = []
+        for queue in ready:
+            queue.activate(memory, features)
+            rings.append(Ring(memory, queue, self._kicks[queue.index], self._interrupt))
+        self.control.begin(memory, features)
+        try:
+            for ring in rings:
+                self._rings.append(ring)
+                self.control.start_ring(ring)
+            self.control.running(rings)
+        except BaseException:
+            self._stop_rings()
+            raise
+
+    def stopped(self) -> None:
+        """Take the queues back: nothing touches guest memory any more."""
+        self._stop_rings()
+
+    def run_queue(self, index: int) -> None:
+        """Kicks go to the other side."""
+
+    def save(self) -> dict[str, Any]:
+        """As any device; the rings are stopped for a moment to learn where they stand."""
+        for ring in self._rings:
+            ring.base = self.control.stop_ring(ring.index)
+            self.queues[ring.index].begin_at(ring.base)
+        state = super().save()
+        for ring in self._rings:
+            self.control.start_ring(ring)
+        if self._rings:
+            self.control.running(self._rings)
+        return state
+
+    def close(self) -> None:
+        """Let go of the other side."""
+        self.control.close()
+
+    def _stop_rings(self) -> None:
+        rings, self._rings = self._rings, []
+        for ring in rings:
+            try:
+                self.control.stop_ring(ring.index)
+            except DeviceError as error:
+                notice(f"virtio {self.name} stop", f"{self.name}: a queue could not be stopped: {error}")
+                return
+
+
+def _address(memory: GuestMemory, queue: Queue, what: str, gpa: int, size: int) -> int:
+    """The host address of a ring's part, which must lie in one piece there."""
+    first, last = memory.translate(gpa), memory.translate(gpa + size - 1)
+    if last - first != size - 1:
+        raise QueueError(
+            f"queue {queue.index}: its {what} lies across two regions of memory, which vhost cannot follow"
+        )
+    return first

@@ -1,0 +1,277 @@
+"""The vhost-user front end: any device that another process serves, by its socket.
+
+Sources: QEMU docs/interop/vhost-user.rst; the device types are those of virtio 1.2, section 5.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+
+from pyvmm.loop import READ
+from pyvmm.notice import notice
+from pyvmm.virtio import ids
+from pyvmm.virtio.config_space import ConfigSpace
+from pyvmm.virtio.errors import DeviceError
+from pyvmm.virtio.vhost import user_protocol as p
+from pyvmm.virtio.vhost.channel import Channel, backend_channel, connect
+from pyvmm.virtio.vhost.device import VhostDevice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.loop import Loop
+    from pyvmm.virtio.spec import Words
+
+#: name: (identifier, queues, bytes of configuration space). The identifiers are section 5's.
+TYPES = {
+    "net": (ids.NET, 2, 12),
+    "block": (ids.BLOCK, 1, 60),
+    "console": (ids.CONSOLE, 2, 12),
+    "rng": (ids.ENTROPY, 1, 0),
+    "scsi": (8, 3, 36),
+    "input": (18, 2, 136),
+    "vsock": (ids.SOCKET, 3, 8),
+    "sound": (25, 4, 12),
+    "fs": (ids.FILE_SYSTEM, 2, 40),
+    "i2c": (ids.I2C, 1, 0),
+    "gpio": (ids.GPIO, 2, 8),
+}
+#: What is tried for a device we know nothing of, as long as the back end refuses.
+CONFIG_SIZES = (256, 128, 64, 32, 16, 8, 4)
+QUEUE_SIZE = 256
+MAX_QUEUES = 64
+MAX_TAG = 36
+
+_BLK_F_MQ = 1 << 12
+_BLK_NUM_QUEUES = 34  # offset of num_queues (5.2.4)
+_NET_F_MQ = 1 << 22
+# Features that need the control queue (5.1.3.1): CTRL_VQ, CTRL_RX, CTRL_VLAN, CTRL_RX_EXTRA, GUEST_ANNOUNCE,
+# MQ, CTRL_MAC_ADDR, NOTF_COAL, HASH_REPORT, RSS.
+_NET_CONTROL = sum(1 << bit for bit in (17, 18, 19, 20, 21, 22, 23, 53, 57, 60))
+# Those that tell of configuration fields: MTU, MAC, STATUS, SPEED_DUPLEX.
+_NET_CONFIG = sum(1 << bit for bit in (3, 5, 16, 63))
+
+
+class VhostUser(VhostDevice):
+    """A device of type *identifier*, served at the other end of *sock*.
+
+    :param place: what messages call the other end
+    :param kind: what users call the device
+    :param queues: how many, of *queue_size* entries each
+    :param config_size: bytes of its configuration space; None asks the back end for as many as it has
+    :param config: the configuration space, for a back end that has none to give
+
+    Raises DeviceError when the back end does not speak the protocol or has fewer queues.
+    """
+
+    shares_memory = True
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        place: str,
+        identifier: int,
+        kind: str,
+        *,
+        queues: int,
+        queue_size: int = QUEUE_SIZE,
+        config_size: int | None = None,
+        config: bytes | None = None,
+    ) -> None:
+        self.device_id = identifier
+        self.name = kind
+        self.queue_sizes = (queue_size,) * queues
+        self.channel = Channel(sock, place)
+        self._back: socket.socket | None = None
+        self._receiver: p.Receiver | None = None
+        self._config_from_us = config
+        self._told = False
+        try:
+            most = self.channel.queue_num
+            if most is not None and queues > most:
+                raise DeviceError(f"{place}: it has {most} queues and {queues} were asked for")
+            first = self._first_config(config_size)
+            self.config_fields = {"data": f"bytes{len(first)}"} if first else {}
+            self.config_writable = frozenset(self.config_fields)
+            super().__init__(self.channel)
+            if first:
+                self.config.data = first
+            if self.channel.protocol & p.PROTOCOL_F_BACKEND_REQ:
+                self._back = backend_channel(self.channel)
+                self._receiver = p.Receiver(self._back)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def offered_features(self) -> int:
+        """What the back end has, less what we cannot carry between it and the driver."""
+        features = super().offered_features
+        if self.device_id == ids.NET:
+            if len(self.queue_sizes) % 2 == 0:
+                features &= ~_NET_CONTROL
+            if not self._remote_config:
+                features &= ~_NET_CONFIG
+        if self.device_id == ids.BLOCK and len(self.queue_sizes) == 1:
+            features &= ~_BLK_F_MQ
+        return features
+
+    # Life
+
+    def attach(self, loop: Loop) -> None:
+        """Watch the connection, also while the driver has not started."""
+        super().attach(loop)
+        loop.add(self.channel.fd, select.EPOLLRDHUP, self._hung_up)
+        if self._back is not None:
+            loop.add(self._back.fileno(), READ, self._back_request)
+
+    def started(self) -> None:
+        """Hand the queues over."""
+        try:
+            super().started()
+        except DeviceError:
+            self._told = True  # the transport says why it did not start
+            raise
+
+    def close(self) -> None:
+        """Close the connection: most back ends end with it."""
+        if hasattr(self, "loop"):
+            self.loop.remove(self.channel.fd)
+        self._close_back()
+        self.channel.close()
+
+    def _hung_up(self, _: int) -> None:
+        self.loop.remove(self.channel.fd)
+        self.channel.end("its back end closed the connection")
+        self._close_back()
+        why = f"{self.channel.place}: {self.channel.lost}"
+        with self.busy:
+            if self.active:
+                self.broken(DeviceError(why))
+            elif not self._told:
+                notice(f"virtio {self.name} gone", f"{self.name} is gone: {why}")
+        self._told = True
+
+    # Configuration space
+
+    @property
+    def _remote_config(self) -> bool:
+        return bool(self.channel.protocol & p.PROTOCOL_F_CONFIG) and self._config_from_us is None
+
+    def _first_config(self, size: int | None) -> bytes:
+        if not self._remote_config:
+            return self._config_from_us or bytes(size or 0)
+        for wanted in CONFIG_SIZES if size is None else (size,) if size else ():
+            data = self.channel.get_config(wanted)
+            if data is not None:
+                return self._corrected(data)
+        if size:
+            raise DeviceError(f"{self.channel.place}: it does not tell the configuration of {self.name}")
+        return b""
+
+    def _corrected(self, data: bytes) -> bytes:
+        """The back end's fields, but for the number of queues, which is ours to say."""
+        if self.device_id == ids.BLOCK and len(data) >= _BLK_NUM_QUEUES + 2:
+            queues = len(self.queue_sizes).to_bytes(2, "little")
+            return data[:_BLK_NUM_QUEUES] + queues + data[_BLK_NUM_QUEUES + 2 :]
+        return data
+
+    def config_written(self, offset: int, size: int) -> None:
+        """Pass it on; the back end alone knows what may be written."""
+        if self._remote_config and not self.channel.lost:
+            try:
+                self.channel.set_config(offset, self.config.read(offset, size))
+                self._refresh()
+            except DeviceError:
+                pass  # the loop hears of the end of the connection, and tells
+        elif self._config_from_us is not None:
+            self.config.data = self._config_from_us
+
+    def _refresh(self) -> None:
+        size = len(self.config)
+        data = self.channel.get_config(size) if size and self._remote_config else None
+        if data is not None:
+            self.config.data = self._corrected(data)
+
+    # Requests of the back end
+
+    def _back_request(self, _: int) -> None:
+        assert self._back is not None and self._receiver is not None
+        try:
+            message = self._receiver.receive(socket.MSG_DONTWAIT)
+        except p.ProtocolError as error:
+            self.channel.end(str(error))
+            self._close_back()
+            return
+        if message is None:
+            return
+        message.close()
+        known = message.request == p.BACKEND_CONFIG_CHANGE_MSG
+        if message.flags & p.NEED_REPLY and not message.flags & p.REPLY:
+            try:  # before we ask anything: it may wait for this
+                p.send(self._back, message.request, p.U64.pack(not known), flags=p.REPLY)
+            except p.ProtocolError as error:
+                self.channel.end(str(error))
+                return
+        if known and not self.channel.lost:
+            try:
+                self._refresh()
+            except DeviceError:
+                return
+            with self.busy:
+                self.config_changed()
+
+    def _close_back(self) -> None:
+        if self._back is None:
+            return
+        if hasattr(self, "loop"):
+            self.loop.remove(self._back.fileno())
+        assert self._receiver is not None
+        self._receiver.close()
+        self._back.close()
+        self._back = None
+
+
+def from_words(words: Words) -> VhostUser:
+    """``vhost_user``: SOCKET,type=KIND|N[,queues=N][,queue-size=N][,tag=TAG]."""
+    path = words.need("socket")
+    kind = words.need("type")
+    if kind in TYPES:
+        identifier, queues, size = TYPES[kind]
+    elif kind.isdigit() and 0 < int(kind) < 1 << 32:
+        identifier, queues = int(kind), 1
+        size = next((known[2] for known in TYPES.values() if known[0] == identifier), -1)
+    else:
+        raise words.error(f"type={kind} is neither a number nor one of {', '.join(TYPES)}")
+    queues = words.number("queues", queues, 1, MAX_QUEUES) or queues
+    queue_size = words.number("queue-size", QUEUE_SIZE, 1, 32768) or QUEUE_SIZE
+    if queue_size & (queue_size - 1):
+        raise words.error(f"queue-size={queue_size} is not a power of two")
+    config = None
+    if kind == "fs":
+        config = fs_config(words.need("tag"), queues - 1, words.error)
+    words.finish()
+    return VhostUser(
+        connect(path),
+        f"vhost-user {path}",
+        identifier,
+        ids.NAMES.get(identifier, kind if kind in TYPES else "vhost-user"),
+        queues=queues,
+        queue_size=queue_size,
+        config_size=None if size < 0 else size,
+        config=config,
+    )
+
+
+def fs_config(tag: str, request_queues: int, error: Callable[[str], Exception]) -> bytes:
+    """The configuration space of a file system called *tag* (5.11.4), which its back end does not give."""
+    name = tag.encode(errors="surrogateescape")
+    if not 0 < len(name) <= MAX_TAG or b"\0" in name:
+        raise error(f"tag={tag} must have 1 to {MAX_TAG} bytes; the guest mounts it by that name")
+    if request_queues < 1:
+        raise error("a file system has one queue for urgent requests and at least one for others: queues=2")
+    space = ConfigSpace({"tag": f"bytes{MAX_TAG}", "num_request_queues": "u32"})
+    space.tag, space.num_request_queues = name, request_queues
+    return space.read(0, len(space))
