@@ -12,7 +12,7 @@
 #include "sys.h"
 #include "text.h"
 
-enum { CHANNELS_MAX = 32, KEYBOARDS_MAX = 16, END_MS = 2000, RESTART_MS = 1000 };
+enum { CHANNELS_MAX = 32, KEYBOARDS_MAX = 16, END_MS = 2000, RESTART_MS = 1000, CONSOLE_MS = 5000 };
 
 /* From <linux/input.h> and <linux/if.h>, which would pull in a C library's headers. */
 struct input_event {
@@ -39,6 +39,7 @@ static struct pollfd watched[1 + KEYBOARDS_MAX]; /* a signalfd, then input devic
 static unsigned watched_count;
 
 static int shell; /* its pid; 0: none */
+static bool silent; /* the kernel had no console to give us */
 
 static void mount_one(const char *source, const char *target, const char *type, const char *data)
 {
@@ -48,6 +49,18 @@ static void mount_one(const char *source, const char *target, const char *type, 
 	result = sys_mount(source, target, type, 0, data);
 	if (result < 0 && result != -EBUSY && result != -ENODEV)
 		complain_errno("cannot mount ", target, result);
+}
+
+/* *file* as standard input, output and error, also of the programs to come. */
+static void become_standard(int file)
+{
+	for (int fd = 0; fd < 3; fd++)
+		if (file == fd)
+			SYS3(fcntl, fd, F_SETFD, 0);
+		else
+			sys_dup(file, fd);
+	if (file > 2)
+		sys_close(file);
 }
 
 static void prepare(void)
@@ -65,12 +78,27 @@ static void prepare(void)
 	sys_symlink("/proc/self/fd/1", "/dev/stdout");
 	sys_symlink("/proc/self/fd/2", "/dev/stderr");
 	for (int fd = 0; fd < 3; fd++)
-		if (SYS2(fcntl, fd, F_GETFD) < 0) {
-			int console = sys_open("/dev/console", O_RDWR | O_NOCTTY);
+		silent |= SYS2(fcntl, fd, F_GETFD) < 0;
+	if (silent) /* until take_console: nothing else may get these numbers */
+		become_standard(sys_open("/dev/null", O_RDWR));
+}
 
-			if (console >= 0 && console != fd)
-				sys_dup(console, fd);
-		}
+/* A console that is a module's: the driver may still be finding it. */
+static void take_console(void)
+{
+	static char line[4096];
+	long deadline = sys_now() + CONSOLE_MS;
+	char *walk = line, *word;
+	bool expected = false;
+	int file;
+
+	read_file("/proc/cmdline", line, sizeof(line));
+	while ((word = next_word(&walk)))
+		expected |= starts(word, "console=hvc");
+	while ((file = sys_open("/dev/console", O_RDWR | O_NOCTTY)) < 0 && expected && sys_now() < deadline)
+		sys_sleep(10);
+	if (file >= 0)
+		become_standard(file);
 }
 
 /* Load what /etc/pyvmm/modules lists: a path a line, in order, parameters behind it. */
@@ -211,8 +239,7 @@ static void start_shell(void)
 
 	if (terminal >= 0) {
 		sys_ioctl(terminal, TIOCSCTTY, 1);
-		for (int fd = 0; fd < 3; fd++)
-			sys_dup(terminal, fd);
+		become_standard(terminal);
 	}
 	SYS1(chdir, "/root");
 	complain_errno("cannot start ", "/bin/sh",
@@ -333,6 +360,8 @@ __attribute__((used)) _Noreturn void start(long *stack)
 	SYS4(reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_CAD_OFF, NULL);
 	prepare();
 	load_modules();
+	if (silent)
+		take_console();
 	set_up_loopback();
 	set_name();
 	find_channels();
