@@ -201,11 +201,7 @@ class Queue:
                 self.bad_chains += 1
                 notice("virtio chain", f"queue {self.index}: a chain of the driver's was refused: {error}")
                 self.give_back(head, 0)
-            self._patience -= 1
-            if not self._patience:
-                # The driver may add bad ones as fast as they are refused; others want to be served too.
-                self._patience = self.size
-                self.tired = True
+            if self._weary():
                 return None
 
     def _more(self, at: int) -> bool:
@@ -222,6 +218,16 @@ class Queue:
         self._avail_idx = index
         if not IN_ORDER:
             full_barrier()  # the entries are read after the index that announced them
+        return True
+
+    def _weary(self) -> bool:
+        """One more chain was bad; whether that is enough for now."""
+        self._patience -= 1
+        if self._patience:
+            return False
+        # The driver may add bad ones as fast as they are refused; others want to be served too.
+        self._patience = self.size
+        self.tired = True
         return True
 
     def pop_room(self, want: int, heads: list[int], sizes: list[int], views: list[memoryview]) -> int:
@@ -253,6 +259,8 @@ class Queue:
                 self.bad_chains += 1
                 notice("virtio room", f"queue {self.index}: a chain that is not room alone was refused")
                 self.give_back(chain.head, 0)
+                if self._weary():
+                    break
                 continue
             views += chain.writable
             heads.append(chain.head)
