@@ -1,4 +1,4 @@
-"""The configuration space: fields by name, bytes for the guest, whole or torn but known to be. Section 2.5."""
+"""The configuration space: fields by name, bytes for the guest, torn reads told apart. Section 2.5."""
 
 from __future__ import annotations
 
