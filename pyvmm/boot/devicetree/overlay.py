@@ -1,0 +1,137 @@
+"""Overlays: a compiled fragment of a device tree (dtbo) put onto a tree.
+
+The form is dtc's (Documentation/dt-object-internal.txt of the dtc sources) and what Linux's
+Documentation/devicetree/overlay-notes.rst describes: each child of the root with an
+``__overlay__`` node is a fragment with a target; ``__fixups__`` lists the places that want a
+label's phandle, ``__local_fixups__`` those that hold one of the overlay's own.
+"""
+
+from __future__ import annotations
+
+from pyvmm.boot.devicetree.node import LINUX_PHANDLE, PHANDLE, SYMBOLS, DeviceTreeError, Node, Tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+OVERLAY = "__overlay__"
+FIXUPS = "__fixups__"
+LOCAL_FIXUPS = "__local_fixups__"
+
+
+def apply_overlay(tree: Tree, overlay: Tree) -> None:
+    """Put *overlay*, which is used up by it, onto *tree*.
+
+    Raises DeviceTreeError; *tree* may be half changed then.
+    """
+    _bind_labels(tree, overlay)
+    targets = [
+        (f"/{name}/{OVERLAY}", fragment.children[OVERLAY], *_target(tree, fragment))
+        for name, fragment in overlay.root.children.items()
+        if OVERLAY in fragment.children
+    ]
+    if not targets:
+        raise DeviceTreeError("this device tree has no overlay fragments; compile a source with /plugin/;")
+    _renumber(tree, overlay, [(node, target) for _, node, _, target in targets])
+    for _, node, _, target in targets:
+        _merge(target, node)
+    _merge_symbols(tree, overlay, [(source, path) for source, _, path, _ in targets])
+
+
+def _bind_labels(tree: Tree, overlay: Tree) -> None:
+    """Write the phandles of the tree's labels where the overlay wants them."""
+    fixups = overlay.root.children.get(FIXUPS)
+    symbols = tree.root.children.get(SYMBOLS)
+    for label, data in fixups.properties.items() if fixups is not None else ():
+        path = symbols.text(label) if symbols is not None else ""
+        node = tree.find(path) if path.startswith("/") else None
+        if node is None:
+            known = ", ".join(sorted(symbols.properties)) if symbols is not None else "none"
+            raise DeviceTreeError(
+                f"the overlay refers to the label {label!r}, which the device tree has not; it has {known}"
+            )
+        handle = tree.refer(node)
+        for place in data.rstrip(b"\0").split(b"\0"):
+            words = place.decode("ascii", "replace").rsplit(":", 2)
+            if len(words) != 3 or not words[2].isdecimal():
+                raise DeviceTreeError(f"the overlay's fixup {place!r} is not path:property:offset")
+            where, name, offset = words
+            _patch(overlay, where, name, int(offset), lambda _, handle=handle: handle)  # type: ignore[misc]
+
+
+def _target(tree: Tree, fragment: Node) -> tuple[str, Node]:
+    """Path and node that *fragment* goes to."""
+    path = fragment.text("target-path")
+    if path:
+        node = tree.find(path)
+        if node is not None:
+            return path.rstrip("/"), node
+        raise DeviceTreeError(f"the overlay's target {path!r} is not in the device tree")
+    handle = fragment.cells("target")
+    found = tree.by_phandle(handle[0]) if len(handle) == 1 else None
+    if found is None:
+        raise DeviceTreeError(
+            f"the overlay's fragment {fragment.name!r} has no target in the device tree; give it a label or "
+            "a target-path that is there"
+        )
+    return found[0].rstrip("/"), found[1]
+
+
+def _renumber(tree: Tree, overlay: Tree, fragments: list[tuple[Node, Node]]) -> None:
+    """Give the overlay's nodes phandles free in *tree*; a node that is there already keeps its own."""
+    numbers: dict[int, int] = {}
+    for node, target in fragments:
+        _match(node, target, numbers)
+    shift = tree.highest_phandle()
+    if shift + overlay.highest_phandle() >= 0xFFFF_FFFF:
+        raise DeviceTreeError("the device tree and the overlay number their nodes too high to be joined")
+
+    def renumbered(old: int) -> int:
+        return numbers.get(old, old + shift)
+
+    local = overlay.root.children.get(LOCAL_FIXUPS)
+    for path, node in local.walk() if local is not None else ():
+        for name in node.properties:
+            for offset in node.cells(name):
+                _patch(overlay, path, name, offset, renumbered)
+    for _, node in overlay.root.walk():
+        handle = node.phandle
+        for name in (PHANDLE, LINUX_PHANDLE):
+            if handle and name in node.properties:
+                node.set(name, renumbered(handle))
+
+
+def _match(node: Node, target: Node, numbers: dict[int, int]) -> None:
+    if node.phandle and target.phandle:
+        numbers[node.phandle] = target.phandle
+    for name, child in node.children.items():
+        if name in target.children:
+            _match(child, target.children[name], numbers)
+
+
+def _patch(overlay: Tree, path: str, name: str, offset: int, change: Callable[[int], int]) -> None:
+    node = overlay.find(path)
+    data = node.properties.get(name) if node is not None else None
+    if node is None or data is None or offset + 4 > len(data):
+        raise DeviceTreeError(
+            f"the overlay wants a reference at {path}:{name}:{offset}, which it does not have; it is broken"
+        )
+    value = change(int.from_bytes(data[offset : offset + 4], "big"))
+    node.properties[name] = data[:offset] + value.to_bytes(4, "big") + data[offset + 4 :]
+
+
+def _merge(target: Node, node: Node) -> None:
+    target.properties.update(node.properties)
+    for name, child in node.children.items():
+        _merge(target.child(name), child)
+
+
+def _merge_symbols(tree: Tree, overlay: Tree, moved: list[tuple[str, str]]) -> None:
+    """The overlay's labels, with the paths their nodes have now."""
+    symbols = overlay.root.children.get(SYMBOLS)
+    for label in symbols.properties if symbols is not None else ():
+        assert symbols is not None
+        path = symbols.text(label)
+        for source, place in moved:
+            if path == source or path.startswith(f"{source}/"):
+                tree.root.child(SYMBOLS).set(label, place + path[len(source) :] or "/")

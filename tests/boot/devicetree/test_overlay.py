@@ -1,0 +1,101 @@
+"""Overlays, compared with what dtc's own fdtoverlay makes of them."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyvmm.boot.devicetree import DeviceTreeError, apply_overlay, pack, unpack
+
+from .tools import compiled, overlaid, source_of
+
+BASE = """
+/ {
+    gic: intc { #interrupt-cells = <3>; };
+    clk: clock { };
+    bus: bus@0 {
+        uart0: serial@1000 { status = "okay"; clocks = <&clk>; };
+        leds { };
+    };
+};
+"""
+OVERLAYS = {
+    "property": '/plugin/; &uart0 { status = "disabled"; speed = <115200>; };',
+    "nodes": "/plugin/; &bus { sensor@2000 { reg = <0x2000>; interrupt-parent = <&gic>; deep { er; }; }; };",
+    "local": "/plugin/; &bus { one: one { }; two { other = <&one 1>, <&one 2>; mixed = <&one &clk>; }; };",
+    "path": "/plugin/; &{/bus@0/leds} { red { color = <1>; }; };",
+    "two targets": "/plugin/; &uart0 { a; }; &clk { b = <&uart0>; c: child { }; d = <&c>; };",
+}
+
+
+def merged(base: bytes, *overlays: bytes) -> bytes:
+    tree = unpack(base)
+    for overlay in overlays:
+        apply_overlay(tree, unpack(overlay))
+    return pack(tree)
+
+
+@pytest.mark.parametrize("name", sorted(OVERLAYS))
+def test_overlay_when_applied_gives_what_fdtoverlay_gives(tmp_path: Path, name: str) -> None:
+    base, overlay = compiled(BASE), compiled(OVERLAYS[name])
+
+    assert source_of(merged(base, overlay)) == source_of(overlaid(tmp_path, base, overlay))
+
+
+def test_overlays_when_applied_one_after_the_other_find_each_others_labels(tmp_path: Path) -> None:
+    base, first = compiled(BASE), compiled(OVERLAYS["local"])
+    second = compiled("/plugin/; &one { more = <&gic>; };")
+
+    both = merged(base, first, second)
+
+    assert source_of(both) == source_of(overlaid(tmp_path, base, first, second))
+
+
+def test_overlay_when_it_labels_a_node_that_is_there_keeps_the_nodes_number() -> None:
+    overlay = compiled("/plugin/; &bus { mine: serial@1000 { }; user { uart = <&mine>; }; };")
+
+    tree = unpack(merged(compiled(BASE), overlay))
+
+    uart, user = tree.find("/bus@0/serial@1000"), tree.find("/bus@0/user")
+    before = unpack(compiled(BASE)).find("/bus@0/serial@1000")
+    assert uart is not None and user is not None and before is not None
+    assert user.cells("uart") == [uart.phandle] == [before.phandle]
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("/plugin/; &nobody { };", "label 'nobody'.*it has bus, clk, gic, uart0"),
+        ("/plugin/; &{/no/where} { };", "'/no/where' is not in the device tree"),
+        ("/ { a { }; };", "no overlay fragments"),
+        ("/ { fragment@0 { target = <77>; __overlay__ { }; }; };", "'fragment@0' has no target"),
+        ('/ { __fixups__ { gic = "rubbish"; }; };', "not path:property:offset"),
+        ('/ { __fixups__ { gic = "/x:y:0"; }; };', "does not have"),
+    ],
+)
+def test_overlay_when_it_does_not_fit_says_why(source: str, sentence: str) -> None:
+    with pytest.raises(DeviceTreeError, match=sentence):
+        merged(compiled(BASE), compiled(source))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(sorted(OVERLAYS)),
+    st.lists(st.tuples(st.integers(40, 1000), st.integers(0, 255)), min_size=1, max_size=6),
+)
+def test_overlay_when_damaged_raises_only_device_tree_errors(
+    name: str, damage: list[tuple[int, int]]
+) -> None:
+    blob = bytearray(CACHED.setdefault(name, compiled(OVERLAYS[name])))
+    for at, value in damage:
+        blob[at % len(blob)] = value
+
+    with contextlib.suppress(DeviceTreeError):
+        merged(CACHED.setdefault("base", compiled(BASE)), bytes(blob))
+
+
+CACHED: dict[str, bytes] = {}
