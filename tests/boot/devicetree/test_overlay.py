@@ -28,7 +28,7 @@ OVERLAYS = {
     "nodes": "/plugin/; &bus { sensor@2000 { reg = <0x2000>; interrupt-parent = <&gic>; deep { er; }; }; };",
     "local": "/plugin/; &bus { one: one { }; two { other = <&one 1>, <&one 2>; mixed = <&one &clk>; }; };",
     "path": "/plugin/; &{/bus@0/leds} { red { color = <1>; }; };",
-    "two targets": "/plugin/; &uart0 { a; }; &clk { b = <&uart0>; c: child { }; d = <&c>; };",
+    "two targets": "/plugin/; &uart0 { a; }; &clk { b = <&uart0>; d = <&c>; c: child { }; };",
 }
 
 
