@@ -27,6 +27,7 @@ DEVICE_KINDS: dict[str, str | None] = {
     "device": "class",
     "hvc": "to",
     "rng": None,
+    "vsock": "cid",
     "share": "path",
     "vhost_user": "socket",
 }

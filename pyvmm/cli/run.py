@@ -46,6 +46,7 @@ OPTIONS = Options(
             many=True,
         ),
         Option("rng", "", "a virtio entropy device"),
+        Option("vsock", "CID,path=SOCKET", "guest sockets, by UNIX sockets SOCKET and SOCKET_PORT"),
         Option("share", "DIR[:TAG][,ro]", "a directory, for: mount -t virtiofs TAG PLACE", many=True),
         Option("vhost-user", "SOCKET,type=KIND", "a device that another process serves", many=True),
         Option("device", "CLASS,...", "a device of your own: FILE.py:Class,argument=value,...", many=True),

@@ -28,6 +28,8 @@ DEFAULT_MODULES = (
     "virtio_net",
     "virtio_blk",
     "virtio_rng",
+    "vmw_vsock_virtio_transport",
+    "virtio_balloon",
     "virtiofs",
     "virtio_input",
 )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MODULES = {
     "device": "pyvmm.virtio.user_device",
     "rng": "pyvmm.virtio.rng",
+    "vsock": "pyvmm.virtio.vsock",
     "share": "pyvmm.virtio.vhost.fs",
     "vhost_user": "pyvmm.virtio.vhost.frontend",
 }
