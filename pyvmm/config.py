@@ -79,6 +79,9 @@ class Config:
     :param timeout: seconds until the machine is stopped with code 3
     :param on_reboot: ``exit`` ends the run, ``restart`` builds the machine anew
     :param debug_exit: the debug-exit port; None or false for none
+    :param trace_device: devices to trace, ``NAME`` or ``NAME=FILE``; ``all`` for all
+    :param inject: faults for drivers, ``NAME:FAULT,...``; see ``virtio/tools/inject.py``
+    :param record: ``NAME=FILE``, a device whose queue traffic is recorded
     :param exec: a shell command to run in the guest; it needs a Linux kernel
     :param rng: virtio devices, a key a kind (``DEVICE_KINDS``): a text ``FIRST,key=value,flag``, a
         table of the same keys, true for a device without any, or a list of these
@@ -95,11 +98,14 @@ class Config:
         "exec",
         "firmware",
         "initrd",
+        "inject",
         "kernel",
         "memory",
         "name",
         "on_reboot",
+        "record",
         "timeout",
+        "trace_device",
     )
 
     kernel: str | None
@@ -116,6 +122,9 @@ class Config:
     debug_exit: int | None
     exec: str | None
     name: str
+    trace_device: tuple[str, ...]
+    inject: tuple[str, ...]
+    record: tuple[str, ...]
     #: Virtio devices, in the order of DEVICE_KINDS and of each kind's list.
     devices: tuple[DeviceWords, ...]
 
@@ -179,6 +188,11 @@ class Config:
     def shares_memory(self) -> bool:
         """Whether a device of another process must reach guest RAM."""
         return any(device.kind in SHARING_KINDS for device in self.devices)
+
+    @property
+    def looked_at(self) -> bool:
+        """Whether a device is to be traced, disturbed or recorded."""
+        return bool(self.trace_device or self.inject or self.record)
 
     def replace(self, **keys: Any) -> Config:
         """A copy with some keys changed."""
@@ -380,4 +394,7 @@ _CHECKS: dict[str, tuple[Any, Callable[[str, Any], Any]]] = {
     "on_reboot": ("exit", _one_of(ON_REBOOT)),
     "debug_exit": (0x501, _port),
     "exec": (None, _text),
+    "trace_device": ((), _texts),
+    "inject": ((), _texts),
+    "record": ((), _texts),
 }

@@ -16,6 +16,7 @@ VERBS = {
     "doctor": "what this host can do, and what to do about what it cannot",
     "guest": "fetch and build guest images",
     "lab": "run a command on an emulated KVM host",
+    "replay": "play recorded queue traffic to a virtio device and compare",
 }
 INTERRUPTED = 130
 #: Objects made until garbage is looked for: while modules are loaded nothing is, and a search costs 0.5 ms.

@@ -288,7 +288,7 @@ class Machine:
         events = Events(self._guest_poweroff, self._guest_reset, self._guest_debug_exit)
         serial = platform.add_devices(vm, self.loop, board, self.ports, events, self.memory, console, channel)
         serial.tap(self.log.feed)
-        if devices or config.devices:
+        if devices or config.devices or config.looked_at:
             self._add_virtio(devices)
         for index in range(config.cpus):
             vcpu = vm.create_vcpu(index)
@@ -317,6 +317,10 @@ class Machine:
         finally:
             for device in waiting:  # those that found no place
                 device.close()
+        if self.config.looked_at:
+            from pyvmm.virtio.tools.install import install
+
+            install(bus.attached, self.config)
         if any(attached.device.device_id == CONSOLE for attached in bus.attached):
             self._watch_consoles(bus)
         self._platform.virtio = [(attached.base, attached.gsi) for attached in bus.attached]

@@ -1,0 +1,188 @@
+"""A recording played to a device by the fake driver, and what came back compared."""
+
+from __future__ import annotations
+
+import struct
+
+from pyvmm.errors import ConfigError
+from pyvmm.testing.driver import WRITE, FakeDriver, Request
+from pyvmm.virtio import features as f
+from pyvmm.virtio import mmio
+from pyvmm.virtio.tools import record
+from pyvmm.virtio.tools.record import Entry, Recording, RecordingError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.virtio.device import VirtioDevice
+
+#: Seconds a device gets for an answer that the recording has.
+PATIENCE = 5.0
+#: Differences that are kept; the others are counted.
+KEPT = 100
+
+
+class Difference:
+    """Something that was otherwise than recorded: entry *number*, at *seconds* of the recording."""
+
+    __slots__ = ("number", "seconds", "text")
+
+    def __init__(self, entry: Entry, text: str) -> None:
+        self.number = entry.number
+        self.seconds = entry.seconds
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"entry {self.number} at {self.seconds:.6f} s: {self.text}"
+
+
+class Replay:
+    """Plays *recording* to *device*, which it closes.
+
+    Requests are made in the order in which the recorded device took them, an answer is waited for where it
+    was recorded; times are not kept. Raises ConfigError for a device of another kind.
+
+    :param patience: seconds an answer may take
+    """
+
+    def __init__(self, recording: Recording, device: VirtioDevice, patience: float = PATIENCE) -> None:
+        if device.device_id != recording.device_id:
+            raise ConfigError(
+                f"{recording.path} was recorded from a device with id {recording.device_id}, and "
+                f"{device.name} has {device.device_id}; give a device of the same kind"
+            )
+        self.recording = recording
+        self.differences: list[Difference] = []
+        #: How many differences there were in all, and what was played.
+        self.count = self.requests = self.results = self.accesses = 0
+        #: True when the recording ended because it was full.
+        self.full = False
+        self._device = device
+        self._patience = patience
+        # By the queue and the recorded head: the request, and the (address, size) of its buffers.
+        self._pending: dict[tuple[int, int], tuple[Request, list[tuple[int, int]]]] = {}
+
+    def run(self) -> bool:
+        """Play it all; True when nothing was otherwise."""
+        with FakeDriver(self._device, start=False) as driver:
+            self._driver = driver
+            for entry in self.recording:
+                try:
+                    self._play(entry)
+                except (struct.error, IndexError):
+                    raise RecordingError(
+                        f"{self.recording.path}: entry {entry.number} is damaged; record it anew"
+                    ) from None
+        return not self.count
+
+    def _play(self, entry: Entry) -> None:
+        if entry.kind == record.START:
+            self._start(entry)
+        elif entry.kind == record.STOP:
+            self._driver.reset()
+            self._pending.clear()
+        elif entry.kind == record.REQUEST:
+            self._request(entry)
+        elif entry.kind == record.RESULT:
+            self._result(entry)
+        elif entry.kind in (record.CONFIG_READ, record.CONFIG_WRITE):
+            self._access(entry)
+        elif entry.kind == record.FULL:
+            self.full = True
+
+    def _start(self, entry: Entry) -> None:
+        features, sizes = entry.start()
+        driver = self._driver
+        if len(sizes) != len(self._device.queues):
+            self._differs(
+                entry, f"{len(sizes)} queues were recorded, the device has {len(self._device.queues)}"
+            )
+        driver.reset()
+        driver.write(mmio.STATUS, f.ACKNOWLEDGE)
+        driver.write(mmio.STATUS, f.ACKNOWLEDGE | f.DRIVER)
+        lacking = features & ~driver.offered()
+        if lacking:
+            self._differs(entry, f"the device does not offer what was accepted: {f.describe(lacking)}")
+        driver.negotiate(features & ~lacking)
+        for index, size in enumerate(sizes[: len(self._device.queues)]):
+            if not size:
+                continue
+            driver.write(mmio.QUEUE_SEL, index)
+            most = driver.read(mmio.QUEUE_SIZE_MAX)
+            driver.set_up_queue(index, min(size, most))
+        driver.driver_ok()
+        driver.run()
+
+    def _request(self, entry: Entry) -> None:
+        readable, writable = entry.request()
+        driver = self._driver
+        queue = next((queue for queue in driver.queues if queue.index == entry.queue), None)
+        if queue is None:
+            self._differs(entry, f"a request on queue {entry.queue}, which this device has not")
+            return
+        parts, buffers = [], []
+        for data in readable:
+            parts.append((self._place(len(data)), len(data), 0))
+            driver.memory.write(parts[-1][0], data)
+        for size in writable:
+            buffers.append((self._place(size), size))
+            parts.append((buffers[-1][0], size, WRITE))
+        parts = parts or [(self._place(1), 0, 0)]
+        indirect = queue.free < len(parts)
+        if not queue.free or (indirect and not driver.features & f.F_INDIRECT_DESC):
+            self._differs(entry, "the request does not fit into the queue any more: answers are missing")
+            return
+        self.requests += 1
+        request = queue.add_buffers(parts, buffers, indirect=indirect)
+        self._pending[entry.queue, entry.head] = request, [part[:2] for part in parts]
+        queue.kick()
+        driver.run()
+
+    def _result(self, entry: Entry) -> None:
+        if (entry.queue, entry.head) not in self._pending:
+            return  # a broken chain, which was never a request
+        request, _ = self._pending.pop((entry.queue, entry.head))
+        driver = self._driver
+        queue = next(queue for queue in driver.queues if queue.index == entry.queue)
+        written, data = entry.result()
+        self.results += 1
+        try:
+            driver.run(lambda: queue.collect() or request.done, self._patience)
+        except TimeoutError:
+            self._differs(entry, f"queue {entry.queue}: no answer within {self._patience:g} seconds")
+            return
+        got = queue.data(request)
+        if request.written != written:
+            self._differs(entry, f"queue {entry.queue}: {request.written} bytes instead of {written}")
+        elif got != data:
+            at = next(i for i in range(len(data)) if got[i : i + 1] != data[i : i + 1])
+            self._differs(
+                entry,
+                f"queue {entry.queue}: byte {at} of {len(data)} is {got[at]:#04x} instead of {data[at]:#04x}",
+            )
+
+    def _access(self, entry: Entry) -> None:
+        offset, size, value = entry.config()
+        self.accesses += 1
+        if entry.kind == record.CONFIG_WRITE:
+            self._driver.write(mmio.CONFIG + offset, value, size)
+            return
+        got = self._driver.config(offset, size)
+        if got != value:
+            self._differs(entry, f"configuration space at {offset:#x}: {got:#x} instead of {value:#x}")
+
+    def _place(self, size: int) -> int:
+        """Guest memory for a buffer that no request under way has."""
+        driver = self._driver
+        used = [area for _, areas in self._pending.values() for area in areas]
+        for _ in range(2 + 2 * len(used)):
+            address = driver.allocate(max(1, size))
+            inside = [length for at, length in used if address < at + length and at < address + size]
+            if not inside:
+                return address
+            driver.allocate(max(inside))
+        raise MemoryError("the requests under way do not fit into the fake driver's memory")
+
+    def _differs(self, entry: Entry, text: str) -> None:
+        self.count += 1
+        if len(self.differences) < KEPT:
+            self.differences.append(Difference(entry, text))

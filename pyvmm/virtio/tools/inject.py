@@ -1,0 +1,207 @@
+"""Faults for driver writers: ``--inject NAME:drop-kick=0.01,delay=5ms,needs-reset@t=3s,seed=7``.
+
+A fault is decided by a generator of its own, seeded with the seed, the device's name and the fault's
+kind: the same events meet the same faults in every run. What a good driver makes of each is in
+docs/device-tools.md.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from pyvmm.errors import ConfigError
+from pyvmm.notice import notice
+from pyvmm.units import parse_seconds
+from pyvmm.virtio.chain import Chain
+from pyvmm.virtio.errors import QueueError
+from pyvmm.virtio.tools.tap import overlay
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyvmm.virtio.device import VirtioDevice
+    from pyvmm.virtio.queue import Queue
+
+DROP_KICK = "drop-kick"
+DELAY = "delay"
+BAD_USED_ID = "bad-used-id"
+SHORT_WRITE = "short-write"
+NEEDS_RESET = "needs-reset"
+#: Every kind, and how it is written.
+KINDS = {
+    DROP_KICK: "drop-kick[=PROBABILITY]",
+    DELAY: "delay=TIME",
+    BAD_USED_ID: "bad-used-id[=PROBABILITY]",
+    SHORT_WRITE: "short-write[=PROBABILITY]",
+    NEEDS_RESET: "needs-reset[@t=TIME]",
+}
+#: The most seconds an answer may be delayed.
+MAX_DELAY = 3600.0
+
+
+class Fault:
+    """One kind, from *after* seconds on; *amount* is a probability, or the seconds of a delay."""
+
+    __slots__ = ("after", "amount", "kind")
+
+    def __init__(self, kind: str, amount: float, after: float) -> None:
+        self.kind = kind
+        self.amount = amount
+        self.after = after
+
+
+def parse(text: str) -> tuple[str, dict[str, Fault], int]:
+    """``NAME:words``: the device, its faults by kind, the seed. Raises ConfigError."""
+    name, colon, words = text.partition(":")
+    what = f"--inject {name}"
+    if not name or not colon or not words:
+        raise ConfigError(
+            f"--inject {text!r}: write NAME:FAULT,...; the faults are {', '.join(KINDS.values())}"
+        )
+    faults: dict[str, Fault] = {}
+    seed = 0
+    for word in words.split(","):
+        head, at, when = word.partition("@")
+        kind, equals, value = head.partition("=")
+        if kind == "seed":
+            seed = _seed(what, value)
+            continue
+        if kind not in KINDS:
+            raise ConfigError(
+                f"{what}: {kind!r} is no fault; the faults are {', '.join(KINDS.values())}, and seed=NUMBER"
+            )
+        if kind in faults:
+            raise ConfigError(f"{what}: {kind} is given twice; leave one of them out")
+        if at and not when.startswith("t="):
+            raise ConfigError(f"{what}: {word!r}: what follows @ is t=TIME, from when on the fault is there")
+        after = parse_seconds(when[2:], f"{what} {kind}") if at else 0.0
+        faults[kind] = Fault(kind, _amount(f"{what}: {word}", kind, value if equals else None), after)
+    if not faults:
+        raise ConfigError(f"{what}: there is no fault; the faults are {', '.join(KINDS.values())}")
+    return name, faults, seed
+
+
+def _seed(what: str, value: str) -> int:
+    try:
+        return int(value, 0)
+    except ValueError:
+        raise ConfigError(f"{what}: seed={value} is not a whole number") from None
+
+
+def _amount(what: str, kind: str, value: str | None) -> float:
+    if kind == DELAY:
+        if value is None:
+            raise ConfigError(f"{what} needs a time: {KINDS[kind]}, such as delay=5ms")
+        return min(parse_seconds(value, what), MAX_DELAY)
+    if value is None:
+        return 1.0
+    if kind == NEEDS_RESET:
+        raise ConfigError(f"{what}: it happens once and takes no value: {KINDS[kind]}")
+    try:
+        probability = float(value)
+    except ValueError:
+        probability = -1.0
+    if not 0 <= probability <= 1:
+        raise ConfigError(f"{what}: {value!r} is no probability; give a number from 0 to 1")
+    return probability
+
+
+class Injector:
+    """Makes the faults of one device happen."""
+
+    def __init__(self, device: VirtioDevice, faults: dict[str, Fault], seed: int) -> None:
+        self._device = device
+        self._faults = faults
+        self._dice = {kind: Random(f"{seed} {device.name} {kind}") for kind in faults}
+        self._began: float | None = None
+        self._reset_done = False
+        #: How often each kind happened.
+        self.count = dict.fromkeys(faults, 0)
+
+    def install(self) -> None:
+        """From now on, before the driver has started the device. Raises ConfigError for an external one."""
+        device = self._device
+        if device.external:
+            raise ConfigError(
+                f"--inject {device.name}: its queues are served outside this process; leave it out"
+            )
+        _inject_device(self, device)
+        if {DELAY, BAD_USED_ID, SHORT_WRITE} & set(self._faults):
+            for queue in device.queues:
+                _inject_queue(self, queue)
+
+    def started(self) -> None:
+        """The driver set DRIVER_OK."""
+        device, fault = self._device, self._faults.get(NEEDS_RESET)
+        if self._began is None:
+            self._began = device.loop.clock()
+        if fault is not None and not self._reset_done:
+            passed = device.loop.clock() - self._began
+            device.later(max(0.0, fault.after - passed), self._break)
+
+    def hits(self, kind: str) -> bool:
+        """Whether a fault of *kind* happens to the event at hand."""
+        fault = self._faults.get(kind)
+        if fault is None:
+            return False
+        # Diced for each event, so that when a fault begins does not change which ones it hits.
+        hit = kind == DELAY or self._dice[kind].random() < fault.amount
+        if not hit or self._began is None or self._device.loop.clock() - self._began < fault.after:
+            return False
+        self._tell(kind)
+        return True
+
+    def short(self, written: int) -> int:
+        """A length below *written*."""
+        return self._dice[SHORT_WRITE].randrange(written)
+
+    def delay(self) -> float:
+        """Seconds the answer at hand waits; 0 for none."""
+        return self._faults[DELAY].amount if self.hits(DELAY) else 0.0
+
+    def _break(self) -> None:
+        self._reset_done = True
+        self._tell(NEEDS_RESET)
+        raise QueueError("the fault needs-reset was injected")
+
+    def _tell(self, kind: str) -> None:
+        self.count[kind] += 1
+        notice(f"inject {self._device.name} {kind}", f"{self._device.name}: injected {kind}")
+
+
+def _inject_device(injector: Injector, device: VirtioDevice) -> None:
+    def started(self: Any) -> None:
+        injector.started()
+        below.started(self)
+
+    def run_queue(self: Any, index: int) -> None:
+        if not injector.hits(DROP_KICK):
+            below.run_queue(self, index)
+
+    below = overlay(device, started=started, run_queue=run_queue)
+
+
+def _inject_queue(injector: Injector, queue: Queue) -> None:
+    device = injector._device
+
+    def push(self: Any, chain: Chain, written: int) -> None:
+        if written and injector.hits(SHORT_WRITE):
+            written = injector.short(written)
+        if injector.hits(BAD_USED_ID):
+            chain = Chain(chain.head + self.size, chain.readable, chain.writable)
+        delay = injector.delay()
+        if not delay:
+            below.push(self, chain, written)
+            return
+
+        def late() -> None:
+            below.push(self, chain, written)
+            device.publish(self)
+
+        device.later(delay, late)
+
+    def give_back(self: Any, head: int, written: int) -> None:
+        self.push(Chain(head, [], []), written)
+
+    below = overlay(queue, push=push, give_back=give_back)

@@ -1,0 +1,201 @@
+"""A live, decoded trace of a device: ``--trace-device NAME`` or ``NAME=FILE``.
+
+A line an event: seconds since the start of the trace, the device, what happened. Register values are
+decoded, a chain shows what the driver gave and, when it goes back, what was written and after how long.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from pyvmm.errors import StartError
+from pyvmm.virtio import features as f
+from pyvmm.virtio import ids, mmio
+from pyvmm.virtio.tools.tap import Tap, bytes_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.virtio.chain import Chain
+    from pyvmm.virtio.device import VirtioDevice
+
+#: Bytes of a chain that a line shows.
+SHOWN = 32
+#: Bytes of a request that the device's ``describe`` gets.
+DESCRIBED = 64
+
+_REGISTERS = {
+    mmio.MAGIC_VALUE: "MagicValue",
+    mmio.VERSION: "Version",
+    mmio.DEVICE_ID: "DeviceID",
+    mmio.VENDOR_ID: "VendorID",
+    mmio.DEVICE_FEATURES: "DeviceFeatures",
+    mmio.DEVICE_FEATURES_SEL: "DeviceFeaturesSel",
+    mmio.DRIVER_FEATURES: "DriverFeatures",
+    mmio.DRIVER_FEATURES_SEL: "DriverFeaturesSel",
+    mmio.QUEUE_SEL: "QueueSel",
+    mmio.QUEUE_SIZE_MAX: "QueueSizeMax",
+    mmio.QUEUE_SIZE: "QueueSize",
+    mmio.QUEUE_READY: "QueueReady",
+    mmio.QUEUE_NOTIFY: "QueueNotify",
+    mmio.INTERRUPT_STATUS: "InterruptStatus",
+    mmio.INTERRUPT_ACK: "InterruptACK",
+    mmio.STATUS: "Status",
+    mmio.QUEUE_DESC_LOW: "QueueDescLow",
+    mmio.QUEUE_DESC_HIGH: "QueueDescHigh",
+    mmio.QUEUE_DRIVER_LOW: "QueueDriverLow",
+    mmio.QUEUE_DRIVER_HIGH: "QueueDriverHigh",
+    mmio.QUEUE_DEVICE_LOW: "QueueDeviceLow",
+    mmio.QUEUE_DEVICE_HIGH: "QueueDeviceHigh",
+    mmio.SHM_SEL: "SHMSel",
+    mmio.SHM_LEN_LOW: "SHMLenLow",
+    mmio.SHM_LEN_HIGH: "SHMLenHigh",
+    mmio.SHM_BASE_LOW: "SHMBaseLow",
+    mmio.SHM_BASE_HIGH: "SHMBaseHigh",
+    mmio.CONFIG_GENERATION: "ConfigGeneration",
+}
+_COUNTS = (mmio.QUEUE_SEL, mmio.QUEUE_SIZE, mmio.QUEUE_SIZE_MAX, mmio.QUEUE_NOTIFY)
+_STATUS_BITS = {
+    f.ACKNOWLEDGE: "ACKNOWLEDGE",
+    f.DRIVER: "DRIVER",
+    f.FEATURES_OK: "FEATURES_OK",
+    f.DRIVER_OK: "DRIVER_OK",
+    f.DEVICE_NEEDS_RESET: "DEVICE_NEEDS_RESET",
+    f.FAILED: "FAILED",
+}
+_INTERRUPT_BITS = {mmio.USED_BUFFER: "used buffer", mmio.CONFIG_CHANGE: "configuration change"}
+
+
+class Trace(Tap):
+    """Writes what passes to *fd*, which it closes in the end, or to stderr without one."""
+
+    def __init__(self, device: VirtioDevice, fd: int | None = None) -> None:
+        self._device = device
+        self._name = device.name
+        self._own = fd is not None
+        self._fd = 2 if fd is None else fd
+        self._end = "\r\n" if os.isatty(self._fd) else "\n"
+        self._began = time.monotonic()
+        self._selected = {mmio.DEVICE_FEATURES_SEL: 0, mmio.DRIVER_FEATURES_SEL: 0}
+        self._taken: dict[tuple[int, int], float] = {}
+        self._fields = {device.config.place(name): name for name in device.config.fields()}
+
+    def write(self, text: str) -> None:
+        """One line. Any thread."""
+        seconds = time.monotonic() - self._began
+        try:
+            os.write(self._fd, f"[{seconds:12.6f}] {self._name} {text}{self._end}".encode(errors="replace"))
+        except OSError:
+            pass  # a full disk or a reader that went away is no reason to stop a guest
+
+    def started(self, device: VirtioDevice) -> None:
+        """The driver is ready."""
+        queues = ", ".join(f"{queue.index}: {queue.size}" for queue in device.queues if queue.ready)
+        self.write(f"started, features {self._features(device.driver_features)}; queues {queues or 'none'}")
+
+    def stopped(self, device: VirtioDevice) -> None:
+        """Reset, or the end."""
+        self._taken.clear()
+        self.write("stopped")
+
+    def closed(self) -> None:
+        """Close the file."""
+        if self._own and self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def read(self, offset: int, size: int, value: int) -> None:
+        """A register, or the configuration space."""
+        self._access("read ", "->", offset, size, value)
+
+    def wrote(self, offset: int, size: int, value: int) -> None:
+        """A register, or the configuration space."""
+        if offset in self._selected:
+            self._selected[offset] = value
+        self._access("write", "<-", offset, size, value)
+
+    def kicked(self, queue: int) -> None:
+        """A doorbell."""
+        self.write(f"kick  queue {queue}")
+
+    def popped(self, queue: int, chain: Chain) -> None:
+        """A request."""
+        self._taken[queue, chain.head] = time.monotonic()
+        given = bytes_of(chain.readable, DESCRIBED)
+        said = self._device.describe(queue, given)
+        text = f"chain queue {queue} head {chain.head}: {chain.readable_size} bytes to read"
+        text += f", room for {chain.writable_size}"
+        self.write(text + (f": {said}" if said else "") + _hex(given, chain.readable_size))
+
+    def pushed(self, queue: int, chain: Chain, written: int) -> None:
+        """Its answer."""
+        taken = self._taken.pop((queue, chain.head), None)
+        if taken is None:
+            self.write(f"used  queue {queue} head {chain.head}: refused, a broken chain; {written} written")
+            return
+        micro = (time.monotonic() - taken) * 1e6
+        data = bytes_of(chain.writable, min(written, SHOWN))
+        self.write(
+            f"used  queue {queue} head {chain.head}: {written} written in {micro:.0f} us{_hex(data, written)}"
+        )
+
+    def interrupted(self, cause: str) -> None:
+        """An interrupt."""
+        self.write(f"irq   {cause}")
+
+    def _access(self, verb: str, arrow: str, offset: int, size: int, value: int) -> None:
+        if offset >= mmio.CONFIG:
+            self.write(f"{verb} config {self._place(offset - mmio.CONFIG, size)} {arrow} {value:#x}")
+            return
+        name = _REGISTERS.get(offset)
+        if name is None or size != 4:
+            self.write(f"{verb} of {size} bytes at {offset:#05x}, no register {arrow} {value:#x}")
+        else:
+            self.write(f"{verb} {name} {arrow} {self._value(offset, value)}")
+
+    def _value(self, offset: int, value: int) -> str:
+        if offset == mmio.STATUS:
+            return f"{value:#x} ({_bits(value, _STATUS_BITS) or 'reset'})"
+        if offset in (mmio.INTERRUPT_STATUS, mmio.INTERRUPT_ACK):
+            return f"{value:#x} ({_bits(value, _INTERRUPT_BITS) or 'nothing'})"
+        if offset == mmio.DEVICE_ID:
+            return f"{value} ({ids.NAMES.get(value, 'unknown to pyvmm')})"
+        if offset in (mmio.DEVICE_FEATURES, mmio.DRIVER_FEATURES):
+            sel = self._selected[offset + 4]
+            return f"{value:#x} (word {sel}: {self._features(value << 32 * min(sel, 2))})"
+        return f"{value:#x}" if value > 9 and offset not in _COUNTS else str(value)
+
+    def _features(self, features: int) -> str:
+        names = self._device.feature_names
+        own = [name for bit, name in names.items() if features & bit]
+        rest = features & ~sum(names)
+        return ", ".join([*own, *([f.describe(rest)] if rest or not own else [])])
+
+    def _place(self, offset: int, size: int) -> str:
+        exact = self._fields.get((offset, size))
+        if exact:
+            return exact
+        for (at, length), name in self._fields.items():
+            if at <= offset < at + length:
+                return f"{name}[{offset - at}:{offset - at + size}]"
+        return f"{offset:#x}:{offset + size:#x}, past the end"
+
+
+def open_trace(path: str) -> int:
+    """A file for one trace or several, emptied. Raises StartError when it cannot be opened."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise StartError(f"--trace-device: {path} cannot be written: {error.strerror}") from None
+
+
+def _hex(data: bytes, size: int) -> str:
+    if not data:
+        return ""
+    return f" | {data[:SHOWN].hex(' ')}{' ...' if size > SHOWN else ''}"
+
+
+def _bits(value: int, names: dict[int, str]) -> str:
+    words = [name for bit, name in names.items() if value & bit]
+    other = value & ~sum(names)
+    return " ".join([*words, *([f"{other:#x}"] if other else [])])

@@ -1,0 +1,48 @@
+"""A device that tells the tools' effects apart, and what its driver does with it."""
+
+from __future__ import annotations
+
+from pyvmm.testing import FakeDriver
+from pyvmm.virtio.chain import Chain
+from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.tools.tap import Tap
+
+
+class Shout(VirtioDevice):
+    """Answers a text with the same in capitals; its second queue keeps what it is given."""
+
+    device_id = 99
+    name = "shout"
+    features = 1 << 0
+    feature_names = {1 << 0: "LOUD"}
+    queue_sizes = (8, 4)
+    config_fields = {"count": "u32", "volume": "u8"}
+    config_writable = frozenset(("volume",))
+
+    def __init__(self, answer: bytes | None = None) -> None:
+        super().__init__()
+        self.answer = answer
+        self.kept: list[Chain] = []
+
+    def handle(self, queue: int, chain: Chain) -> int | None:
+        if queue == 1:
+            self.kept.append(chain)
+            return None
+        text = chain.read_rest(1 << 20)
+        self.config.count += 1
+        return chain.write(text.upper() if self.answer is None else self.answer)
+
+    def tell(self, text: bytes) -> None:
+        chain = self.kept.pop(0)
+        self.complete(self.queues[1], chain, chain.write(text))
+
+    def describe(self, queue: int, request: bytes) -> str:
+        return f"shout {request.decode(errors='replace')}"
+
+
+def tapped(device: VirtioDevice, *taps: Tap) -> FakeDriver:
+    """A driver that has not begun, of *device* with *taps* on it."""
+    driver = FakeDriver(device, start=False)
+    for tap in taps:
+        tap.install(device, driver.transport)
+    return driver
