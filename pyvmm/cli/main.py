@@ -14,6 +14,7 @@ from pyvmm.errors import PyvmmError, StartError
 VERBS = {
     "run": "boot a guest",
     "doctor": "what this host can do, and what to do about what it cannot",
+    "device": "serve a virtio device to another VMM, by vhost-user",
     "guest": "fetch and build guest images",
     "lab": "run a command on an emulated KVM host",
     "replay": "play recorded queue traffic to a virtio device and compare",

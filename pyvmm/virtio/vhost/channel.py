@@ -154,6 +154,8 @@ class Channel(Control):
         self.tell(p.SET_VRING_BASE, p.VRING_STATE.pack(index, ring.base))
         self.tell(p.SET_VRING_ADDR, p.VRING_ADDR.pack(index, 0, ring.desc, ring.used, ring.avail, 0))
         self.tell(p.SET_VRING_CALL, p.U64.pack(index), (ring.call,))
+        if ring.err >= 0:
+            self.tell(p.SET_VRING_ERR, p.U64.pack(index), (ring.err,))
         self.tell(p.SET_VRING_KICK, p.U64.pack(index), (ring.kick,))
 
     def running(self, rings: list[Ring]) -> None:

@@ -26,9 +26,9 @@ OWN = ((1 << 24) - 1) | ((1 << 64) - (1 << 50))
 class Ring:
     """What the other side must know of one queue: host virtual addresses, eventfds."""
 
-    __slots__ = ("avail", "base", "call", "desc", "index", "kick", "size", "used")
+    __slots__ = ("avail", "base", "call", "desc", "err", "index", "kick", "size", "used")
 
-    def __init__(self, memory: GuestMemory, queue: Queue, kick: int, call: int) -> None:
+    def __init__(self, memory: GuestMemory, queue: Queue, kick: int, call: int, err: int) -> None:
         self.index = queue.index
         self.size = queue.size
         #: Where in the available ring to begin.
@@ -38,6 +38,7 @@ class Ring:
         self.used = _address(memory, queue, "used ring", queue.device, 6 + 8 * queue.size)
         self.kick = kick
         self.call = call
+        self.err = err
 
 
 class Control:
@@ -81,6 +82,8 @@ class VhostDevice(VirtioDevice):
         self._served = len(self.queues) if served is None else served
         self._kicks: list[int] = []
         self._interrupt = -1
+        #: The eventfd by which the other side says that a queue is broken; -1 for none.
+        self.error_fd = -1
         self._rings: list[Ring] = []
 
     @property
@@ -100,7 +103,7 @@ class VhostDevice(VirtioDevice):
         rings = []
         for queue in ready:
             queue.activate(memory, features)
-            rings.append(Ring(memory, queue, self._kicks[queue.index], self._interrupt))
+            rings.append(Ring(memory, queue, self._kicks[queue.index], self._interrupt, self.error_fd))
         self.control.begin(memory, features)
         try:
             for ring in rings:
@@ -117,6 +120,10 @@ class VhostDevice(VirtioDevice):
 
     def run_queue(self, index: int) -> None:
         """Kicks go to the other side."""
+
+    def not_stopped(self, error: DeviceError) -> None:
+        """A queue could not be taken back: say so."""
+        notice(f"virtio {self.name} stop", f"{self.name}: a queue could not be stopped: {error}")
 
     def save(self) -> dict[str, Any]:
         """As any device; the rings are stopped for a moment to learn where they stand."""
@@ -140,7 +147,7 @@ class VhostDevice(VirtioDevice):
             try:
                 self.control.stop_ring(ring.index)
             except DeviceError as error:
-                notice(f"virtio {self.name} stop", f"{self.name}: a queue could not be stopped: {error}")
+                self.not_stopped(error)
                 return
 
 

@@ -5,6 +5,7 @@ Sources: QEMU docs/interop/vhost-user.rst; the device types are those of virtio 
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 
@@ -98,6 +99,7 @@ class VhostUser(VhostDevice):
             super().__init__(self.channel)
             if first:
                 self.config.data = first
+            self.error_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             if self.channel.protocol & p.PROTOCOL_F_BACKEND_REQ:
                 self._back = backend_channel(self.channel)
                 self._receiver = p.Receiver(self._back)
@@ -124,6 +126,7 @@ class VhostUser(VhostDevice):
         """Watch the connection, also while the driver has not started."""
         super().attach(loop)
         loop.add(self.channel.fd, select.EPOLLRDHUP, self._hung_up)
+        loop.add(self.error_fd, READ, self._gave_up)
         if self._back is not None:
             loop.add(self._back.fileno(), READ, self._back_request)
 
@@ -135,12 +138,19 @@ class VhostUser(VhostDevice):
             self._told = True  # the transport says why it did not start
             raise
 
+    def not_stopped(self, error: DeviceError) -> None:
+        """The connection is over: the loop hears of that and tells."""
+
     def close(self) -> None:
         """Close the connection: most back ends end with it."""
         if hasattr(self, "loop"):
             self.loop.remove(self.channel.fd)
+            self.loop.remove(self.error_fd)
         self._close_back()
         self.channel.close()
+        fd, self.error_fd = getattr(self, "error_fd", -1), -1
+        if fd >= 0:
+            os.close(fd)
 
     def _hung_up(self, _: int) -> None:
         self.loop.remove(self.channel.fd)
@@ -153,6 +163,12 @@ class VhostUser(VhostDevice):
             elif not self._told:
                 notice(f"virtio {self.name} gone", f"{self.name} is gone: {why}")
         self._told = True
+
+    def _gave_up(self, _: int) -> None:
+        os.eventfd_read(self.error_fd)
+        with self.busy:
+            if self.active:
+                self.broken(DeviceError(f"{self.channel.place}: it gave up on a queue"))
 
     # Configuration space
 

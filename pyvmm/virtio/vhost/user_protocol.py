@@ -165,8 +165,8 @@ class Receiver:
             except OSError as error:
                 raise ProtocolError(f"the connection failed: {error.strerror}") from None
             if not data:
-                where = "in the middle of a message" if self._data else "its side"
-                raise ProtocolError(f"the other process closed the connection {where}")
+                where = " in the middle of a message" if self._data else ""
+                raise ProtocolError(f"the other process closed the connection{where}")
             self._data += data
 
     def close(self) -> None:

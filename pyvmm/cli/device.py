@@ -1,0 +1,67 @@
+"""``pyvmm device``: serve a virtio device to another VMM by vhost-user."""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm.cli.manners import complain
+from pyvmm.cli.options import Option, Options
+from pyvmm.config import DEVICE_KINDS, DeviceWords, split_words
+from pyvmm.errors import ConfigError, PyvmmError
+from pyvmm.loop import Loop
+from pyvmm.machine.ending import DEVICE_FAILED
+from pyvmm.signals import SIGHUP, SIGINT, SIGTERM, SignalFd, heard
+from pyvmm.virtio.spec import make_device
+from pyvmm.virtio.vhost.backend import BackEnd
+
+OPTIONS = Options(
+    "pyvmm device FILE.py:Class[,argument=value...] --socket PATH\n"
+    "       pyvmm device KIND[=FIRST][,key=value...] --socket PATH",
+    "Runs one device in a process of its own and serves it as a vhost-user back end: to `pyvmm run\n"
+    "--vhost-user PATH,type=...`, to QEMU, to any front end. Ends with Ctrl-C or SIGTERM.",
+    [Option("socket", "PATH", "the socket to listen on")],
+)
+
+
+def main(argv: list[str]) -> int:
+    """Run ``pyvmm device`` with the arguments after the verb; returns the exit code."""
+    values, words = OPTIONS.parse(argv)
+    path = values.get("socket")
+    if len(words) != 1 or not isinstance(path, str):
+        raise ConfigError("device: give one device and --socket PATH; `pyvmm device --help` shows how")
+    failure: list[Exception] = []
+    with Loop() as loop:
+
+        def failed(error: Exception) -> None:
+            failure.append(error)
+            loop.stop()
+
+        with SignalFd(loop, dict.fromkeys(heard(SIGINT, SIGTERM, SIGHUP), lambda _: loop.stop())):
+            device = make_device(parse(words[0]))
+            try:
+                back_end = BackEnd(device, loop, path, failed)
+            except BaseException:
+                device.close()
+                raise
+            try:
+                complain(f"{device.name} is served on {path}")
+                loop.run()
+            finally:
+                back_end.close()
+    if failure:
+        if os.environ.get("PYVMM_DEBUG"):
+            raise failure[0]
+        what = str(failure[0]) if isinstance(failure[0], PyvmmError) else repr(failure[0])
+        complain(f"{device.name} failed: {what}")
+        return DEVICE_FAILED
+    return 0
+
+
+def parse(text: str) -> DeviceWords:
+    """``rng``, ``disk=PATH,ro``, or a class of the user's. Raises ConfigError."""
+    end = min((at for at in map(text.find, ",=") if at >= 0), default=len(text))
+    kind = text[:end].replace("-", "_")
+    if kind not in DEVICE_KINDS:
+        return DeviceWords("device", split_words("device", text))
+    rest = text[end + 1 :]
+    return DeviceWords(kind, split_words(kind, rest) if rest else {})
