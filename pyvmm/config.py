@@ -25,6 +25,7 @@ BACKINGS = ("anonymous", "memfd", "hugetlb", "file")
 #: The kinds of virtio devices, and the key that the first word of each is the value of.
 DEVICE_KINDS: dict[str, str | None] = {
     "device": "class",
+    "disk": "path",
     "hvc": "to",
     "rng": None,
     "vsock": "cid",
@@ -247,7 +248,24 @@ def read_toml(path: str) -> dict[str, Any]:
                 port["to"] = _absolute_end(port["to"], folder)
         plain = folder.replace(",", ",,")
         keys["hvc"] = [_absolute_end(port, plain) if isinstance(port, str) else port for port in ports]
+    for kind, first in DEVICE_KINDS.items():
+        if first == "path" and kind in keys:
+            keys[kind] = _absolute_device(keys[kind], folder)
     return keys
+
+
+def _absolute_device(value: Any, folder: str) -> Any:
+    """Devices named by a path, with that path taken from *folder*."""
+    import os
+
+    if isinstance(value, list):
+        return [_absolute_device(item, folder) for item in value]
+    if isinstance(value, dict) and isinstance(value.get("path"), str):
+        return {**value, "path": os.path.join(folder, value["path"])}
+    if isinstance(value, str) and value:
+        start = "path=" if value.startswith("path=") else ""
+        return start + os.path.join(folder.replace(",", ",,"), value[len(start) :])
+    return value
 
 
 def _absolute_end(spec: str, folder: str) -> str:

@@ -45,6 +45,7 @@ OPTIONS = Options(
             "a virtio console port: WHERE[,name=NAME][,port]; as --console, pipe:PATH",
             many=True,
         ),
+        Option("disk", "PATH,...", "a disk image: PATH[,ro][,snapshot][,serial=TEXT]", many=True),
         Option("rng", "", "a virtio entropy device"),
         Option("vsock", "CID,path=SOCKET", "guest sockets, by UNIX sockets SOCKET and SOCKET_PORT"),
         Option("share", "DIR[:TAG][,ro]", "a directory, for: mount -t virtiofs TAG PLACE", many=True),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 #: The module of each kind, which has ``from_words(words) -> VirtioDevice``.
 MODULES = {
     "device": "pyvmm.virtio.user_device",
+    "disk": "pyvmm.virtio.block",
     "rng": "pyvmm.virtio.rng",
     "vsock": "pyvmm.virtio.vsock",
     "share": "pyvmm.virtio.vhost.fs",

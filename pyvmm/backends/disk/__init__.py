@@ -1,0 +1,1 @@
+"""Disk images: what stands behind a block device."""

@@ -1,0 +1,92 @@
+"""What a block device needs of whatever keeps its sectors."""
+
+from __future__ import annotations
+
+from pyvmm.errors import StartError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: The unit of a disk's size, in bytes, whatever its block size.
+SECTOR = 512
+#: The most views one read or write may come with: IOV_MAX of Linux (readv(2)).
+MAX_VIEWS = 1024
+
+
+class DiskError(StartError):
+    """A disk image that cannot be used as asked for."""
+
+
+class Disk:
+    """Bytes at offsets. One thread uses it; offsets and sizes are whole sectors within ``size``.
+
+    Methods that touch the image raise OSError when the host cannot: a full file system, a broken disk.
+    """
+
+    #: Bytes; a multiple of SECTOR. Only ``refresh`` changes it.
+    size: int
+    #: The path, for messages.
+    path: str
+    readonly = False
+    #: The smallest unit that can be written, in bytes.
+    block_size = SECTOR
+    #: The smallest unit that is written without reading around it, in bytes.
+    physical_block_size = 4096
+    #: The size of transfers the medium likes best, in bytes; 0 when nobody knows.
+    optimal_size = 0
+
+    def read(self, views: Sequence[memoryview], offset: int, size: int) -> None:
+        """Fill *views*, at most MAX_VIEWS and *size* bytes in all."""
+        raise NotImplementedError
+
+    def write(self, views: Sequence[memoryview], offset: int, size: int, durable: bool) -> None:
+        """Write *views*, as ``read``; with *durable* it is on the medium when this returns."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Bring everything written so far to the medium."""
+        raise NotImplementedError
+
+    def discard(self, offset: int, size: int) -> None:
+        """Forget what is there. OSError EOPNOTSUPP when the image cannot."""
+        raise NotImplementedError
+
+    def write_zeroes(self, offset: int, size: int, unmap: bool, durable: bool) -> None:
+        """Make all of it read as zeroes; only with *unmap* may it become a hole."""
+        raise NotImplementedError
+
+    def refresh(self) -> bool:
+        """Look at the image's size again; True when it has changed."""
+        return False
+
+    def describe(self) -> str:
+        """What it is, in a few words."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give it back. Idempotent."""
+        raise NotImplementedError
+
+
+def after(views: Sequence[memoryview], start: int) -> list[memoryview]:
+    """*views* without their first *start* bytes."""
+    found = []
+    for view in views:
+        if start >= len(view):
+            start -= len(view)
+        else:
+            found.append(view[start:])
+            start = 0
+    return found
+
+
+def first(views: Sequence[memoryview], size: int) -> list[memoryview]:
+    """The first *size* bytes of *views*."""
+    found = []
+    for view in views:
+        if size <= 0:
+            break
+        found.append(view[:size])
+        size -= len(view)
+    return found

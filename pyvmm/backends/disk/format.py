@@ -1,0 +1,36 @@
+"""Which format an image has, by its first bytes.
+
+Sources: QEMU docs/interop/qcow2.txt, the VMDK, VDI, VHD, VHDX, QED and Parallels headers as
+file(1) knows them. Names are those of QEMU's block drivers.
+"""
+
+from __future__ import annotations
+
+#: Bytes from the start that ``detect`` wants to see.
+HEAD = 512
+
+# Offset, magic, name.
+_MAGIC = (
+    (0, b"QFI\xfb\0\0\0\x01", "qcow"),
+    (0, b"QFI\xfb", "qcow2"),
+    (0, b"QED\0", "qed"),
+    (0, b"KDMV", "vmdk"),
+    (0, b"COWD", "vmdk"),
+    (0, b"# Disk DescriptorFile", "vmdk"),
+    (0x40, b"\x7f\x10\xda\xbe", "vdi"),
+    (0, b"vhdxfile", "vhdx"),
+    (0, b"conectix", "vpc"),
+    (0, b"WithoutFreeSpace", "parallels"),
+    (0, b"WithouFreSpacExt", "parallels"),
+)
+
+#: The formats an image can be said to have.
+FORMATS = ("raw", *dict.fromkeys(name for _, _, name in _MAGIC))
+
+
+def detect(head: bytes) -> str:
+    """The format of an image that begins with *head*; ``raw`` for one with no header."""
+    for offset, magic, name in _MAGIC:
+        if head[offset : offset + len(magic)] == magic:
+            return name
+    return "raw"

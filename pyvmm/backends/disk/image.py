@@ -1,0 +1,74 @@
+"""A disk image by its path: made, its format found out, opened by whoever can read it."""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm.backends.disk.base import Disk, DiskError
+from pyvmm.backends.disk.format import FORMATS, HEAD, detect
+from pyvmm.backends.disk.raw import RawDisk
+
+#: ``auto``, then formats by name.
+CHOICES = ("auto", *FORMATS)
+
+
+def open_disk(
+    path: str,
+    *,
+    readonly: bool = False,
+    format: str = "auto",
+    direct: bool = False,
+    snapshot: bool = False,
+    create: int | None = None,
+) -> Disk:
+    """The image at *path*, to be closed by the caller.
+
+    :param format: one of CHOICES; ``auto`` looks at the image's first bytes
+    :param direct: past the host's page cache
+    :param snapshot: what is written is gone at the end; the image is only read
+    :param create: make a raw image of this many bytes when there is nothing at *path*
+
+    Raises DiskError with a sentence that names *path* and what to do.
+    """
+    if format not in CHOICES:
+        raise DiskError(f"disk {path}: format={format} is not offered; choose {', '.join(CHOICES)}")
+    if create is not None:
+        _create(path, create)
+    found = _look(path) if format != "raw" else "raw"
+    if format not in ("auto", found):
+        raise DiskError(f"disk {path} is {found}, not {format}; give format={found}, or another image")
+    if found == "raw" and not snapshot:
+        return RawDisk(path, readonly, direct, guarded=format == "auto")
+    from pyvmm.backends.disk.qemu import QemuDisk
+
+    return QemuDisk(path, found, readonly, direct, snapshot)
+
+
+def _create(path: str, size: int) -> None:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise DiskError(f"disk {path} cannot be made: {error.strerror}; give another path") from None
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        os.unlink(path)
+        raise DiskError(f"disk {path} cannot have {size} bytes: {error.strerror}") from None
+    finally:
+        os.close(fd)
+
+
+def _look(path: str) -> str:
+    """The format of the image; ``raw`` too for what cannot be read, which opening it will explain."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return "raw"
+    try:
+        return detect(os.pread(fd, HEAD, 0))
+    except OSError:
+        return "raw"
+    finally:
+        os.close(fd)

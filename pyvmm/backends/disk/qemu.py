@@ -1,0 +1,125 @@
+"""A disk in a format of QEMU's: its own qemu-nbd reads and writes the image, and we are its client.
+
+qemu-nbd gets a listening socket the way systemd hands one over (LISTEN_FDS, sd_listen_fds(3)), with our
+connection waiting in it: nothing to poll for, and no name anybody else could connect to. It ends when the
+connection does, whatever ended us, and with it its lock on the image.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+
+from pyvmm.backends.disk.base import DiskError
+from pyvmm.backends.disk.nbd import NbdDisk
+
+_PROGRAM = "qemu-nbd"
+#: The first descriptor of sd_listen_fds(3).
+_LISTEN_FD = 3
+#: Seconds qemu-nbd gets to write out what it holds when the connection has ended.
+_PATIENCE = 30.0
+#: Bytes of its complaints that are looked at.
+_COMPLAINTS = 4096
+# The process id is known to the child alone; a shell puts it into the environment.
+_SCRIPT = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
+
+
+class QemuDisk(NbdDisk):
+    """The image at *path*, of *format*.
+
+    :param direct: past the host's page cache
+    :param snapshot: writes go to a temporary file that is gone at the end
+
+    Raises DiskError when qemu-nbd is missing or refuses the image, with its reason.
+    """
+
+    def __init__(self, path: str, format: str, readonly: bool, direct: bool, snapshot: bool) -> None:
+        self.format = format
+        self._process = 0
+        program = shutil.which(_PROGRAM)
+        if program is None:
+            raise DiskError(
+                f"disk {path} needs {_PROGRAM}, which is not here; install it (Debian: qemu-utils), or "
+                "convert the image to raw"
+            )
+        command = [program, f"--format={format}", "--aio=threads", "--discard=unmap"]
+        command += [f"--cache={'none' if direct else 'writeback'}"]
+        if readonly:
+            command.append("--read-only")
+        if snapshot:
+            command.append("--snapshot")
+        # An absolute path is never taken for one of QEMU's pseudo-protocols.
+        command += ["--", os.path.abspath(path)]
+        complaints = os.memfd_create("qemu-nbd", os.MFD_CLOEXEC)
+        try:
+            link = self._start(command, complaints)
+            try:
+                super().__init__(link, path)
+            except OSError:
+                self._end()
+                raise _refusal(path, format, os.pread(complaints, _COMPLAINTS, 0)) from None
+            except BaseException:
+                self._end()
+                raise
+        finally:
+            os.close(complaints)
+
+    def describe(self) -> str:
+        """Format and path, as ``qcow2 PATH``."""
+        return f"{self.format} {self.path}"
+
+    def close(self) -> None:
+        """Hang up, and wait until qemu-nbd has written everything to the image."""
+        super().close()
+        self._end()
+
+    def _start(self, command: list[str], complaints: int) -> socket.socket:
+        """Start qemu-nbd; returns the connection to it."""
+        with tempfile.TemporaryDirectory(prefix="pyvmm-nbd-") as folder:  # open to this user alone
+            link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+                listener.bind(f"{folder}/socket")
+                listener.listen(1)
+                link.connect(f"{folder}/socket")
+                try:
+                    self._process = os.posix_spawn(
+                        "/bin/sh",
+                        ["sh", "-c", _SCRIPT, "sh", *command],
+                        os.environ,
+                        file_actions=[
+                            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
+                            (os.POSIX_SPAWN_DUP2, 0, 1),
+                            (os.POSIX_SPAWN_DUP2, complaints, 2),
+                            (os.POSIX_SPAWN_DUP2, listener.fileno(), _LISTEN_FD),
+                        ],
+                        setsid=True,  # Ctrl-C on our terminal is not for it
+                        setsigmask=(),
+                    )
+                except BaseException:
+                    link.close()
+                    raise
+        return link
+
+    def _end(self) -> None:
+        process, self._process = self._process, 0
+        if not process:
+            return
+        limit = time.monotonic() + _PATIENCE
+        while os.waitpid(process, os.WNOHANG) == (0, 0):
+            if time.monotonic() > limit:
+                os.kill(process, signal.SIGKILL)
+                os.waitpid(process, 0)
+                return
+            time.sleep(0.005)
+
+
+def _refusal(path: str, format: str, complaints: bytes) -> DiskError:
+    lines = complaints.decode(errors="replace").strip().splitlines()
+    reason = lines[0].removeprefix(f"{_PROGRAM}: ") if lines else "it gave no reason"
+    if any("lock" in line for line in lines):
+        return DiskError(f"disk {path} is in use by another process; end that, or give ro here and there")
+    return DiskError(f"disk {path} cannot be opened as {format}: {_PROGRAM} says: {reason}")

@@ -1,0 +1,279 @@
+"""A disk whose image is its sectors, one after the other: a file or a block device."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from ctypes import byref, c_int, c_long, c_uint, get_errno
+
+from pyvmm.backends.disk.base import SECTOR, Disk, DiskError, after, first
+from pyvmm.backends.disk.format import HEAD, detect
+from pyvmm.backends.disk.lock import lock
+from pyvmm.pykvm.libc import function, ioctl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# <linux/fs.h>
+_BLKROGET = 0x125E
+_BLKSSZGET = 0x1268
+_BLKIOOPT = 0x1279
+_BLKPBSZGET = 0x127B
+# <linux/falloc.h>
+_KEEP_SIZE = 1
+_PUNCH_HOLE = 2
+_ZERO_RANGE = 16
+
+_PAGE = 4096
+#: Bytes that go through a buffer of ours at once: with direct I/O, and where zeroes must be written.
+_BUFFER = 1 << 20
+
+_fallocate = function("fallocate")
+
+
+class RawDisk(Disk):
+    """The file or block device at *path*.
+
+    :param direct: past the host's page cache (O_DIRECT)
+    :param guarded: the format was guessed from its contents, so a guest must not make it look like
+        another one: whoever opens it next would follow the guest's header to other files
+
+    Raises DiskError when it cannot be opened as asked, is no disk, or is in use.
+    """
+
+    def __init__(
+        self, path: str, readonly: bool = False, direct: bool = False, guarded: bool = False
+    ) -> None:
+        self.path = path
+        self.readonly = readonly
+        self._direct = direct
+        self._guarded = guarded
+        #: The error of a flush that failed: what it lost never comes back, so no later one succeeds.
+        self._lost: OSError | None = None
+        self._fd = _open(path, readonly, direct)
+        try:
+            self._is_device = _check_kind(self._fd, path)
+            lock(self._fd, path, not readonly)
+            self._look()
+            self.size = self._measure()
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, views: Sequence[memoryview], offset: int, size: int) -> None:
+        """Fill *views*."""
+        try:
+            done = os.preadv(self._fd, views, offset)
+        except OSError as error:
+            self._misaligned(error)
+            self._bounce(views, offset, size, write=False)
+            return
+        while done < size:
+            more = os.preadv(self._fd, after(views, done), offset + done)
+            if not more:
+                raise OSError(errno.EIO, "the image ends before the disk does")
+            done += more
+
+    def write(self, views: Sequence[memoryview], offset: int, size: int, durable: bool) -> None:
+        """Write *views*."""
+        if offset < HEAD and self._guarded:
+            views = self._guard(views, offset)
+        flags = os.RWF_DSYNC if durable else 0
+        try:
+            done = os.pwritev(self._fd, views, offset, flags)
+        except OSError as error:
+            self._misaligned(error)
+            self._bounce(views, offset, size, write=True, flags=flags)
+            return
+        while done < size:
+            done += os.pwritev(self._fd, after(views, done), offset + done, flags)
+
+    def flush(self) -> None:
+        """fdatasync. After one that failed, the kernel has dropped what it could not write: all fail."""
+        if self._lost is not None:
+            raise self._lost
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            if not self._direct:
+                self._lost = error
+            raise
+
+    def discard(self, offset: int, size: int) -> None:
+        """Give the space back to the file system, or the sectors to the device."""
+        self._allocate(_PUNCH_HOLE | _KEEP_SIZE, offset, size)
+
+    def write_zeroes(self, offset: int, size: int, unmap: bool, durable: bool) -> None:
+        """Zero by the file system's own means, or by writing."""
+        for mode in (_PUNCH_HOLE | _KEEP_SIZE, _ZERO_RANGE | _KEEP_SIZE)[0 if unmap else 1 :]:
+            try:
+                self._allocate(mode, offset, size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.ENODEV):
+                    raise
+            else:
+                break
+        else:
+            self._write_zeroes(offset, size)
+        if durable:
+            self.flush()
+
+    def refresh(self) -> bool:
+        """Take the image's size as it is now. Raises DiskError when it is no whole number of blocks."""
+        old, self.size = self.size, self._measure()
+        return old != self.size
+
+    def describe(self) -> str:
+        """The path, as ``raw PATH``."""
+        return f"raw {self.path}"
+
+    def close(self) -> None:
+        """Close the image; the lock on it ends."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    # Inside
+
+    def _look(self) -> None:
+        """Find out its block sizes."""
+        if self._is_device:
+            number = c_int()
+            if not self.readonly and not ioctl(self._fd, _BLKROGET, byref(number)) and number.value:
+                raise DiskError(f"disk {self.path} is a read-only device; give it with ro")
+            self.block_size = _block_ioctl(self._fd, _BLKSSZGET) or SECTOR
+            self.physical_block_size = max(_block_ioctl(self._fd, _BLKPBSZGET), self.block_size)
+            self.optimal_size = _block_ioctl(self._fd, _BLKIOOPT)
+        elif self._direct:
+            self.block_size = _direct_block_size(self._fd)
+
+    def _measure(self) -> int:
+        size = os.lseek(self._fd, 0, os.SEEK_END)
+        if not size:
+            raise DiskError(
+                f"disk {self.path} is empty; make it as large as the disk is to be (truncate -s 1G)"
+            )
+        if size % self.block_size:
+            raise DiskError(
+                f"disk {self.path} has {size} bytes, which is no multiple of {self.block_size}; is it a disk "
+                f"image? Then make it larger: truncate -s {-(-size // self.block_size) * self.block_size}"
+            )
+        return size
+
+    def _misaligned(self, error: OSError) -> None:
+        """Go on only when direct I/O refused the guest's buffers; ours will do."""
+        if error.errno != errno.EINVAL or not self._direct:
+            raise error
+
+    def _bounce(
+        self, views: Sequence[memoryview], offset: int, size: int, *, write: bool, flags: int = 0
+    ) -> None:
+        import mmap
+
+        buffer = memoryview(mmap.mmap(-1, min(_BUFFER, -(-size // _PAGE) * _PAGE)))
+        done = 0
+        while done < size:
+            part = buffer[: min(len(buffer), size - done)]
+            at, places = 0, first(after(views, done), len(part))
+            if not write:
+                _whole(os.preadv(self._fd, [part], offset + done), len(part))
+            for place in places:
+                ours = part[at : at + len(place)]
+                if write:
+                    ours[:] = place
+                else:
+                    place[:] = ours
+                at += len(place)
+            if write:
+                _whole(os.pwritev(self._fd, [part], offset + done, flags), len(part))
+            done += len(part)
+
+    def _guard(self, views: Sequence[memoryview], offset: int) -> list[memoryview]:
+        """*views* with a copy of what goes to the head, which is none of a format's."""
+        head = bytearray(HEAD)
+        if offset:
+            os.preadv(self._fd, [memoryview(head)[:offset]], 0)
+        at = offset
+        for view in first(views, HEAD - offset):
+            head[at : at + len(view)] = view
+            at += len(view)
+        kind = detect(bytes(head))
+        if kind != "raw":
+            raise OSError(
+                errno.EPERM, f"it would then look like {kind}; to allow that, give the disk with format=raw"
+            )
+        return [memoryview(head)[offset:at], *after(views, at - offset)]
+
+    def _allocate(self, mode: int, offset: int, size: int) -> None:
+        while _fallocate(self._fd, mode, c_long(offset), c_long(size)) < 0:
+            number = get_errno()
+            if number != errno.EINTR:
+                raise OSError(number, os.strerror(number))
+
+    def _write_zeroes(self, offset: int, size: int) -> None:
+        import mmap
+
+        with mmap.mmap(-1, min(size, _BUFFER)) as zeroes:
+            done = 0
+            while done < size:
+                with memoryview(zeroes)[: size - done] as part:
+                    done += os.pwritev(self._fd, [part], offset + done)
+
+
+def _open(path: str, readonly: bool, direct: bool) -> int:
+    # Without O_NONBLOCK a FIFO would wait for its other end; for files it means nothing.
+    flags = (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    if direct:
+        flags |= os.O_DIRECT
+    try:
+        if not readonly and stat.S_ISBLK(os.stat(path).st_mode):
+            flags |= os.O_EXCL  # refused while it is mounted
+        return os.open(path, flags)
+    except OSError as error:
+        number, what = error.errno, error.strerror
+    if number == errno.EBUSY:
+        raise DiskError(f"disk {path} is mounted or in use on this host; unmount it, or give it with ro")
+    if number == errno.EINVAL and direct:
+        raise DiskError(f"disk {path} lies on a file system without direct I/O; leave out direct")
+    if number == errno.EISDIR:
+        raise DiskError(f"disk {path} is a directory; give an image file, or share it with --share")
+    if number in (errno.EACCES, errno.EROFS, errno.EPERM) and not readonly and os.access(path, os.R_OK):
+        raise DiskError(f"disk {path} cannot be written: {what}; give it with ro, or change its permissions")
+    if number == errno.ENOENT:
+        raise DiskError(f"there is no disk {path}; make it with create=SIZE or give another path")
+    raise DiskError(f"disk {path} cannot be opened: {what}; give an image file or a block device")
+
+
+def _check_kind(fd: int, path: str) -> bool:
+    """Whether it is a block device; anything but that and a file is refused."""
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISBLK(mode):
+        return True
+    if stat.S_ISREG(mode):
+        return False
+    what = "a directory" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a character device"
+    raise DiskError(f"disk {path} is {what}; give an image file or a block device")
+
+
+def _block_ioctl(fd: int, request: int) -> int:
+    number = c_uint()
+    return 0 if ioctl(fd, request, byref(number)) else number.value
+
+
+def _direct_block_size(fd: int) -> int:
+    """The smallest transfer the file system takes past the page cache, by trying."""
+    import mmap
+
+    with mmap.mmap(-1, _PAGE) as page, memoryview(page) as whole, whole[:SECTOR] as sector:
+        try:
+            os.preadv(fd, [sector], 0)
+        except OSError:
+            return _PAGE
+    return SECTOR
+
+
+def _whole(done: int, size: int) -> None:
+    if done != size:
+        raise OSError(errno.EIO, "the image ends before the disk does")
