@@ -41,14 +41,20 @@ class PayloadError(Exception):
     """The payload cannot be unpacked here; the kernel's own decompressor may still do it."""
 
 
-def unpack_cached(payload: memoryview, directory: str | None = None) -> memoryview:
-    """The ELF file in *payload*, from the cache in *directory* or unpacked and put there.
+def unpack_cached(
+    payload: memoryview,
+    directory: str | None = None,
+    unpack: Callable[[memoryview], bytes] | None = None,
+) -> memoryview:
+    """The kernel in *payload*, from the cache in *directory* or unpacked and put there.
 
-    Without *directory*, the user's cache; one that cannot be written is done without.
-    Raises PayloadError.
+    Without *directory*, the user's cache; one that cannot be written is done without. *unpack* is
+    for a payload whose format ``decompress`` cannot tell. Raises PayloadError.
     """
-    if len(payload) < 8 or _decompressor(payload) is None:
-        raise PayloadError("the payload is in no known compression format")
+    if unpack is None:
+        if len(payload) < 8 or _decompressor(payload) is None:
+            raise PayloadError("the payload is in no known compression format")
+        unpack = decompress
     if directory is None:
         directory = cache_directory()
     path = f"{directory}/{hashlib.sha256(payload).hexdigest()}.elf" if directory else ""
@@ -56,7 +62,7 @@ def unpack_cached(payload: memoryview, directory: str | None = None) -> memoryvi
         found = _read(path)
         if found is not None:
             return found
-    data = decompress(payload)
+    data = unpack(payload)
     if path:
         try:
             _write(path, data)
