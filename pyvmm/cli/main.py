@@ -17,6 +17,7 @@ VERBS = {
     "device": "serve a virtio device to another VMM, by vhost-user",
     "guest": "fetch and build guest images",
     "lab": "run a command on an emulated KVM host",
+    "new-device": "begin a virtio device of your own, with its tests",
     "replay": "play recorded queue traffic to a virtio device and compare",
 }
 INTERRUPTED = 130
@@ -28,7 +29,7 @@ USAGE = 65
 def usage() -> str:
     """The text of ``pyvmm --help``."""
     lines = ["usage: pyvmm VERB ...", "", "A KVM virtual machine monitor in Python.", ""]
-    lines += [f"  {verb:8} {what}" for verb, what in VERBS.items()]
+    lines += [f"  {verb:11} {what}" for verb, what in VERBS.items()]
     lines += ["", "`pyvmm VERB --help` tells more; `pyvmm --version` prints the version."]
     return "\n".join(lines)
 
@@ -110,7 +111,7 @@ def _dispatch(argv: list[str]) -> int:
         return run.main(argv[1:])
     from importlib import import_module
 
-    module = import_module(f"pyvmm.cli.{verb}")
+    module = import_module(f"pyvmm.cli.{verb.replace('-', '_')}")
     with Interruptible():
         status: int = module.main(argv[1:])
     return status

@@ -54,24 +54,25 @@ def parts(output: bytes) -> dict[str, list[str]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def said() -> dict[str, list[str]]:
+    done = execute(
+        "--kernel",
+        str(minimal_kernel() / "bzImage"),
+        "--initrd",
+        default_guest().initrd,
+        "--device",
+        f"{EXAMPLES}/i2c_adapter.py:I2cAdapter,temperature=36.5",
+        "--device",
+        f"{EXAMPLES}/gpio_expander.py:GpioExpander,wires=0:8",
+        command=BUSES,
+    )
+    assert done.returncode == 0, done
+    return parts(done.stdout)
+
+
 class TestBuses:
     """I2C and GPIO by the drivers of the minimal kernel: stock distributions have them not."""
-
-    @pytest.fixture(scope="class")
-    def said(self) -> dict[str, list[str]]:
-        done = execute(
-            "--kernel",
-            str(minimal_kernel() / "bzImage"),
-            "--initrd",
-            default_guest().initrd,
-            "--device",
-            f"{EXAMPLES}/i2c_adapter.py:I2cAdapter,temperature=36.5",
-            "--device",
-            f"{EXAMPLES}/gpio_expander.py:GpioExpander,wires=0:8",
-            command=BUSES,
-        )
-        assert done.returncode == 0, done
-        return parts(done.stdout)
 
     def test_adapter_is_found_and_its_chips_answer_at_their_addresses(
         self, said: dict[str, list[str]]
