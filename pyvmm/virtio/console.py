@@ -215,7 +215,7 @@ class VirtioConsole(VirtioDevice):
         """As every device, with the ports; chains that we hold are in their queues again."""
         state = super().save()
         for saved in state["queues"]:
-            saved["next_avail"] = saved["next_used"]
+            saved["_next_avail"] = saved["_next_used"]
         state["ports"] = [port.save() for port in self.ports]
         state["messages"] = [[*key, message.hex()] for key, message in self._messages.items()]
         return state
