@@ -27,8 +27,10 @@ DEVICE_KINDS: dict[str, str | None] = {
     "device": "class",
     "disk": "path",
     "hvc": "to",
+    "net": "type",
     "rng": None,
     "vsock": "cid",
+    "balloon": None,
     "share": "path",
     "vhost_user": "socket",
 }
@@ -251,6 +253,8 @@ def read_toml(path: str) -> dict[str, Any]:
     for kind, first in DEVICE_KINDS.items():
         if first == "path" and kind in keys:
             keys[kind] = _absolute_device(keys[kind], folder)
+    if "device" in keys:
+        keys["device"] = _absolute_class(keys["device"], folder)
     return keys
 
 

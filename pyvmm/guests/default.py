@@ -26,6 +26,7 @@ DEFAULT_MODULES = (
     "virtio_mmio",
     "virtio_console",
     "virtio_net",
+    "af_packet",
     "virtio_blk",
     "virtio_rng",
     "vmw_vsock_virtio_transport",
@@ -34,7 +35,7 @@ DEFAULT_MODULES = (
     "virtio_input",
 )
 # Part of the cache's key: to be raised when ``initramfs.build`` lays things out otherwise.
-_LAYOUT = 1
+_LAYOUT = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,32 @@ if TYPE_CHECKING:
 #: Where init lies in ``exec_overlay``: to be given to the kernel as ``rdinit=``.
 OVERLAY_INIT = "/.pyvmm/init"
 
+# What busybox's udhcpc runs when it got, renewed or lost a lease.
+_LEASE = b"""\
+#!/bin/sh
+case $1 in
+deconfig)
+    ip addr flush dev "$interface"
+    ip link set "$interface" up
+    ;;
+bound | renew)
+    ip addr flush dev "$interface"
+    ip addr add "$ip/${mask:-24}" dev "$interface"
+    [ -z "$mtu" ] || ip link set "$interface" mtu "$mtu"
+    for one in $router; do
+        ip route replace "$one" dev "$interface" scope link
+        ip route replace default via "$one" dev "$interface"
+        break
+    done
+    : >/etc/resolv.conf
+    [ -z "$domain" ] || echo "search $domain" >>/etc/resolv.conf
+    for one in $dns; do
+        echo "nameserver $one" >>/etc/resolv.conf
+    done
+    ;;
+esac
+"""
+
 _MACHINES = {name: machine for machine, name in debian.ARCHITECTURES.items()}
 
 
@@ -50,6 +76,8 @@ def build(
         *(cpio.symlink(f"bin/{name}", "busybox") for name in applets(busybox)),
         cpio.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"),
         cpio.file("etc/group", b"root:x:0:\n"),
+        cpio.folder("etc/udhcpc"),
+        cpio.file("etc/udhcpc/default.script", _LEASE, 0o755),
         cpio.file("etc/pyvmm/modules", b"".join(f"/{module.path}\n".encode() for module in modules)),
         *(cpio.file(module.path, module.data) for module in modules),
     ]

@@ -310,7 +310,7 @@ class Machine:
         self._closers.append(bus.close)
         waiting = list(devices)
         try:
-            waiting.extend(make_devices(self.config.devices, self._user_quit))
+            waiting.extend(make_devices(self.config.devices, self._user_quit, self.config.name))
             while waiting:
                 bus.attach(waiting[0])
                 del waiting[0]

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 MODULES = {
     "device": "pyvmm.virtio.user_device",
     "disk": "pyvmm.virtio.block",
+    "net": "pyvmm.virtio.net_spec",
     "rng": "pyvmm.virtio.rng",
     "vsock": "pyvmm.virtio.vsock",
+    "balloon": "pyvmm.virtio.balloon",
     "share": "pyvmm.virtio.vhost.fs",
     "vhost_user": "pyvmm.virtio.vhost.frontend",
 }
@@ -33,10 +35,14 @@ _FALSE = ("off", "no", "false", "0")
 
 
 class Words:
-    """The keys of one device, taken one by one; what is left over at the end is an error."""
+    """The keys of one device, taken one by one; what is left over at the end is an error.
 
-    def __init__(self, asked: DeviceWords) -> None:
+    *machine* is the name of the machine that the device is for.
+    """
+
+    def __init__(self, asked: DeviceWords, machine: str = "guest") -> None:
         self.kind = asked.kind
+        self.machine = machine
         self._values = dict(asked.values)
         self._known: list[str] = []
 
@@ -107,9 +113,9 @@ class Words:
             raise self.error(f"{next(iter(self._values))!r} is unknown; {known}")
 
 
-def make_device(asked: DeviceWords) -> VirtioDevice:
+def make_device(asked: DeviceWords, machine: str = "guest") -> VirtioDevice:
     """The device that was asked for. Raises ConfigError, or a StartError when this host cannot."""
-    words = Words(asked)
+    words = Words(asked, machine)
     device: VirtioDevice = import_module(MODULES[asked.kind]).from_words(words)
     try:
         words.finish()
@@ -120,7 +126,7 @@ def make_device(asked: DeviceWords) -> VirtioDevice:
 
 
 def make_devices(
-    asked: Sequence[DeviceWords], on_quit: Callable[[], object] | None = None
+    asked: Sequence[DeviceWords], on_quit: Callable[[], object] | None = None, machine: str = "guest"
 ) -> Iterator[VirtioDevice]:
     """The devices that were asked for, as by ``make_device``; every ``hvc`` is a port of one console.
 
@@ -133,4 +139,4 @@ def make_devices(
         yield from_words(ports, on_quit)
     for one in asked:
         if one.kind != "hvc":
-            yield make_device(one)
+            yield make_device(one, machine)

@@ -1,0 +1,122 @@
+"""What a network device talks to on the host: frames in, frames out."""
+
+from __future__ import annotations
+
+from pyvmm.errors import StartError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pyvmm.loop import Loop
+
+#: Bytes before each frame: struct virtio_net_hdr_v1 (virtio 1.2, 5.1.6).
+HEADER = 12
+#: Bytes of the longest frame: an IP packet of 64 KiB less one, and its Ethernet header (5.1.6.3.1).
+MAX_FRAME = 65535 + 14 + 1
+#: Bytes of an Ethernet header: no frame is shorter.
+MIN_FRAME = 14
+
+# What one side may leave to the other, by the numbers of <linux/if_tun.h> (TUN_F_CSUM and so on).
+CSUM = 1
+TSO4 = 2
+TSO6 = 4
+ECN = 8
+ALL_OFFLOADS = CSUM | TSO4 | TSO6 | ECN
+
+
+class NetBackendError(StartError):
+    """A network backend cannot be opened on this host."""
+
+
+class NetBackend:
+    """Frames to and from the host, behind one network device. This one is a cable with no other end.
+
+    A frame comes and goes as a list of views: ``HEADER`` bytes of virtio_net_hdr_v1, then the frame. The
+    device's loop calls everything but ``attach`` and ``close``; ``send`` and ``receive`` only between
+    ``started`` and ``stopped``.
+    """
+
+    #: CSUM, TSO4, TSO6, ECN: what it takes from the guest, and can keep from doing for it.
+    offloads = 0
+    #: Queue pairs it can have.
+    pairs = 1
+    #: True: frames carry headers another guest wrote, and offloads this one may not have accepted.
+    foreign = False
+    #: Bytes of the largest IP packet that goes over it; None: what the user says, or 1500.
+    mtu: int | None = None
+
+    def __init__(self) -> None:
+        #: False while there is nobody at the other end: the guest's link is down.
+        self.carrier = True
+        #: Called in the loop when ``carrier`` or a descriptor changes; before one is closed.
+        self.on_change: Callable[[], object] | None = None
+        #: Where another guest's frames are pushed to, while the device runs.
+        self.sink: Sink | None = None
+
+    def attach(self, loop: Loop) -> None:
+        """Open what needs the loop. Raises NetBackendError."""
+
+    @property
+    def identity(self) -> str:
+        """What tells it from others of its kind: part of the seed of a MAC address."""
+        return ""
+
+    def started(self, offloads: int) -> None:
+        """The driver runs and takes frames with *offloads* left to do. Raises OSError."""
+
+    def stopped(self) -> None:
+        """The driver is gone."""
+
+    def enable(self, pairs: int) -> None:
+        """Use the first *pairs* queue pairs."""
+
+    def set_carrier(self, up: bool) -> None:
+        """The guest's link goes up or down by its user's wish: show that to the other end, if it can be."""
+
+    def fd(self, pair: int) -> int:
+        """What becomes readable when there are frames for queue *pair*; -1 when frames are pushed."""
+        return -1
+
+    def receive(self, pair: int, views: list[memoryview]) -> int:
+        """Read one frame, header and all, into *views*; returns its bytes.
+
+        One that is longer is cut. Raises BlockingIOError when there is none.
+        """
+        raise BlockingIOError
+
+    @property
+    def pending(self) -> bool:
+        """True when there are frames that ``fd`` does not tell of."""
+        return False
+
+    def send(self, pair: int, views: list[memoryview], size: int) -> None:
+        """Send the frame of *size* bytes with its header, *views*; nothing of them is used afterwards.
+
+        Raises BlockingIOError when it finds no room until ``fd(pair)`` is writable, OSError when it is lost.
+        """
+
+    @property
+    def blocked(self) -> bool:
+        """True when something that was sent waits for ``fd`` to be writable, and for ``flush`` then."""
+        return False
+
+    def flush(self) -> None:
+        """What was sent goes out now: the device has nothing more for the moment."""
+
+    def describe(self) -> str:
+        """What this is, in words for a message."""
+        return "none"
+
+    def close(self) -> None:
+        """Let go of the host's objects. Idempotent."""
+
+
+class Sink:
+    """A running device's way in for frames of other guests. Any thread."""
+
+    def deliver(self, pair: int, header: bytes, views: Sequence[memoryview], size: int) -> None:
+        """Take a frame of *size* bytes; *header* is checked by the device. It copies, waits for nothing."""
+
+    def flush(self) -> None:
+        """Tell the driver of what was delivered."""

@@ -1,0 +1,210 @@
+"""A cable between two VM processes: a UNIX socket of type SEQPACKET, one frame with its header a packet.
+
+Whoever holds the lock file beside the socket listens, the other connects; each keeps its part for life,
+so either may start first, end, and come back. Headers go along, so segmentation and checksums stay
+undone on the way.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+
+from pyvmm.backends.net.base import ALL_OFFLOADS, NetBackend, NetBackendError
+from pyvmm.loop import READ
+from pyvmm.notice import notice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.loop import Loop, Timer
+
+#: Seconds between two attempts to reach the other end.
+RETRY = 0.25
+#: Bytes that may be under way; the kernel may allow less (net.core.wmem_max).
+_BUFFER = 2 << 20
+_PATH_MAX = 107  # sun_path of unix(7), less its NUL
+
+
+class Link(NetBackend):
+    """One end of the cable whose socket is at *path*. ``carrier`` is True while there is another end.
+
+    Raises NetBackendError for a path that cannot be a socket's.
+    """
+
+    offloads = ALL_OFFLOADS
+    foreign = True
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        if len(os.fsencode(path)) > _PATH_MAX:
+            raise NetBackendError(
+                f"socket path {path} is longer than {_PATH_MAX} bytes; choose a shorter one"
+            )
+        self.path = path
+        self.carrier = False
+        self._lock = _take_lock(f"{path}.lock")
+        self._listener: socket.socket | None = None
+        self._peer: socket.socket | None = None
+        self._timer: Timer | None = None
+        self._loop: Loop | None = None
+
+    @property
+    def listens(self) -> bool:
+        """Whether this end listens, and the other connects."""
+        return self._lock >= 0
+
+    @property
+    def identity(self) -> str:
+        """Which of the two ends."""
+        return "link listens" if self.listens else "link connects"
+
+    def attach(self, loop: Loop) -> None:
+        """Listen, or begin to look for the other end. Raises NetBackendError."""
+        self._loop = loop
+        if not self.listens:
+            self._connect()
+            return
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        try:
+            try:
+                if stat.S_ISSOCK(os.lstat(self.path).st_mode):
+                    os.unlink(self.path)  # of one that is gone: the lock is ours
+            except FileNotFoundError:
+                pass
+            listener.bind(self.path)
+            os.chmod(self.path, 0o600)
+            listener.listen(1)
+        except OSError as error:
+            listener.close()
+            raise NetBackendError(
+                f"cannot listen on socket {self.path}: {error.strerror}; choose another path"
+            ) from None
+        self._listener = listener
+        loop.add(listener.fileno(), READ, self._accept)
+
+    def fd(self, pair: int) -> int:
+        """The connection; -1 while there is none."""
+        return -1 if self._peer is None else self._peer.fileno()
+
+    def receive(self, pair: int, views: list[memoryview]) -> int:
+        """One frame."""
+        if self._peer is None:
+            raise BlockingIOError
+        try:
+            size = os.readv(self._peer.fileno(), views)
+        except ConnectionError:
+            size = 0
+        if not size:
+            self._lose()
+            raise BlockingIOError
+        return size
+
+    def send(self, pair: int, views: list[memoryview], size: int) -> None:
+        """One frame; it is lost when there is no other end."""
+        if self._peer is None:
+            return
+        try:
+            os.writev(self._peer.fileno(), views)
+        except ConnectionError:
+            pass  # reading it tells, too
+
+    def describe(self) -> str:
+        """The path."""
+        return f"link {self.path}"
+
+    def close(self) -> None:
+        """Hang up; the listening end removes the socket."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._peer is not None:
+            self._peer.close()
+            self._peer = None
+        if self._listener is not None and self._loop is not None:
+            self._loop.remove(self._listener.fileno())
+            self._listener.close()
+            self._listener = None
+            _remove(self.path)
+        if self._lock >= 0:
+            _remove(f"{self.path}.lock")
+            os.close(self._lock)
+            self._lock = -1
+
+    def _accept(self, events: int) -> None:
+        assert self._listener is not None
+        try:
+            peer, _ = self._listener.accept()
+        except OSError:
+            return  # it left again
+        if self._peer is not None and not _gone(self._peer):
+            notice("link", f"the link {self.path} has both its ends; a third one was turned away")
+            peer.close()
+            return
+        if self._peer is not None:
+            self._lose()
+        self._join(peer)
+
+    def _connect(self) -> None:
+        assert self._loop is not None
+        peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        problem = peer.connect_ex(self.path)
+        if problem:
+            peer.close()
+            if problem not in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
+                notice("link", f"the link {self.path} cannot be reached: {os.strerror(problem)}")
+            self._timer = self._loop.call_later(RETRY, self._connect)
+        else:
+            self._join(peer)
+
+    def _join(self, peer: socket.socket) -> None:
+        peer.setblocking(False)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+        self._peer = peer
+        self.carrier = True
+        if self.on_change is not None:
+            self.on_change()
+
+    def _lose(self) -> None:
+        """The other end is gone. In the device's loop."""
+        peer, self._peer = self._peer, None
+        self.carrier = False
+        if self.on_change is not None:
+            self.on_change()  # it forgets the descriptor
+        if peer is not None:
+            peer.close()
+        if not self.listens and self._loop is not None:
+            self._timer = self._loop.call_later(RETRY, self._connect)
+
+
+def _take_lock(path: str) -> int:
+    """A descriptor that holds the lock file *path*, until its process ends; -1 when another has it."""
+    while True:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise NetBackendError(f"cannot make {path}: {error.strerror}; choose another path") from None
+        try:
+            os.lockf(fd, os.F_TLOCK, 0)
+            if os.path.exists(path) and os.path.samestat(os.fstat(fd), os.stat(path)):
+                return fd
+        except OSError:
+            os.close(fd)
+            return -1
+        os.close(fd)  # its holder removed it meanwhile: that was another file
+
+
+def _gone(peer: socket.socket) -> bool:
+    try:
+        return not peer.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # removed by somebody else

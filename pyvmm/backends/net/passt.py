@@ -1,0 +1,235 @@
+"""Networking without privileges, through ``passt``: DHCP, DNS, TCP and UDP out, ports forwarded in.
+
+passt opens sockets of its own for the guest's connections. Frames go over a UNIX stream socket, each
+preceded by its length as 32 bits, big-endian (passt(1)); there is no room for offloads, so none are
+offered, and frames are as long as IP allows instead.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+
+from pyvmm.backends.net.base import HEADER, MAX_FRAME, NetBackend, NetBackendError
+from pyvmm.errors import ConfigError
+from pyvmm.notice import notice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm.loop import Loop
+
+PROGRAM = "passt"
+#: The largest MTU passt has: 65535 less an Ethernet header, in whole words.
+MTU = 65520
+#: Seconds passt gets to open its ports.
+START = 30.0
+_LENGTH = 4
+#: Bytes read from the socket at once.
+_STAGE = 256 << 10
+_PORT_MAX = 65535
+
+
+class Forward:
+    """A port of the host's, *protocol* ``tcp`` or ``udp``, that leads to the guest's *inside*."""
+
+    __slots__ = ("address", "inside", "outside", "protocol")
+
+    def __init__(self, protocol: str, address: str, outside: int, inside: int) -> None:
+        self.protocol = protocol
+        self.address = address
+        self.outside = outside
+        self.inside = inside
+
+
+def parse_forwards(text: str) -> tuple[Forward, ...]:
+    """``tcp:8080:80+udp:127.0.0.1:5353:53``: protocol, the host's address and port, the guest's port.
+
+    Without an address it is 127.0.0.1; ``0.0.0.0`` is all. Raises ConfigError.
+    """
+    found = []
+    for item in text.split("+"):
+        protocol, *rest = item.split(":")
+        ports = rest[-2:]
+        if (
+            protocol not in ("tcp", "udp")
+            or not 2 <= len(rest) <= 3
+            or not all(port.isascii() and port.isdigit() and 0 < int(port) <= _PORT_MAX for port in ports)
+        ):
+            raise ConfigError(
+                f"net: hostfwd={item} is no forward; write tcp:8080:80, or udp:ADDRESS:5353:53, and + "
+                "between two"
+            )
+        found.append(
+            Forward(protocol, rest[0] if len(rest) == 3 else "127.0.0.1", int(ports[0]), int(ports[1]))
+        )
+    return tuple(found)
+
+
+class Passt(NetBackend):
+    """A guest's network through a passt of its own, which ends with the socket.
+
+    :param forwards: ports that lead in
+    :param mtu: the largest packet; by default 65520
+    """
+
+    def __init__(self, forwards: Sequence[Forward] = (), *, mtu: int | None = None) -> None:
+        super().__init__()
+        self.mtu = mtu or MTU
+        self._forwards = forwards
+        self._socket: socket.socket | None = None
+        self._stage = bytearray(_STAGE)
+        self._view = memoryview(self._stage)
+        self._start = self._end = 0  # what was read and not parsed
+        self._unsent = b""
+
+    def attach(self, loop: Loop) -> None:
+        """Start passt. Raises NetBackendError with what it says."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._socket = ours
+            ours.setblocking(False)
+            for end in (ours, theirs):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            self._run(theirs.fileno())
+
+    def _run(self, fd: int) -> None:
+        command = [PROGRAM, "--quiet", "--stderr", "--one-off", "--mtu", str(self.mtu), "--fd", str(fd)]
+        for protocol, option in (("tcp", "--tcp-ports"), ("udp", "--udp-ports")):
+            mine = [forward for forward in self._forwards if forward.protocol == protocol]
+            command += [option, "none"] if not mine else []
+            for forward in mine:
+                command += [option, f"{forward.address}/{forward.outside}:{forward.inside}"]
+        try:
+            # It goes into the background when its ports are open: so its end says whether they are.
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=[fd],
+                timeout=START,
+                check=False,
+            )
+        except FileNotFoundError:
+            raise NetBackendError(
+                f"--net user needs the program {PROGRAM}; install it (Debian: apt-get install passt)"
+            ) from None
+        except subprocess.TimeoutExpired:
+            raise NetBackendError(
+                f"{PROGRAM} did not start within {START:g} seconds; try it by hand"
+            ) from None
+        if done.returncode:
+            lines = [line for line in done.stderr.decode(errors="replace").split("\n") if line.strip()]
+            said = "; ".join(line for line in lines if "syslog" not in line) or f"exit code {done.returncode}"
+            raise NetBackendError(f"{PROGRAM} does not start: {said}")
+
+    def fd(self, pair: int) -> int:
+        """The socket; -1 when passt is gone."""
+        return -1 if self._socket is None else self._socket.fileno()
+
+    @property
+    def pending(self) -> bool:
+        """Whether a whole frame was read and not taken yet."""
+        return self._frame_end() > 0
+
+    def receive(self, pair: int, views: list[memoryview]) -> int:
+        """One frame, behind a header of zeroes."""
+        end = self._frame_end()
+        while not end:
+            self._read()
+            end = self._frame_end()
+        start, self._start = self._start + _LENGTH, end
+        size = HEADER + end - start
+        if size > HEADER + MAX_FRAME:
+            return 0
+        # The view of the header, and the rest of what it lies in.
+        at, left = 0, size
+        for view in views:
+            part = view[: min(left, view.nbytes)]
+            head = min(max(HEADER - at, 0), part.nbytes)
+            part[:head] = bytes(head)
+            begin = start + at + head - HEADER
+            part[head:] = self._view[begin : begin + part.nbytes - head]
+            at += part.nbytes
+            left -= part.nbytes
+            if not left:
+                break
+        return size
+
+    def send(self, pair: int, views: list[memoryview], size: int) -> None:
+        """One frame without its header. What the socket does not take of it waits, the next frame too."""
+        if self._socket is None:
+            return
+        fd = self._socket.fileno()
+        try:
+            if self._unsent:
+                self._unsent = self._unsent[os.write(fd, self._unsent) :]
+                if self._unsent:
+                    raise BlockingIOError
+            length = size.to_bytes(_LENGTH, "big")
+            first = views[0]
+            if first.nbytes >= HEADER:
+                parts: list[memoryview | bytes] = [length, first[HEADER:], *views[1:]]
+            else:
+                parts = [length, b"".join(views)[HEADER:]]
+            done = os.writev(fd, parts)
+            if done < _LENGTH + size:
+                self._unsent = b"".join(parts)[done:]
+        except ConnectionError:
+            pass  # reading tells, too
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the end of a frame waits."""
+        return bool(self._unsent)
+
+    def flush(self) -> None:
+        """Send on what waits, if it can be sent."""
+        if self._unsent and self._socket is not None:
+            try:
+                self._unsent = self._unsent[os.write(self._socket.fileno(), self._unsent) :]
+            except (BlockingIOError, ConnectionError):
+                pass
+
+    def describe(self) -> str:
+        """The program."""
+        return PROGRAM
+
+    def close(self) -> None:
+        """Hang up: passt ends by that."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _frame_end(self) -> int:
+        """Where the first frame read ends, in the stage; 0 when it is not whole."""
+        have = self._end - self._start
+        if have < _LENGTH:
+            return 0
+        size = int.from_bytes(self._view[self._start : self._start + _LENGTH], "big")
+        return self._start + _LENGTH + size if have >= _LENGTH + size else 0
+
+    def _read(self) -> None:
+        """Read more behind what is there. Raises BlockingIOError."""
+        if self._socket is None:
+            raise BlockingIOError
+        left = self._end - self._start
+        if self._start:
+            self._stage[:left] = self._stage[self._start : self._end]
+            self._start, self._end = 0, left
+        try:
+            size = self._socket.recv_into(self._view[left:]) if left < _STAGE else 0
+        except ConnectionError:
+            size = 0
+        if not size:
+            notice("passt", f"{PROGRAM} has ended: the guest's network is gone")
+            gone, self._socket = self._socket, None
+            self.carrier = False
+            if self.on_change is not None:
+                self.on_change()
+            gone.close()
+            raise BlockingIOError
+        self._end += size

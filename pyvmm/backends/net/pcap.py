@@ -1,0 +1,113 @@
+"""Frames into a capture file that Wireshark and tcpdump open: pcap with times in nanoseconds.
+
+Format: https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-04.html
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from _queue import SimpleQueue
+from _thread import allocate_lock, start_new_thread
+from struct import Struct
+
+from pyvmm.backends.net.base import NetBackendError
+from pyvmm.notice import notice
+
+#: Bytes of a file at most, unless its user says otherwise.
+LIMIT = 1 << 30
+#: Bytes that may wait for the disk; frames beyond are left out of the file.
+BACKLOG = 32 << 20
+
+_MAGIC_NANOSECONDS = 0xA1B23C4D
+_ETHERNET = 1
+_SNAPLEN = 262144
+_FILE = Struct("<IHHiIII")
+_RECORD = Struct("<IIII")
+#: Records that are written at once.
+_BATCH = 256
+
+
+class Capture:
+    """A capture in *path*, of at most *limit* bytes.
+
+    A thread of its own writes, so no queue waits for the disk. Raises NetBackendError when the
+    file cannot be made.
+    """
+
+    def __init__(self, path: str, limit: int = LIMIT) -> None:
+        self.path = path
+        #: Frames left out: the disk was too slow.
+        self.dropped = 0
+        self._left = limit - _FILE.size
+        self._waiting = 0  # bytes; only ever a little wrong, as two threads count
+        self._queue: SimpleQueue[bytes] = SimpleQueue()
+        self._running = allocate_lock()
+        self._started = self._closed = False
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            os.write(self._fd, _FILE.pack(_MAGIC_NANOSECONDS, 2, 4, 0, 0, _SNAPLEN, _ETHERNET))
+        except OSError as error:
+            raise NetBackendError(
+                f"cannot write the capture {path}: {error.strerror}; choose another file"
+            ) from None
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._running.acquire()
+        self._started = True
+        start_new_thread(self._write, ())
+
+    def frame(self, data: bytes) -> None:
+        """Record one frame. Any thread."""
+        size = len(data)
+        self._left -= _RECORD.size + size
+        if self._left < 0:
+            self._left = 0
+            notice(
+                f"capture {self.path}", f"the capture {self.path} is full; give a larger pcap-limit for more"
+            )
+            return
+        if self._waiting > BACKLOG:
+            self.dropped += 1
+            return
+        self._waiting += size
+        seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+        self._queue.put(_RECORD.pack(seconds, nanoseconds, size, size) + data)
+
+    def close(self) -> None:
+        """Write what waits, and close. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._started:
+            self._queue.put(b"")
+            with self._running:
+                pass
+        os.close(self._fd)
+        if self.dropped:
+            notice(
+                "capture dropped",
+                f"the capture {self.path} lacks {self.dropped} frames: its disk was too slow",
+            )
+
+    def _write(self) -> None:
+        queue, fd = self._queue, self._fd
+        last = False
+        try:
+            while not last:
+                records = [queue.get()]
+                while len(records) < _BATCH and not queue.empty():
+                    records.append(queue.get())
+                last = not records[-1]
+                data = memoryview(b"".join(records))
+                self._waiting -= len(data)
+                while data:
+                    data = data[os.write(fd, data) :]
+        except OSError as error:
+            self._left = 0
+            notice(f"capture {self.path}", f"the capture {self.path} ends here: {error.strerror}")
+            while not last:
+                last = not queue.get()
+        finally:
+            self._running.release()

@@ -1,0 +1,268 @@
+"""Tap interfaces: a network interface of the host's whose other end is the guest.
+
+Source: Linux, Documentation/networking/tuntap.rst, include/uapi/linux/if_tun.h.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from ctypes import addressof, c_int, create_string_buffer, get_errno
+
+from pyvmm.backends.net.base import ALL_OFFLOADS, HEADER, NetBackend, NetBackendError
+from pyvmm.pykvm.libc import ioctl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# <linux/if_tun.h>
+TUNSETIFF = 0x400454CA
+TUNSETOFFLOAD = 0x400454D0
+TUNGETIFF = 0x800454D2
+TUNSETVNETHDRSZ = 0x400454D8
+TUNSETQUEUE = 0x400454D9
+TUNSETVNETLE = 0x400454DC
+TUNSETCARRIER = 0x400454E2
+IFF_TAP = 0x0002
+IFF_NO_PI = 0x1000
+IFF_VNET_HDR = 0x4000
+IFF_MULTI_QUEUE = 0x0100
+IFF_ATTACH_QUEUE = 0x0200
+IFF_DETACH_QUEUE = 0x0400
+
+_IFNAMSIZ = 16
+_IFREQ = struct.Struct(f"<{_IFNAMSIZ}sH22x")
+_EPERM, _EINVAL, _EBUSY, _ENOENT, _ENXIO, _ENODEV = 1, 22, 16, 2, 6, 19
+DEVICE = "/dev/net/tun"
+#: Queues of one interface at most (MAX_TAP_QUEUES is 256 in the kernel; a guest has no more CPUs).
+MAX_PAIRS = 254
+
+
+def open_queue(ifname: str, multi_queue: bool) -> tuple[int, str]:
+    """Open one queue of tap *ifname*, made when it is not there; ``%d`` in it gets a free number.
+
+    Returns a non-blocking descriptor and the interface's name. Frames have a vnet header. Raises
+    NetBackendError.
+    """
+    try:
+        fd = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise NetBackendError(
+            f"cannot open {DEVICE}: {error.strerror}; load the module tun and give this user access to it"
+        ) from None
+    flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (IFF_MULTI_QUEUE if multi_queue else 0)
+    request = create_string_buffer(_IFREQ.pack(ifname.encode(), flags), _IFREQ.size)
+    if ioctl(fd, TUNSETIFF, addressof(request)) < 0:
+        number = get_errno()
+        os.close(fd)
+        raise NetBackendError(_why(ifname, number))
+    return fd, _IFREQ.unpack(request.raw)[0].rstrip(b"\0").decode(errors="replace")
+
+
+def configure(fd: int, offloads: int, header: int = HEADER) -> None:
+    """Set what the reader of tap *fd* takes unfinished (CSUM, TSO4, TSO6, ECN) and the vnet header's bytes.
+
+    Raises OSError.
+    """
+    _set(fd, TUNSETVNETHDRSZ, header)
+    _set(fd, TUNSETVNETLE, 1)
+    _call(fd, TUNSETOFFLOAD, offloads)
+
+
+def interface_of(fd: int) -> tuple[str, int]:
+    """(name, IFF_ flags) of the tap behind *fd*. Raises NetBackendError when it is none."""
+    request = create_string_buffer(_IFREQ.size)
+    try:
+        _call(fd, TUNGETIFF, addressof(request))
+    except OSError as error:
+        raise NetBackendError(
+            f"descriptor {fd} is no tap interface ({error.strerror}); open /dev/net/tun and TUNSETIFF it"
+        ) from None
+    name, flags = _IFREQ.unpack(request.raw)
+    return name.rstrip(b"\0").decode(errors="replace"), flags
+
+
+class Tap(NetBackend):
+    """A tap interface with a queue for each of *fds*, which it owns from now on."""
+
+    offloads = ALL_OFFLOADS
+
+    def __init__(self, fds: Sequence[int], name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.pairs = len(fds)
+        self._fds = list(fds)
+        self._enabled = len(fds)
+        for fd in fds:
+            os.set_blocking(fd, False)
+
+    @property
+    def identity(self) -> str:
+        """The interface's name."""
+        return self.name
+
+    def started(self, offloads: int) -> None:
+        """Tell the kernel what the guest takes."""
+        for fd in self._fds:
+            configure(fd, offloads)
+
+    def enable(self, pairs: int) -> None:
+        """Attach the first *pairs* queues: the kernel spreads flows over these."""
+        while self._enabled < pairs:
+            self._attach_queue(self._enabled, IFF_ATTACH_QUEUE)
+            self._enabled += 1
+        while self._enabled > pairs:
+            self._attach_queue(self._enabled - 1, IFF_DETACH_QUEUE)
+            self._enabled -= 1
+
+    def set_carrier(self, up: bool) -> None:
+        """The host's interface shows NO-CARRIER while the guest's link is down."""
+        try:
+            _set(self._fds[0], TUNSETCARRIER, int(up))
+        except OSError:
+            pass  # a kernel before 5.0: only the guest sees it
+
+    def fd(self, pair: int) -> int:
+        """The queue's descriptor."""
+        return self._fds[pair]
+
+    def receive(self, pair: int, views: list[memoryview]) -> int:
+        """One frame."""
+        return os.readv(self._fds[pair], views)
+
+    def send(self, pair: int, views: list[memoryview], size: int) -> None:
+        """One frame; the kernel checks its header."""
+        os.writev(self._fds[pair], views)
+
+    def describe(self) -> str:
+        """The interface's name."""
+        return f"tap {self.name}"
+
+    def close(self) -> None:
+        """Close the queues; an interface that was made for this run goes with them."""
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def _attach_queue(self, pair: int, flag: int) -> None:
+        request = create_string_buffer(_IFREQ.pack(b"", flag), _IFREQ.size)
+        _call(self._fds[pair], TUNSETQUEUE, addressof(request))
+
+
+def open_tap(
+    ifname: str = "tap%d",
+    pairs: int = 1,
+    *,
+    mtu: int | None = None,
+    bridge: str | None = None,
+    address: str | None = None,
+) -> Tap:
+    """The tap interface *ifname* with *pairs* queues; made, set up and up when it is not there.
+
+    :param bridge: the bridge that a made one is put into
+    :param address: the host's own address on a made one, such as ``192.0.2.1/24``
+
+    One that is there is used as it is. Raises NetBackendError.
+    """
+    if not 0 < len(ifname.encode()) < _IFNAMSIZ or "/" in ifname or ifname.split() != [ifname]:
+        raise NetBackendError(
+            f"{ifname!r} is no name of an interface; it has 1 to 15 characters and no space or /"
+        )
+    flags = _flags(ifname)
+    multi = pairs > 1 if flags is None else bool(flags & IFF_MULTI_QUEUE)
+    if pairs > 1 and not multi:
+        raise NetBackendError(
+            f"tap {ifname} has one queue; make it with `ip tuntap add {ifname} mode tap multi_queue`, or "
+            "leave queues out"
+        )
+    fds: list[int] = []
+    try:
+        name = ifname
+        for _ in range(pairs):
+            fd, name = open_queue(name, multi)
+            fds.append(fd)
+        if flags is None:
+            set_up(name, mtu=mtu, bridge=bridge, address=address)
+        return Tap(fds, name)
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+
+
+def adopt(fds: Sequence[int]) -> Tap:
+    """The tap whose queues are open as *fds*, from now on its own.
+
+    Raises NetBackendError for what is none, or has no vnet header; they are then still the caller's.
+    """
+    name = ""
+    for fd in fds:
+        name, flags = interface_of(fd)
+        if not flags & IFF_TAP or not flags & IFF_VNET_HDR:
+            raise NetBackendError(
+                f"descriptor {fd} ({name}) must be a tap with IFF_TAP | IFF_NO_PI | IFF_VNET_HDR"
+            )
+    return Tap(fds, name)
+
+
+def set_up(
+    name: str, *, mtu: int | None = None, bridge: str | None = None, address: str | None = None
+) -> None:
+    """Give interface *name* its MTU, bridge and address, and set it up. Raises NetBackendError."""
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    with IPRoute() as ip:
+        try:
+            (index,) = ip.link_lookup(ifname=name)
+            keys: dict[str, object] = {} if mtu is None else {"mtu": mtu}
+            if bridge is not None:
+                found = ip.link_lookup(ifname=bridge)
+                if not found:
+                    raise NetBackendError(
+                        f"there is no bridge {bridge}; make it with `ip link add {bridge} type bridge`"
+                    )
+                keys["master"] = found[0]
+            if address is not None:
+                host, _, prefix = address.partition("/")
+                ip.addr("add", index=index, address=host, prefixlen=int(prefix))
+            ip.link("set", index=index, state="up", **keys)
+        except NetlinkError as error:
+            raise NetBackendError(f"cannot set up interface {name}: {os.strerror(error.code)}") from None
+
+
+def _flags(ifname: str) -> int | None:
+    """The IFF_ flags of tap *ifname*; None when there is no such interface."""
+    place = f"/sys/class/net/{ifname}"
+    if not os.path.exists(place):
+        return None
+    try:
+        with open(f"{place}/tun_flags") as file:
+            return int(file.read(), 16)
+    except OSError:
+        raise NetBackendError(
+            f"{ifname} is an interface but no tap; name another one, or a new one"
+        ) from None
+
+
+def _why(ifname: str, number: int) -> str:
+    reason = os.strerror(number)
+    if number == _EPERM:
+        return (
+            f"this user may not open tap {ifname} ({reason}); make one as root: "
+            f"ip tuntap add {ifname} mode tap user $USER vnet_hdr"
+        )
+    if number == _EBUSY:
+        return f"tap {ifname} is in use by another program ({reason}); name another one"
+    return f"cannot open tap {ifname}: {reason}; see `ip -d link show {ifname}`"
+
+
+def _set(fd: int, request: int, value: int) -> None:
+    number = c_int(value)
+    _call(fd, request, addressof(number))
+
+
+def _call(fd: int, request: int, argument: int) -> None:
+    if ioctl(fd, request, argument) < 0:
+        number = get_errno()
+        raise OSError(number, os.strerror(number))
