@@ -15,33 +15,12 @@ table IV; FIFO operation: sections 8.4 and 8.11) and what Linux's
 
 from __future__ import annotations
 
-from _thread import allocate_lock
-
-from pyvmm.board.device import Device, Line
+from pyvmm.devices.uart import BREAK, Uart
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Protocol
-
+    from pyvmm.board.device import Line
     from pyvmm.loop import Loop, Timer
-
-    class Backend(Protocol):
-        """The part of ``backends.base.CharBackend`` this device uses."""
-
-        ready: bool
-        on_ready: Callable[[], object] | None
-        on_break: Callable[[], object] | None
-
-        def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
-            """Begin to give input."""
-
-        def write(self, data: bytes) -> None:
-            """Send without blocking."""
-
-        def resume(self) -> None:
-            """Give input again."""
-
 
 # Register offsets; two or three registers share the first ones (data sheet, table II).
 RBR = THR = DLL = 0
@@ -97,7 +76,6 @@ _MSR_DELTAS = 0x0F
 
 FIFO_SIZE = 16
 _TRIGGERS = (1, 4, 8, 14)
-_BREAK = 0x100  # beside the byte in the receive FIFO
 
 #: Seconds from a read that leaves bytes behind to the timeout interrupt. Four characters
 #: take 0.35 ms at 115200 baud; the event loop counts whole milliseconds.
@@ -106,13 +84,8 @@ RECEIVE_TIMEOUT = 0.001
 _BYTES = tuple(bytes((value,)) for value in range(256))
 
 
-class Serial16550A(Device):
-    """The registers of one port, its backend and its interrupt.
-
-    One lock covers the state: vCPU threads come through ``read`` and ``write``, the loop's thread
-    brings input and room. The line is set under the lock (the order of its levels
-    matters) and only when its level changes.
-    """
+class Serial16550A(Uart):
+    """The registers of one port."""
 
     name = "16550A serial port"
 
@@ -120,43 +93,14 @@ class Serial16550A(Device):
     _lsr: int
     _msr: int
     _rbr: int
-    _rx: list[int]  # bytes, with _BREAK beside where it is one
     _thre: bool  # the THRE interrupt is pending; means something only while IER.THRI is set
     _timeout: bool  # the receive timeout interrupt is pending
 
     def __init__(self, loop: Loop, line: Line | None = None) -> None:
-        self._loop = loop
-        self._line = line if line is not None else Line()
-        self._backend: Backend | None = None
-        self._taps: tuple[Callable[[bytes], object], ...] = ()
-        self._lock = allocate_lock()
-        self._level = False
+        super().__init__(loop, line)
         self._timer: Timer | None = None
         self._reads = 0
-        self._starved = False
-        #: Received bytes lost: in loopback mode with the receiver full.
-        self.overruns = 0
         self._power_on()
-
-    def connect(self, backend: Backend) -> None:
-        """Put *backend* behind the port, and its carrier on the line. Raises what its ``attach`` raises.
-
-        Called once, in the loop's thread or before the loop runs.
-        """
-        backend.on_ready = self._on_ready
-        backend.on_break = self._on_break
-        self._backend = backend
-        with self._lock:
-            self._set_modem_inputs()
-            self._update()
-        backend.attach(self._loop, self._receive, self._space)
-
-    def tap(self, observer: Callable[[bytes], object]) -> None:
-        """Also give ``observer(data)`` what the guest sends; it runs in the vCPU's thread and must be quick.
-
-        It must not call this device.
-        """
-        self._taps = (*self._taps, observer)
 
     def read(self, offset: int, size: int) -> int:
         """Read registers; a wider access reads neighbours, as an 8-bit device on a wider bus."""
@@ -263,7 +207,7 @@ class Serial16550A(Device):
             self._set_fcr(fcr)
             self._ier, self._lcr, self._mcr = ier & 0x0F, lcr & 0xFF, mcr & 0x1F
             self._scr, self._divisor = scr & 0xFF, divisor & 0xFFFF
-            self._rx = [int(entry) & (_BREAK | 0xFF) for entry in received][: self._capacity]
+            self._rx = [int(entry) & (BREAK | 0xFF) for entry in received][: self._capacity]
             self._lsr |= errors & (_LSR_ERRORS | LSR_FIFOE)
             if self._rx:
                 self._lsr |= LSR_DR
@@ -370,18 +314,18 @@ class Serial16550A(Device):
             return IIR_MSI
         return IIR_NO_INT
 
-    def _update(self) -> None:
-        level = self._pending() != IIR_NO_INT
-        if level != self._level:
-            self._level = level
-            self._line.set(level)
+    def _interrupting(self) -> bool:
+        return self._pending() != IIR_NO_INT
+
+    def _loopback(self) -> bool:
+        return bool(self._mcr & MCR_LOOP)
 
     def _read_errors(self) -> int:
         """LSR with errors in it; takes the lock."""
         with self._lock:
             lsr = self._lsr
             self._lsr &= ~(_LSR_ERRORS | LSR_FIFOE)
-            if any(entry & _BREAK for entry in self._rx[1:]):
+            if any(entry & BREAK for entry in self._rx[1:]):
                 self._lsr |= LSR_FIFOE
             self._update()
             return lsr
@@ -413,7 +357,7 @@ class Serial16550A(Device):
             self._timeout = False
             if not rx:
                 self._lsr &= ~LSR_DR
-            elif rx[0] & _BREAK:
+            elif rx[0] & BREAK:
                 self._lsr |= LSR_BI
             self._update()
             if self._ier & IER_RDI and self._below_trigger():
@@ -440,47 +384,12 @@ class Serial16550A(Device):
             self._rx.clear()
         self._rx.append(entry)
         self._lsr |= LSR_DR
-        if entry & _BREAK:
+        if entry & BREAK:
             if len(self._rx) == 1:
                 self._lsr |= LSR_BI
             if self._fcr & FCR_ENABLE_FIFO:
                 self._lsr |= LSR_FIFOE
         self._timeout = self._below_trigger()
-
-    def _feed(self) -> None:
-        """Ask the backend for what it held back, once half the receiver is free. Takes the lock."""
-        if not self._starved or self._backend is None:
-            return
-        with self._lock:
-            if self._mcr & MCR_LOOP or len(self._rx) > self._capacity // 2:
-                return
-            self._starved = False
-        self._backend.resume()
-
-    # The backend's callbacks, in the loop's thread; each takes the lock.
-
-    def _space(self) -> int:
-        with self._lock:
-            # In loopback mode the receiver is cut off from its input.
-            room = 0 if self._mcr & MCR_LOOP else self._capacity - len(self._rx)
-            self._starved = room <= 0
-            return room
-
-    def _receive(self, data: bytes) -> None:
-        with self._lock:
-            for value in data:
-                self._push(value)
-            self._update()
-
-    def _on_ready(self) -> None:
-        with self._lock:
-            self._set_transmitter()
-            self._update()
-
-    def _on_break(self) -> None:
-        with self._lock:
-            self._push(_BREAK)
-            self._update()
 
     def _timer_fired(self) -> None:
         with self._lock:
