@@ -14,6 +14,9 @@ from pyvmm.errors import ConfigError
 class Option:
     """One option: its long name, what it takes (empty: nothing), what it is for.
 
+    What it takes stands in brackets when it may be left out: before another option, and at the end. Its
+    value is True then.
+
     :param many: may be given more than once; its value is a list
     """
 
@@ -47,10 +50,11 @@ class Options:
         """
         values: dict[str, object] = {}
         words: list[str] = []
-        rest = iter(argv)
-        for word in rest:
+        rest = argv[::-1]
+        while rest:
+            word = rest.pop()
             if word == "--":
-                words.extend(rest)
+                words.extend(reversed(rest))
                 break
             if not word.startswith("-") or word == "-":
                 words.append(word)
@@ -62,16 +66,18 @@ class Options:
             option = self._options.get(name) if word.startswith("--") else None
             if option is None:
                 raise ConfigError(f"{word.partition('=')[0]} is not an option here; --help lists them")
+            if option.metavar.startswith("[") and not equals and (not rest or rest[-1].startswith("-")):
+                values[option.key] = True
+                continue
             if not option.metavar:
                 if equals:
                     raise ConfigError(f"--{name} takes no value; leave {value!r} out")
                 values[option.key] = True
                 continue
             if not equals:
-                given = next(rest, None)
-                if given is None:
+                if not rest:
                     raise ConfigError(f"--{name} needs a value: --{name} {option.metavar}")
-                value = given
+                value = rest.pop()
             if option.many:
                 many = values.setdefault(option.key, [])
                 assert isinstance(many, list)

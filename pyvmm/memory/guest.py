@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from pyvmm.memory.errors import GuestMemoryError, MemoryConfigError
-from pyvmm.memory.host import PAGE_SIZE, PHYSICAL_LIMIT, HostMemory
+from pyvmm.memory.host import PAGE_SIZE, PHYSICAL_LIMIT, HostMemory, address_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -209,6 +209,35 @@ class GuestMemory:
         for view in self.views(gpa, size, True):
             view[:] = source[at : at + view.nbytes]
             at += view.nbytes
+
+    def discard(self, gpa: int, size: int) -> int:
+        """Give whole pages within the range back to the host; they read as zeroes or as they were.
+
+        Returns the bytes given back. Raises GuestMemoryError, before anything is given back, for a range that
+        could not be written: outside memory, or in a ROM.
+        """
+        if not self.contains(gpa, size):
+            raise self._refusal(gpa, size, True)
+        end = gpa + size
+        touched = [region for region in self.regions if region.gpa < end and gpa < region.end]
+        if any(region.readonly for region in touched):
+            raise self._refusal(gpa, size, True)
+        done = 0
+        for region in touched:
+            start, stop = max(gpa, region.gpa), min(end, region.end)
+            done += region.host.discard(region.offset + start - region.gpa, stop - start)
+        return done
+
+    def locate(self, view: memoryview) -> int:
+        """The guest address of the first byte of *view*, which ``view`` or ``views`` gave.
+
+        Raises GuestMemoryError for a view of something else.
+        """
+        address = address_of(view)
+        for region in self.regions:
+            if 0 <= address - region.address < region.size:
+                return region.gpa + address - region.address
+        raise GuestMemoryError(f"the host address {address:#x} is none of guest memory")
 
     def translate(self, gpa: int) -> int:
         """The host virtual address of the byte at *gpa*. Raises GuestMemoryError."""

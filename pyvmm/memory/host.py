@@ -37,16 +37,19 @@ class HostMemory:
     ``fd`` is the file behind it that another process can map, or -1.
     """
 
-    __slots__ = ("_mapping", "address", "buffer", "fd", "size")
+    __slots__ = ("_mapping", "_start", "address", "buffer", "fd", "size")
 
     #: How messages and ``describe`` call it.
     kind = "memory"
+    #: What to tell the host's kernel so that pages cost nothing any more, and the size of such pages.
+    _forget: tuple[int, int] | None = None
 
     def __init__(self, mapping: mmap.mmap, size: int, fd: int = -1, align: int = 1) -> None:
         whole = memoryview(mapping)
         start = address_of(whole)
         offset = -start % align
         self._mapping: mmap.mmap | None = mapping
+        self._start = offset
         self.buffer = whole[offset : offset + size]
         #: Host virtual address of the first byte.
         self.address = start + offset
@@ -54,6 +57,24 @@ class HostMemory:
         self.size = size
         self.fd = fd
         whole.release()
+
+    def discard(self, offset: int, size: int) -> int:
+        """Give whole pages within *size* bytes at *offset* back to the host; they read as zeroes then.
+
+        Returns the bytes given back: 0 for memory that cannot (a file opened privately or read-only), or
+        whose file system cannot make holes. A range outside, or empty, gives 0 too.
+        """
+        if self._forget is None or self._mapping is None:
+            return 0
+        advice, page = self._forget
+        first, last = -(-max(0, offset) // page) * page, min(self.size, offset + size) // page * page
+        if first >= last:
+            return 0
+        try:
+            self._mapping.madvise(advice, self._start + first, last - first)
+        except OSError:
+            return 0
+        return last - first
 
     def close(self) -> None:
         """Give the mapping up; may be called again. Views still held stay valid."""
@@ -76,6 +97,7 @@ class Anonymous(HostMemory):
 
     __slots__ = ()
     kind = "anonymous"
+    _forget = mmap.MADV_DONTNEED, PAGE_SIZE
 
     def __init__(self, size: int) -> None:
         check_size(size)
@@ -107,6 +129,7 @@ class Memfd(HostMemory):
 
     __slots__ = ()
     kind = "memfd"
+    _forget = mmap.MADV_REMOVE, PAGE_SIZE
 
     def __init__(self, size: int, sealed: bool = False) -> None:
         check_size(size)
@@ -134,6 +157,7 @@ class Hugetlb(HostMemory):
 
     __slots__ = ()
     kind = "hugetlb"
+    _forget = mmap.MADV_REMOVE, HUGE_PAGE_SIZE
 
     def __init__(self, size: int) -> None:
         check_size(size, HUGE_PAGE_SIZE)
@@ -163,6 +187,7 @@ class FileBacked(HostMemory):
 
     __slots__ = ()
     kind = "file"
+    _forget = mmap.MADV_REMOVE, PAGE_SIZE
 
     def __init__(self, path: str | os.PathLike[str], readonly: bool = False, private: bool = False) -> None:
         if readonly and private:
@@ -197,6 +222,10 @@ class FileBacked(HostMemory):
             os.close(fd)  # another process would not see what is written here
             fd = -1
         super().__init__(mapping, size, fd)
+
+    def discard(self, offset: int, size: int) -> int:
+        """Make a hole in the file, if writes reach it; without, the file's old content would come back."""
+        return 0 if self.fd < 0 or self.buffer.readonly else super().discard(offset, size)
 
 
 def check_size(size: int, unit: int = PAGE_SIZE) -> None:

@@ -43,8 +43,8 @@ class Keyboard(Transcript):
 
     def _hand_on(self, more: bytes) -> None:
         self._typed += more
-        room = self._space() if self._typed else 0
-        if room > 0:
+        # Asked until it says 0: only then does the device say that it has room again.
+        while self._typed and (room := self._space()) > 0:
             part, self._typed = self._typed[:room], self._typed[room:]
             self._receive(part)
 
@@ -104,7 +104,8 @@ class Shell:
         begin, end = f"shell-{self._count}-begins", f"shell-{self._count}-ended:"
         # The echo of what is typed must not hold the marks themselves.
         echo = f"echo 'shell'-{self._count}"
-        self.console.type(f"{echo}-begins; {command}; {echo}-ended:$?.\r")
+        then = "" if command.endswith("&") else ";"
+        self.console.type(f"{echo}-begins; {command}{then} {echo}-ended:$?.\r")
         pattern = re.compile(rb"%s\r?\n(.*)%s(\d+)\." % (begin.encode(), end.encode()), re.DOTALL)
         with self.console.spoken:
             ended = self.console.spoken.wait_for(lambda: pattern.search(self.console.data), limit)
