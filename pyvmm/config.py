@@ -272,6 +272,20 @@ def _absolute_device(value: Any, folder: str) -> Any:
     return value
 
 
+def _absolute_class(value: Any, folder: str) -> Any:
+    """Device classes in files, ``FILE.py:Class``, with that file taken from *folder*."""
+    import os
+
+    if isinstance(value, list):
+        return [_absolute_class(item, folder) for item in value]
+    if isinstance(value, dict) and ".py:" in str(value.get("class")):
+        return {**value, "class": os.path.join(folder, str(value["class"]))}
+    if isinstance(value, str) and ".py:" in value.partition(",")[0]:
+        start = "class=" if value.startswith("class=") else ""
+        return start + os.path.join(folder.replace(",", ",,"), value[len(start) :])
+    return value
+
+
 def _absolute_end(spec: str, folder: str) -> str:
     """A backend such as ``socket:PATH`` with its path taken from *folder*."""
     import os

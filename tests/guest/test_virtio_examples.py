@@ -22,9 +22,10 @@ adapter=$(ls -d /sys/bus/i2c/devices/i2c-*); number=${adapter##*-}
 echo == adapter; cat $adapter/name
 echo == detected; i2cdetect -y $number | tail -n +2
 echo lm75 0x48 > $adapter/new_device; echo 24c02 0x50 > $adapter/new_device
-echo == temperature; cat $adapter/$number-0048/hwmon/hwmon*/temp1_input
-echo 60000 > $adapter/$number-0048/hwmon/hwmon*/temp1_max
-echo == limit; cat $adapter/$number-0048/hwmon/hwmon*/temp1_max
+sensor=$(ls -d $adapter/$number-0048/hwmon/hwmon*)
+echo == temperature; cat $sensor/temp1_input
+echo 60000 > $sensor/temp1_max
+echo == limit; cat $sensor/temp1_max
 eeprom=$adapter/$number-0050/eeprom
 head -c 200 /dev/urandom > /tmp/data; dd if=/tmp/data of=$eeprom bs=200 seek=0 2> /dev/null
 echo == eeprom; head -c 200 $eeprom | cmp - /tmp/data && echo same; wc -c < $eeprom
