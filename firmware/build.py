@@ -108,6 +108,8 @@ PROGRAMS = [
     Program("user_mode.bin", "user_mode.c", "long3"),
     Program("system_call.bin", "system_call.c", "long3"),
     Program("unclaimed_ports.bin", "unclaimed_ports.c", "long3"),
+    Program("virtio_hostile.bin", "virtio_hostile.c", "long3"),
+    Program("virtio_rng.bin", "virtio_rng.c", "long3"),
     *(
         Program(f"{name}{level}.bin", f"{name}.c", f"long{level}")
         for name in ("hello", "mmio", "ports", "seam", "string_io")

@@ -2,8 +2,8 @@
 
 One side publishes and then looks whether the other sleeps; the other says that it sleeps and then looks for
 more. Where both could look before the other's store is seen, a wake-up is lost and both wait for ever.
-Threads of one interpreter are ordered by its lock as well: this tests the order of steps. A guest's processor is
-not, and tests/guest/test_virtio_firmware.py does the same with one.
+Threads of one interpreter are ordered by its lock as well: this tests the order of steps. A guest's processor
+is not, and tests/guest/test_virtio_firmware.py does the same with one.
 """
 
 from __future__ import annotations
