@@ -115,6 +115,59 @@ def test_output_that_waits_when_the_reader_leaves_makes_the_backend_ready(loop, 
     assert owner.dropped > 0
 
 
+@pytest.mark.parametrize("blocking", [False, True])
+def test_offer_takes_what_fits_keeps_nothing_and_tells_when_there_is_room(loop, pipe, blocking):
+    owner, device = CharBackend(), Device()
+    owner.on_ready = device.on_ready
+    outlet = Outlet(owner)
+    os.set_blocking(pipe[1], blocking)
+    outlet.open(loop, pipe[1], blocking)
+    data = memoryview(os.urandom(100_000))
+    taken = outlet.offer([data[:7], data[7:]])
+    assert 0 < taken < len(data)
+    assert (owner.ready, outlet.offer([data[taken:]])) == (False, 0)
+    loop.run_once(0)
+    assert drain(pipe[0], taken) == data[:taken]
+    until(loop, lambda: owner.ready)
+    assert (outlet.offer([data[taken:]]), device.readied, owner.dropped) == (100_000 - taken, 1, 0)
+
+
+def test_offer_waits_for_what_was_written_before_it(loop, pipe):
+    owner = CharBackend()
+    outlet = Outlet(owner)
+    outlet.open(loop, pipe[1])
+    outlet.write(b"x" * 70_000)
+    assert outlet.offer([memoryview(b"after")]) == 0
+    loop.run_once(0)
+    assert drain(pipe[0], 65_536) == b"x" * 65_536
+    until(loop, lambda: owner.ready)
+    assert outlet.offer([memoryview(b"after")]) == 5
+    assert drain(pipe[0], 4_469) == b"x" * 4_464 + b"after"
+
+
+def test_offer_to_a_reader_that_has_left_counts_as_taken_and_dropped(loop, pipe):
+    owner, told = CharBackend(), []
+    outlet = Outlet(owner, lambda: told.append(True))
+    outlet.open(loop, pipe[1])
+    close(pipe, 0)
+    assert outlet.offer([memoryview(b"lost")]) == 4
+    until(loop, lambda: told)
+    assert outlet.offer([memoryview(b"too")]) == 3
+    assert (owner.dropped, owner.ready) == (7, True)
+
+
+def test_offer_that_waits_when_the_reader_leaves_makes_the_backend_ready(loop, pipe):
+    owner, device = CharBackend(), Device()
+    owner.on_ready = device.on_ready
+    outlet = Outlet(owner)
+    outlet.open(loop, pipe[1])
+    outlet.offer([memoryview(bytes(100_000))])
+    loop.run_once(0)
+    close(pipe, 0)
+    until(loop, lambda: owner.ready)
+    assert device.readied == 1
+
+
 def test_close_with_patience_writes_what_waits(loop, pipe):
     owner = CharBackend()
     outlet = Outlet(owner)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyvmm.backends.base import CharBackend
+from pyvmm.backends.fifo import Fifo
 from pyvmm.backends.file import OutputFile
 from pyvmm.backends.pty import Pty
 from pyvmm.backends.spec import make_backend
@@ -22,6 +23,7 @@ from pyvmm.errors import ConfigError
         ("socket:/tmp/s", UnixSocket, "socket /tmp/s"),
         ("file:/tmp/f", OutputFile, "file /tmp/f"),
         ("append:a:b", OutputFile, "file a:b"),
+        ("pipe:/tmp/p", Fifo, "pipe /tmp/p"),
     ],
 )
 def test_spec_names_its_backend(spec, kind, description):
