@@ -41,6 +41,11 @@ class Device:
         for value in data:
             self.write(offset, 1, value)
 
+    def write_burst(self, offset: int, size: int, values: list[int]) -> None:
+        """As ``write`` of each of *values* to *offset* in turn: coalesced writes of more than a byte."""
+        for value in values:
+            self.write(offset, size, value)
+
     def reset(self) -> None:
         """Back to the state after power-on."""
 

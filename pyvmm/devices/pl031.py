@@ -1,0 +1,144 @@
+"""The PL031 real-time clock: seconds since 1970, and an alarm.
+
+After the PL031 Technical Reference Manual (ARM DDI 0224B, section 3.3), and what Linux's
+``drivers/rtc/rtc-pl031.c`` relies on. The time is the host's, in UTC, plus what the guest set.
+"""
+
+from __future__ import annotations
+
+import time
+from _thread import allocate_lock
+
+from pyvmm.board.device import Line
+from pyvmm.devices.primecell import PrimeCell, words
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.loop import Loop, Timer
+
+# Register offsets (table 3-1).
+DR = 0x00
+MR = 0x04
+LR = 0x08
+CR = 0x0C
+IMSC = 0x10
+RIS = 0x14
+MIS = 0x18
+ICR = 0x1C
+
+CR_START = 1
+INT_RTC = 1
+_WORD = 0xFFFF_FFFF
+
+
+class Pl031(PrimeCell):
+    """The clock.
+
+    :param line: level; the alarm, while it is pending and not masked
+    :param now: the host's time in seconds since 1970
+    """
+
+    name = "PL031 real-time clock"
+    peripheral_id = b"\x31\x10\x04\x00"
+
+    def __init__(self, loop: Loop, line: Line | None = None, now: Callable[[], float] = time.time) -> None:
+        self._loop = loop
+        self._line = line if line is not None else Line()
+        self._now = now
+        self._lock = allocate_lock()
+        self._timer: Timer | None = None
+        self._closed = False
+        self._level = False
+        self._offset = 0
+        self._match = self._load = self._mask = self._raw = 0
+        self._fired = False  # for this match; acknowledged within its second, it is not due again
+
+    def close(self) -> None:
+        """No alarm comes any more."""
+        with self._lock:
+            self._closed = True
+            self._schedule()
+
+    def reset(self) -> None:
+        """The host's time, no alarm."""
+        with self._lock:
+            self._offset = self._match = self._load = self._mask = self._raw = 0
+            self._changed()
+
+    def save(self) -> dict[str, object]:
+        """Registers; the clock is kept as its difference from the host's."""
+        with self._lock:
+            registers = [self._offset & _WORD, self._match, self._load, self._mask, self._raw]
+            return {"version": 1, "registers": registers}
+
+    def load(self, state: dict[str, object]) -> None:
+        """Take back what ``save`` gave. Raises KeyError, TypeError or ValueError for anything else."""
+        offset, match, load, mask, raw = words(state, "registers", 5, self.name)
+        with self._lock:
+            self._offset, self._match, self._load = offset, match, load
+            self._mask, self._raw = mask & INT_RTC, raw & INT_RTC
+            self._changed()
+
+    def _seconds(self) -> int:
+        return int(self._now()) + self._offset & _WORD
+
+    def _read_register(self, offset: int) -> int:
+        if offset == DR:
+            return self._seconds()
+        if offset == CR:
+            return CR_START
+        if offset == MIS:
+            return self._raw & self._mask
+        return {MR: self._match, LR: self._load, IMSC: self._mask, RIS: self._raw}.get(offset, 0)
+
+    def _write_register(self, offset: int, value: int) -> None:
+        with self._lock:
+            if offset == MR:
+                self._match = value
+                self._fired = False
+            elif offset == LR:
+                self._load = value
+                self._offset = value - int(self._now()) & _WORD
+                self._fired = False
+            elif offset == IMSC:
+                self._mask = value & INT_RTC
+            elif offset == ICR:
+                self._raw &= ~value
+            elif offset == CR and value & CR_START:
+                pass  # it has been running since power-on; it cannot be stopped
+            else:
+                return
+            self._changed()
+
+    # Under the lock.
+
+    def _changed(self) -> None:
+        level = bool(self._raw & self._mask)
+        if level != self._level:
+            self._level = level
+            self._line.set(level)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        """A timer runs only while an alarm is to come that somebody wants."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        if self._closed or self._raw or not self._mask:
+            return
+        ahead = self._match - self._seconds() & _WORD
+        if ahead:
+            self._fired = False
+            self._timer = self._loop.call_later(ahead - self._now() % 1, self._alarm)
+        elif not self._fired:
+            self._timer = self._loop.call_later(0, self._alarm)
+
+    def _alarm(self) -> None:
+        """In the loop's thread: the time may have come, or the host's clock was set. Takes the lock."""
+        with self._lock:
+            self._timer = None
+            if self._match == self._seconds():
+                self._raw, self._fired = INT_RTC, True
+            self._changed()

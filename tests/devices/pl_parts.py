@@ -1,0 +1,64 @@
+"""What the tests of ARM's devices play around them: a wire, and a loop whose clock the test moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyvmm.board.device import Line
+
+
+class Wire(Line):
+    """Keeps every level it was driven to."""
+
+    def __init__(self) -> None:
+        self.changes: list[bool] = []
+
+    def set(self, level: bool) -> None:
+        self.changes.append(level)
+
+    @property
+    def level(self) -> bool:
+        return bool(self.changes) and self.changes[-1]
+
+
+class Timer:
+    def __init__(self, loop: Clock, due: float, function: Callable[[], object]) -> None:
+        self.loop, self.due, self.function = loop, due, function
+
+    def cancel(self) -> None:
+        if self in self.loop.timers:
+            self.loop.timers.remove(self)
+
+
+class Clock:
+    """A loop's timers, and the time, which ``move`` lets pass."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+        self.timers: list[Timer] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def call_later(self, seconds: float, function: Callable[[], object]) -> Timer:
+        timer = Timer(self, self.now + seconds, function)
+        self.timers.append(timer)
+        return timer
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        function()
+
+    def move(self, seconds: float) -> None:
+        """Let time pass, a timer after the other."""
+        end = self.now + seconds
+        for _ in range(1000):
+            due = [timer for timer in self.timers if timer.due <= end]
+            if not due:
+                break
+            first = min(due, key=lambda timer: timer.due)
+            self.now = max(self.now, first.due)
+            self.timers.remove(first)
+            first.function()
+        else:
+            raise AssertionError("a timer is set again and again")
+        self.now = end
