@@ -43,7 +43,9 @@ def main(argv: list[str]) -> int:
         print(f"the recording was cut off: its last {recording.cut} bytes are no whole entry")
     if replay.full:
         print("the recording ended when it was full, before the guest did")
-    verdict = "no difference" if same else f"{replay.count} differences"
+    verdict = (
+        "no difference" if same else "1 difference" if replay.count == 1 else f"{replay.count} differences"
+    )
     print(
         f"{replay.requests} requests, {replay.results} answers, {replay.accesses} accesses to the "
         f"configuration space: {verdict}"

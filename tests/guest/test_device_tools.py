@@ -1,0 +1,94 @@
+"""Trace, faults, recording and the skeleton of a new device, under Debian's stock kernel."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pyvmm.cli import new_device
+from pyvmm.testing.replay import Replay
+from pyvmm.virtio.tools.record import Recording
+from pyvmm.virtio.user_device import load_class, make
+from tests.guest.test_linux import LIMIT, execute
+from tests.test_device_docs import ROOT, TUTORIAL, files_of
+
+pytestmark = [pytest.mark.hw, pytest.mark.timeout(LIMIT + 30)]
+
+
+class Run:
+    """A guest that read from a new device, everything switched on."""
+
+    def __init__(self, folder: Path) -> None:
+        [device, *_] = new_device.write("blinker", str(folder))
+        self.kind = f"{device}:Blinker"
+        self.recording = str(folder / "recording")
+        trace = folder / "trace"
+        self.done: subprocess.CompletedProcess[bytes] = execute(
+            "--device",
+            f"{self.kind},text=pyvmm",
+            "--trace-device",
+            f"blinker={trace}",
+            "--inject",
+            "blinker0:delay=20ms,short-write=0.5,seed=1",
+            "--record",
+            f"blinker0={self.recording}",
+            command="head -c 400 /dev/hwrng",
+        )
+        self.trace = trace.read_text() if trace.exists() else ""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = Run(tmp_path_factory.mktemp("device"))
+    assert run.done.returncode == 0, run.done
+    return run
+
+
+def test_new_device_is_read_by_the_kernels_own_driver(run: Run) -> None:
+    assert len(run.done.stdout) == 400
+    assert b"pyvmmpyvmm" in run.done.stdout
+
+
+def test_trace_follows_the_driver_from_probe_to_interrupt(run: Run) -> None:
+    for line in (
+        "read  DeviceID -> 4 (entropy)",
+        "write Status <- 0xf (ACKNOWLEDGE DRIVER FEATURES_OK DRIVER_OK)",
+        "kick  queue 0",
+        "irq   used buffers",
+        "read  InterruptStatus -> 0x1 (used buffer)",
+    ):
+        assert f"] blinker0 {line}\n" in run.trace
+
+
+def test_faults_reach_the_driver_as_the_trace_shows(run: Run) -> None:
+    answers = re.findall(r"used  queue 0 head \d+: (\d+) written in (\d+) us", run.trace)
+    rooms = {int(room) for room in re.findall(r"room for (\d+)", run.trace)}
+
+    assert len(answers) > 5
+    assert all(int(micro) >= 20_000 for _, micro in answers)
+    assert min(int(size) for size, _ in answers) < min(rooms)
+
+
+def test_recording_has_what_the_device_did_and_replays_without_a_difference(run: Run) -> None:
+    replay = Replay(Recording(run.recording), make(load_class(run.kind), {"text": "pyvmm"}))
+
+    assert replay.run(), list(map(str, replay.differences))
+    assert replay.results > 5
+
+
+def test_command_of_the_tutorial_rolls_its_dice(tmp_path: Path) -> None:
+    (tmp_path / "dice.py").write_text(files_of(TUTORIAL)["dice.py"])
+    page = (ROOT / "docs" / TUTORIAL).read_text()
+    [words, command] = re.findall(
+        r"^pyvmm run --device \./dice\.py:(\S+) --exec '(.*)'$", page, re.MULTILINE
+    )[0]
+
+    done = execute("--device", f"{tmp_path}/dice.py:{words}", command=command)
+
+    rolls = [int(word) for word in done.stdout.split()]
+    assert done.returncode == 0, done
+    assert len(rolls) == 10
+    assert all(1 <= roll <= 20 for roll in rolls)

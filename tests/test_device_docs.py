@@ -1,0 +1,56 @@
+"""The code in the pages on devices runs as printed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TUTORIAL = "your-own-device.md"
+
+
+def files_of(page: str) -> dict[str, str]:
+    """The Python blocks of a page by the file name in their first line."""
+    blocks = re.findall(r"```python\n# (\S+\.py)\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+    return dict(blocks)
+
+
+@pytest.mark.parametrize(("page", "passed"), [(TUTORIAL, 3), ("testing.md", 6)])
+def test_code_of_the_page_passes_its_own_tests(tmp_path: Path, page: str, passed: int) -> None:
+    for name, text in files_of(page).items():
+        (tmp_path / name).write_text(text)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert f"{passed} passed" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0
+
+
+def test_device_of_the_tutorial_has_thirty_lines_at_most() -> None:
+    assert len(files_of(TUTORIAL)["dice.py"].strip().splitlines()) <= 30
+
+
+def test_every_python_block_of_the_pages_is_a_file_that_is_run() -> None:
+    for page in (TUTORIAL, "testing.md"):
+        text = (ROOT / "docs" / page).read_text()
+        assert text.count("```python") == len(files_of(page))
+
+
+def test_links_between_the_pages_lead_somewhere() -> None:
+    for page in (TUTORIAL, "testing.md", "device-tools.md", "devices/examples.md"):
+        path = ROOT / "docs" / page
+        for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+            assert (path.parent / link).exists(), f"{page}: {link}"
