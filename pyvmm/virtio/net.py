@@ -404,7 +404,8 @@ class Net(VirtioDevice):
     def load(self, state: dict[str, Any]) -> None:
         """Take back what ``save`` gave."""
         super().load(state)
-        self._loaded = {key: state[key] for key in ("filter", "offloads", "pairs", "receiving", "sending")}
+        kept = {key: state[key] for key in ("filter", "offloads", "pairs", "receiving", "sending")}
+        self._loaded = kept if kept["receiving"] else None  # nothing was received before the start
 
 
 class _Sink(Sink):

@@ -117,6 +117,8 @@ class Vsock(VirtioDevice):
         """The driver is told that its connections are gone (5.10.6.7)."""
         super().load(state)
         self.config.guest_cid = self.cid
+        if not FIRST_HOST_PORT <= state["next_port"] <= LAST_HOST_PORT:
+            raise ValueError(f"{state['next_port']} is no port for the host's end of a connection")
         self._next_port = state["next_port"]
         self._reset_event = True
 
@@ -356,9 +358,13 @@ class Vsock(VirtioDevice):
         self._clients.accept_more()
 
 
-def from_words(words: Words) -> Vsock:
-    """``vsock=CID,path=SOCKET``."""
+def from_words(words: Words) -> VirtioDevice:
+    """``vsock=CID,path=SOCKET``, or ``vsock=CID,vhost`` for the host's own sockets of that kind."""
     cid = words.number("cid", None, CID_FIRST_GUEST, CID_LAST_GUEST)
     if cid is None:
         raise words.error("cid is missing; give the guest a number from 3 on")
+    if words.flag("vhost"):
+        from pyvmm.virtio.vhost.vsock import VhostVsock
+
+        return VhostVsock(cid)
     return Vsock(cid, words.need("path"))

@@ -42,7 +42,7 @@ class Guest(Shell):
 
     def use(self, mib: int) -> None:
         """Have the guest use *mib* MiB more, and free them again."""
-        self.run(f"head -c {mib}M /dev/zero > /tmp/used")
+        self.run(f"head -c {mib}m /dev/zero > /tmp/used")
         self.run("rm /tmp/used")
 
     def reach(self, size: int) -> None:
@@ -120,7 +120,7 @@ class TestReportingBalloon:
         guest.close()
 
     def test_memory_when_the_guest_frees_it_goes_back_to_the_host_by_itself(self, guest: Guest) -> None:
-        guest.run("head -c 128M /dev/zero > /tmp/used")
+        guest.run("head -c 128m /dev/zero > /tmp/used")
         used = guest.resident
 
         guest.run("rm /tmp/used")
@@ -130,7 +130,7 @@ class TestReportingBalloon:
     def test_balloon_when_the_guest_runs_out_of_memory_shrinks(self, guest: Guest) -> None:
         guest.reach(150 * MIB)
 
-        guest.run("head -c 80M /dev/zero > /tmp/used")
+        guest.run("head -c 80m /dev/zero > /tmp/used")
 
         assert guest.balloon.actual < 150 * MIB
         guest.run("rm /tmp/used")

@@ -101,6 +101,8 @@ class VsockGuest:
         queue = self.driver.queues[RX]
         while done := queue.collect():
             for request in done:
+                if not request.written:
+                    continue  # one the device has no use for
                 data = queue.data(request)
                 self.waiting.append(Packet(*p.HEADER.unpack(data[: p.HEADER_SIZE]), data[p.HEADER_SIZE :]))
             if again:

@@ -1,0 +1,215 @@
+"""Every device type, saved in the middle of its work and gone on with by a fresh one of its kind."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from pyvmm.config import DeviceWords
+from pyvmm.testing import FakeDriver, Request
+from pyvmm.virtio import mmio, spec
+from pyvmm.virtio import vsock_packet as p
+from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.errors import StateError
+
+ALL = sorted(("balloon", "disk", "hvc", "net", "rng", "vsock"))
+#: Kinds that are not a device type of ours, or whose state another process has.
+OTHERS = {"device", "share", "vhost_user"}
+SECTOR = 512
+_switches = itertools.count()
+
+
+class Bench(NamedTuple):
+    """One kind: how to make a device of it, twice the same, and what to do with it."""
+
+    words: dict[str, str | bool]
+    folder: Path
+
+    def make(self, kind: str) -> VirtioDevice:
+        (device,) = spec.make_devices([DeviceWords(kind, self.words)])
+        return device
+
+
+@pytest.fixture(params=ALL)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def bench(kind: str, tmp_path: Path) -> Bench:
+    words: dict[str, dict[str, str | bool]] = {
+        "balloon": {"target": "1M"},
+        "disk": {"path": str(tmp_path / "image")},
+        "hvc": {"to": f"append:{tmp_path / 'out'}"},
+        "net": {"type": f"switch:save{next(_switches)}"},
+        "rng": {},
+        "vsock": {"cid": "5", "path": str(tmp_path / "v")},
+    }
+    (tmp_path / "image").write_bytes(bytes(range(256)) * 256)
+    return Bench(words[kind], tmp_path)
+
+
+@pytest.fixture
+def driver(kind: str, bench: Bench) -> Iterator[FakeDriver]:
+    with FakeDriver(bench.make(kind)) as driver:
+        yield driver
+
+
+def move(driver: FakeDriver, make: Callable[[], VirtioDevice], state: str) -> None:
+    """Put a fresh device into the place of *driver*'s, and have it load *state*."""
+    driver.transport.close()
+    driver.device = make()
+    driver.device.attach(driver.loop)
+    driver.transport = mmio.VirtioMmio(driver.device, driver.memory, driver.line, driver._kick)
+    driver.transport.load(json.loads(state))
+    driver.run()
+
+
+# What each device has under way when it is saved: requests the driver made and was not answered, and those
+# it made without a kick. ``goes_on`` says whether the fresh device has dealt with them.
+
+
+def begin(kind: str, driver: FakeDriver) -> list[Request]:
+    if kind == "rng":
+        driver.request(0, writable=[8])
+        return [driver.queues[0].add(writable=[64])]
+    if kind == "disk":
+        driver.request(0, [struct.pack("<IIQ", 0, 0, 1)], [SECTOR, 1])
+        return [driver.queues[0].add([struct.pack("<IIQ", 0, 0, 2)], [SECTOR, 1])]
+    if kind == "balloon":
+        held = driver.queues[2].add([struct.pack("<HQ", 4, 77)])
+        driver.queues[2].kick()
+        driver.run()
+        page = driver.memory.regions[0].end // 4096 - 1
+        driver.memory.write(page * 4096, b"x" * 4096)
+        return [held, driver.queues[0].add([struct.pack("<I", page)])]
+    if kind == "vsock":
+        event = driver.queues[2].add(writable=[4])
+        driver.queues[2].kick()
+        for _ in range(20):
+            driver.queues[0].add(writable=[p.HEADER_SIZE, 4096])
+        driver.queues[0].kick()
+        driver.queues[1].add([_connect(1)])
+        driver.queues[1].kick()
+        driver.run()
+        return [event, driver.queues[1].add([_connect(2)])]
+    if kind == "hvc":
+        driver.queues[1].add([b"before "])
+        driver.queues[1].kick()
+        driver.run()
+        return [driver.queues[1].add([b"after"])]
+    assert kind == "net", f"{kind} has no scenario here"
+    driver.queues[0].add(writable=[2048])
+    driver.queues[0].kick()
+    return [driver.queues[1].add([bytes(12) + b"\xff" * 12 + b"\x08\x00" + bytes(46)])]
+
+
+def goes_on(kind: str, driver: FakeDriver, bench: Bench, waiting: list[Request]) -> None:
+    for queue in driver.queues:
+        queue.collect()
+    if kind == "rng":
+        assert waiting[0].written == 64
+    elif kind == "disk":
+        data = driver.queues[0].data(waiting[0])
+        assert data == (bytes(range(256)) * 2) + b"\0"
+    elif kind == "balloon":
+        held, inflate = waiting
+        address = driver.memory.regions[0].end - 4096
+        assert inflate.done and driver.memory.read(address, 4096) == bytes(4096)
+        assert driver.config(0, 4) == (1 << 20) // 4096
+        assert not held.done and driver.device.stats == {"free_memory": 77}  # type: ignore[attr-defined]
+        driver.device.ask_stats()  # type: ignore[attr-defined]
+        driver.run()
+        assert driver.queues[2].collect() == [held]
+    elif kind == "vsock":
+        event, packet = waiting
+        assert packet.done and event.done and driver.queues[2].data(event) == bytes(4)
+        assert 20 - len(driver.queues[0].pending) == 2, "one reset before, one after"
+    elif kind == "hvc":
+        assert waiting[0].done and (bench.folder / "out").read_bytes() == b"before after"
+    else:
+        assert waiting[0].done
+
+
+def _connect(port: int) -> bytes:
+    return p.HEADER.pack(5, p.CID_HOST, port, 80, 0, p.TYPE_STREAM, p.OP_REQUEST, 0, 1 << 18, 0)
+
+
+def test_kinds_when_listed_are_all_here() -> None:
+    assert set(ALL) == {*spec.MODULES, "hvc"} - OTHERS
+
+
+def test_device_when_saved_at_work_is_gone_on_with_by_a_fresh_one(
+    kind: str, bench: Bench, driver: FakeDriver
+) -> None:
+    waiting = begin(kind, driver)
+    features, status = driver.features, driver.status
+
+    move(driver, lambda: bench.make(kind), json.dumps(driver.transport.save()))
+
+    goes_on(kind, driver, bench, waiting)
+    assert (driver.status, driver.device.driver_features) == (status, features)
+
+
+def test_device_when_saved_twice_in_a_row_has_the_same_state(
+    kind: str, bench: Bench, driver: FakeDriver
+) -> None:
+    begin(kind, driver)
+
+    first = json.dumps(driver.transport.save())
+
+    assert json.dumps(driver.transport.save()) == first
+
+
+def test_device_when_saved_before_its_driver_came_starts_afterwards(
+    kind: str, bench: Bench, driver: FakeDriver
+) -> None:
+    driver.reset()
+
+    move(driver, lambda: bench.make(kind), json.dumps(driver.transport.save()))
+    driver.probe()
+
+    goes_on(kind, driver, bench, begin_and_kick(kind, driver))
+
+
+def begin_and_kick(kind: str, driver: FakeDriver) -> list[Request]:
+    """As ``begin``, with nothing left undone; a socket device has no event to tell then."""
+    waiting = begin(kind, driver)
+    if kind == "vsock":
+        driver.device._reset_event = True  # type: ignore[attr-defined]
+        driver.device.run_queue(2)
+    for queue in driver.queues:
+        queue.kick()
+    driver.run()
+    return waiting
+
+
+@pytest.mark.parametrize("where", ["transport", "device", "queue"])
+def test_state_when_of_another_version_is_refused(kind: str, driver: FakeDriver, where: str) -> None:
+    state = json.loads(json.dumps(driver.transport.save()))
+    part = {"transport": state, "device": state["device"], "queue": state["device"]["queues"][0]}[where]
+    part["version"] = 99
+
+    with pytest.raises(StateError, match="version 99"):
+        driver.transport.load(state)
+
+    driver.probe()
+
+
+@pytest.mark.parametrize("lost", ["device", "queues", "config", "device_id"])
+def test_state_when_a_part_is_missing_is_refused_in_one_sentence(
+    kind: str, driver: FakeDriver, lost: str
+) -> None:
+    state = json.loads(json.dumps(driver.transport.save()))
+    del (state if lost == "device" else state["device"])[lost]
+
+    with pytest.raises(StateError):
+        driver.transport.load(state)
+
+    driver.probe()
