@@ -60,6 +60,8 @@ class Replay:
         self._patience = patience
         # By the queue and the recorded head: the request, and the (address, size) of its buffers.
         self._pending: dict[tuple[int, int], tuple[Request, list[tuple[int, int]]]] = {}
+        # Queues that owe an answer: further ones are not waited for as long.
+        self._silent: set[int] = set()
 
     def run(self) -> bool:
         """Play it all; True when nothing was otherwise."""
@@ -68,7 +70,7 @@ class Replay:
             for entry in self.recording:
                 try:
                     self._play(entry)
-                except (struct.error, IndexError):
+                except (struct.error, IndexError, OverflowError, MemoryError):
                     raise RecordingError(
                         f"{self.recording.path}: entry {entry.number} is damaged; record it anew"
                     ) from None
@@ -80,6 +82,7 @@ class Replay:
         elif entry.kind == record.STOP:
             self._driver.reset()
             self._pending.clear()
+            self._silent.clear()
         elif entry.kind == record.REQUEST:
             self._request(entry)
         elif entry.kind == record.RESULT:
@@ -146,8 +149,10 @@ class Replay:
         written, data = entry.result()
         self.results += 1
         try:
-            driver.run(lambda: queue.collect() or request.done, self._patience)
+            patience = 0.0 if entry.queue in self._silent else self._patience
+            driver.run(lambda: queue.collect() or request.done, patience)
         except TimeoutError:
+            self._silent.add(entry.queue)
             self._differs(entry, f"queue {entry.queue}: no answer within {self._patience:g} seconds")
             return
         got = queue.data(request)
@@ -162,6 +167,8 @@ class Replay:
 
     def _access(self, entry: Entry) -> None:
         offset, size, value = entry.config()
+        if size not in (1, 2, 4, 8) or offset + size > mmio.SIZE - mmio.CONFIG:
+            raise struct.error("no access that a driver can make")
         self.accesses += 1
         if entry.kind == record.CONFIG_WRITE:
             self._driver.write(mmio.CONFIG + offset, value, size)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pyvmm.errors import ConfigError, StartError
 from pyvmm.testing.replay import Replay
@@ -159,3 +163,39 @@ def test_replay_when_an_entry_is_damaged_is_one_sentence(tmp_path: Path) -> None
 
     with pytest.raises(RecordingError, match="entry 2 is damaged"):
         Replay(Recording(path), Shout()).run()
+
+
+def test_replay_when_a_queue_is_silent_waits_once_and_not_for_every_answer(tmp_path: Path) -> None:
+    class Silent(Shout):
+        def handle(self, queue: int, chain: object) -> None:
+            return None
+
+    device, path = Shout(), str(tmp_path / "r")
+    with tapped(device, Recorder(device, path)) as driver:
+        driver.probe()
+        for _ in range(5):
+            driver.request(0, [b"x"], [1])
+    replay = Replay(Recording(path), Silent(), patience=0.2)
+    began = time.monotonic()
+    replay.run()
+
+    assert replay.count == 5
+    assert time.monotonic() - began < 0.9
+
+
+@given(at=st.integers(0, 10_000), bits=st.integers(1, 255))
+@settings(max_examples=150, deadline=None)
+def test_replay_of_a_file_with_a_flipped_byte_ends_with_a_verdict_or_one_sentence(
+    tmp_path_factory: pytest.TempPathFactory, at: int, bits: int
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "flipped"
+    folder.mkdir(exist_ok=True)
+    path = folder / "recording"
+    if not path.exists():
+        recorded(path)
+    data = bytearray(path.read_bytes())
+    data[at % len(data)] ^= bits
+    (folder / "flipped").write_bytes(data)
+
+    with contextlib.suppress(ConfigError):
+        Replay(Recording(str(folder / "flipped")), Shout(), patience=0.01).run()
