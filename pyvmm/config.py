@@ -253,6 +253,10 @@ def read_toml(path: str) -> dict[str, Any]:
     for kind, first in DEVICE_KINDS.items():
         if first == "path" and kind in keys:
             keys[kind] = _absolute_device(keys[kind], folder)
+    if "vsock" in keys:  # its path is not the first word
+        sockets = keys["vsock"] if isinstance(keys["vsock"], list) else [keys["vsock"]]
+        tables = [split_words("vsock", item) if isinstance(item, str) else item for item in sockets]
+        keys["vsock"] = _absolute_device(tables, folder)
     if "device" in keys:
         keys["device"] = _absolute_class(keys["device"], folder)
     return keys

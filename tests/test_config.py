@@ -153,3 +153,13 @@ def test_from_toml_with_bytes_that_are_no_text_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="is not TOML"):
         Config.from_toml(str(board))
+
+
+@pytest.mark.parametrize("vsock", ['"3,path=v.sock"', '{cid = 3, path = "v.sock"}', '["3,path=v.sock"]'])
+def test_from_toml_takes_the_path_of_a_vsock_from_the_files_folder(tmp_path: Path, vsock: str) -> None:
+    board = tmp_path / "board.toml"
+    board.write_text(f'kernel = "k"\nvsock = {vsock}\n')
+
+    (device,) = Config.from_toml(str(board)).devices
+
+    assert device.values == {"cid": "3", "path": str(tmp_path / "v.sock")}
