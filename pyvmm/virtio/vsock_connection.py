@@ -6,9 +6,10 @@ ports and the event loop are the device's.
 
 from __future__ import annotations
 
+import select
 import socket
 
-from pyvmm.loop import READ, WRITE
+from pyvmm.loop import HANGUP, READ, WRITE
 from pyvmm.virtio.vsock_packet import (
     MASK32,
     OP_CREDIT_REQUEST,
@@ -230,7 +231,14 @@ class Connection:
         return size
 
     def hang_up(self) -> None:
-        """The program at the other end has closed its socket; what it sent before may still be there."""
+        """The program at the other end has closed its socket; what it sent before may still be there.
+
+        Asks the socket: an event may be of another one that had the same descriptor in this turn of the loop.
+        """
+        poll = select.poll()
+        poll.register(self.sock, 0)
+        if not any(events & HANGUP for _, events in poll.poll(0)):
+            return
         self.hung_up = True
         self.refuse_output()
         if self.input_over:

@@ -11,6 +11,7 @@ import pytest
 
 from pyvmm.config import DeviceWords
 from pyvmm.errors import ConfigError
+from pyvmm.loop import HANGUP
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio import vsock
 from pyvmm.virtio import vsock_packet as p
@@ -388,6 +389,16 @@ def test_program_when_it_closes_while_the_guest_has_no_credit_lets_the_loop_rest
 
         data, shut = guest.packets()
         assert (data.size, shut.op, shut.flags) == (90, p.OP_SHUTDOWN, p.SHUTDOWN_BOTH)
+
+
+def test_connection_when_told_of_a_hang_up_that_was_of_an_earlier_socket_stays() -> None:
+    with VsockGuest() as guest:
+        sock = guest.connection()
+
+        guest.device._ready(_connection(guest), HANGUP)
+        guest.send(p.OP_RW, b"still here")
+
+        assert sock.recv(100) == b"still here" and guest.ops() == []
 
 
 def test_guest_when_it_stops_receiving_is_not_sent_more() -> None:
