@@ -6,6 +6,7 @@ no request passes through this process. Registers, status and features stay with
 
 from __future__ import annotations
 
+from pyvmm.loop import EDGE, READ
 from pyvmm.notice import notice
 from pyvmm.virtio import features as f
 from pyvmm.virtio.device import VirtioDevice
@@ -78,6 +79,10 @@ class VhostDevice(VirtioDevice):
 
     def __init__(self, control: Control, served: int | None = None) -> None:
         super().__init__()
+        self.put_behind(control, served)
+
+    def put_behind(self, control: Control, served: int | None = None) -> None:
+        """The second half of ``__init__``, for a subclass that is another kind of device besides."""
         self.control = control
         self._served = len(self.queues) if served is None else served
         self._kicks: list[int] = []
@@ -92,17 +97,23 @@ class VhostDevice(VirtioDevice):
         return self.control.features & (OWN | PASSED)
 
     def wire(self, kicks: list[int], interrupt: int) -> None:
-        """Remember the eventfds to pass on."""
+        """Remember the eventfds to pass on; kicks of queues that stay ours come to our loop."""
         self._kicks = kicks
         self._interrupt = interrupt
+        for index in range(self._served, len(kicks)):
+            # Edge: the counter need not be read, and each write of it is one more event.
+            self.loop.add(kicks[index], READ | EDGE, lambda _, index=index: self.run_queue(index))  # type: ignore[misc]
 
     def started(self) -> None:
         """Check the queues as for a device of our own, and hand them over."""
         memory, features = self.memory, self.driver_features
-        ready = [queue for queue in self.queues[: self._served] if queue.ready]
         rings = []
-        for queue in ready:
+        for queue in self.queues:
+            if not queue.ready:
+                continue
             queue.activate(memory, features)
+            if queue.index >= self._served:
+                continue
             rings.append(Ring(memory, queue, self._kicks[queue.index], self._interrupt, self.error_fd))
         self.control.begin(memory, features)
         try:
@@ -119,7 +130,9 @@ class VhostDevice(VirtioDevice):
         self._stop_rings()
 
     def run_queue(self, index: int) -> None:
-        """Kicks go to the other side."""
+        """Kicks go to the other side, but for those of our own queues."""
+        if index >= self._served:
+            super().run_queue(index)
 
     def not_stopped(self, error: DeviceError) -> None:
         """A queue could not be taken back: say so."""
@@ -139,6 +152,10 @@ class VhostDevice(VirtioDevice):
 
     def close(self) -> None:
         """Let go of the other side."""
+        if hasattr(self, "loop"):
+            for kick in self._kicks[self._served :]:
+                self.loop.remove(kick)
+        self._kicks = []
         self.control.close()
 
     def _stop_rings(self) -> None:
