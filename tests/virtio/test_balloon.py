@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pyvmm.config import DeviceWords
 from pyvmm.errors import ConfigError
@@ -162,6 +164,30 @@ def test_request_when_empty_or_writable_alone_comes_back() -> None:
     with FakeDriver(Balloon(), memory=memory()) as driver:
         assert driver.request(INFLATE, writable=[64]) == b""
         assert driver.device.discarded == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.integers(PAGE_NUMBER, (BASE + SIZE) // PAGE + 3),
+            st.integers(ROM // PAGE - 2, ROM // PAGE + 2),
+            st.integers(0, BASE // PAGE - 1),  # what lies between are the rings
+            st.integers((BASE + SIZE) // PAGE, 0xFFFF_FFFF),
+        ),
+        max_size=40,
+    )
+)
+def test_inflate_whatever_it_names_clears_those_pages_of_ram_and_no_others(pages: list[int]) -> None:
+    with FakeDriver(Balloon(), memory=memory()) as driver:
+        last = (BASE + SIZE) // PAGE
+        mark(driver, PAGE_NUMBER, last - PAGE_NUMBER)
+
+        inflate(driver, *pages)
+
+        kept = [page for page in range(PAGE_NUMBER, last) if is_marked(driver, page)]
+        assert kept == [page for page in range(PAGE_NUMBER, last) if page not in pages]
+        assert driver.memory.read(ROM, PAGE) == b"R" * PAGE
 
 
 # Target
