@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 import subprocess
 from pathlib import Path
@@ -55,9 +56,10 @@ def parts(output: bytes) -> dict[str, list[str]]:
     return found
 
 
-@pytest.fixture(scope="module")
-def said() -> dict[str, list[str]]:
-    done = execute(
+@functools.cache
+def with_buses() -> subprocess.CompletedProcess[bytes]:
+    """One guest of the minimal kernel with adapter and expander, for all tests here."""
+    return execute(
         "--kernel",
         str(minimal_kernel() / "bzImage"),
         "--initrd",
@@ -68,8 +70,12 @@ def said() -> dict[str, list[str]]:
         f"{EXAMPLES}/gpio_expander.py:GpioExpander,wires=0:8",
         command=BUSES,
     )
-    assert done.returncode == 0, done
-    return parts(done.stdout)
+
+
+@pytest.fixture
+def said() -> dict[str, list[str]]:
+    assert with_buses().returncode == 0, with_buses()
+    return parts(with_buses().stdout)
 
 
 class TestBuses:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 from pathlib import Path
@@ -40,9 +41,17 @@ class Run:
         self.trace = trace.read_text() if trace.exists() else ""
 
 
-@pytest.fixture(scope="module")
+@functools.cache
+def with_tools(folder: Path) -> Run:
+    """One guest for all tests here."""
+    return Run(folder)
+
+
+@pytest.fixture
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = Run(tmp_path_factory.mktemp("device"))
+    folder = tmp_path_factory.getbasetemp() / "device"
+    folder.mkdir(exist_ok=True)
+    run = with_tools(folder)
     assert run.done.returncode == 0, run.done
     return run
 
