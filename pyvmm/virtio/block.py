@@ -16,7 +16,7 @@ from pyvmm.virtio import block_request as r
 from pyvmm.virtio import ids
 from pyvmm.virtio.block_request import Request
 from pyvmm.virtio.device import VirtioDevice
-from pyvmm.virtio.errors import ChainError
+from pyvmm.virtio.errors import ChainError, StateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ class Block(VirtioDevice):
         #: Whether a write is on the medium before it is reported done.
         self._durable = False
         self._stopping = False
-        self._configure(queues)
+        self._configure()
 
-    def _configure(self, queues: int) -> None:
+    def _configure(self) -> None:
         config, disk = self.config, self.disk
         self._set_capacity()
         config.seg_max = SEG_MAX
@@ -95,7 +95,7 @@ class Block(VirtioDevice):
         config.min_io_size = ratio
         config.opt_io_size = disk.optimal_size // disk.block_size
         config.writeback = self._cache != "writethrough"
-        config.num_queues = queues
+        config.num_queues = len(self.queues)
         if not disk.readonly:
             config.max_discard_sectors = MAX_DISCARD
             config.max_discard_seg = config.max_write_zeroes_seg = MAX_SEGMENTS
@@ -139,11 +139,13 @@ class Block(VirtioDevice):
         self._choose_cache()
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take back what ``save`` gave. Raises DiskError when the image's size is another one."""
+        """Take back what ``save`` gave. Raises StateError too when the image's size is another one."""
         super().load(state)
-        saved = self.config.capacity
+        saved, writeback = self.config.capacity, self.config.writeback
+        self._configure()  # the image is what it is, whatever the state says
+        self.config.writeback = writeback & 1
         if saved != self._sectors:
-            raise DiskError(
+            raise StateError(
                 f"disk {self.disk.path} has {self._sectors} sectors, and had {saved} when the guest was "
                 "saved; give the image that belongs to it"
             )

@@ -14,6 +14,7 @@ from pyvmm.backends.disk.raw import RawDisk
 from pyvmm.virtio import block, features
 from pyvmm.virtio import block_request as r
 from pyvmm.virtio.block import Block
+from pyvmm.virtio.errors import StateError
 from tests.virtio.disks import (
     DISCARD,
     FLUSH,
@@ -385,5 +386,5 @@ def test_saved_device_with_an_image_of_another_size_is_refused(path: Path) -> No
         os.truncate(path, 2 * SIZE)
         bench.device.resized()
 
-        with pytest.raises(DiskError, match="give the image that belongs to it"):
+        with pytest.raises(StateError, match="give the image that belongs to it"):
             bench.driver.transport.load(state)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from ctypes import Structure, byref, c_int, c_long, c_short, get_errno
+from time import monotonic, sleep
 
 from pyvmm.backends.disk.base import DiskError
 from pyvmm.notice import notice
@@ -19,6 +20,10 @@ from pyvmm.pykvm.libc import function
 _USED = 100
 _FORBIDDEN = 200
 _READ, _WRITE, _RESIZE = 0, 1, 3
+_NOT_OTHERS = (_WRITE, _RESIZE)
+
+#: Seconds to wait for the last user, whose process may be ending: closing a VM takes the kernel a while.
+PATIENCE = 0.2
 
 _F_OFD_GETLK = 36
 _F_OFD_SETLK = 37
@@ -53,26 +58,36 @@ class flock(Structure):
 def lock(fd: int, path: str, write: bool) -> None:
     """Claim the image open as *fd* for reading, or for writing too, until *fd* is closed.
 
-    Raises DiskError when somebody uses it in a way that excludes this.
+    Waits a moment for somebody who is about to let go. Raises DiskError when the image is used in a way
+    that excludes this.
     """
     uses = (_READ, _WRITE) if write else (_READ,)
-    forbids = (_WRITE, _RESIZE)
+    mine = [_USED + bit for bit in uses] + [_FORBIDDEN + bit for bit in _NOT_OTHERS]
+    theirs = [_FORBIDDEN + bit for bit in uses] + [_USED + bit for bit in _NOT_OTHERS]
+    limit = monotonic() + PATIENCE
+    while not _claim(fd, path, mine, theirs):
+        if monotonic() > limit:
+            if write:
+                what = "in use by another process; end that, or give ro here and there"
+            else:
+                what = "being written to by another process; end that, or let it have ro too"
+            raise DiskError(f"disk {path} is {what}")
+        for byte in mine:
+            _call(fd, _F_OFD_SETLK, _F_UNLCK, byte)
+        sleep(PATIENCE / 20)
+
+
+def _claim(fd: int, path: str, mine: list[int], theirs: list[int]) -> bool:
+    """Lock the bytes of *mine*; whether nobody has one of *theirs*."""
     # Claimed first and looked at then: of two at the same time both may lose, never both win.
-    mine = [_USED + bit for bit in uses] + [_FORBIDDEN + bit for bit in forbids]
-    theirs = [_FORBIDDEN + bit for bit in uses] + [_USED + bit for bit in forbids]
     for byte in mine:
         problem = _call(fd, _F_OFD_SETLK, _F_RDLCK, byte)[0]
         if problem in _NO_LOCKS:
-            notice(
-                "disk lock", f"{path} lies where files cannot be locked; see that nothing else writes to it"
-            )
-            return
+            notice("disk lock", f"disk {path} cannot be locked where it lies; nothing else may write to it")
+            return True
         if problem:
-            raise _in_use(path, write)
-    for byte in theirs:
-        problem, kind = _call(fd, _F_OFD_GETLK, _F_WRLCK, byte)
-        if problem or kind != _F_UNLCK:
-            raise _in_use(path, write)
+            return False
+    return all(_call(fd, _F_OFD_GETLK, _F_WRLCK, byte) == (0, _F_UNLCK) for byte in theirs)
 
 
 def _call(fd: int, command: int, kind: int, byte: int) -> tuple[int, int]:
@@ -81,9 +96,3 @@ def _call(fd: int, command: int, kind: int, byte: int) -> tuple[int, int]:
     if _fcntl(fd, command, byref(what)) < 0:
         return get_errno(), kind
     return 0, what.l_type
-
-
-def _in_use(path: str, write: bool) -> DiskError:
-    if write:
-        return DiskError(f"disk {path} is in use by another process; end that, or give ro here and there")
-    return DiskError(f"disk {path} is being written to by another process; end that, or let it have ro too")
