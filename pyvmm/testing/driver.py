@@ -379,11 +379,27 @@ class FakeDriver:
         indirect: bool = False,
         timeout: float = 10.0,
     ) -> bytes:
-        """One request from beginning to end; returns what the device wrote."""
+        """One request from beginning to end; returns what the device wrote.
+
+        Raises TimeoutError when it does not come back within *timeout* seconds.
+        """
         ring = self.queues[queue]
         request = ring.add(readable, writable, indirect=indirect)
         ring.kick()
-        self.run(lambda: ring.collect() or request.done, timeout)
+
+        def done() -> bool:
+            ring.collect()
+            return request.done
+
+        try:
+            self.run(done, timeout)
+        except TimeoutError:
+            if self.device.external or not self.device.queues[queue].in_flight:
+                raise
+            raise TimeoutError(
+                f"the device took the request and did not give it back within {timeout:g} seconds; a "
+                "handle() that returns None keeps it until complete(); so does one that forgets to return"
+            ) from None
         return ring.data(request)
 
     def acknowledge(self) -> int:

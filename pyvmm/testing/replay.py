@@ -148,9 +148,13 @@ class Replay:
         queue = next(queue for queue in driver.queues if queue.index == entry.queue)
         written, data = entry.result()
         self.results += 1
+
+        def done() -> bool:
+            queue.collect()
+            return request.done
+
         try:
-            patience = 0.0 if entry.queue in self._silent else self._patience
-            driver.run(lambda: queue.collect() or request.done, patience)
+            driver.run(done, 0.0 if entry.queue in self._silent else self._patience)
         except TimeoutError:
             self._silent.add(entry.queue)
             self._differs(entry, f"queue {entry.queue}: no answer within {self._patience:g} seconds")
@@ -159,7 +163,12 @@ class Replay:
         if request.written != written:
             self._differs(entry, f"queue {entry.queue}: {request.written} bytes instead of {written}")
         elif got != data:
-            at = next(i for i in range(len(data)) if got[i : i + 1] != data[i : i + 1])
+            at = next((i for i, (a, b) in enumerate(zip(got, data, strict=False)) if a != b), None)
+            if at is None:
+                self._differs(
+                    entry, f"queue {entry.queue}: {len(got)} bytes of an answer instead of {len(data)}"
+                )
+                return
             self._differs(
                 entry,
                 f"queue {entry.queue}: byte {at} of {len(data)} is {got[at]:#04x} instead of {data[at]:#04x}",

@@ -106,6 +106,7 @@ class VirtioMmio(Device, Signal):
         self._line = line
         self._kick = kick
         self._failed = failed
+        self._closed = False
         self._control = allocate_lock()  # what the driver sets up; held while the device starts and stops
         self._pending = allocate_lock()  # InterruptStatus alone: never held with anything else
         self._clear()
@@ -320,12 +321,23 @@ class VirtioMmio(Device, Signal):
             self._reset()
 
     def close(self) -> None:
-        """Stop the device and close it."""
+        """Stop and close the device; a defect in its code is told and holds up nobody. Idempotent."""
         with self._control:
+            if self._closed:
+                return
+            self._closed = True
             try:
-                self.device.stop()
-            finally:
-                self.device.close()
+                try:
+                    self.device.stop()
+                finally:
+                    self.device.close()
+            except Exception as error:
+                if self._failed is None:
+                    raise
+                from pyvmm import blame
+
+                what = f"failed while it was closed, in {blame.place(error)}: {blame.describe(error)}"
+                notice("virtio close", f"{self.name} {what}")
 
     def save(self) -> dict[str, object]:
         """Transport and device; the vCPUs are paused. Waits for what the device has under way."""

@@ -8,7 +8,9 @@ import pytest
 
 from pyvmm.config import Config, DeviceWords, split_words
 from pyvmm.errors import ConfigError
+from pyvmm.machine.machine import Machine
 from pyvmm.testing import FakeDriver
+from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.spec import make_device
 
@@ -240,3 +242,70 @@ def test_file_in_a_board_file_is_taken_from_its_folder(tmp_path: Path, keys: str
     [words] = Config.from_toml(str(tmp_path / "board.toml")).devices
 
     assert make_device(words).given[0] == 3  # type: ignore[attr-defined]
+
+
+class Faulty(VirtioDevice):
+    """Raises in the method that it is told to."""
+
+    device_id = 42
+    name = "faulty"
+    queue_sizes = (8,)
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.method = method
+
+    def _may_raise(self, method: str) -> None:
+        if method == self.method:
+            raise ZeroDivisionError(method)
+
+    def started(self) -> None:
+        self._may_raise("started")
+
+    def handle(self, queue: int, chain: Chain) -> int:
+        self._may_raise("handle")
+        return 0
+
+    def close(self) -> None:
+        self._may_raise("close")
+
+
+def test_exception_in_a_start_is_a_defect_and_not_a_refusal() -> None:
+    with pytest.raises(ZeroDivisionError):
+        FakeDriver(Faulty("started"))
+
+
+def test_exception_in_a_request_reaches_the_test_that_made_it() -> None:
+    with FakeDriver(Faulty("handle")) as driver, pytest.raises(ZeroDivisionError):
+        driver.request(0, writable=[1])
+
+
+@pytest.mark.kvm
+def test_exception_at_the_end_is_told_and_the_other_devices_are_closed(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    closed = []
+
+    class Well(Faulty):
+        def close(self) -> None:
+            closed.append(self.name)
+
+    firmware = Path(__file__).resolve().parents[2] / "firmware" / "bin" / "exit.bin"
+    with Machine(
+        Config(firmware=str(firmware), console="none", timeout=30), devices=[Well(""), Faulty("close")]
+    ) as machine:
+        ending = machine.run()
+
+    assert ending.code == 32, ending
+    assert closed == ["faulty0"]
+    assert "faulty1 failed while it was closed, in _may_raise, " in capfd.readouterr().err
+
+
+def test_request_that_is_kept_by_mistake_is_named_by_the_fake_driver(tmp_path: Path) -> None:
+    text = HEAD + HANDLE.replace("return ", "")
+
+    with (
+        FakeDriver(asked(f"{source(tmp_path, text)}:Mine")) as driver,
+        pytest.raises(TimeoutError, match="one that forgets to return"),
+    ):
+        driver.request(0, writable=[8], timeout=0.05)
