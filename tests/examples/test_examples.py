@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio import mmio
 from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.features import DEVICE_NEEDS_RESET
 from pyvmm.virtio.user_device import load_class, make
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -226,3 +229,31 @@ def test_accelerometer_when_buffers_lack_loses_the_sample_and_not_its_half() -> 
         driver.run(lambda: device.lost > 1)  # type: ignore[attr-defined]
 
         assert queue.collect() == []
+
+
+@pytest.mark.parametrize(
+    "name", ["i2c_adapter.py:I2cAdapter", "gpio_expander.py:GpioExpander", "accelerometer.py:Accelerometer"]
+)
+@given(
+    asked=st.lists(
+        st.tuples(
+            st.integers(0, 1),
+            st.one_of(st.binary(max_size=24), st.just(b"\5\0\0\0\1\0\0\0")),
+            st.integers(0, 9),
+        ),
+        max_size=20,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_example_when_its_driver_says_anything_goes_on(
+    name: str, asked: list[tuple[int, bytes, int]]
+) -> None:
+    with FakeDriver(example(name)) as driver:
+        for queue, data, room in asked:
+            ring = driver.queues[queue % len(driver.queues)]
+            ring.add([data], [room])
+            ring.kick()
+            driver.run()
+            ring.collect()
+
+        assert not driver.status & DEVICE_NEEDS_RESET

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 
+from pyvmm import blame
 from pyvmm.errors import StartError
 from pyvmm.virtio import features as f
 from pyvmm.virtio import ids, mmio
@@ -122,7 +123,7 @@ class Trace(Tap):
         """A request."""
         self._taken[queue, chain.head] = time.monotonic()
         given = bytes_of(chain.readable, DESCRIBED)
-        said = self._device.describe(queue, given)
+        said = self._describe(queue, given)
         text = f"chain queue {queue} head {chain.head}: {chain.readable_size} bytes to read"
         text += f", room for {chain.writable_size}"
         self.write(text + (f": {said}" if said else "") + _hex(given, chain.readable_size))
@@ -142,6 +143,12 @@ class Trace(Tap):
     def interrupted(self, cause: str) -> None:
         """An interrupt."""
         self.write(f"irq   {cause}")
+
+    def _describe(self, queue: int, given: bytes) -> str:
+        try:
+            return self._device.describe(queue, given)
+        except Exception as error:  # it is for the trace alone: the device goes on
+            return f"(its describe failed in {blame.place(error)}: {blame.describe(error)})"
 
     def _access(self, verb: str, arrow: str, offset: int, size: int, value: int) -> None:
         if offset >= mmio.CONFIG:

@@ -93,3 +93,17 @@ def test_trace_when_nobody_reads_it_any_more_does_not_stop_the_device(tmp_path: 
 def test_file_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"--trace-device: .*nowhere/trace cannot be written: No such file"):
         open_trace(str(tmp_path / "nowhere" / "trace"))
+
+
+def test_describe_that_fails_is_told_in_the_line_and_the_device_goes_on(tmp_path: Path) -> None:
+    class Mumbling(Shout):
+        def describe(self, queue: int, request: bytes) -> str:
+            return str(1 // 0)
+
+    device = Mumbling()
+    with tapped(device, Trace(device, open_trace(str(tmp_path / "trace")))) as driver:
+        driver.probe()
+        answer = driver.request(0, [b"a"], [1])
+
+    assert answer == b"A"
+    assert "(its describe failed in describe, " in (tmp_path / "trace").read_text()
