@@ -19,6 +19,7 @@ MIB = 1 << 20
 PAGE = 4096
 MIN_MEMORY = MIB
 MAX_MEMORY = 1 << 46
+MAX_ADDRESS = 1 << 47
 MAX_CPUS = 254
 MAX_BOARD_FILE = 1 << 20
 BACKINGS = ("anonymous", "memfd", "hugetlb", "file")
@@ -38,6 +39,9 @@ DEVICE_KINDS: dict[str, str | None] = {
 SHARING_KINDS = frozenset(("share", "vhost_user"))
 BOOT_WAYS = ("auto", "bzimage", "elf", "pvh", "linux64", "multiboot", "multiboot2")
 ON_REBOOT = ("exit", "restart")
+GIC_VERSIONS = ("auto", "2", "3")
+#: RAM begins at a multiple of this: kernels want it, and huge pages.
+RAM_ALIGN = 2 * MIB
 
 
 class MemoryPart:
@@ -86,9 +90,18 @@ class Config:
     :param inject: faults for drivers, ``NAME:FAULT,...``; see ``virtio/tools/inject.py``
     :param record: ``NAME=FILE``, a device whose queue traffic is recorded
     :param exec: a shell command to run in the guest; it needs a Linux kernel
+    :param ram_base: arm64: where RAM begins, a number or a text such as ``0x80000000`` or ``1G``
+    :param firmware_base: arm64: where flat firmware goes; below RAM it is a ROM
+    :param uart: arm64: ``pl011`` or ``16550``, then ``,base=ADDRESS``, ``,irq=NUMBER``, ``,shift=NUMBER``
+    :param gic: arm64: the interrupt controller's version, ``2`` or ``3``; ``auto`` for the newest there is
+    :param dtb: arm64: a device tree blob instead of the machine's own
+    :param dtb_overlay: arm64: device tree overlays, put on in this order
     :param rng: virtio devices, a key a kind (``DEVICE_KINDS``): a text ``FIRST,key=value,flag``, a
         table of the same keys, true for a device without any, or a list of these
     """
+
+    #: Keys of arm64 machines alone; an x86-64 host refuses them.
+    ARM64_KEYS = ("dtb", "dtb_overlay", "firmware_base", "gic", "ram_base", "uart")
 
     __slots__ = (
         "boot",
@@ -98,21 +111,33 @@ class Config:
         "cpus",
         "debug_exit",
         "devices",
+        "dtb",
+        "dtb_overlay",
         "exec",
         "firmware",
+        "firmware_base",
+        "gic",
         "initrd",
         "inject",
         "kernel",
         "memory",
         "name",
         "on_reboot",
+        "ram_base",
         "record",
         "timeout",
         "trace_device",
+        "uart",
     )
 
     kernel: str | None
     firmware: str | None
+    firmware_base: int | None
+    ram_base: int | None
+    uart: str | None
+    gic: str | None
+    dtb: str | None
+    dtb_overlay: tuple[str, ...]
     initrd: tuple[str, ...]
     cmdline: str | None
     memory: tuple[MemoryPart, ...]
@@ -233,7 +258,7 @@ def read_toml(path: str) -> dict[str, Any]:
     def absolute(value: Any) -> Any:
         return os.path.join(folder, value) if isinstance(value, str) and value else value
 
-    for key in ("kernel", "firmware", "initrd"):
+    for key in ("kernel", "firmware", "initrd", "dtb", "dtb_overlay"):
         value = keys.get(key)
         if value is not None:
             keys[key] = [absolute(item) for item in value] if isinstance(value, list) else absolute(value)
@@ -388,6 +413,24 @@ def _port(key: str, value: Any) -> int | None:
     return value
 
 
+def _address(key: str, value: Any) -> int:
+    if isinstance(value, str):
+        try:
+            value = int(value, 0)
+        except ValueError:
+            value = parse_size(value, key)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_ADDRESS:
+        raise ConfigError(f"{key}: {value!r} is no address; give a number below {MAX_ADDRESS:#x}")
+    return value
+
+
+def _ram_base(key: str, value: Any) -> int:
+    base = _address(key, value)
+    if base < RAM_ALIGN or base % RAM_ALIGN:
+        raise ConfigError(f"{key}: {base:#x} is not possible; give a multiple of 2 MiB, not 0")
+    return base
+
+
 def _part(key: str, value: Any) -> MemoryPart:
     if isinstance(value, MemoryPart):
         return value
@@ -434,6 +477,12 @@ _CHECKS: dict[str, tuple[Any, Callable[[str, Any], Any]]] = {
     "on_reboot": ("exit", _one_of(ON_REBOOT)),
     "debug_exit": (0x501, _port),
     "exec": (None, _text),
+    "ram_base": (None, _ram_base),
+    "firmware_base": (None, _address),
+    "uart": (None, _text),
+    "gic": (None, _one_of(GIC_VERSIONS)),
+    "dtb": (None, _text),
+    "dtb_overlay": ((), _texts),
     "trace_device": ((), _texts),
     "inject": ((), _texts),
     "record": ((), _texts),

@@ -8,18 +8,24 @@ if TYPE_CHECKING:
 
 
 class Events:
-    """One callable an event. Any vCPU thread calls them.
+    """One callable an event. Any vCPU thread calls them, and the loop's.
 
     :param poweroff: the guest switched the machine off
     :param reset: the guest asked for a reset; says by what
     :param debug_exit: the guest wrote this byte to the debug-exit port
+    :param watchdog: the guest did not feed its watchdog in time
     """
 
-    __slots__ = ("debug_exit", "poweroff", "reset")
+    __slots__ = ("debug_exit", "poweroff", "reset", "watchdog")
 
     def __init__(
-        self, poweroff: Callable[[], None], reset: Callable[[str], None], debug_exit: Callable[[int], None]
+        self,
+        poweroff: Callable[[], None],
+        reset: Callable[[str], None],
+        debug_exit: Callable[[int], None],
+        watchdog: Callable[[], None],
     ) -> None:
         self.poweroff = poweroff
         self.reset = reset
         self.debug_exit = debug_exit
+        self.watchdog = watchdog

@@ -22,16 +22,22 @@ MAGIC = b"\x7fELF"
 ELFCLASS32, ELFCLASS64 = 1, 2
 ELFDATA2LSB = 1
 ET_EXEC, ET_DYN = 2, 3
-EM_386, EM_X86_64 = 3, 62
+EM_386, EM_X86_64, EM_AARCH64 = 3, 62, 183
 PT_LOAD, PT_INTERP, PT_NOTE = 1, 3, 4
 PN_XNUM = 0xFFFF
+
+#: What an ElfImage may be for: a name, e_machine, the classes.
+X86 = ("x86", (EM_386, EM_X86_64), (ELFCLASS32, ELFCLASS64))
+ARM64 = ("ARM64", (EM_AARCH64,), (ELFCLASS64,))
 
 _TYPES = {0: "no type", 1: "a relocatable object file", 4: "a core dump"}
 _MACHINES = {
     8: "MIPS",
+    3: "x86",
     20: "PowerPC",
     21: "PowerPC64",
     40: "ARM",
+    62: "x86-64",
     183: "ARM64",
     243: "RISC-V",
     258: "LoongArch",
@@ -62,7 +68,7 @@ class Segment:
 
 
 class ElfImage:
-    """A statically linked x86 executable. Raises ImageError for anything else.
+    """A statically linked executable of *family*. Raises ImageError for anything else.
 
     *bits*: 32 or 64. *entry*: ``e_entry``. *segments*: what is to be loaded, ascending by
     physical address.
@@ -70,18 +76,21 @@ class ElfImage:
 
     __slots__ = ("_notes", "bits", "data", "entry", "segments")
 
-    def __init__(self, data: bytes | memoryview) -> None:
+    def __init__(
+        self, data: bytes | memoryview, family: tuple[str, tuple[int, ...], tuple[int, ...]] = X86
+    ) -> None:
         self.data = memoryview(data)
         self.entry: int
+        for_, machines, classes = family
         if bytes(self.data[:4]) != MAGIC:
             raise ImageError("this is not an ELF file; its first four bytes are not the ELF magic number")
         if len(self.data) < 52:
             raise _cut("ELF header", 52, len(self.data))
         elf_class, byte_order = self.data[4], self.data[5]
-        if elf_class not in (ELFCLASS32, ELFCLASS64) or byte_order != ELFDATA2LSB:
+        if elf_class not in classes or byte_order != ELFDATA2LSB:
             raise ImageError(
-                f"this ELF file has class {elf_class} and byte order {byte_order}; x86 needs class 1 or 2, "
-                "byte order 1 (little-endian)"
+                f"this ELF file has class {elf_class} and byte order {byte_order}; {for_} needs class "
+                f"{' or '.join(map(str, classes))}, byte order 1 (little-endian)"
             )
         self.bits = 64 if elf_class == ELFCLASS64 else 32
         layout = "<HHIQQQIHHH" if self.bits == 64 else "<HHIIIIIHHH"
@@ -90,9 +99,9 @@ class ElfImage:
             raise _cut("ELF header", size, len(self.data))
         header = struct.unpack_from(layout, self.data, 16)
         kind, machine, _, self.entry, phoff, _, _, _, phentsize, phnum = header
-        if machine not in (EM_386, EM_X86_64):
+        if machine not in machines:
             name = _MACHINES.get(machine, f"machine {machine}")
-            raise ImageError(f"this ELF file is for {name}, not for x86; give a kernel built for x86")
+            raise ImageError(f"this ELF file is for {name}, not for {for_}; give a kernel built for {for_}")
         if kind not in (ET_EXEC, ET_DYN):
             what = _TYPES.get(kind, f"of type {kind}")
             raise ImageError(f"this ELF file is {what}, not an executable; link it first")
@@ -170,13 +179,13 @@ class ElfImage:
                     return self.entry - segment.vaddr + segment.paddr
         return self.entry
 
-    def check_entry(self, address: int) -> int:
-        """*address* if it lies in a segment; else ImageError."""
+    def check_entry(self, address: int, limit: int = 32) -> int:
+        """*address* if it lies in a segment, and in *limit* bits; else ImageError."""
         if not any(s.paddr <= address < s.end for s in self.segments):
             raise ImageError(
                 f"the entry point {address:#x} lies in no segment of this ELF file; link it with code there"
             )
-        if address >> 32:
+        if address >> limit:
             raise ImageError(
                 f"the entry point {address:#x} lies above 4 GiB, where nothing is mapped at first"
             )

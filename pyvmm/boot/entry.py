@@ -8,14 +8,16 @@ REAL = "real"
 PROTECTED = "protected"
 #: 64-bit mode, flat segments, paging on, page tables at ``Entry.page_tables``.
 LONG = "long"
+#: arm64: EL1, MMU off, interrupts masked.
+EL1 = "el1"
 
 
 class Entry:
     """The first state of CPU 0. Everything named here is already in guest memory.
 
-    *mode*: REAL, PROTECTED or LONG. *ip*: guest address of the first instruction, None in
+    *mode*: REAL, PROTECTED, LONG or EL1. *ip*: guest address of the first instruction, None in
     REAL mode for the reset vector. *registers*: general registers by their names in
-    ``struct kvm_regs``; those not named are zero. *gdt*: guest-physical base of the
+    ``struct kvm_regs`` (arm64: x0 to x30); those not named are zero. *gdt*: guest-physical base of the
     descriptor table (``lowmem`` has its selectors), *page_tables*: value of CR3; both 0
     where the mode has none.
     """

@@ -48,6 +48,15 @@ class RomImage:
         self.low_base = LOW_COPY_END - len(self.low)
         self.entry = Entry(REAL)
 
+    @property
+    def places(self) -> list[tuple[int, int, int, str]]:
+        """``(base, offset, size, name)`` of each place the guest sees a part of *data* at."""
+        low, size = len(self.low), len(self.data)
+        return [
+            (self.low_base, size - low, low, "firmware ROM, low"),
+            (self.base, 0, size, "firmware ROM"),
+        ]
+
 
 def load_firmware_rom(data: bytes | memoryview) -> RomImage:
     """Check a ROM and pad it at the front to whole pages.

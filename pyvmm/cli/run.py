@@ -56,6 +56,14 @@ OPTIONS = Options(
         Option("trace-device", "NAME[=FILE]", "what passes between a device and its driver", many=True),
         Option("inject", "NAME:FAULT,...", "faults for the driver: drop-kick=0.01, delay=5ms", many=True),
         Option("record", "NAME=FILE", "record a device's queue traffic, for pyvmm replay", many=True),
+        Option("dtb", "FILE", "arm64: a device tree instead of the machine's own"),
+        Option("dtb-overlay", "FILE", "arm64: an overlay for the device tree", many=True),
+        Option("ram-base", "ADDRESS", "arm64: where RAM begins [0x40000000]"),
+        Option("firmware-base", "ADDRESS", "arm64: where flat firmware goes; below RAM it is a ROM [0]"),
+        Option(
+            "uart", "KIND,...", "arm64: pl011 or 16550, with base=, irq=, shift= [pl011,base=0x9000000,irq=1]"
+        ),
+        Option("gic", "VERSION", "arm64: 2, 3 or auto [auto]"),
         Option("exec", "CMD", "run CMD in the guest with this stdin, stdout and stderr; its status is ours"),
         Option("timeout", "TIME", "stop the guest after this long (30s, 5m), with code 3"),
         Option("on-reboot", "WHAT", "exit or restart when the guest reboots [exit]"),

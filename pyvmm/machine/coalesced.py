@@ -9,6 +9,7 @@ when the machine stops, and by a timer. Source: Linux virt/kvm/coalesced_mmio.c,
 from __future__ import annotations
 
 import _thread
+from mmap import PAGESIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from pyvmm.board.bus import Bus
     from pyvmm.pykvm import Vcpu
 
-PAGE = 4096
+PAGE = PAGESIZE
 ENTRY = 24
 CAPACITY = (PAGE - 8) // ENTRY
 #: Seconds between two looks at the ring for a guest that writes and then sleeps.
@@ -29,18 +30,28 @@ class CoalescedRing:
 
     :param vcpu: any vCPU of the VM
     :param page: where the ring is in the run mapping, in pages (what the capability returns)
+    :param bus: where the writes go
     :param failed: gets the name of a device that raised, and what it raised
+    :param polls: what the run page's word at 32 holds for reads that leave the writes queued
     """
 
-    __slots__ = ("_base", "_bus", "_failed", "_lock", "_run8", "_run32", "index", "words")
+    __slots__ = ("_base", "_bus", "_failed", "_lock", "_run8", "_run32", "index", "polls", "words")
 
-    def __init__(self, vcpu: Vcpu, page: int, bus: Bus, failed: Callable[[str, Exception], object]) -> None:
+    def __init__(
+        self,
+        vcpu: Vcpu,
+        page: int,
+        bus: Bus,
+        failed: Callable[[str, Exception], object],
+        polls: frozenset[int] = frozenset(),
+    ) -> None:
         self._base = page * PAGE
         self._run8 = vcpu.run8
         self._run32 = vcpu.run32
         self._bus = bus
         self._failed = failed
         self._lock = _thread.allocate_lock()
+        self.polls = polls
         #: ``words[index]`` holds both ends of the ring: equal halves mean empty.
         self.words = vcpu.run64
         self.index = self._base // 8
@@ -56,14 +67,13 @@ class CoalescedRing:
                 address, size = ends[at // 4], ends[at // 4 + 2]
                 bytes_ = bytearray(data[at + 16 : at + 16 + size])
                 first = (first + 1) % CAPACITY
-                if size == 1:
-                    # A burst to one register, as a console line is, goes to the device at once.
-                    while first != ends[first_at + 1]:
-                        at = self._base + 8 + first * ENTRY
-                        if ends[at // 4] != address or ends[at // 4 + 2] != 1:
-                            break
-                        bytes_.append(data[at + 16])
-                        first = (first + 1) % CAPACITY
+                # A burst to one register, as a console line is, goes to the device at once.
+                while first != ends[first_at + 1]:
+                    at = self._base + 8 + first * ENTRY
+                    if ends[at // 4] != address or ends[at // 4 + 2] != size:
+                        break
+                    bytes_ += data[at + 16 : at + 16 + size]
+                    first = (first + 1) % CAPACITY
                 self._carry_out(address, size, bytes(bytes_))
                 # Not before: a vCPU that finds the ring empty takes its writes for done.
                 ends[first_at] = first
@@ -73,7 +83,12 @@ class CoalescedRing:
         try:
             if found is not None and size == 1:
                 found[0].write_many(found[1], data)
+                return
+            values = [int.from_bytes(data[at : at + size], "little") for at in range(0, len(data), size)]
+            if found is not None:
+                found[0].write_burst(found[1], size, values)
             else:
-                self._bus.write(address, size, int.from_bytes(data, "little"))
+                for value in values:
+                    self._bus.write(address, size, value)
         except Exception as error:
             self._failed(found[0].name if found is not None else "the VMM", error)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 
-from pyvmm.arch.x86_64.host import PVM, virtualization
-from pyvmm.machine import masking
+from pyvmm.arch import native
 from pyvmm.machine.ending import INFERRED, UNSUPPORTED, Ending
-from pyvmm.pykvm import KvmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,10 +21,9 @@ _SUBERRORS = {
 }
 EMULATION = 1
 
-CR0_PE = 1
-EFER_LMA = 1 << 10
-RFLAGS_VM = 1 << 17
-MAX_INSTRUCTION = 15
+_inspection = native.inspection()
+where = _inspection.where
+instruction = _inspection.instruction
 
 
 def internal_error(vcpu: Vcpu, index: int, memory: GuestMemory) -> Ending:
@@ -34,7 +31,7 @@ def internal_error(vcpu: Vcpu, index: int, memory: GuestMemory) -> Ending:
     suberror = vcpu.run.internal.suberror
     if suberror == EMULATION:
         text, mnemonic = instruction(vcpu, memory)
-        detail = f"vCPU {index}: KVM cannot emulate {text}{where(vcpu)}{_advice(mnemonic)}"
+        detail = f"vCPU {index}: KVM cannot emulate {text}{where(vcpu)}{_inspection.advice(mnemonic)}"
     else:
         what = _SUBERRORS.get(suberror, f"suberror {suberror}")
         detail = f"vCPU {index}: KVM gave up: {what}{where(vcpu)}"
@@ -56,64 +53,12 @@ def run_failed(vcpu: Vcpu, index: int, number: int) -> Ending:
     return Ending(UNSUPPORTED, "unsupported", INFERRED, detail)
 
 
-def where(vcpu: Vcpu) -> str:
-    """`` at 0x7c00 (ring 0, real mode)``; empty when KVM does not even tell that."""
-    try:
-        regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
-    except KvmError:
-        return ""
-    if not sregs.cr0 & CR0_PE:
-        return f" at {sregs.cs.base + regs.rip:#x} (real mode)"
-    return f" at {regs.rip:#x} (ring {sregs.ss.dpl}, {_width(vcpu)}-bit mode)"
-
-
-def instruction(vcpu: Vcpu, memory: GuestMemory) -> tuple[str, str]:
-    """The instruction at the vCPU's place in Intel syntax, else its bytes, for a sentence; its mnemonic."""
-    code = _code(vcpu, memory)
-    if not code:
-        return "an instruction that is not in memory", ""
-    mnemonic, operands = disassemble(code, _width(vcpu))
-    if not mnemonic:
-        return f"the bytes {code.hex(' ')}", ""
-    return f"`{' '.join(filter(None, (mnemonic, operands)))}`", mnemonic.split()[-1]
-
-
-def disassemble(code: bytes, width: int) -> tuple[str, str]:
-    """Mnemonic with prefixes, and operands, of the first instruction; *width* is 16, 32 or 64.
-
-    Empty texts when it is none.
-    """
-    import capstone
-
-    mode = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}[width]
-    for _, _, mnemonic, operands in capstone.Cs(capstone.CS_ARCH_X86, mode).disasm_lite(code, 0, 1):
-        return mnemonic, operands
-    return "", ""
-
-
-def _width(vcpu: Vcpu) -> int:
-    sregs = vcpu.get_sregs()
-    if sregs.efer & EFER_LMA and sregs.cs.l:
-        return 64
-    return 32 if sregs.cs.db else 16
-
-
-def _code(vcpu: Vcpu, memory: GuestMemory) -> bytes:
-    """Up to 15 bytes at the instruction pointer, through the guest's own page tables."""
-    linear = vcpu.get_sregs().cs.base + vcpu.get_regs().rip
-    code = b""
-    while len(code) < MAX_INSTRUCTION:
-        address = linear + len(code)
-        translation = vcpu.translate(address)
-        rest = min(MAX_INSTRUCTION - len(code), 0x1000 - address % 0x1000)
-        if not translation.valid or not memory.contains(translation.physical_address, rest):
-            break
-        code += memory.read(translation.physical_address, rest)
-    return code
-
-
-def _advice(mnemonic: str) -> str:
-    if virtualization() != PVM:
-        return ""
-    ways = [masking.advice(mnemonic), "run it in the lab (pyvmm lab x86_64 -- pyvmm run ...)"]
-    return f"; this host's KVM (PVM) emulates ring 0 without it: {', or '.join(filter(None, ways))}"
+def no_syndrome(vcpu: Vcpu, index: int, memory: GuestMemory) -> Ending:
+    """KVM_EXIT_ARM_NISV: an access to a device by an instruction that the processor does not explain."""
+    address = vcpu.run.arm_nisv.fault_ipa
+    text, _ = instruction(vcpu, memory)
+    detail = (
+        f"vCPU {index}: {text}{where(vcpu)} touches the device address {address:#x}, and the processor "
+        "tells KVM nothing of such accesses; build the guest with single loads and stores for devices"
+    )
+    return Ending(UNSUPPORTED, "unsupported", INFERRED, detail)

@@ -6,8 +6,8 @@ import mmap
 import os
 import stat
 
+from pyvmm.arch import native
 from pyvmm.boot.errors import ImageError
-from pyvmm.boot.firmware import RomImage, is_elf, load_firmware_elf, load_firmware_rom
 from pyvmm.errors import ConfigError
 from pyvmm.memory.errors import HostMemoryError
 from pyvmm.memory.guest import Region
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-    from pyvmm.arch.x86_64.platform import Platform
+    from pyvmm.arch.interface import Platform, Rom
     from pyvmm.boot.entry import Entry
     from pyvmm.config import Config, MemoryPart
     from pyvmm.memory.guest import GuestMemory
@@ -31,7 +31,9 @@ DEFAULT_CMDLINE = "console={} panic=-1 pci=off"
 #: The same for ``exec``, whose output is the command's: the kernel's log costs most of a boot's exits.
 QUIET_CMDLINE = f"{DEFAULT_CMDLINE} quiet"
 #: What the init that carries out ``exec`` needs to be told.
-EXEC_CMDLINE = "rdinit=/.pyvmm/init pyvmm.exec=ttyS1"
+EXEC_CMDLINE = "rdinit=/.pyvmm/init pyvmm.exec={}"
+#: What a config says for the first serial port, whatever the kernel calls it here.
+SERIAL = "ttyS0"
 
 
 def memory_parts(config: Config, share: bool) -> list[Part]:
@@ -60,16 +62,16 @@ def read_image(path: str, what: str) -> memoryview:
         os.close(fd)
 
 
-def read_rom(config: Config) -> RomImage | None:
-    """The firmware as a ROM; None when there is none, or when it is an ELF."""
+def read_rom(config: Config) -> Rom | None:
+    """The firmware as a ROM; None when there is none, or when it goes to RAM."""
     if config.firmware is None:
         return None
     data = read_image(config.firmware, "firmware")
-    return None if is_elf(data) else _named(config.firmware, load_firmware_rom, data)
+    return _named(config.firmware, native.read_rom(), data, config)
 
 
-def regions_of(config: Config, rom: RomImage | None, gap: tuple[int, int], share: bool) -> list[Region]:
-    """RAM around *gap* and, with a ROM, its two places: below 4 GiB, and its end again below 1 MiB.
+def regions_of(config: Config, rom: Rom | None, gap: tuple[int, int], share: bool) -> list[Region]:
+    """RAM around *gap* and, with a ROM, its places; RAM makes room for them.
 
     With *share*, private memory becomes memory that another process can map.
     """
@@ -79,43 +81,35 @@ def regions_of(config: Config, rom: RomImage | None, gap: tuple[int, int], share
     try:
         host = Anonymous(len(rom.data))
         host.buffer[:] = rom.data
-        low = len(rom.low)
-        return [
-            *carve(ram, rom.low_base, rom.low_base + low),
-            Region(rom.low_base, low, host, len(rom.data) - low, readonly=True, name="firmware ROM, low"),
-            Region(rom.base, len(rom.data), host, readonly=True, name="firmware ROM"),
-        ]
+        regions = ram
+        for base, offset, size, name in rom.places:
+            regions = carve(regions, base, base + size)
+            regions.append(Region(base, size, host, offset, readonly=True, name=name))
+        return regions
     except BaseException:
         for region in ram:
             region.host.close()
         raise
 
 
-def load_image(config: Config, memory: GuestMemory, platform: Platform, rom: RomImage | None) -> Entry:
+def load_image(config: Config, memory: GuestMemory, platform: Platform, rom: Rom | None) -> Entry:
     """Load what the config names; returns where CPU 0 starts."""
-    if rom is not None:
-        return rom.entry
     if config.firmware is not None:
-        return _named(config.firmware, load_firmware_elf, memory, read_image(config.firmware, "firmware"))
+        data = memoryview(rom.data) if rom is not None else read_image(config.firmware, "firmware")
+        return _named(config.firmware, platform.load_firmware, memory, data, rom)
     if config.kernel is None:
         raise ConfigError("there is nothing to boot: give a kernel (--kernel) or a firmware (--firmware)")
-    from pyvmm.boot.detect import load
-
     kernel = read_image(config.kernel, "kernel")
     initrds = [read_image(path, "initrd") for path in config.initrd]
-    default = (DEFAULT_CMDLINE if config.exec is None else QUIET_CMDLINE).format(config.kernel_console)
+    console = platform.console_name if config.kernel_console == SERIAL else config.kernel_console
+    default = (DEFAULT_CMDLINE if config.exec is None else QUIET_CMDLINE).format(console)
     cmdline = default if config.cmdline is None else config.cmdline
     if config.exec is not None:
         from pyvmm.guests.initramfs import exec_overlay
 
-        initrds.append(memoryview(exec_overlay()))
-        cmdline = f"{cmdline} {EXEC_CMDLINE}".strip()
-    if platform.virtio:
-        from pyvmm.boot.virtio_cmdline import device_words
-
-        cmdline = device_words(kernel, cmdline, platform.virtio, platform.virtio_size)
-    params = platform.boot_params(memory, cmdline, initrds)
-    return _named(config.kernel, load, memory, kernel, params, config.boot)
+        initrds.append(memoryview(exec_overlay(native.DEBIAN)))
+        cmdline = f"{cmdline} {EXEC_CMDLINE.format(platform.channel_name)}".strip()
+    return _named(config.kernel, platform.load_kernel, memory, kernel, cmdline, initrds)
 
 
 def _named(path: str, function: Callable[..., T], *arguments: object) -> T:

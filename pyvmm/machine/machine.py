@@ -5,8 +5,8 @@ from __future__ import annotations
 import _thread
 import sys
 
+from pyvmm.arch import native
 from pyvmm.arch.events import Events
-from pyvmm.arch.x86_64 import chips
 from pyvmm.board.bus import Bus
 from pyvmm.board.space import MMIO, PORT, RAM, ROM
 from pyvmm.errors import GuestError, PyvmmError, StartError
@@ -23,6 +23,7 @@ from pyvmm.machine.ending import (
     TOLD,
     UNKNOWN,
     UNSUPPORTED,
+    WATCHDOG,
     Ending,
     debug_exit,
 )
@@ -32,6 +33,11 @@ from pyvmm.machine.vcpu import VcpuThread
 from pyvmm.memory.guest import GuestMemory
 from pyvmm.memory.slots import Slots
 from pyvmm.pykvm import Kvm
+from pyvmm.pykvm.const import (
+    KVM_SYSTEM_EVENT_CRASH,
+    KVM_SYSTEM_EVENT_RESET,
+    KVM_SYSTEM_EVENT_SHUTDOWN,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -204,6 +210,18 @@ class Machine:
 
     # For the vCPU threads
 
+    def system_event(self, kind: int) -> bool:
+        """The guest asked its firmware, which is KVM, for something: False when that ends the machine."""
+        if kind == KVM_SYSTEM_EVENT_SHUTDOWN:
+            self._guest_poweroff()
+        elif kind == KVM_SYSTEM_EVENT_RESET:
+            self._guest_reset("PSCI SYSTEM_RESET")
+        elif kind == KVM_SYSTEM_EVENT_CRASH:
+            self._guest_ended(Ending(CRASHED, "panic", TOLD, "the guest told its firmware that it crashed"))
+        else:
+            return True
+        return False
+
     def checkpoint(self) -> bool:
         """A vCPU came out of KVM_RUN because somebody wanted it: False when the machine ends."""
         if self.ending is None:
@@ -217,8 +235,7 @@ class Machine:
                 return
             self._coalescible.remove(port)
             if self._ticker is None:
-                self._closers.append(self._stop_ticking)
-                self._ticker = self.loop.call_later(TICK, self._tick)
+                self._begin_ticking()
         self.vm.register_coalesced_mmio(port, 1, pio=True)
 
     def device_failed(self, name: str, error: Exception) -> None:
@@ -260,36 +277,37 @@ class Machine:
         config = self.config
         rom = read_rom(config)
         share = config.shares_memory or any(device.shares_memory for device in devices)
-        regions = regions_of(config, rom, chips.GAP, share)
+        regions = regions_of(config, rom, native.chips.ram_gap(config), share)
         self._closers += [region.host.close for region in regions]
         self.memory = GuestMemory(regions)
         self._closers.append(self.memory.close)  # its views, too, hold the host's pages
         kvm = Kvm(kvm_path)
         self._closers.append(kvm.close)
-        vm = self.vm = kvm.create_vm()
+        vm = self.vm = kvm.create_vm(native.chips.machine_type(kvm, self.memory.regions[-1].end))
         self._closers.append(vm.close)
         # Memslots first: one set after the interrupt controllers waits 7 ms for their grace period.
         Slots(vm, self.memory).install()
-        chips.create(vm)
+        chips = native.chips.create(vm, config)
+        if chips is not None:
+            self._closers.append(chips.close)
         # A VM cannot be closed in the 20 ms after that, until the grace period is over. The rest
         # of the house is loaded meanwhile: a guest that ends at once ends that much sooner.
-        from pyvmm.arch.x86_64.platform import Platform
         from pyvmm.backends.spec import make_backend
 
-        platform = self._platform = Platform(config)
+        platform = self._platform = native.platform()(config, chips)
         board = self.board = platform.create_board()
         for region in self.memory.regions:
             board.place(MMIO, region.gpa, region.size, region.name, ROM if region.readonly else RAM)
-        platform.prepare_cpuid(kvm)
+        platform.prepare(kvm, vm)
         if console is None:
             console = make_backend(config.console, on_quit=self._user_quit)
             self._closers.append(console.close)
         self._closers += [self.mmio.close, self.ports.close]
-        events = Events(self._guest_poweroff, self._guest_reset, self._guest_debug_exit)
-        serial = platform.add_devices(vm, self.loop, board, self.ports, events, self.memory, console, channel)
+        events = Events(self._guest_poweroff, self._guest_reset, self._guest_debug_exit, self._guest_watchdog)
+        serial = platform.add_devices(
+            vm, self.loop, board, self.ports, self.mmio, events, self.memory, console, channel
+        )
         serial.tap(self.log.feed)
-        if devices or config.devices or config.looked_at:
-            self._add_virtio(devices)
         for index in range(config.cpus):
             vcpu = vm.create_vcpu(index)
             self._closers.append(vcpu.close)
@@ -297,6 +315,9 @@ class Machine:
             if index == 0:
                 self.ring = self._create_ring(kvm, vcpu)
             self.vcpus.append(VcpuThread(self, vcpu, index, self.ports, self.mmio, self.ring))
+        platform.finish_vcpus()
+        if devices or config.devices or config.looked_at:
+            self._add_virtio(devices)
         platform.enter(self.vcpus[0].vcpu, load_image(config, self.memory, platform, rom))
 
     def _add_virtio(self, devices: Sequence[VirtioDevice]) -> None:
@@ -333,11 +354,15 @@ class Machine:
             console.tap(self.log.feed)
 
     def _create_ring(self, kvm: Kvm, vcpu: Vcpu) -> CoalescedRing | None:
+        chips, platform = native.chips, self._platform
         page = kvm.check_extension("COALESCED_MMIO")
-        if not page or not kvm.check_extension("COALESCED_PIO"):
+        if not page or not kvm.check_extension(chips.COALESCED_NEEDS):
             return None
         self._coalescible = set(chips.COALESCED_PORTS)
-        return CoalescedRing(vcpu, page, self.ports, self.device_failed)
+        for address, size in platform.coalesced:
+            self.vm.register_coalesced_mmio(address, size)
+        bus = self.ports if chips.COALESCED_SPACE == PORT else self.mmio
+        return CoalescedRing(vcpu, page, bus, self.device_failed, platform.polls)
 
     # Running and ending
 
@@ -349,8 +374,14 @@ class Machine:
             sys.setswitchinterval(SWITCH_INTERVAL)
         if self.config.timeout is not None:
             self._closers.append(self.loop.call_later(self.config.timeout, self._timed_out).cancel)
+        if self._platform.coalesced:
+            self._begin_ticking()
         for vcpu in self.vcpus:
             vcpu.start()
+
+    def _begin_ticking(self) -> None:
+        self._closers.append(self._stop_ticking)
+        self._ticker = self.loop.call_later(TICK, self._tick)
 
     def _tick(self) -> None:
         if self.ring is None:
@@ -387,6 +418,9 @@ class Machine:
 
     def _guest_reset(self, how: str) -> None:
         self._guest_ended(Ending(OK, "reboot", TOLD, f"the guest asked for a reset ({how})"))
+
+    def _guest_watchdog(self) -> None:
+        self._guest_ended(Ending(WATCHDOG, "watchdog", TOLD, "the guest did not feed its watchdog in time"))
 
     def _guest_debug_exit(self, value: int) -> None:
         self.end(debug_exit(value))

@@ -9,10 +9,10 @@ from __future__ import annotations
 import _thread
 import errno
 
-from pyvmm.arch.x86_64.chips import POLLS
 from pyvmm.errors import StartError
 from pyvmm.machine.ending import CRASHED, FATAL, INFERRED, UNKNOWN, UNSUPPORTED, Ending
 from pyvmm.pykvm.const import (
+    KVM_EXIT_ARM_NISV,
     KVM_EXIT_FAIL_ENTRY,
     KVM_EXIT_HLT,
     KVM_EXIT_INTERNAL_ERROR,
@@ -20,6 +20,7 @@ from pyvmm.pykvm.const import (
     KVM_EXIT_IO,
     KVM_EXIT_MMIO,
     KVM_EXIT_SHUTDOWN,
+    KVM_EXIT_SYSTEM_EVENT,
 )
 from pyvmm.pykvm.kick import Kick
 
@@ -123,11 +124,12 @@ class VcpuThread:
         find = self._mmio.find
         ring = self._ring
         ring64, ring_index = (ring.words, ring.index) if ring is not None else (run64, 0)
+        polls: frozenset[int] = ring.polls if ring is not None else frozenset()
         while True:
             if call() == 0:
                 if ring is not None:
                     ends = ring64[ring_index]
-                    if ends >> 32 != ends & 0xFFFF_FFFF and run64[_UNION64] not in POLLS:
+                    if ends >> 32 != ends & 0xFFFF_FFFF and run64[_UNION64] not in polls:
                         ring.drain()
                 reason = run32[_REASON32]
                 if reason == KVM_EXIT_IO:
@@ -202,6 +204,8 @@ class VcpuThread:
         """Exits that are rare or final. False when the machine ends."""
         if reason == KVM_EXIT_INTR:
             return self._machine.checkpoint()
+        if reason == KVM_EXIT_SYSTEM_EVENT:
+            return self._machine.system_event(self.vcpu.run32[_UNION64 * 2])
         from pyvmm.machine import diagnose  # most guests end without it
 
         if reason == KVM_EXIT_SHUTDOWN:
@@ -211,6 +215,8 @@ class VcpuThread:
             self._machine.end(diagnose.internal_error(self.vcpu, self.index, self._machine.memory))
         elif reason == KVM_EXIT_FAIL_ENTRY:
             self._machine.end(diagnose.fail_entry(self.vcpu, self.index))
+        elif reason == KVM_EXIT_ARM_NISV:
+            self._machine.end(diagnose.no_syndrome(self.vcpu, self.index, self._machine.memory))
         elif reason == KVM_EXIT_HLT:
             detail = f"vCPU {self.index} halted with no interrupt controller to wake it"
             self._machine.end(Ending(UNSUPPORTED, "halt", INFERRED, detail))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.arch.x86_64.host import PVM, virtualization
-from pyvmm.machine.diagnose import disassemble
+from pyvmm.arch.x86_64.inspection import disassemble
 from tests.guest.harness import guest
 from tests.machine import programs
 

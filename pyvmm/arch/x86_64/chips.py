@@ -1,15 +1,18 @@
-"""The chips KVM emulates in the kernel: interrupt controllers and the timer."""
+"""The chips KVM emulates in the kernel, interrupt controllers and the timer; the gap in RAM."""
 
 from __future__ import annotations
 
 from pyvmm.arch.x86_64 import layout
+from pyvmm.board.space import PORT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.pykvm import Vm
+    from pyvmm.config import Config
+    from pyvmm.pykvm import Kvm, Vm
 
-#: RAM leaves this range to devices.
-GAP = (layout.GAP_START, layout.GAP_END)
+#: The space whose writes KVM may queue, and the capability that takes.
+COALESCED_SPACE = PORT
+COALESCED_NEEDS = "COALESCED_PIO"
 #: One-byte ports whose writes KVM may queue: nothing follows from them at once.
 COALESCED_PORTS = (layout.COM1, layout.COM2)
 #: Reads of the line status register, as the eight bytes of the run page (in, one byte, port, once).
@@ -17,7 +20,17 @@ COALESCED_PORTS = (layout.COM1, layout.COM2)
 POLLS = frozenset(1 << 32 | base + 5 << 16 | 1 << 8 for base in COALESCED_PORTS)
 
 
-def create(vm: Vm) -> None:
+def ram_gap(config: Config) -> tuple[int, int]:
+    """The range RAM leaves to devices."""
+    return layout.GAP_START, layout.GAP_END
+
+
+def machine_type(kvm: Kvm, end: int) -> int:
+    """What KVM_CREATE_VM is given for guest memory up to *end*."""
+    return 0
+
+
+def create(vm: Vm, config: Config) -> None:
     """Make PIC, I/O APIC and PIT, before any vCPU; with the pages VT-x needs for real mode."""
     vm.set_identity_map_addr(layout.IDENTITY_MAP)
     vm.set_tss_addr(layout.TSS)

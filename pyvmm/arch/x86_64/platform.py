@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm.arch.x86_64 import layout
+from pyvmm.arch.x86_64 import chips, layout
 from pyvmm.arch.x86_64.cpu import set_boot_msrs, set_entry, set_local_interrupts
 from pyvmm.arch.x86_64.cpuid import Cpuid, CpuModel
 from pyvmm.board.board import Board
@@ -15,7 +15,7 @@ from pyvmm.devices.ged import Ged
 from pyvmm.devices.i8042 import I8042, CommandPort, DataPort
 from pyvmm.devices.rtc import Mc146818
 from pyvmm.devices.serial import Serial16550A
-from pyvmm.errors import GuestError
+from pyvmm.errors import ConfigError, GuestError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from pyvmm.backends.base import CharBackend
     from pyvmm.board.bus import Bus
     from pyvmm.boot.entry import Entry
+    from pyvmm.boot.firmware import RomImage
     from pyvmm.boot.params import BootParams
     from pyvmm.config import Config
+    from pyvmm.devices.uart import Uart
     from pyvmm.loop import Loop
     from pyvmm.memory.guest import GuestMemory
     from pyvmm.pykvm import Kvm, Vcpu, Vm
@@ -70,13 +72,21 @@ class Refused(Device):
 class Platform:
     """Everything of a machine that is x86-64's own. The order of use is the order of the methods.
 
-    Raises ConfigError for a CPU model that is not one.
+    Raises ConfigError for a CPU model that is not one, and for what other machines have.
     """
 
     #: Bytes of a virtio device's registers.
     virtio_size = layout.VIRTIO_SIZE
+    console_name = "ttyS0"
+    channel_name = "ttyS1"
+    #: Registers whose writes KVM may queue from the start on: ports are taken at their first write.
+    coalesced: Sequence[tuple[int, int]] = ()
+    polls = chips.POLLS
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, chips: None) -> None:
+        for key in config.ARM64_KEYS:
+            if getattr(config, key):
+                raise ConfigError(f"{key} is for arm64 machines, and this is an x86-64 host; leave it out")
         self._config = config
         self._model = CpuModel(config.cpu)
         #: Virtio devices to announce: (address of the registers' page, interrupt).
@@ -102,17 +112,40 @@ class Platform:
         board.place(IRQ, 2, 1, "PIC cascade", RESERVED)
         return board
 
-    def prepare_cpuid(self, kvm: Kvm) -> None:
+    def prepare(self, kvm: Kvm, vm: Vm) -> None:
         """Apply the CPU model to what KVM offers; raises StartError for a feature that is not there."""
         deadline = bool(kvm.check_extension("TSC_DEADLINE_TIMER"))
         self._cpuid = Cpuid(kvm.get_supported_cpuid(), self._model, self._config.cpus, deadline)
 
     def prepare_vcpu(self, vcpu: Vcpu, index: int) -> None:
-        """CPUID, MSRs and local interrupts of one vCPU; after ``prepare_cpuid``."""
-        assert self._cpuid is not None, "prepare_cpuid comes first"
+        """CPUID, MSRs and local interrupts of one vCPU; after ``prepare``."""
+        assert self._cpuid is not None, "prepare comes first"
         vcpu.set_cpuid2(self._cpuid.entries(index))
         set_boot_msrs(vcpu)
         set_local_interrupts(vcpu)
+
+    def finish_vcpus(self) -> None:
+        """Nothing is to be done when all vCPUs are made."""
+
+    def load_kernel(
+        self, memory: GuestMemory, kernel: memoryview, cmdline: str, initrds: Sequence[bytes | memoryview]
+    ) -> Entry:
+        """A kernel and all that goes with it into *memory*. Raises ImageError."""
+        from pyvmm.boot.detect import load
+
+        if self.virtio:
+            from pyvmm.boot.virtio_cmdline import device_words
+
+            cmdline = device_words(kernel, cmdline, self.virtio, self.virtio_size)
+        return load(memory, kernel, self.boot_params(memory, cmdline, initrds), self._config.boot)
+
+    def load_firmware(self, memory: GuestMemory, data: memoryview, rom: RomImage | None) -> Entry:
+        """Firmware into *memory*, unless it is a ROM, which is mapped already. Raises ImageError."""
+        if rom is not None:
+            return rom.entry
+        from pyvmm.boot.firmware import load_firmware_elf
+
+        return load_firmware_elf(memory, data)
 
     def enter(self, vcpu: Vcpu, entry: Entry) -> None:
         """Put the first CPU where the loader said."""
@@ -124,11 +157,12 @@ class Platform:
         loop: Loop,
         board: Board,
         ports: Bus,
+        mmio: Bus,
         events: Events,
         memory: GuestMemory,
         console: CharBackend,
         channel: CharBackend | None,
-    ) -> Serial16550A:
+    ) -> Uart:
         """Place and attach the legacy devices; returns COM1. *channel* is COM2's backend; None: no COM2."""
 
         def attach(base: int, size: int, device: Device, owner: str) -> None:

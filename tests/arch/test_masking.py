@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyvmm.arch.x86_64.features import FEATURES
-from pyvmm.machine import masking
+from pyvmm.arch.x86_64 import masking
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""What is made before the house is loaded: the place of RAM, the interrupt controller KVM emulates."""
+
+from __future__ import annotations
+
+from pyvmm.arch.arm64 import layout
+from pyvmm.board.space import MMIO
+from pyvmm.errors import StartError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.arch.arm64.gic import Gic
+    from pyvmm.config import Config
+    from pyvmm.pykvm import Kvm, Vm
+
+#: The space whose writes KVM may queue, the capability that takes, and its ports: there are none.
+COALESCED_SPACE = MMIO
+COALESCED_NEEDS = "COALESCED_MMIO"
+COALESCED_PORTS = ()
+#: What KVM gives a VM when not asked.
+_DEFAULT_ADDRESS_BITS = 40
+_MAX_ADDRESS_BITS = 48
+
+
+def ram_gap(config: Config) -> tuple[int, int]:
+    """The range RAM leaves free: all below its base."""
+    return 0, layout.RAM if config.ram_base is None else config.ram_base
+
+
+def machine_type(kvm: Kvm, end: int) -> int:
+    """What KVM_CREATE_VM is given for guest memory up to *end*: its address bits, 0 for the default."""
+    limit = kvm.check_extension("ARM_VM_IPA_SIZE") or _DEFAULT_ADDRESS_BITS
+    if end > 1 << limit:
+        raise StartError(
+            f"this host's KVM gives {limit} address bits, too few for memory up to {end:#x}; ask for less"
+        )
+    if limit >= _DEFAULT_ADDRESS_BITS and end <= 1 << _DEFAULT_ADDRESS_BITS:
+        return 0
+    return min(limit, _MAX_ADDRESS_BITS)
+
+
+def create(vm: Vm, config: Config) -> Gic:
+    """Make the interrupt controller, before any vCPU."""
+    from pyvmm.arch.arm64.gic import Gic
+
+    return Gic(vm, config.gic or "auto", config.cpus)

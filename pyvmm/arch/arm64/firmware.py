@@ -1,0 +1,69 @@
+"""Firmware: a flat image at an address of one's choice, or an ELF file.
+
+A flat image below RAM is a ROM, entered at its first byte, as QEMU's ``-bios`` on its ``virt`` board;
+one in RAM is written there.
+"""
+
+from __future__ import annotations
+
+from pyvmm.arch.arm64 import layout
+from pyvmm.boot.errors import DoesNotFitError, ImageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.config import Config
+    from pyvmm.memory.guest import GuestMemory
+
+_PAGE = 0x1_0000  # the largest a host's kernel has
+_ELF_MAGIC = b"\x7fELF"
+
+
+class RomImage:
+    """A ROM: *data* in whole pages, and its *places* ``(base, offset, size, name)``."""
+
+    __slots__ = ("data", "places")
+
+    def __init__(self, data: bytes, base: int) -> None:
+        self.data = data
+        self.places = [(base, 0, len(data), "firmware ROM")]
+
+
+def read_rom(data: bytes | memoryview, config: Config) -> RomImage | None:
+    """The ROM in *data*; None for an ELF file, and for what goes to RAM. Raises ImageError."""
+    base = layout.FIRMWARE if config.firmware_base is None else config.firmware_base
+    ram = layout.RAM if config.ram_base is None else config.ram_base
+    if bytes(data[:4]) == _ELF_MAGIC or base >= ram:
+        return None
+    if not any(data[:4]):
+        raise ImageError("the firmware begins with zeroes; it is entered at its first byte: give code there")
+    if base % _PAGE:
+        raise ImageError(
+            f"the firmware's place {base:#x} is no multiple of 64 KiB, which a ROM needs; move it"
+        )
+    padded = bytes(data) + bytes(-len(data) % _PAGE)
+    if base == layout.FIRMWARE and len(padded) > layout.FIRMWARE_MAX:
+        raise DoesNotFitError(
+            f"the firmware has {len(data)} bytes; at {base:#x} is room for {layout.FIRMWARE_MAX} (128 MiB)"
+        )
+    return RomImage(padded, base)
+
+
+def load_flat(memory: GuestMemory, data: bytes | memoryview, base: int) -> tuple[int, int]:
+    """Write a flat image to RAM; ``(entry, end)``. Raises DoesNotFitError."""
+    if not memory.contains(base, len(data)):
+        raise DoesNotFitError(
+            f"the firmware goes to {base:#x}-{base + len(data) - 1:#x}, not all RAM; give the guest "
+            "more memory or move it (firmware_base)"
+        )
+    memory.write(base, data)
+    return base, base + len(data)
+
+
+def load_elf(memory: GuestMemory, data: bytes | memoryview) -> tuple[int, list[tuple[int, int]]]:
+    """Write an ELF file's segments to RAM; its entry and what it occupies. Raises ImageError."""
+    from pyvmm.boot.elf import ARM64, ElfImage
+
+    image = ElfImage(data, ARM64)
+    entry = image.check_entry(image.physical_entry(), limit=64)
+    image.load(memory, ())
+    return entry, [(segment.paddr, segment.end) for segment in image.segments]

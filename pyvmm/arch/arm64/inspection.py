@@ -1,0 +1,46 @@
+"""What is to be known of a vCPU that KVM cannot run on."""
+
+from __future__ import annotations
+
+from pyvmm.arch.arm64.registers import REGISTERS
+from pyvmm.pykvm import KvmError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.memory.guest import GuestMemory
+    from pyvmm.pykvm import Vcpu
+
+SCTLR_M = 1
+_WIDTH = 4
+
+
+def where(vcpu: Vcpu) -> str:
+    """`` at 0x40080000 (EL1)``; empty when KVM does not even tell that."""
+    try:
+        pc = vcpu.get_one_reg(REGISTERS["PC"])
+        state = vcpu.get_one_reg(REGISTERS["PSTATE"])
+    except KvmError:
+        return ""
+    return f" at {pc:#x} (EL{state >> 2 & 3})"
+
+
+def instruction(vcpu: Vcpu, memory: GuestMemory) -> tuple[str, str]:
+    """The instruction at the vCPU's place, else its bytes, for a sentence; its mnemonic.
+
+    Only with the MMU off: KVM does not walk an arm64 guest's page tables for us.
+    """
+    pc = vcpu.get_one_reg(REGISTERS["PC"])
+    if vcpu.get_one_reg(REGISTERS["SCTLR_EL1"]) & SCTLR_M or not memory.contains(pc, _WIDTH):
+        return "an instruction", ""
+    code = memory.read(pc, _WIDTH)
+    import capstone
+
+    decoder = capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_LITTLE_ENDIAN)
+    for _, _, mnemonic, operands in decoder.disasm_lite(code, pc, 1):
+        return f"`{' '.join(filter(None, (mnemonic, operands)))}`", mnemonic
+    return f"the bytes {code.hex(' ')}", ""
+
+
+def advice(mnemonic: str) -> str:
+    """What else to do about it: nothing here."""
+    return ""

@@ -1,0 +1,139 @@
+"""Kernel or firmware, device tree and initrd into guest memory; the registers that tell of them.
+
+Source: Linux Documentation/arm64/booting.rst: the device tree lies at a multiple of 8 bytes and has at
+most 2 MiB, all of it and the initrd in the 32 GiB that the kernel lies in; x0 is its address.
+"""
+
+from __future__ import annotations
+
+from pyvmm.arch.arm64.tree import describe_boot
+from pyvmm.boot.arm64_image import ALIGN, Image, unpack
+from pyvmm.boot.devicetree import DeviceTreeError, apply_overlay, pack
+from pyvmm.boot.devicetree.blob import MAX_SIZE
+from pyvmm.boot.devicetree.blob import unpack as unpack_tree
+from pyvmm.boot.e820 import ram_spans
+from pyvmm.boot.entry import EL1, Entry
+from pyvmm.boot.errors import DoesNotFitError, ImageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm.arch.arm64.firmware import RomImage
+    from pyvmm.boot.devicetree import Tree
+    from pyvmm.memory.guest import GuestMemory
+
+#: Linux arch/arm64/include/uapi/asm/setup.h, COMMAND_LINE_SIZE: with its zero.
+CMDLINE_SIZE = 2048
+_ELF_MAGIC = b"\x7fELF"
+
+
+def load_kernel(
+    memory: GuestMemory,
+    kernel: memoryview,
+    initrds: Sequence[bytes | memoryview],
+    cmdline: str,
+    tree: Tree,
+    stdout: str | None,
+) -> Entry:
+    """An Image, or an ELF file linked for this machine's RAM. Raises ImageError, DoesNotFitError."""
+    if len(cmdline.encode("utf-8", "surrogateescape")) >= CMDLINE_SIZE:
+        raise DoesNotFitError(f"the kernel command line is longer than {CMDLINE_SIZE - 1} bytes; shorten it")
+    if bytes(kernel[:4]) == _ELF_MAGIC:
+        from pyvmm.arch.arm64.firmware import load_elf
+
+        entry, taken = load_elf(memory, kernel)
+        end = max(high for _, high in taken)
+    else:
+        entry, end = Image(unpack(kernel)).load(memory)
+    top = ram_spans(memory)[0][1]
+    at = -(-end // ALIGN) * ALIGN
+    behind = at + ALIGN
+    initrd = _load_initrds(memory, initrds, behind, top)
+    describe_boot(tree, cmdline, initrd, stdout)
+    return _enter(memory, entry, tree, at)
+
+
+def load_firmware(
+    memory: GuestMemory,
+    data: memoryview,
+    rom: RomImage | None,
+    base: int | None,
+    cmdline: str,
+    tree: Tree,
+    stdout: str | None,
+) -> Entry:
+    """A ROM that is mapped already, a flat image for RAM, or an ELF file. Raises ImageError."""
+    from pyvmm.arch.arm64.firmware import load_elf, load_flat
+
+    taken: list[tuple[int, int]] = []
+    if rom is not None:
+        entry = rom.places[0][0]
+    elif bytes(data[:4]) == _ELF_MAGIC:
+        entry, taken = load_elf(memory, data)
+    else:
+        assert base is not None, "without a place of its own firmware is a ROM"
+        entry, end = load_flat(memory, data, base)
+        taken = [(entry, end)]
+    describe_boot(tree, cmdline, None, stdout)
+    at = ram_spans(memory)[0][0]
+    for low, high in sorted(taken):
+        if low < at + MAX_SIZE and at < high:
+            at = -(-high // ALIGN) * ALIGN
+    return _enter(memory, entry, tree, at)
+
+
+def read_tree(path: str) -> Tree:
+    """The device tree in a file. Raises ImageError naming the path."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_SIZE + 1)
+    except OSError as error:
+        raise ImageError(f"device tree {path} cannot be read: {error.strerror}") from None
+    try:
+        return unpack_tree(data)
+    except DeviceTreeError as error:
+        raise DeviceTreeError(f"{path}: {error}") from None
+
+
+def put_overlay(tree: Tree, path: str) -> None:
+    """Put the overlay in a file onto *tree*. Raises ImageError naming the path."""
+    overlay = read_tree(path)
+    try:
+        apply_overlay(tree, overlay)
+    except DeviceTreeError as error:
+        raise DeviceTreeError(f"{path}: {error}") from None
+
+
+def _load_initrds(
+    memory: GuestMemory, initrds: Sequence[bytes | memoryview], base: int, top: int
+) -> tuple[int, int] | None:
+    """Write them one after another, each at a multiple of 4; ``(base, end)``, None for no bytes."""
+    offsets = []
+    size = 0
+    for initrd in initrds:
+        size = -(-size // 4) * 4
+        offsets.append(size)
+        size += len(initrd)
+    if not size:
+        return None
+    if base + size > top:
+        raise DoesNotFitError(
+            f"the initrd has {size} bytes, but from {base:#x}, behind kernel and device tree, to the end of "
+            f"memory at {top:#x} there are {max(top - base, 0)}; give the guest more memory"
+        )
+    for offset, initrd in zip(offsets, initrds, strict=True):
+        if initrd:
+            memory.write(base + offset, initrd)
+    return base, base + size
+
+
+def _enter(memory: GuestMemory, entry: int, tree: Tree, at: int) -> Entry:
+    blob = pack(tree)
+    if not memory.contains(at, len(blob)):
+        raise DoesNotFitError(
+            f"the device tree has {len(blob)} bytes and goes to {at:#x}, which is beyond the guest's memory; "
+            "give the guest more"
+        )
+    memory.write(at, blob)
+    return Entry(EL1, entry, {"x0": at, "x1": 0, "x2": 0, "x3": 0})

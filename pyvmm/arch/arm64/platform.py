@@ -1,0 +1,273 @@
+"""The arm64 platform: interrupt controller, devices, device tree, and the first CPU's entry."""
+
+from __future__ import annotations
+
+from pyvmm.arch.arm64 import cpu, layout
+from pyvmm.board.board import Board
+from pyvmm.board.device import Line
+from pyvmm.board.space import IRQ, MMIO, PORT
+from pyvmm.devices import debugexit, pl011, primecell
+from pyvmm.devices.pl011 import Pl011
+from pyvmm.devices.pl031 import Pl031
+from pyvmm.devices.pl061 import Pl061
+from pyvmm.devices.sp805 import Sp805
+from pyvmm.errors import ConfigError
+from pyvmm.pykvm.const_arm64 import KVM_ARM_IRQ_TYPE_SHIFT, KVM_ARM_IRQ_TYPE_SPI
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm.arch.arm64.firmware import RomImage
+    from pyvmm.arch.arm64.gic import Gic
+    from pyvmm.arch.events import Events
+    from pyvmm.backends.base import CharBackend
+    from pyvmm.board.bus import Bus
+    from pyvmm.board.device import Device
+    from pyvmm.boot.devicetree import Tree
+    from pyvmm.boot.entry import Entry
+    from pyvmm.config import Config
+    from pyvmm.devices.uart import Uart
+    from pyvmm.loop import Loop
+    from pyvmm.memory.guest import GuestMemory
+    from pyvmm.pykvm import Kvm, Vcpu, Vm
+
+PL011 = "pl011"
+NS16550 = "16550"
+
+
+class SpiLine(Line):
+    """A shared peripheral interrupt of the in-kernel GIC, driven by KVM_IRQ_LINE."""
+
+    __slots__ = ("_number", "_vm")
+
+    def __init__(self, vm: Vm, gsi: int) -> None:
+        self._vm = vm
+        # Linux Documentation/virt/kvm/api.rst, 4.25.
+        self._number = KVM_ARM_IRQ_TYPE_SPI << KVM_ARM_IRQ_TYPE_SHIFT | gsi + layout.SPI_FIRST_INTID
+
+    def set(self, level: bool) -> None:
+        """Drive the wire."""
+        self._vm.irq_line(self._number, level)
+
+
+class UartPlace:
+    """The parsed ``uart`` value: which kind, where, which interrupt. Raises ConfigError."""
+
+    __slots__ = ("base", "irq", "kind", "shift")
+
+    def __init__(self, text: str) -> None:
+        self.kind, *words = text.split(",")
+        self.base, self.irq, self.shift = layout.UART0, layout.UART0_SPI, 0
+        if self.kind not in (PL011, NS16550):
+            raise ConfigError(f"uart: {self.kind!r} is not offered; choose {PL011} or {NS16550}")
+        for word in words:
+            key, _, value = word.partition("=")
+            try:
+                number = int(value, 0)
+            except ValueError:
+                raise ConfigError(f"uart: {word!r} is not base=ADDRESS, irq=NUMBER or shift=NUMBER") from None
+            if key == "base" and 0 <= number < 1 << 48 and number % 4 == 0:
+                self.base = number
+            elif key == "irq" and 0 <= number < layout.SPI_END:
+                self.irq = number
+            elif key == "shift" and 0 <= number <= 2 and self.kind == NS16550:
+                self.shift = number
+            else:
+                raise ConfigError(
+                    f"uart: {word!r} is not possible; base is an address, irq 0 to {layout.SPI_END - 1} (the "
+                    "interrupt's number less 32), shift 0 to 2 for a 16550"
+                )
+
+
+class Platform:
+    """Everything of a machine that is arm64's own. The order of use is that of the methods.
+
+    Raises ConfigError for a CPU model or a UART that is not one.
+    """
+
+    virtio_size = layout.VIRTIO_SIZE
+
+    def __init__(self, config: Config, gic: Gic) -> None:
+        if config.boot not in ("auto", "elf"):
+            raise ConfigError(f"boot: {config.boot!r} is for x86; on arm64 leave it out")
+        self._config = config
+        self._gic = gic
+        self._model = cpu.CpuModel(config.cpu)
+        self._uart = UartPlace(config.uart or PL011)
+        self._features: frozenset[str] = frozenset()
+        self._vm: Vm | None = None
+        self._vcpus: list[Vcpu] = []
+        self._gpio: Pl061 | None = None
+        self._has_channel = False
+        self.virtio: Sequence[tuple[int, int]] = ()
+        pl = self._uart.kind == PL011
+        self.console_name, self.channel_name = ("ttyAMA0", "ttyAMA1") if pl else ("ttyS0", "ttyS1")
+        self.coalesced: Sequence[tuple[int, int]] = ()
+        self.polls: frozenset[int] = frozenset()
+
+    def create_board(self) -> Board:
+        """A board with the places that are taken before any device comes."""
+        board = Board(
+            {
+                MMIO: [(layout.MMIO_START, layout.MMIO_END)],
+                IRQ: [(layout.SPI_START, layout.SPI_END)],
+            }
+        )
+        self._gic.place(board)
+        return board
+
+    def prepare(self, kvm: Kvm, vm: Vm) -> None:
+        """Choose the vCPUs' features; raises StartError for one that is not there."""
+        self._vm = vm
+        self._features = self._model.features(kvm)
+        if vm.check_extension("ARM_NISV_TO_USER"):
+            vm.enable_cap("ARM_NISV_TO_USER")
+
+    def add_devices(
+        self,
+        vm: Vm,
+        loop: Loop,
+        board: Board,
+        ports: Bus,
+        mmio: Bus,
+        events: Events,
+        memory: GuestMemory,
+        console: CharBackend,
+        channel: CharBackend | None,
+    ) -> Uart:
+        """Place and attach the devices; returns the first UART. *channel* is the second's, if any."""
+
+        def line(irq: int, owner: str) -> Line:
+            board.place(IRQ, irq, 1, owner)
+            return SpiLine(vm, irq)
+
+        def attach(base: int, size: int, device: Device, owner: str) -> None:
+            mmio.attach(board.place(MMIO, base, size, owner), device)
+
+        def uart(base: int, irq: int, owner: str, backend: CharBackend) -> Uart:
+            port, size = self._make_uart(loop, line(irq, owner))
+            attach(base, size, port, owner)
+            port.connect(backend)
+            if self._uart.kind == PL011:
+                self.coalesced = (*self.coalesced, (base + pl011.DR, 4))
+                self.polls |= {base + pl011.FR}
+            return port
+
+        first = uart(self._uart.base, self._uart.irq, "UART 0", console)
+        if channel is not None:
+            uart(layout.UART1, layout.UART1_SPI, "UART 1", channel)
+            self._has_channel = True
+        attach(layout.RTC, primecell.SIZE, Pl031(loop, line(layout.RTC_SPI, "RTC")), "RTC")
+        self._gpio = Pl061(loop, line(layout.GPIO_SPI, "GPIO"))
+        attach(layout.GPIO, primecell.SIZE, self._gpio, "GPIO")
+        dog = Sp805(loop, events.watchdog, line(layout.WATCHDOG_SPI, "watchdog"), layout.WATCHDOG_CLOCK)
+        attach(layout.WATCHDOG, primecell.SIZE, dog, "watchdog")
+        port = self._config.debug_exit
+        if port is not None:
+            board.place(PORT, port, debugexit.SIZE, "debug exit")
+            attach(layout.PORTS + port, debugexit.SIZE, debugexit.DebugExit(events.debug_exit), "debug exit")
+        return first
+
+    def _make_uart(self, loop: Loop, line: Line) -> tuple[Uart, int]:
+        if self._uart.kind == PL011:
+            return Pl011(loop, line), primecell.SIZE
+        from pyvmm.devices.serial import Serial16550A
+        from pyvmm.devices.spaced import Spaced
+
+        port = Serial16550A(loop, line)
+        if not self._uart.shift:
+            return port, layout.NS16550_SIZE
+        return Spaced(port, self._uart.shift), layout.NS16550_SIZE << self._uart.shift  # type: ignore[return-value]
+
+    def prepare_vcpu(self, vcpu: Vcpu, index: int) -> None:
+        """Give one vCPU its kind; all but the first are off."""
+        assert self._vm is not None, "prepare comes first"
+        cpu.initialize(self._vm, vcpu, index, self._features)
+        self._vcpus.append(vcpu)
+
+    def finish_vcpus(self) -> None:
+        """Let the interrupt controller begin; then the performance monitors."""
+        self._gic.initialize()
+        if "pmu" in self._features:
+            for vcpu in self._vcpus:
+                cpu.start_pmu(vcpu)
+
+    def load_kernel(
+        self, memory: GuestMemory, kernel: memoryview, cmdline: str, initrds: Sequence[bytes | memoryview]
+    ) -> Entry:
+        """The kernel to the start of RAM, the device tree behind it, then the initrd."""
+        from pyvmm.arch.arm64 import loader
+
+        return loader.load_kernel(memory, kernel, initrds, cmdline, self._tree(memory), self._stdout)
+
+    def load_firmware(self, memory: GuestMemory, data: memoryview, rom: RomImage | None) -> Entry:
+        """Firmware where it belongs, the device tree at the start of RAM."""
+        from pyvmm.arch.arm64 import loader
+
+        base = self._config.firmware_base
+        cmdline = self._config.cmdline or ""
+        return loader.load_firmware(memory, data, rom, base, cmdline, self._tree(memory), self._stdout)
+
+    def enter(self, vcpu: Vcpu, entry: Entry) -> None:
+        """Put the first CPU where the loader said."""
+        cpu.set_entry(vcpu, entry)
+
+    def power_button(self) -> None:
+        """Press the power button: the guest's gpio-keys driver shuts down, if it has one."""
+        assert self._gpio is not None, "add_devices comes first"
+        self._gpio.press(layout.POWER_BUTTON)
+
+    # What the guest is told
+
+    @property
+    def _stdout(self) -> str | None:
+        return None if self._config.dtb is not None else "serial0:115200n8"
+
+    def _tree(self, memory: GuestMemory) -> Tree:
+        """The device tree, the user's or ours, with overlays; all but ``/chosen``."""
+        from pyvmm.arch.arm64.tree import describe_memory
+        from pyvmm.boot.e820 import ram_spans
+
+        ram = [(base, end - base) for base, end in ram_spans(memory)]
+        if self._config.dtb is not None:
+            from pyvmm.arch.arm64.loader import read_tree
+
+            tree = read_tree(self._config.dtb)
+            describe_memory(tree, ram)
+        else:
+            tree = self._own_tree(ram)
+        for path in self._config.dtb_overlay:
+            from pyvmm.arch.arm64.loader import put_overlay
+
+            tree.write_symbols()
+            put_overlay(tree, path)
+        return tree
+
+    def _own_tree(self, ram: Sequence[tuple[int, int]]) -> Tree:
+        from pyvmm.arch.arm64.tree import MachineTree
+
+        machine = MachineTree(
+            [cpu.affinity(vcpu) for vcpu in self._vcpus],
+            ram,
+            self._gic.version,
+            self._gic.redistributors,
+            its=self._gic.has_its,
+            pmu="pmu" in self._features,
+        )
+
+        def uart(base: int, irq: int, number: int) -> None:
+            if self._uart.kind == PL011:
+                machine.add_pl011(base, irq, f"uart{number}", number)
+            else:
+                machine.add_ns16550(base, irq, f"uart{number}", number, self._uart.shift)
+
+        uart(self._uart.base, self._uart.irq, 0)
+        if self._has_channel:
+            uart(layout.UART1, layout.UART1_SPI, 1)
+        machine.add_rtc(layout.RTC, layout.RTC_SPI)
+        machine.add_gpio(layout.GPIO, layout.GPIO_SPI, layout.POWER_BUTTON)
+        machine.add_watchdog(layout.WATCHDOG, layout.WATCHDOG_SPI)
+        for base, gsi in self.virtio:
+            machine.add_virtio(base, gsi)
+        return machine.tree

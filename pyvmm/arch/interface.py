@@ -1,0 +1,102 @@
+"""What every architecture's part of a machine has, for type checkers and readers: no run imports it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm.arch.events import Events
+    from pyvmm.backends.base import CharBackend
+    from pyvmm.board.board import Board
+    from pyvmm.board.bus import Bus
+    from pyvmm.boot.entry import Entry
+    from pyvmm.config import Config
+    from pyvmm.devices.uart import Uart
+    from pyvmm.loop import Loop
+    from pyvmm.memory.guest import GuestMemory
+    from pyvmm.pykvm import Kvm, Vcpu, Vm
+
+
+class Chips(Protocol):
+    """What ``chips.create`` made in the kernel."""
+
+    def close(self) -> None:
+        """Give back what must be given back before the VM."""
+
+
+class Rom(Protocol):
+    """Firmware that is not in RAM."""
+
+    data: bytes
+
+    @property
+    def places(self) -> Sequence[tuple[int, int, int, str]]:
+        """``(base, offset, size, name)`` of each place the guest sees a part of *data* at."""
+
+
+class ReadRom(Protocol):
+    """Checks firmware's bytes."""
+
+    def __call__(self, data: bytes | memoryview, config: Config) -> Rom | None:
+        """The ROM, or None where the firmware goes to RAM. Raises ImageError."""
+
+
+class Platform(Protocol):
+    """Everything of a machine that is its architecture's own. The order of use is that of the methods.
+
+    Made of a Config and what ``chips.create`` returned; raises ConfigError for what it has not.
+    """
+
+    #: Bytes of a virtio device's registers.
+    virtio_size: int
+    #: What Linux calls the first serial port, and the one ``exec`` speaks through.
+    console_name: str
+    channel_name: str
+    #: Virtio devices to announce: (address of the registers' page, interrupt).
+    virtio: Sequence[tuple[int, int]]
+    #: Registers whose writes KVM may queue from the start on: (address, size).
+    coalesced: Sequence[tuple[int, int]]
+    #: What the run page's word of an exit holds when the guest only polls for what it wrote.
+    polls: frozenset[int]
+
+    def create_board(self) -> Board:
+        """A board with the places that are taken before any device comes."""
+
+    def prepare(self, kvm: Kvm, vm: Vm) -> None:
+        """Find out what the processor offers; raises StartError for what was insisted on and is not there."""
+
+    def add_devices(
+        self,
+        vm: Vm,
+        loop: Loop,
+        board: Board,
+        ports: Bus,
+        mmio: Bus,
+        events: Events,
+        memory: GuestMemory,
+        console: CharBackend,
+        channel: CharBackend | None,
+    ) -> Uart:
+        """Place and attach the platform's devices; returns the console's port."""
+
+    def prepare_vcpu(self, vcpu: Vcpu, index: int) -> None:
+        """What one vCPU is."""
+
+    def finish_vcpus(self) -> None:
+        """All vCPUs are made; virtio devices come next."""
+
+    def load_kernel(
+        self, memory: GuestMemory, kernel: memoryview, cmdline: str, initrds: Sequence[bytes | memoryview]
+    ) -> Entry:
+        """A kernel and all that goes with it into memory."""
+
+    def load_firmware(self, memory: GuestMemory, data: memoryview, rom: Any) -> Entry:
+        """Firmware and what it is told into memory; *rom*, a Rom or None, is mapped already."""
+
+    def enter(self, vcpu: Vcpu, entry: Entry) -> None:
+        """Put the first CPU where the loader said."""
+
+    def power_button(self) -> None:
+        """Ask the guest to shut down."""

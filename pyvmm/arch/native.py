@@ -1,0 +1,70 @@
+"""This host's architecture, which is its guests' too. What a run does not need is loaded when asked for."""
+
+from __future__ import annotations
+
+from os import uname
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+    from typing import Any
+
+    from pyvmm.arch import interface
+    from pyvmm.config import Config
+
+if uname().machine == "aarch64":
+    from pyvmm.arch.arm64 import chips
+
+    #: Its name in the package, on the command line and in Debian.
+    NAME, DEBIAN = "arm64", "arm64"
+else:
+    from pyvmm.arch.x86_64 import chips  # type: ignore[no-redef]
+
+    NAME, DEBIAN = "x86_64", "amd64"
+
+__all__ = ["DEBIAN", "NAME", "chips", "host", "inspection", "platform", "read_rom"]
+
+
+def platform() -> Callable[[Config, Any], interface.Platform]:
+    """The class of a machine's own part."""
+    if NAME == "arm64":
+        from pyvmm.arch.arm64.platform import Platform as Arm64Platform
+
+        return Arm64Platform
+    from pyvmm.arch.x86_64.platform import Platform
+
+    return Platform
+
+
+def read_rom() -> interface.ReadRom:
+    """The function that tells whether firmware is a ROM, and where it goes."""
+    if NAME == "arm64":
+        from pyvmm.arch.arm64 import firmware as arm64_firmware
+
+        return arm64_firmware.read_rom
+    from pyvmm.arch.x86_64 import firmware
+
+    return firmware.read_rom
+
+
+def inspection() -> ModuleType:
+    """What tells of a vCPU that KVM cannot run on: ``where``, ``instruction``, ``advice``."""
+    if NAME == "arm64":
+        from pyvmm.arch.arm64 import inspection as arm64_inspection
+
+        return arm64_inspection
+    from pyvmm.arch.x86_64 import inspection
+
+    return inspection
+
+
+def host() -> ModuleType:
+    """What this host's KVM rests on: ``virtualization``, ``ring0_speed``, ``NEEDED``, ``USED``."""
+    if NAME == "arm64":
+        from pyvmm.arch.arm64 import host as arm64_host
+
+        return arm64_host
+    from pyvmm.arch.x86_64 import host
+
+    return host

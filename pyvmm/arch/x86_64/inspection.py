@@ -1,0 +1,81 @@
+"""What is to be known of a vCPU that KVM cannot run on: its place, the instruction, what to do about it."""
+
+from __future__ import annotations
+
+from pyvmm.arch.x86_64 import masking
+from pyvmm.arch.x86_64.host import PVM, virtualization
+from pyvmm.pykvm import KvmError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.memory.guest import GuestMemory
+    from pyvmm.pykvm import Vcpu
+
+CR0_PE = 1
+EFER_LMA = 1 << 10
+RFLAGS_VM = 1 << 17
+MAX_INSTRUCTION = 15
+
+
+def where(vcpu: Vcpu) -> str:
+    """`` at 0x7c00 (ring 0, real mode)``; empty when KVM does not even tell that."""
+    try:
+        regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
+    except KvmError:
+        return ""
+    if not sregs.cr0 & CR0_PE:
+        return f" at {sregs.cs.base + regs.rip:#x} (real mode)"
+    return f" at {regs.rip:#x} (ring {sregs.ss.dpl}, {_width(vcpu)}-bit mode)"
+
+
+def instruction(vcpu: Vcpu, memory: GuestMemory) -> tuple[str, str]:
+    """The instruction at the vCPU's place in Intel syntax, else its bytes, for a sentence; its mnemonic."""
+    code = _code(vcpu, memory)
+    if not code:
+        return "an instruction that is not in memory", ""
+    mnemonic, operands = disassemble(code, _width(vcpu))
+    if not mnemonic:
+        return f"the bytes {code.hex(' ')}", ""
+    return f"`{' '.join(filter(None, (mnemonic, operands)))}`", mnemonic.split()[-1]
+
+
+def disassemble(code: bytes, width: int) -> tuple[str, str]:
+    """Mnemonic with prefixes, and operands, of the first instruction; *width* is 16, 32 or 64.
+
+    Empty texts when it is none.
+    """
+    import capstone
+
+    mode = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}[width]
+    for _, _, mnemonic, operands in capstone.Cs(capstone.CS_ARCH_X86, mode).disasm_lite(code, 0, 1):
+        return mnemonic, operands
+    return "", ""
+
+
+def _width(vcpu: Vcpu) -> int:
+    sregs = vcpu.get_sregs()
+    if sregs.efer & EFER_LMA and sregs.cs.l:
+        return 64
+    return 32 if sregs.cs.db else 16
+
+
+def _code(vcpu: Vcpu, memory: GuestMemory) -> bytes:
+    """Up to 15 bytes at the instruction pointer, through the guest's own page tables."""
+    linear = vcpu.get_sregs().cs.base + vcpu.get_regs().rip
+    code = b""
+    while len(code) < MAX_INSTRUCTION:
+        address = linear + len(code)
+        translation = vcpu.translate(address)
+        rest = min(MAX_INSTRUCTION - len(code), 0x1000 - address % 0x1000)
+        if not translation.valid or not memory.contains(translation.physical_address, rest):
+            break
+        code += memory.read(translation.physical_address, rest)
+    return code
+
+
+def advice(mnemonic: str) -> str:
+    """What keeps a guest from the instruction on this host, as the end of a sentence; empty for nothing."""
+    if virtualization() != PVM:
+        return ""
+    ways = [masking.advice(mnemonic), "run it in the lab (pyvmm lab x86_64 -- pyvmm run ...)"]
+    return f"; this host's KVM (PVM) emulates ring 0 without it: {', or '.join(filter(None, ways))}"
