@@ -6,7 +6,7 @@ from functools import partial
 from hashlib import sha256
 
 from pyvmm.backends.net.base import HEADER, MAX_FRAME, MIN_FRAME, Sink
-from pyvmm.loop import READ, WRITE
+from pyvmm.loop import HANGUP, READ, WRITE
 from pyvmm.notice import notice
 from pyvmm.virtio import ids
 from pyvmm.virtio.device import VirtioDevice
@@ -138,16 +138,8 @@ class Net(VirtioDevice):
     # The driver starts and stops
 
     def started(self) -> None:
-        """Begin as negotiated: one pair, everything received, until the driver says more."""
-        state, self._loaded = self._loaded, None
-        self._filter = Filter(self.mac)
-        self._offloads = self.offered_to_guest()
-        self._pairs = 1
-        if state is not None:
-            self._filter.load(state["filter"])
-            self._offloads, self._pairs = state["offloads"], state["pairs"]
-        self._control = Control(self._filter, self._set_mac, self._set_pairs, self._set_offloads)
-        self._control_index = 2 * self._max_pairs if self.has(F_MQ) else 2
+        """Begin as negotiated."""
+        state = self._begin()
         pairs = self._max_pairs if self.has(F_MQ) else 1
         self._receivers = [self._receiver(self.queues[2 * pair]) for pair in range(pairs)]
         if state is not None:
@@ -159,6 +151,19 @@ class Net(VirtioDevice):
         self.backend.enable(self._pairs)
         self.backend.sink = _Sink(self)
         self._watch()
+
+    def _begin(self) -> dict[str, Any] | None:
+        """One pair, everything received, until the driver says more; or as a saved state has it."""
+        state, self._loaded = self._loaded, None
+        self._filter = Filter(self.mac)
+        self._offloads = self.offered_to_guest()
+        self._pairs = 1
+        if state is not None:
+            self._filter.load(state["filter"])
+            self._offloads, self._pairs = state["offloads"], state["pairs"]
+        self._control = Control(self._filter, self._set_mac, self._set_pairs, self._set_offloads)
+        self._control_index = 2 * self._max_pairs if self.has(F_MQ) else 2
+        return state
 
     def _receiver(self, queue: Queue) -> Receiver:
         return Receiver(
@@ -284,7 +289,13 @@ class Net(VirtioDevice):
         if not self.link_up:
             receiver.discard(read)
             return
-        found = receiver.pull(read)
+        try:
+            found = receiver.pull(read)
+        except OSError as error:
+            notice("net lost", f"{self.name}: {self.backend.describe()} is gone: {error.strerror}")
+            self.backend.carrier = False
+            self._backend_changed()
+            return
         if found == STARVED:
             self._rewatch(pair)
         elif found == MORE and backend.pending:
@@ -295,7 +306,7 @@ class Net(VirtioDevice):
     def _watch(self) -> None:
         """Read what the backend has for each pair in use, and nothing else."""
         for pair in range(min(len(self._receivers), self.backend.pairs)):
-            fd = self.backend.fd(pair) if pair < self._pairs else -1
+            fd = self.backend.fd(pair) if pair < self._pairs and self.backend.carrier else -1
             old = self._watching.get(pair, -1)
             if old != fd:
                 if old >= 0:
@@ -311,7 +322,9 @@ class Net(VirtioDevice):
             for index in waiting:
                 self._send(index >> 1, self.queues[index])
             self._rewatch(pair)
-        if events & ~WRITE:
+        if events & HANGUP and self._receivers[pair].starved:
+            self._receivers[pair].discard(self._reads[pair])  # else it would be told of for ever
+        elif events & ~WRITE:
             self._receive(pair)
 
     def _rewatch(self, pair: int) -> None:
@@ -369,7 +382,7 @@ class Net(VirtioDevice):
         self._show_link()
         if self.active:
             for pair, fd in list(self._watching.items()):
-                if fd >= 0 and fd != self.backend.fd(pair):
+                if fd >= 0 and (fd != self.backend.fd(pair) or not self.backend.carrier):
                     self.unwatch(fd)
                     self._watching[pair] = -1
             self.soon(self._reconnected)

@@ -79,7 +79,7 @@ class Receiver:
         self._used = used
         self._again = again
         self._broken = broken
-        # Chains taken and not used yet: the head, the bytes and the number of views of each.
+        # Chains taken and not used yet: the head and the bytes of each, and views of all.
         self._heads: list[int] = []
         self._sizes: list[int] = []
         self._views: list[memoryview] = []
@@ -232,6 +232,7 @@ class Receiver:
             self._sizes.append(chain.writable_size)
             self._views += chain.writable
             self._room += chain.writable_size
+        self._iov = [*self._views, self._spill]
 
     # Room and what fills it; the lock is held
 
@@ -258,13 +259,7 @@ class Receiver:
 
     def _finish(self, size: int) -> None:
         """A frame of *size* bytes, header and all, lies in the chains: give back those it fills."""
-        heads, sizes, give_back = self._heads, self._sizes, self._queue.give_back
-        count, left = 0, size
-        while left > 0:
-            part = sizes[count]
-            give_back(heads[count], part if part < left else left)
-            left -= part
-            count += 1
+        count = self._queue.give_back_filled(self._heads, self._sizes, size)
         first = self._views[0]
         if first.nbytes >= HEADER:
             first[NUM_BUFFERS:HEADER] = _ONE if count == 1 else count.to_bytes(2, "little")
@@ -276,12 +271,15 @@ class Receiver:
         """The first *count* chains are the driver's again."""
         gone = sum(self._sizes[:count])
         self._room -= gone
-        views = 0
-        while gone > 0:
-            gone -= self._views[views].nbytes
-            views += 1
-        del self._heads[:count], self._sizes[:count], self._views[:views]
-        self._iov = [*self._views, self._spill]
+        views = self._views
+        whole = 0
+        while gone and gone >= (size := views[whole].nbytes):
+            gone -= size
+            whole += 1
+        if gone:  # a view may span several chains
+            views[whole] = views[whole][gone:]
+        del self._heads[:count], self._sizes[:count], views[:whole]
+        self._iov = [*views, self._spill]
 
     def _complete(self, header: bytes, frame: bytes) -> None:
         """Do for the driver what it does not take: checksums, segmentation."""

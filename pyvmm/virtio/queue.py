@@ -121,6 +121,10 @@ class Queue:
         self._used16: Any = [0] * 2
         self._event_idx = False
         self._mask = 0
+        # Guest memory may be another's meanwhile: hold none of it.
+        self._memory: Any = None
+        self._table: Any = None
+        self._main: Any = (0, 0, None)
 
     @property
     def in_flight(self) -> int:
@@ -155,7 +159,7 @@ class Queue:
         self._memory = memory
         # Nearly every buffer lies in the largest region: its base, end and bytes.
         ram = max(memory.regions, key=lambda region: 0 if region.readonly else region.size)
-        self._main: Any = (0, 0, None) if ram.readonly else (ram.gpa, ram.end, ram.buffer)
+        self._main = (0, 0, None) if ram.readonly else (ram.gpa, ram.end, ram.buffer)
         table = self._words("descriptor table", self.desc, 2 * size, 8)
         avail = self._words("available ring", self.driver, 3 + size, 2)
         used16 = self._words("used ring", self.device, 3 + 4 * size, 2, True)
@@ -233,11 +237,13 @@ class Queue:
     def pop_room(self, want: int, heads: list[int], sizes: list[int], views: list[memoryview]) -> int:
         """Take chains of nothing but room until they have *want* bytes; returns the bytes got.
 
-        Of each chain the head goes to *heads*, its bytes to *sizes*, its parts to *views*. A chain of
-        one buffer, as receive queues have, costs a third of ``pop``. Raises QueueError as ``pop`` does.
+        Of each chain the head goes to *heads*, its bytes to *sizes*, its parts to *views*: one view where
+        buffers lie one behind the other, also of several chains. A chain of one buffer, as receive queues
+        have, costs a third of ``pop``. Raises QueueError as ``pop`` does.
         """
         got, mask, fetch, table, avail = 0, self._mask, self._fetch, self._table, self._avail
         base, end, ram = self._main
+        first = last = -1  # the addresses that the last view spans
         at = self._next_avail
         while got < want and (at != self._avail_idx or self._more(at)):
             head = avail[2 + (at & mask)]
@@ -245,7 +251,12 @@ class Queue:
                 address, size, flags, _ = fetch(table, head << 4)
                 stop = address + size
                 if flags & (NEXT | WRITE | INDIRECT) == WRITE and size and base <= address and stop <= end:
-                    views.append(ram[address - base : stop - base])
+                    if address == last:
+                        views[-1] = ram[first - base : stop - base]
+                    else:
+                        views.append(ram[address - base : stop - base])
+                        first = address
+                    last = stop
                     heads.append(head)
                     sizes.append(size)
                     got += size
@@ -262,6 +273,7 @@ class Queue:
                 if self._weary():
                     break
                 continue
+            last = -1
             views += chain.writable
             heads.append(chain.head)
             sizes.append(chain.writable_size)
@@ -341,6 +353,24 @@ class Queue:
         used[at] = head
         used[at + 1] = written
         self._next_used = (next_used + 1) & 0xFFFF
+
+    def give_back_filled(self, heads: list[int], sizes: list[int], written: int) -> int:
+        """Give back the chains that *written* bytes fill, one after the other; returns how many those are.
+
+        *heads* and *sizes* are what ``pop_room`` gave, and hold that much.
+        """
+        used, next_used, mask = self._used, self._next_used, self._mask
+        count = 0
+        while written > 0:
+            at = 1 + 2 * (next_used & mask)
+            size = sizes[count]
+            used[at] = heads[count]
+            used[at + 1] = size if size < written else written
+            written -= size
+            next_used += 1
+            count += 1
+        self._next_used = next_used & 0xFFFF
+        return count
 
     def expose(self) -> None:
         """Show the driver what was pushed; a later ``publish`` asks whether it wants an interrupt for it.

@@ -11,7 +11,8 @@ import pytest
 FIRMWARE = Path(__file__).resolve().parents[2] / "firmware"
 
 
-def test_disk_when_built_again_has_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", ["disk", "wire"])
+def test_program_when_built_again_has_the_same_bytes(program: str, tmp_path: Path) -> None:
     if shutil.which("gcc") is None or shutil.which("make") is None:
         pytest.skip("no gcc and make to build it with")
     tools = subprocess.run(
@@ -20,9 +21,12 @@ def test_disk_when_built_again_has_the_same_bytes(tmp_path: Path) -> None:
     if tools != (FIRMWARE / "init" / "BUILT-WITH").read_text():
         pytest.skip(f"it was built with other tools than {' and '.join(tools.splitlines())}")
 
-    subprocess.run(["make", "-s", "-C", FIRMWARE / "tools", f"OUT={tmp_path / 'disk'}"], check=True)
+    subprocess.run(
+        ["make", "-s", "-C", FIRMWARE / "tools", f"PROGRAM={program}", f"OUT={tmp_path / program}"],
+        check=True,
+    )
 
-    assert (tmp_path / "disk").read_bytes() == (FIRMWARE / "tools" / "disk.x86_64").read_bytes()
+    assert (tmp_path / program).read_bytes() == (FIRMWARE / "tools" / f"{program}.x86_64").read_bytes()
 
 
 def test_disk_when_called_wrongly_says_what_it_can() -> None:

@@ -61,6 +61,7 @@ class Shell:
         devices: Sequence[VirtioDevice],
         *,
         memory: str = "256M",
+        cpus: int = 1,
         programs: dict[str, Path] | None = None,
         folder: Path | None = None,
         cmdline: str = "",
@@ -80,6 +81,7 @@ class Shell:
             initrd=initrd,
             cmdline=f"console=ttyS0 quiet panic=-1 {cmdline}",
             memory=memory,
+            cpus=cpus,
             console="none",
             timeout=watchdog,
         )

@@ -61,9 +61,10 @@ class Capture:
     def frame(self, data: bytes) -> None:
         """Record one frame. Any thread."""
         size = len(data)
+        if self._left <= 0:
+            return
         self._left -= _RECORD.size + size
         if self._left < 0:
-            self._left = 0
             notice(
                 f"capture {self.path}", f"the capture {self.path} is full; give a larger pcap-limit for more"
             )
