@@ -6,8 +6,8 @@
  *	vsock listen PORT       one connection to PORT, from standard input and to standard output
  *	vsock connect PORT      the same with a connection to PORT of the host
  *
- * The end of input is passed on; the end of what the other side sends ends the program. Status 1
- * and a line on standard error tell of a call that failed.
+ * Each direction ends by itself: the end of input is passed on, and the end of what the other side
+ * sends closes standard output. Status 1 and a line on standard error tell of a call that failed.
  */
 #include "text.h"
 
@@ -72,7 +72,7 @@ static void copy(int from, int to)
 
 static void exchange(int fd)
 {
-	int child = must("fork", sys_fork());
+	int status, child = must("fork", sys_fork());
 
 	if (!child) {
 		copy(0, fd);
@@ -80,7 +80,10 @@ static void exchange(int fd)
 		sys_exit(0);
 	}
 	copy(fd, 1);
-	sys_kill(child, SIGKILL);
+	sys_close(1);
+	sys_wait(child, &status, 0);
+	if (status)
+		sys_exit(1);
 }
 
 static _Noreturn void echo(int fd)

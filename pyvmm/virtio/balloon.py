@@ -69,6 +69,11 @@ class Balloon(VirtioDevice):
 
     device_id = ids.BALLOON
     name = "balloon"
+    feature_names = {
+        F_STATS_VQ: "STATS_VQ",
+        F_DEFLATE_ON_OOM: "DEFLATE_ON_OOM",
+        F_PAGE_REPORTING: "PAGE_REPORTING",
+    }
     queue_sizes = (128, 128, 16, 16, 128)
     config_fields = {"num_pages": "u32", "actual": "u32"}
     config_writable = frozenset(("actual",))
@@ -151,6 +156,13 @@ class Balloon(VirtioDevice):
         """Count a request that broke a rule."""
         self.refused += 1
         super().refuse(error)
+
+    def describe(self, queue: int, request: bytes) -> str:
+        """What a trace says of a request: the first page it names."""
+        if queue not in (INFLATE, DEFLATE) or len(request) < 4:
+            return ""
+        verb = "inflate" if queue == INFLATE else "deflate"
+        return f"{verb}, first page at {int.from_bytes(request[:4], 'little') * PAGE:#x}"
 
     def save(self) -> dict[str, Any]:
         """As every device; buffers for statistics that wait here are in the queue again."""

@@ -30,6 +30,7 @@ from pyvmm.virtio.vsock_packet import (
     OP_SHUTDOWN,
     SHUTDOWN_BOTH,
     TYPE_STREAM,
+    describe,
 )
 
 TYPE_CHECKING = False
@@ -67,6 +68,7 @@ class Vsock(VirtioDevice):
     device_id = ids.SOCKET
     name = "vsock"
     features = F_STREAM
+    feature_names = {F_STREAM: "STREAM"}
     queue_sizes = (256, 256, 16)
     config_fields = {"guest_cid": "u64"}
 
@@ -121,6 +123,10 @@ class Vsock(VirtioDevice):
             raise ValueError(f"{state['next_port']} is no port for the host's end of a connection")
         self._next_port = state["next_port"]
         self._reset_event = True
+
+    def describe(self, queue: int, request: bytes) -> str:
+        """The packet of a trace."""
+        return describe(request) if queue == TX else ""
 
     # Queues
 

@@ -27,6 +27,16 @@ OP_RW = 5
 OP_CREDIT_UPDATE = 6
 OP_CREDIT_REQUEST = 7
 
+OP_NAMES = {
+    OP_REQUEST: "REQUEST",
+    OP_RESPONSE: "RESPONSE",
+    OP_RST: "RST",
+    OP_SHUTDOWN: "SHUTDOWN",
+    OP_RW: "RW",
+    OP_CREDIT_UPDATE: "CREDIT_UPDATE",
+    OP_CREDIT_REQUEST: "CREDIT_REQUEST",
+}
+
 # Flags of OP_SHUTDOWN: what its sender will no longer do
 SHUTDOWN_RECEIVE = 1
 SHUTDOWN_SEND = 2
@@ -42,3 +52,14 @@ HEADER_SIZE = HEADER.size
 MAX_DATA = 64 << 10
 #: Counters of bytes are 32 bits wide and wrap.
 MASK32 = 0xFFFF_FFFF
+
+
+def describe(packet: bytes) -> str:
+    """The packet that begins *packet*, for a trace."""
+    if len(packet) < HEADER_SIZE:
+        return f"{len(packet)} bytes, no header"
+    source, target, source_port, target_port, size, kind, op, flags, room, taken = HEADER.unpack_from(packet)
+    return (
+        f"{OP_NAMES.get(op, op)} {source}:{source_port} to {target}:{target_port}, type {kind}, "
+        f"{size} bytes, flags {flags:#x}, buf_alloc {room}, fwd_cnt {taken}"
+    )

@@ -58,12 +58,15 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.fixture(scope="class")
+def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
+    guest = Guest(Balloon(**request.cls.OPTIONS))
+    yield guest
+    guest.close()
+
+
 class TestBalloon:
-    @pytest.fixture(scope="class")
-    def guest(self) -> Iterator[Guest]:
-        guest = Guest(Balloon(stats=0.5))
-        yield guest
-        guest.close()
+    OPTIONS = {"stats": 0.5}
 
     def test_memory_when_inflated_leaves_the_guest_and_comes_back(self, guest: Guest) -> None:
         guest.use(160)
@@ -113,11 +116,7 @@ class TestBalloon:
 
 
 class TestReportingBalloon:
-    @pytest.fixture(scope="class")
-    def guest(self) -> Iterator[Guest]:
-        guest = Guest(Balloon(deflate_on_oom=True, reporting=True))
-        yield guest
-        guest.close()
+    OPTIONS = {"deflate_on_oom": True, "reporting": True}
 
     def test_memory_when_the_guest_frees_it_goes_back_to_the_host_by_itself(self, guest: Guest) -> None:
         guest.run("head -c 128m /dev/zero > /tmp/used")

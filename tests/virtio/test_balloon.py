@@ -329,6 +329,14 @@ def test_reporting_queue_when_the_driver_counts_only_what_it_negotiated_is_found
         assert not is_marked(driver, PAGE_NUMBER)
 
 
+def test_describe_when_pages_are_named_says_the_first() -> None:
+    balloon = Balloon()
+
+    assert balloon.describe(INFLATE, struct.pack("<II", 16, 9)) == "inflate, first page at 0x10000"
+    assert balloon.describe(DEFLATE, struct.pack("<I", 1)) == "deflate, first page at 0x1000"
+    assert balloon.describe(STATS, b"") == balloon.describe(INFLATE, b"x") == ""
+
+
 # The option
 
 

@@ -17,6 +17,7 @@ from pyvmm.virtio import vsock
 from pyvmm.virtio import vsock_packet as p
 from pyvmm.virtio.errors import DeviceError
 from pyvmm.virtio.spec import make_device
+from pyvmm.virtio.vsock import TX
 from tests.virtio.vsock_guest import CID, PORT, ROOM, VsockGuest
 
 # Connections
@@ -491,6 +492,19 @@ def test_path_when_it_cannot_be_had_says_why(tmp_path: Path, what: str) -> None:
             vsock.Vsock(CID, str(path))
     if what == "file":
         assert path.read_text() == "precious"
+
+
+# Tracing
+
+
+def test_describe_when_given_a_packet_says_what_it_is() -> None:
+    packet = p.HEADER.pack(3, 2, 1024, 80, 5, 1, p.OP_RW, 0, 4096, 7)
+    with VsockGuest() as guest:
+        said = guest.device.describe(TX, packet + b"hello")
+        short = guest.device.describe(TX, packet[:10])
+
+    assert said == "RW 3:1024 to 2:80, type 1, 5 bytes, flags 0x0, buf_alloc 4096, fwd_cnt 7"
+    assert short == "10 bytes, no header"
 
 
 # The option
