@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,32 @@ def test_recording_has_what_the_device_did_and_replays_without_a_difference(run:
 
     assert replay.run(), list(map(str, replay.differences))
     assert replay.results > 5
+
+
+def test_guest_test_of_a_new_device_passes(tmp_path: Path) -> None:
+    guest_test = new_device.write("beacon", str(tmp_path))[-1]
+
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--rootdir",
+            str(tmp_path),
+            guest_test,
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+
+    assert "1 passed" in done.stdout, done.stdout
 
 
 def test_command_of_the_tutorial_rolls_its_dice(tmp_path: Path) -> None:
