@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pyvmm.lab.channel import Channel
 
-_USAGE = "pyvmm lab [x86_64] [OPTION...] -- COMMAND [ARGUMENT...]"
+_USAGE = "pyvmm lab [x86_64 | arm64] [OPTION...] -- COMMAND [ARGUMENT...]"
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGWINCH)
 _REFRESH = 0.2
 
@@ -93,7 +93,7 @@ def run(options: Options) -> int:
     def work(lent: lease.Lease, channel: Channel) -> int:
         request = Request(
             options.command,
-            env=environment.variables(),
+            env=environment.variables(arch=options.arch),
             cwd=os.getcwd(),
             root=lent.root,
             pty=_size() if terminal else None,
@@ -101,7 +101,7 @@ def run(options: Options) -> int:
         with _signals() as signals, _raw() if terminal else contextlib.nullcontext():
             return Pump(channel, 0, Sink(1), Sink(2), signals, _size).run(request, options.timeout)
 
-    with _Progress() as progress:
+    with _Progress(wanted.architecture.virtualization) as progress:
         return lease.use(wanted, work, progress.state, progress.say, once=options.fresh)
 
 
@@ -117,9 +117,8 @@ def status() -> int:
     found = [answer for answer in (lease.ask(path, "status") for path in _directories()) if answer]
     for answer in found:
         state = f"{answer['lent']} commands running" if answer["lent"] else f"idle for {answer['idle']} s"
-        print(
-            f"x86_64: {answer['machine']}: {state if answer['ready'] else 'starting'}, QEMU {answer['qemu']}"
-        )
+        state = state if answer["ready"] else "starting"
+        print(f"{answer['arch']}: {answer['machine']}: {state}, QEMU {answer['qemu']}")
     if not found:
         print("no emulated host is running")
     return 0 if found else 1
@@ -134,7 +133,9 @@ def _parser() -> argparse.ArgumentParser:
         add_help=False,
         allow_abbrev=False,
     )
-    parser.add_argument("arch", nargs="?", default="x86_64", help="the host to emulate: x86_64 (AMD-V)")
+    parser.add_argument(
+        "arch", nargs="?", default="x86_64", help="the host to emulate: x86_64 (AMD-V) or arm64 (EL2)"
+    )
     parser.add_argument(
         "--memory", metavar="SIZE", help="the emulated host's memory (default 4G, or half of this one's)"
     )
@@ -197,9 +198,11 @@ def _signals() -> Iterator[int]:
 class _Progress:
     """Tells on stderr what is waited for; a counting line on a terminal."""
 
-    _TEXTS = {"starting": "starting the emulated AMD-V host", "busy": "waiting for one of its channels"}
-
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
+        self._texts = {
+            "starting": f"starting the emulated {kind} host",
+            "busy": "waiting for one of its channels",
+        }
         self._terminal = sys.stderr.isatty()
         self._text = ""
         self._begun = 0.0
@@ -223,7 +226,7 @@ class _Progress:
             if self._ticker:
                 self._ticker.join()
             self._show("\n")
-        self._text = self._TEXTS.get(name, "")
+        self._text = self._texts.get(name, "")
         if self._text:
             self._begun = time.monotonic()
             self._over = threading.Event()

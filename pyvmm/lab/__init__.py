@@ -1,4 +1,4 @@
-"""Emulated KVM hosts: a command runs as if here, on a machine with a real ``kvm_amd``.
+"""Emulated KVM hosts: a command runs as if here, on a machine with a real KVM: AMD-V, or ARM's EL2.
 
 >>> from pyvmm import lab
 >>> lab.run(["ls", "/dev/kvm"]).stdout
@@ -21,19 +21,20 @@ if TYPE_CHECKING:
 __all__ = ["LabError", "LabLostError", "LabTimeoutError", "available", "run"]
 
 
-def available() -> tuple[bool, str]:
+def available(arch: str = "x86_64") -> tuple[bool, str]:
     """Whether ``run`` can work here, and a sentence that says why not."""
     import shutil
 
     from pyvmm.errors import PyvmmError
     from pyvmm.lab import image, machine
+    from pyvmm.lab.architecture import find
 
     if os.environ.get("PYVMM_LAB"):
         return False, "this is the lab already; another one inside it would take minutes to boot"
     try:
-        machine.find_qemu()
+        machine.find_qemu(arch)
         machine.state_directory()
-        if not image.fetched() and shutil.which("apt-get") is None:
+        if not image.fetched(find(arch)) and shutil.which("apt-get") is None:
             return False, "the lab's kernel comes from Debian's packages and there is no apt-get here"
     except PyvmmError as error:
         return False, str(error)
@@ -63,7 +64,7 @@ def run(
     from pyvmm.lab.pump import Pump, Sink
 
     wanted = machine.wanted(arch, memory, cpus, tuple(writable))
-    variables = environment.variables(env)
+    variables = environment.variables(env, arch)
     out, err = Sink(), Sink()
 
     def work(lent: lease.Lease, channel: Channel) -> int:

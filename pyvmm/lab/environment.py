@@ -12,12 +12,18 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import sysconfig
 from pathlib import Path
+
+from pyvmm.lab import system
+from pyvmm.lab.architecture import find
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+#: What an emulated host of another architecture has of its own.
+_SYSTEM = frozenset("bin boot dev etc lib lib32 lib64 libx32 lost+found proc run sbin sys usr var".split())
 _PROGRAMS = ("bin", "sbin", "lib", "lib64")
 _DATABASES = ("/var/lib/dpkg/status", "/var/lib/rpm", "/lib/apk/db/installed", "/etc/ld.so.cache")
 #: A path the overlay's mount options and the shell script in the lab take as it is.
@@ -33,17 +39,32 @@ _LOCAL = (
 )
 
 
-def places(live: str) -> tuple[str, ...]:
-    """The directories that the commands of one machine share, outer ones first; none holds *live*."""
+def places(live: str, *, foreign: bool = False) -> tuple[str, ...]:
+    """The directories that the commands of one machine share, outer ones first; none holds *live*.
+
+    On a *foreign* host, which cannot run this machine's programs, those of a virtual environment alone.
+    """
     found = []
     live = os.path.join(os.path.realpath(live), "")
-    for prefix in dict.fromkeys(("/", "/usr", sys.base_prefix, sys.prefix)):
+    own = [sys.prefix] if sys.prefix != sys.base_prefix else []
+    for prefix in dict.fromkeys(own if foreign else ("/", "/usr", sys.base_prefix, sys.prefix)):
         for name in _PROGRAMS:
             path = os.path.join(os.path.realpath(prefix), name)
             ordinary = os.path.isdir(path) and not os.path.islink(path) and not _AWKWARD & set(path)
             if ordinary and not live.startswith(path + "/"):
                 found.append(path)
     return tuple(sorted(found, key=lambda path: (path.count("/"), path)))
+
+
+def own_directories() -> list[str]:
+    """The directories of the root that hold this machine's data: not its programs, devices and state."""
+    return sorted(
+        entry.path
+        for entry in os.scandir("/")
+        if entry.is_dir(follow_symlinks=False)
+        and entry.name not in _SYSTEM
+        and not _AWKWARD & set(entry.path)
+    )
 
 
 def fingerprint(shared: tuple[str, ...]) -> str:
@@ -57,11 +78,15 @@ def fingerprint(shared: tuple[str, ...]) -> str:
     return hashlib.sha256("\n".join(times).encode(errors="surrogateescape")).hexdigest()[:12]
 
 
-def variables(given: Mapping[str, str] | None = None) -> dict[str, str]:
+def variables(given: Mapping[str, str] | None = None, arch: str = "x86_64") -> dict[str, str]:
     """The environment a command gets: *given* or ours without what means nothing there, and PYVMM_LAB."""
     ours = {name: value for name, value in os.environ.items() if name not in _LOCAL}
-    kept = ours if given is None else given
-    return {**kept, "PYVMM_LAB": "x86_64"}
+    kept = {**(ours if given is None else given), "PYVMM_LAB": arch}
+    if not find(arch).native_programs:
+        # Compiled packages come from there, the others from where this machine has them.
+        paths = [system.PYTHON_PACKAGES, kept.get("PYTHONPATH", ""), sysconfig.get_path("purelib")]
+        kept["PYTHONPATH"] = ":".join(filter(None, paths))
+    return kept
 
 
 def _time(path: str) -> int:

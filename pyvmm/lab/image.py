@@ -1,6 +1,6 @@
 """The emulated host's kernel and initramfs: Debian's full kernel, our init, busybox, the scripts.
 
-The kernel is started as the ELF file out of its bzImage, by QEMU's PVH loader: a
+On x86-64 the kernel is started as the ELF file out of its bzImage, by QEMU's PVH loader: a
 decompressor would take longer under emulation than all of the rest of the boot.
 """
 
@@ -11,50 +11,55 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyvmm.guests import cache, cpio, debian, initramfs
-from pyvmm.lab import inside
+from pyvmm.lab import inside, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from pyvmm.guests.modules import ModuleTree
+    from pyvmm.lab.architecture import Architecture
 
-#: The cloud kernel has neither 9p nor kvm-amd.
-KERNEL_PACKAGE = "linux-image-amd64"
 _BUSYBOX_PACKAGE = "busybox-static"
-_ARCHITECTURE = "amd64"
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What QEMU boots: an ELF *kernel* and an *initrd*."""
+    """What QEMU boots: *kernel*, *initrd*; and *system*, the programs where this machine's do not run."""
 
     kernel: Path
     initrd: Path
+    system: Path | None = None
 
 
-def digest() -> str:
+def digest(arch: Architecture) -> str:
     """Changes when an initramfs made by this code would differ for the same packages."""
-    parts = [inside.SETUP, inside.VIEW, inside.MODPROBE, str(inside.CHANNELS), inside.PORT]
-    parts += [*inside.EARLY_MODULES, *inside.KVM_MODULES, *map(str, inside.LAZY_MODULES.items())]
-    return hashlib.sha256("\n".join(parts).encode() + initramfs.init_program(_ARCHITECTURE)).hexdigest()[:16]
+    parts = [inside.SETUP, view_script(arch), inside.MODPROBE, str(inside.CHANNELS), inside.PORT]
+    parts += [*inside.EARLY_MODULES, *arch.kvm, *map(str, inside.LAZY_MODULES.items())]
+    return hashlib.sha256("\n".join(parts).encode() + initramfs.init_program(arch.debian)).hexdigest()[:16]
 
 
-def fetched() -> bool:
+def view_script(arch: Architecture) -> str:
+    """The script that makes a command's root directory."""
+    return inside.VIEW if arch.native_programs else inside.FOREIGN_VIEW
+
+
+def fetched(arch: Architecture) -> bool:
     """Whether the packages are in the cache, so that no network is needed."""
-    return {f"{_ARCHITECTURE}/{name}" for name in (KERNEL_PACKAGE, _BUSYBOX_PACKAGE)} <= set(debian.fetched())
+    wanted = {f"{arch.debian}/{name}" for name in (arch.kernel, _BUSYBOX_PACKAGE)}
+    return wanted <= set(debian.fetched()) and (arch.native_programs or system.fetched(arch.debian))
 
 
-def prepare(say: Callable[[str], None] | None = None) -> Image:
+def prepare(arch: Architecture, say: Callable[[str], None] | None = None) -> Image:
     """The image, from the cache or fetched and built; *say* is told what takes time.
 
     Raises PackageError, CacheError, InitramfsError or ModuleError.
     """
-    kernel = debian.package(KERNEL_PACKAGE, _ARCHITECTURE, say)
-    busybox = debian.package(_BUSYBOX_PACKAGE, _ARCHITECTURE, say)
+    kernel = debian.package(arch.kernel, arch.debian, say)
+    busybox = debian.package(_BUSYBOX_PACKAGE, arch.debian, say)
     source = initramfs.kernel_image(kernel)
     release = source.name.partition("-")[2]
-    key = hashlib.sha256(f"{kernel.version} {busybox.version} {digest()}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{kernel.version} {busybox.version} {digest(arch)}".encode()).hexdigest()[:16]
 
     def unpack(place: Path) -> None:
         from pyvmm.boot.bzimage import BzImage
@@ -65,17 +70,20 @@ def prepare(say: Callable[[str], None] | None = None) -> Image:
     def build(place: Path) -> None:
         from pyvmm.guests.modules import ModuleTree
 
-        place.write_bytes(_initramfs(ModuleTree(kernel.root, release), initramfs.busybox_program(busybox)))
+        modules = ModuleTree(kernel.root, release)
+        place.write_bytes(_initramfs(arch, modules, initramfs.busybox_program(busybox)))
 
     version = kernel.version.replace(":", "%3a")
-    elf = cache.entry(f"lab/vmlinux-{release}-{version}", unpack)
-    return Image(elf, cache.entry(f"lab/initramfs-{release}-{key}.cpio", build))
+    if arch.debian == "amd64":
+        source = cache.entry(f"lab/vmlinux-{release}-{version}", unpack)
+    programs = None if arch.native_programs else system.prepare(arch.debian, say)
+    return Image(source, cache.entry(f"lab/initramfs-{release}-{key}.cpio", build), programs)
 
 
-def _initramfs(tree: ModuleTree, busybox: bytes) -> bytes:
+def _initramfs(arch: Architecture, tree: ModuleTree, busybox: bytes) -> bytes:
     early = tree.load_order(list(inside.EARLY_MODULES))
     loaded = {module.name for module in early}
-    kvm = [module for module in tree.load_order(list(inside.KVM_MODULES)) if module.name not in loaded]
+    kvm = [module for module in tree.load_order(list(arch.kvm)) if module.name not in loaded]
     lazy = {alias: tree.load_order([name]) for alias, name in inside.LAZY_MODULES.items()}
     more = {module.path: module.data for order in (kvm, *lazy.values()) for module in order}
     channels = "".join(f"/dev/virtio-ports/{inside.PORT}{n}\n" for n in range(inside.CHANNELS))
@@ -85,14 +93,14 @@ def _initramfs(tree: ModuleTree, busybox: bytes) -> bytes:
         cpio.file("etc/pyvmm/kvm", _lines(module.path for module in kvm)),
         cpio.file("etc/pyvmm/modprobe", inside.MODPROBE.encode(), 0o755),
         cpio.file("etc/pyvmm/setup", inside.SETUP.encode()),
-        cpio.file("etc/pyvmm/view", inside.VIEW.encode()),
+        cpio.file("etc/pyvmm/view", view_script(arch).encode()),
         *(
             cpio.file(f"etc/pyvmm/lazy/{alias}", _lines(module.path for module in order))
             for alias, order in lazy.items()
         ),
         *(cpio.file(path, data) for path, data in more.items()),
     ]
-    return initramfs.build(initramfs.init_program(_ARCHITECTURE), busybox, modules=early, files=files)
+    return initramfs.build(initramfs.init_program(arch.debian), busybox, modules=early, files=files)
 
 
 def _lines(paths: Iterable[str]) -> bytes:

@@ -9,6 +9,10 @@ One view belongs to one channel and is made anew after every command:
   views share and that stays. There the interpreter and its packages are: they are in
   this kernel's page cache, and QEMU's translation of their code is kept with the pages.
 
+``FOREIGN_VIEW`` is for a host whose processor cannot run this machine's programs: its root is a small
+system of its own (``system.py``), with this machine's other directories in their places, and its Python
+where ours is.
+
 9p's virtio transport serves one mount a device, so there is a device for each view.
 """
 
@@ -21,8 +25,6 @@ PORT = "pyvmm."
 
 #: In load order (dependencies come by themselves); before ``SETUP``.
 EARLY_MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay")
-#: Loaded by ``SETUP`` beside its other work.
-KVM_MODULES = ("kvm-amd",)
 #: Loaded when the kernel first asks for the alias: a device is opened, a link is made.
 LAZY_MODULES = {
     "char-major-10-200": "tun",
@@ -64,9 +66,7 @@ done
 exit 1
 """
 
-# Arguments: the view's number, then for each directory that is shared its path, and for each
-# directory that the host may write to "rw", its tag and its path.
-VIEW = """\
+_RENEW = """\
 number=$1
 shift
 view=/view/$number fresh=/fresh/$number layers=/layers/$number
@@ -83,6 +83,13 @@ if [ -d "$view/proc" ]; then
     done
     umount -l "$layers"
 fi
+"""
+
+# Arguments: the view's number, then for each directory that is shared its path, and for each
+# directory that the host may write to "rw", its tag and its path.
+VIEW = (
+    _RENEW
+    + """\
 set -e
 mkdir -p "$view" "$fresh" "$layers"
 mount -t tmpfs -o mode=0755 layers "$layers"
@@ -111,3 +118,50 @@ for place in dev proc sys; do
 done
 until [ -e /run/kvm-tried ]; do sleep 0.02; done
 """
+)
+
+# Arguments: the view's number, then for each directory of this machine's root that is to be seen "top" and
+# its path, for each directory that is shared its path, for the interpreter's prefix "python" and the path,
+# and for each directory that the host may write to "rw", its tag and its path.
+FOREIGN_VIEW = (
+    _RENEW
+    + """\
+set -e
+mkdir -p "$view" "$fresh" "$layers" /system
+mount -t tmpfs -o mode=0755 layers "$layers"
+mountpoint -q /system ||
+    mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose,noxattr system /system
+mount -t 9p -o "ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose,noxattr" "fresh$number" "$fresh"
+mkdir "$layers/u" "$layers/w"
+mount -t overlay -o "lowerdir=/system,upperdir=$layers/u,workdir=$layers/w" root "$view"
+while [ $# -gt 0 ]; do
+    if [ "$1" = rw ]; then
+        if [ ! -d "/rw/$2" ]; then
+            mkdir -p "/rw/$2"
+            mount -t 9p -o "rw,trans=virtio,version=9p2000.L,msize=512000,cache=mmap" "$2" "/rw/$2"
+        fi
+        mkdir -p "$view$3"
+        mount -o bind "/rw/$2" "$view$3"
+        shift 3
+        continue
+    fi
+    what=shared below=/base$1 place=$1
+    case $1 in
+    top) what=top below=$fresh$2 place=$2 && shift ;;
+    python)
+        ln -sf /usr/bin/python3.11 "$view$2/bin/python3"
+        printf 'home = /usr/bin\\ninclude-system-site-packages = false\\n' >"$view$2/pyvenv.cfg"
+        shift 2
+        continue
+        ;;
+    esac
+    mkdir -p "$view$place" "$layers/u$#" "$layers/w$#"
+    mount -t overlay -o "lowerdir=$below,upperdir=$layers/u$#,workdir=$layers/w$#" "$what" "$view$place"
+    shift
+done
+for place in dev proc sys; do
+    mount -o rbind "/$place" "$view/$place"
+done
+until [ -e /run/kvm-tried ]; do sleep 0.02; done
+"""
+)

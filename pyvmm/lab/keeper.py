@@ -133,6 +133,7 @@ class Keeper:
     def _spawn(self) -> subprocess.Popen[bytes]:
         """QEMU, once its sockets are there. Started by the main thread, whose end would end it."""
         libc = ctypes.CDLL(None)
+        program = self.machine.architecture.qemu
         for number in range(inside.CHANNELS):
             machine.channel_path(self.directory, number).unlink(missing_ok=True)
         qemu = subprocess.Popen(
@@ -144,11 +145,11 @@ class Keeper:
         last = machine.channel_path(self.directory, inside.CHANNELS - 1)
         while not last.exists():
             if qemu.poll() is not None:
-                raise LabError(f"{machine.QEMU} ended with status {qemu.returncode} before the host booted")
+                raise LabError(f"{program} ended with status {qemu.returncode} before the host booted")
             if time.monotonic() > deadline:
                 qemu.kill()
                 qemu.wait()
-                raise LabLostError(f"{machine.QEMU} did not start within {START_LIMIT:g} s")
+                raise LabLostError(f"{program} did not start within {START_LIMIT:g} s")
             time.sleep(0.01)
         return qemu
 
@@ -293,6 +294,7 @@ class Keeper:
             return {
                 "ready": self._up,
                 "lent": self._views.count(_LENT),
+                "arch": self.machine.arch,
                 "machine": self.machine.describe(),
                 "pid": os.getpid(),
                 "qemu": self._qemu.pid if self._qemu else 0,
@@ -331,7 +333,8 @@ def main(argument: str) -> None:
     wanted = json.loads(argument)
     for name in ("writable", "shared"):
         wanted["machine"][name] = tuple(wanted["machine"][name])
-    booted = image.Image(Path(wanted["kernel"]), Path(wanted["initrd"]))
+    programs = wanted["system"]
+    booted = image.Image(Path(wanted["kernel"]), Path(wanted["initrd"]), Path(programs) if programs else None)
     keeper = Keeper(machine.Machine(**wanted["machine"]), booted, once=wanted["once"])
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: keeper.end("the emulated host was stopped"))

@@ -150,8 +150,8 @@ def _connect(directory: Path) -> socket.socket | None:
 
 def _start(wanted: machine.Machine, say: Callable[[str], None], *, once: bool) -> socket.socket:
     """Start a keeper, unless another process does, and connect to it."""
-    machine.find_qemu()
-    booted = image.prepare(say)
+    machine.find_qemu(wanted.arch)
+    booted = image.prepare(wanted.architecture, say)
     with cache.locked(wanted.directory):
         connection = _connect(wanted.directory)
         if connection is not None:
@@ -179,7 +179,13 @@ def _spawn(wanted: machine.Machine, booted: image.Image, log: int, *, once: bool
     home = os.path.dirname(os.path.dirname(os.path.abspath(pyvmm.__file__)))
     path = [os.path.abspath(entry) for entry in sys.path]
     argument = json.dumps(
-        {"machine": asdict(wanted), "kernel": str(booted.kernel), "initrd": str(booted.initrd), "once": once}
+        {
+            "machine": asdict(wanted),
+            "kernel": str(booted.kernel),
+            "initrd": str(booted.initrd),
+            "system": str(booted.system or ""),
+            "once": once,
+        }
     )
     program = (
         f"import sys; sys.path[:] = {[home, *path]!r}; from pyvmm.lab.keeper import main; main(sys.argv[1])"

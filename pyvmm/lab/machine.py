@@ -6,30 +6,19 @@ import hashlib
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyvmm.errors import ConfigError
 from pyvmm.lab import environment, image, inside
+from pyvmm.lab.architecture import Architecture, find
 from pyvmm.lab.errors import LabError
 
-QEMU = "qemu-system-x86_64"
-ARCHITECTURES = ("x86_64",)
 DEFAULT_CPUS = 2
 DEFAULT_MEMORY = 4 << 30
 MINIMUM_MEMORY = 256 << 20
-#: QEMU's own limit for a q35 machine without an IOMMU.
-MAXIMUM_CPUS = 255
-
-# norandmaps halves the time of every program: QEMU keeps translated code by its address.
-# The rest spares the boot what an emulated machine does slowly.
-# A periodic tick on every CPU: QEMU's SVM code clears an interrupt's pending flag without its lock and
-# so loses a wake-up now and then; a halted CPU with a one-shot timer would then sleep for ever.
-_COMMAND_LINE = (
-    "nohz=off highres=off console=ttyS0 quiet mitigations=off norandmaps panic=-1 "
-    "nokaslr tsc=reliable no_timer_check cryptomgr.notests audit=0"
-)
 _SOCKET_PATH_MAX = 107  # sizeof(sockaddr_un.sun_path) - 1
 
 
@@ -37,8 +26,8 @@ _SOCKET_PATH_MAX = 107  # sizeof(sockaddr_un.sun_path) - 1
 class Machine:
     """An emulated host: its *memory* in bytes, *cpus*, directories it may write (*writable*).
 
-    *shared*, *version*: what the machine depends on beyond the request (see ``environment``).
-    *name* sets a machine of one's own apart.
+    *arch* names its kind. *shared*, *version*: what the machine depends on beyond the request (see
+    ``environment``). *name* sets a machine of one's own apart.
     """
 
     memory: int = DEFAULT_MEMORY
@@ -47,17 +36,23 @@ class Machine:
     shared: tuple[str, ...] = ()
     version: str = ""
     name: str = ""
+    arch: str = "x86_64"
+
+    @property
+    def architecture(self) -> Architecture:
+        """What it is made of."""
+        return find(self.arch)
 
     @property
     def key(self) -> str:
         """The same for the same request: the name of the machine's directory."""
-        return f"{self.family}-{_hash(self.version, _COMMAND_LINE)}"
+        return f"{self.family}-{_hash(self.version, self.architecture.command_line)}"
 
     @property
     def family(self) -> str:
         """The part of the key that stays when the machine's software or the shared places change."""
         request = (str(self.memory), str(self.cpus), *self.writable, "", *self.shared)
-        return f"{self.name or 'x86_64'}-{_hash(*request)}"
+        return f"{self.name or self.arch}-{_hash(*request)}"
 
     @property
     def directory(self) -> Path:
@@ -78,8 +73,7 @@ def wanted(
     name: str = "",
 ) -> Machine:
     """The machine for a request, with defaults filled in. Raises ConfigError and LabError."""
-    if arch not in ARCHITECTURES:
-        raise ConfigError(f"there is no lab for {arch!r}; it must be one of {', '.join(ARCHITECTURES)}")
+    kind = find(arch)
     if memory is None:
         memory = min(
             DEFAULT_MEMORY, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 >> 20 << 20
@@ -89,16 +83,17 @@ def wanted(
             f"the lab's memory must be whole MiB, {MINIMUM_MEMORY >> 20}M or more; it is {memory} bytes"
         )
     cpus = DEFAULT_CPUS if cpus is None else cpus
-    if not 1 <= cpus <= MAXIMUM_CPUS:
-        raise ConfigError(f"the lab can have 1 to {MAXIMUM_CPUS} CPUs, not {cpus}")
+    if not 1 <= cpus <= kind.maximum_cpus:
+        raise ConfigError(f"the lab can have 1 to {kind.maximum_cpus} CPUs, not {cpus}")
     for path in writable:
         if not os.path.isdir(path) or "," in path:
             raise ConfigError(
                 f"{path} cannot be written from the lab; give a directory that exists, without a comma"
             )
-    shared = environment.places(os.getcwd())
-    version = f"{image.digest()} {environment.fingerprint(shared)}"
-    return Machine(memory, cpus, tuple(os.path.realpath(path) for path in writable), shared, version, name)
+    shared = environment.places(os.getcwd(), foreign=not kind.native_programs)
+    version = f"{image.digest(kind)} {environment.fingerprint(shared)}"
+    writes = tuple(os.path.realpath(path) for path in writable)
+    return Machine(memory, cpus, writes, shared, version, name, arch)
 
 
 def state_directory() -> Path:
@@ -122,12 +117,13 @@ def state_directory() -> Path:
     return path
 
 
-def find_qemu() -> str:
+def find_qemu(arch: str = "x86_64") -> str:
     """The path of QEMU. Raises LabError with the package to install."""
-    path = shutil.which(QEMU)
+    kind = find(arch)
+    path = shutil.which(kind.qemu)
     if path is None:
         raise LabError(
-            f"the lab needs {QEMU} and it is not installed; on Debian: apt install qemu-system-x86"
+            f"the lab needs {kind.qemu} and it is not installed; on Debian: apt install {kind.package}"
         )
     return path
 
@@ -145,8 +141,8 @@ def command(machine: Machine, booted: image.Image, directory: Path) -> list[str]
     """QEMU's command line; its sockets are in *directory*."""
     root = "local,path=/,security_model=none,readonly=on,multidevs=remap"
     line = [
-        *(find_qemu(), "-name", "pyvmm-lab", "-M", "q35,smm=off,vmport=off,usb=off"),
-        *("-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(machine.cpus)),
+        *(find_qemu(machine.arch), "-name", "pyvmm-lab", *machine.architecture.options),
+        *("-accel", "tcg,thread=multi", "-smp", str(machine.cpus)),
         *(
             "-m",
             f"{machine.memory >> 20}M",
@@ -156,11 +152,15 @@ def command(machine: Machine, booted: image.Image, directory: Path) -> list[str]
             "-display",
             "none",
         ),
-        *("-kernel", str(booted.kernel), "-initrd", str(booted.initrd), "-append", _COMMAND_LINE),
+        *("-kernel", str(booted.kernel), "-initrd", str(booted.initrd), "-append"),
+        machine.architecture.command_line,
         *("-chardev", f"file,id=console,path={log_path(machine)},append=on", "-serial", "chardev:console"),
         *("-device", f"virtio-serial-pci,max_ports={inside.CHANNELS + 1}"),
         *("-fsdev", f"{root},id=root", "-device", "virtio-9p-pci,fsdev=root,mount_tag=base"),
     ]
+    if booted.system is not None:
+        system = f"local,path={booted.system},security_model=none,readonly=on,multidevs=remap"
+        line += ["-fsdev", f"{system},id=system", "-device", "virtio-9p-pci,fsdev=system,mount_tag=system"]
     for n in range(inside.CHANNELS):
         line += ["-chardev", f"socket,id=c{n},path={channel_path(directory, n)},server=on,wait=off"]
         line += ["-device", f"virtserialport,chardev=c{n},name={inside.PORT}{n}"]
@@ -188,7 +188,13 @@ def view(number: int) -> str:
 
 def renew_command(machine: Machine, number: int) -> list[str]:
     """The command inside that makes the view of channel *number* anew."""
-    words = ["sh", "/etc/pyvmm/view", str(number), *machine.shared]
+    words = ["sh", "/etc/pyvmm/view", str(number)]
+    if not machine.architecture.native_programs:
+        for path in environment.own_directories():
+            words += ["top", path]
+    words += machine.shared
+    if not machine.architecture.native_programs and sys.prefix != sys.base_prefix:
+        words += ["python", sys.prefix]
     for n, path in enumerate(machine.writable):
         words += ["rw", f"rw{n}", path]
     return words

@@ -22,7 +22,7 @@ FAKE = Path(__file__).with_name("fake_qemu.py")
 @pytest.fixture
 def stage(monkeypatch, tmp_path):
     """A state directory and a PATH with the stand-in; gives a function that counts its starts."""
-    program = tmp_path / "bin" / machine.QEMU
+    program = tmp_path / "bin" / "qemu-system-x86_64"
     program.parent.mkdir()
     root = FAKE.parents[2]
     program.write_text(f'#!/bin/sh\nPYTHONPATH={root} exec {sys.executable} -S {FAKE} "$@"\n')

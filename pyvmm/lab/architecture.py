@@ -1,0 +1,81 @@
+"""The architectures there are emulated hosts of: what each is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyvmm.errors import ConfigError
+
+#: ``-cpu max`` with a pointer authentication that is cheap to emulate.
+_ARM64_CPU = "max,pauth-impdef=on"
+
+# norandmaps halves the time of every program: QEMU keeps translated code by its address.
+# The rest spares the boot what an emulated machine does slowly.
+_QUIET = "quiet mitigations=off norandmaps panic=-1 nokaslr cryptomgr.notests audit=0"
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """One kind of emulated host.
+
+    *name*: as on the command line; *debian*: Debian's name; *qemu*, its *package*, its *options*;
+    *kernel*: the kernel's package; *kvm*: modules that make /dev/kvm; *command_line*: the kernel's;
+    *virtualization*: what people know it by.
+    """
+
+    name: str
+    debian: str
+    qemu: str
+    package: str
+    options: tuple[str, ...]
+    kernel: str
+    kvm: tuple[str, ...]
+    command_line: str
+    virtualization: str
+    maximum_cpus: int
+
+    @property
+    def native_programs(self) -> bool:
+        """Whether this machine's own programs run there."""
+        from pyvmm.arch import native
+
+        return self.name == native.NAME
+
+
+ARCHITECTURES = {
+    "x86_64": Architecture(
+        "x86_64",
+        "amd64",
+        "qemu-system-x86_64",
+        "qemu-system-x86",
+        ("-M", "q35,smm=off,vmport=off,usb=off", "-cpu", "max"),
+        # The cloud kernel has neither 9p nor kvm-amd.
+        "linux-image-amd64",
+        ("kvm-amd",),
+        # A periodic tick on every CPU: QEMU's SVM code clears an interrupt's pending flag without its lock
+        # and so loses a wake-up now and then; a halted CPU with a one-shot timer would then sleep for ever.
+        f"nohz=off highres=off console=ttyS0 {_QUIET} tsc=reliable no_timer_check",
+        "AMD-V",
+        # QEMU's own limit for a q35 machine without an IOMMU.
+        255,
+    ),
+    "arm64": Architecture(
+        "arm64",
+        "arm64",
+        "qemu-system-aarch64",
+        "qemu-system-arm",
+        ("-M", "virt,virtualization=on,gic-version=3", "-cpu", _ARM64_CPU),
+        "linux-image-arm64",
+        (),
+        f"console=ttyAMA0 {_QUIET}",
+        "ARM EL2",
+        64,
+    ),
+}
+
+
+def find(name: str) -> Architecture:
+    """The architecture of that name. Raises ConfigError."""
+    if name not in ARCHITECTURES:
+        raise ConfigError(f"there is no lab for {name!r}; it must be one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]
