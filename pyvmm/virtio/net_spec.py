@@ -28,8 +28,17 @@ def from_words(words: Words) -> Net:
     limit = words.size("pcap-limit", LIMIT) or LIMIT
     pairs = words.number("queues", 1, 1, 128) if kind in ("tap", "switch") else 1
     assert pairs is not None
+    vhost = kind == "tap" and words.flag("vhost")
+    if vhost and path is not None:
+        raise words.error("pcap sees no frames with vhost: leave one of them out")
     backend = _backend(words, kind, rest, pairs, mtu)
     try:
+        if vhost:
+            from pyvmm.backends.net.tap import Tap
+            from pyvmm.virtio.vhost.net import VhostNet
+
+            assert isinstance(backend, Tap)
+            return VhostNet(backend, mac=address, mtu=mtu, pairs=pairs, seed=words.machine)
         capture = None if path is None else Capture(path, limit)
         return Net(backend, mac=address, mtu=mtu, pairs=pairs, capture=capture, seed=words.machine)
     except BaseException:

@@ -33,7 +33,7 @@ class Channel(Control):
     Raises DeviceError when the back end does not speak the protocol.
     """
 
-    def __init__(self, sock: socket.socket, place: str, patience: float = PATIENCE) -> None:
+    def __init__(self, sock: socket.socket, place: str, patience: float) -> None:
         self.place = place
         self.fd = sock.fileno()
         #: What ended the connection; empty while it lives.

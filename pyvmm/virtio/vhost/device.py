@@ -85,6 +85,7 @@ class VhostDevice(VirtioDevice):
         """The second half of ``__init__``, for a subclass that is another kind of device besides."""
         self.control = control
         self._served = len(self.queues) if served is None else served
+        self._watched_kicks: list[int] = []
         self._kicks: list[int] = []
         self._interrupt = -1
         #: The eventfd by which the other side says that a queue is broken; -1 for none.
@@ -92,31 +93,35 @@ class VhostDevice(VirtioDevice):
         self._rings: list[Ring] = []
 
     @property
+    def served(self) -> int:
+        """How many of its queues, from the first on, the other side runs."""
+        return self._served
+
+    @property
     def offered_features(self) -> int:
         """What the other side has, less what the transport cannot carry."""
         return self.control.features & (OWN | PASSED)
 
     def wire(self, kicks: list[int], interrupt: int) -> None:
-        """Remember the eventfds to pass on; kicks of queues that stay ours come to our loop."""
+        """Remember the eventfds to pass on."""
         self._kicks = kicks
         self._interrupt = interrupt
-        for index in range(self._served, len(kicks)):
-            # Edge: the counter need not be read, and each write of it is one more event.
-            self.loop.add(kicks[index], READ | EDGE, lambda _, index=index: self.run_queue(index))  # type: ignore[misc]
 
     def started(self) -> None:
         """Check the queues as for a device of our own, and hand them over."""
         memory, features = self.memory, self.driver_features
-        rings = []
-        for queue in self.queues:
-            if not queue.ready:
-                continue
-            queue.activate(memory, features)
-            if queue.index >= self._served:
-                continue
-            rings.append(Ring(memory, queue, self._kicks[queue.index], self._interrupt, self.error_fd))
-        self.control.begin(memory, features)
         try:
+            rings = []
+            for queue in self.queues:
+                if not queue.ready:
+                    continue
+                queue.activate(memory, features)
+                if queue.index >= self.served:
+                    self._watch_kick(queue.index)
+                else:
+                    kick = self._kicks[queue.index]
+                    rings.append(Ring(memory, queue, kick, self._interrupt, self.error_fd))
+            self.control.begin(memory, features)
             for ring in rings:
                 self._rings.append(ring)
                 self.control.start_ring(ring)
@@ -131,7 +136,7 @@ class VhostDevice(VirtioDevice):
 
     def run_queue(self, index: int) -> None:
         """Kicks go to the other side, but for those of our own queues."""
-        if index >= self._served:
+        if index >= self.served:
             super().run_queue(index)
 
     def not_stopped(self, error: DeviceError) -> None:
@@ -152,13 +157,17 @@ class VhostDevice(VirtioDevice):
 
     def close(self) -> None:
         """Let go of the other side."""
-        if hasattr(self, "loop"):
-            for kick in self._kicks[self._served :]:
-                self.loop.remove(kick)
-        self._kicks = []
         self.control.close()
 
+    def _watch_kick(self, index: int) -> None:
+        kick = self._kicks[index]
+        # Edge: the counter need not be read, and each write of it is one more event.
+        self.loop.add(kick, READ | EDGE, lambda _: self.run_queue(index))
+        self._watched_kicks.append(kick)
+
     def _stop_rings(self) -> None:
+        while self._watched_kicks:
+            self.loop.remove(self._watched_kicks.pop())
         rings, self._rings = self._rings, []
         for ring in rings:
             try:

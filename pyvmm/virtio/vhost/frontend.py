@@ -15,7 +15,7 @@ from pyvmm.virtio import ids
 from pyvmm.virtio.config_space import ConfigSpace
 from pyvmm.virtio.errors import DeviceError
 from pyvmm.virtio.vhost import user_protocol as p
-from pyvmm.virtio.vhost.channel import Channel, backend_channel, connect
+from pyvmm.virtio.vhost.channel import PATIENCE, Channel, backend_channel, connect
 from pyvmm.virtio.vhost.device import VhostDevice
 
 TYPE_CHECKING = False
@@ -68,6 +68,8 @@ class VhostUser(VhostDevice):
     """
 
     shares_memory = True
+    #: Seconds the back end may take for one answer.
+    patience = PATIENCE
 
     def __init__(
         self,
@@ -84,7 +86,7 @@ class VhostUser(VhostDevice):
         self.device_id = identifier
         self.name = kind
         self.queue_sizes = (queue_size,) * queues
-        self.channel = Channel(sock, place)
+        self.channel = Channel(sock, place, self.patience)
         self._back: socket.socket | None = None
         self._receiver: p.Receiver | None = None
         self._config_from_us = config

@@ -1,0 +1,255 @@
+"""Our vhost-user front end against a back end that breaks the rules: each test names the rule."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pyvmm.memory.guest import GuestMemory, Region
+from pyvmm.memory.host import Anonymous, Memfd
+from pyvmm.testing import FakeDriver
+from pyvmm.virtio import features as f
+from pyvmm.virtio import mmio
+from pyvmm.virtio.errors import DeviceError
+from pyvmm.virtio.vhost import user_protocol as p
+from pyvmm.virtio.vhost.channel import connect, mem_table
+from pyvmm.virtio.vhost.frontend import VhostUser
+
+PROTOCOL = p.PROTOCOL_F_MQ | p.PROTOCOL_F_REPLY_ACK | p.PROTOCOL_F_CONFIG | p.PROTOCOL_F_BACKEND_REQ
+#: Seconds a silent back end gets in these tests.
+PATIENCE = 0.3
+Answer = bytes | None | Callable[[socket.socket, p.Message], None]
+
+
+class Back:
+    """A back end in a thread: well-behaved but for the *answers* that a test gives it."""
+
+    def __init__(self, answers: dict[int, Answer]) -> None:
+        self.answers = answers
+        self.channel: socket.socket | None = None
+        self.ours, self.theirs = socket.socketpair()
+        self.theirs.settimeout(20)
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def device(self, **keys: int) -> VhostUser:
+        return VhostUser(self.ours, "its back end", 42, "test", **{"queues": 1, "config_size": 8, **keys})
+
+    def close(self) -> None:
+        self.ours.close()
+        self._thread.join()
+        self.theirs.close()
+        if self.channel is not None:
+            self.channel.close()
+
+    def _serve(self) -> None:
+        receiver = p.Receiver(self.theirs)
+        try:
+            while True:
+                message = receiver.receive()
+                assert message is not None
+                self._answer(message)
+                message.close()
+        except (p.ProtocolError, OSError):
+            pass
+        finally:
+            receiver.close()
+
+    def _answer(self, message: p.Message) -> None:
+        if message.request == p.SET_BACKEND_REQ_FD:
+            self.channel = socket.socket(fileno=message.fd())
+        usual: dict[int, bytes] = {
+            p.GET_FEATURES: p.U64.pack(f.COMMON | p.F_PROTOCOL_FEATURES),
+            p.GET_PROTOCOL_FEATURES: p.U64.pack(PROTOCOL),
+            p.GET_QUEUE_NUM: p.U64.pack(2),
+            p.GET_CONFIG: message.payload,
+            p.GET_VRING_BASE: message.payload,
+        }
+        answer = self.answers.get(message.request, usual.get(message.request))
+        if callable(answer):
+            answer(self.theirs, message)
+        elif answer is not None:
+            p.send(self.theirs, message.request, answer, flags=p.REPLY)
+        elif message.flags & p.NEED_REPLY and message.request not in self.answers:
+            p.send(self.theirs, message.request, p.U64.pack(0), flags=p.REPLY)
+
+
+@pytest.fixture
+def back(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Back]]:
+    before = len(os.listdir("/proc/self/fd"))
+    made: list[Back] = []
+
+    def make(answers: dict[int, Answer] | None = None) -> Back:
+        made.append(Back(answers or {}))
+        return made[-1]
+
+    monkeypatch.setattr(VhostUser, "patience", PATIENCE)
+    yield make
+    for one in made:
+        one.close()
+    gc.collect()  # views of guest memory hold its file
+    assert len(os.listdir("/proc/self/fd")) == before, "a descriptor was left open"
+
+
+def hang_up(sock: socket.socket, message: p.Message) -> None:
+    sock.shutdown(socket.SHUT_RDWR)
+
+
+def half(sock: socket.socket, message: p.Message) -> None:
+    sock.send(p.HEADER.pack(message.request, p.VERSION | p.REPLY, 8) + b"half")
+    sock.shutdown(socket.SHUT_RDWR)
+
+
+def another(sock: socket.socket, message: p.Message) -> None:
+    p.send(sock, message.request + 1, bytes(8), flags=p.REPLY)
+
+
+def no_reply(sock: socket.socket, message: p.Message) -> None:
+    p.send(sock, message.request, bytes(8))
+
+
+def huge(sock: socket.socket, message: p.Message) -> None:
+    sock.send(p.HEADER.pack(message.request, p.VERSION | p.REPLY, 0xFFFF_FFFF))
+
+
+BAD: list[tuple[Answer, str]] = [
+    (b"", "0 bytes where the protocol has 8"),
+    (b"short", "5 bytes where the protocol has 8"),
+    (bytes(9), "9 bytes where the protocol has 8"),
+    (hang_up, "closed the connection"),
+    (half, "in the middle of a message"),
+    (another, "it answered"),
+    (no_reply, "it answered"),
+    (huge, "none of vhost-user"),
+    (None, "did not answer"),
+]
+
+
+@pytest.mark.parametrize(("answer", "why"), BAD)
+@pytest.mark.parametrize("request_", [p.GET_FEATURES, p.GET_QUEUE_NUM])
+def test_bad_answer_before_the_start_is_one_sentence(
+    back: Callable[..., Back], request_: int, answer: Answer, why: str
+) -> None:
+    with pytest.raises(DeviceError, match=why):
+        back({request_: answer}).device()
+
+
+@pytest.mark.parametrize("request_", [p.SET_FEATURES, p.SET_MEM_TABLE, p.SET_VRING_ADDR, p.SET_VRING_ENABLE])
+@pytest.mark.parametrize("answer", [p.U64.pack(1), b"", hang_up, half, another, None])
+def test_bad_answer_at_the_start_needs_a_reset_and_the_machine_goes_on(
+    back: Callable[..., Back], request_: int, answer: Answer
+) -> None:
+    with FakeDriver(back({request_: answer}).device(), start=False) as driver:
+        with pytest.raises(AssertionError, match="did not start"):
+            driver.probe()
+        driver.run()
+
+        assert driver.status & f.DEVICE_NEEDS_RESET
+
+
+@pytest.mark.parametrize(
+    "answer", [p.VRING_STATE.pack(3, 0), p.VRING_STATE.pack(0, 1 << 16), b"", hang_up, None]
+)
+def test_bad_answer_at_the_reset_is_survived(back: Callable[..., Back], answer: Answer) -> None:
+    with FakeDriver(back({p.GET_VRING_BASE: answer}).device()) as driver:
+        driver.write(mmio.STATUS, 0)
+        driver.run()
+
+        assert driver.status == 0
+
+
+@pytest.mark.parametrize(
+    "answer", [p.CONFIG.pack(0, 4, 0) + bytes(4), p.CONFIG.pack(0, 9, 0) + bytes(9), None]
+)
+def test_configuration_of_a_wrong_length_is_refused(back: Callable[..., Back], answer: Answer) -> None:
+    with pytest.raises(DeviceError, match="GET_CONFIG"):
+        back({p.GET_CONFIG: answer}).device()
+
+
+def test_configuration_that_is_withheld_is_refused(back: Callable[..., Back]) -> None:
+    with pytest.raises(DeviceError, match="does not tell"):
+        back({p.GET_CONFIG: p.CONFIG.pack(0, 0, 0)}).device()
+
+
+def test_back_end_with_fewer_queues_than_asked_for_is_refused(back: Callable[..., Back]) -> None:
+    with pytest.raises(DeviceError, match="has 2 queues and 3"):
+        back().device(queues=3)
+
+
+def test_features_that_the_transport_cannot_carry_are_not_offered(back: Callable[..., Back]) -> None:
+    with FakeDriver(back({p.GET_FEATURES: p.U64.pack((1 << 64) - 1)}).device(), start=False) as driver:
+        offered = driver.offered()
+
+    for feature in (f.F_RING_PACKED, f.F_ACCESS_PLATFORM, f.F_RING_RESET, p.F_PROTOCOL_FEATURES, 1 << 26):
+        assert not offered & feature
+
+
+def test_answer_with_descriptors_leaves_none_open(back: Callable[..., Back]) -> None:
+    def with_fd(sock: socket.socket, message: p.Message) -> None:
+        p.send(sock, message.request, p.U64.pack(2), [sock.fileno()] * 3, p.REPLY)
+
+    back({p.GET_QUEUE_NUM: with_fd}).device().close()  # the fixture counts descriptors
+
+
+def test_garbage_on_the_back_channel_needs_a_reset(back: Callable[..., Back]) -> None:
+    one = back()
+    with FakeDriver(one.device()) as driver:
+        assert one.channel is not None
+        one.channel.send(b"\xff" * 64)
+        driver.run(lambda: driver.status & f.DEVICE_NEEDS_RESET)
+
+        assert driver.read(mmio.INTERRUPT_STATUS) & mmio.CONFIG_CHANGE
+
+
+def test_unknown_request_on_the_back_channel_is_answered_with_a_refusal(back: Callable[..., Back]) -> None:
+    one = back()
+    with FakeDriver(one.device()) as driver:
+        assert one.channel is not None
+        p.send(one.channel, 99, bytes(8), [0], p.NEED_REPLY)
+        driver.run()
+        one.channel.settimeout(5)
+        answer = p.Receiver(one.channel).receive()
+
+        assert answer is not None
+        assert answer.unpack(p.U64) == (1,)
+        assert driver.status & f.DRIVER_OK and not driver.status & f.DEVICE_NEEDS_RESET
+
+
+def test_socket_nobody_listens_on_is_one_sentence(tmp_path: object) -> None:
+    for path in (f"{tmp_path}/none", f"{tmp_path}/{'x' * 200}"):
+        with pytest.raises(DeviceError, match="start the back end first"):
+            connect(path)
+
+
+# Memory
+
+
+def test_memory_in_one_file_becomes_one_region() -> None:
+    host = Memfd(1 << 20)
+    memory = GuestMemory([Region(n << 18, 1 << 18, host, n << 18) for n in range(4)])
+
+    payload, fds = mem_table(memory, "x")
+    memory.close()
+
+    assert (int.from_bytes(payload[:4], "little"), len(payload), len(fds)) == (1, 40, 1)
+
+
+def test_memory_in_more_pieces_than_the_protocol_carries_is_refused() -> None:
+    memory = GuestMemory([Region(n << 20, 4096, Memfd(4096)) for n in range(9)])
+
+    with pytest.raises(DeviceError, match="9 regions and vhost-user carries 8"):
+        mem_table(memory, "x")
+    memory.close()
+
+
+def test_memory_that_is_private_is_refused() -> None:
+    memory = GuestMemory([Region(0, 4096, Anonymous(4096))])
+
+    with pytest.raises(DeviceError, match="private to this process"):
+        mem_table(memory, "x")
+    memory.close()
