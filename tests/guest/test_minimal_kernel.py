@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.hw, pytest.mark.timeout(LIMIT + 30)]
 LOOK = "head -c 8 /dev/hwrng | wc -c; ls /sys/bus/virtio/devices; ls -d /sys/firmware/acpi; uname -r"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def kernel() -> Path:
     return minimal_kernel()
 
