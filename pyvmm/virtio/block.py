@@ -1,7 +1,8 @@
 """The block device: a disk image for the guest. Section 5.2.
 
-Data goes straight between the image and guest memory. Requests are carried out in the order they
-come, in the device's own thread; neighbours that lie next to each other on the disk as one.
+Data goes straight between the image and guest memory. Requests are carried out in the order they come,
+in the device's own thread, neighbours that lie next to each other on the disk as one; transfers that would
+wait for the medium in a pool of threads, where the disk allows that.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pyvmm.units import parse_size
 from pyvmm.virtio import block_request as r
 from pyvmm.virtio import ids
 from pyvmm.virtio.block_request import Request
+from pyvmm.virtio.block_transfer import Transfers
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.errors import ChainError, StateError
 
@@ -80,9 +82,12 @@ class Block(VirtioDevice):
         self.serial = serial
         self._cache = cache
         self._sectors = 0
-        #: Whether a write is on the medium before it is reported done.
-        self._durable = False
         self._stopping = False
+        self._transfers = Transfers(
+            disk,
+            lambda request, error: self._failed(_NAMES[request.kind], error),
+            lambda: self.soon(self._collect),
+        )
         self._configure()
 
     def _configure(self) -> None:
@@ -129,14 +134,21 @@ class Block(VirtioDevice):
         self.config.writeback = self._cache != "writethrough"
 
     def stop(self) -> None:
-        """The driver reset the device, or the machine is over: only the transfer under way is waited for."""
+        """The driver reset the device, or the machine is over: only transfers under way are waited for."""
         self._stopping = True
         super().stop()
+        self._transfers.abandon()
         self._stopping = False
 
     def config_written(self, offset: int, size: int) -> None:
         """The driver chose how writes are cached."""
         self._choose_cache()
+
+    def save(self) -> dict[str, Any]:
+        """The state, when every transfer under way has ended. Under ``busy``; the machine is paused."""
+        self._transfers.drain()
+        self._collect()
+        return super().save()
 
     def load(self, state: dict[str, Any]) -> None:
         """Take back what ``save`` gave. Raises StateError too when the image's size is another one."""
@@ -151,7 +163,8 @@ class Block(VirtioDevice):
             )
 
     def close(self) -> None:
-        """Close the image."""
+        """End the pool and close the image."""
+        self._transfers.close()
         self.disk.close()
 
     # Requests
@@ -210,30 +223,19 @@ class Block(VirtioDevice):
 
     def _transfer(self, queue: Queue, run: list[Request]) -> None:
         """Read or write what *run* wants, neighbours on the disk."""
-        one = run[0]
-        if len(run) == 1:
-            views, size = one.data, one.size
-        else:
-            views = [view for request in run for view in request.data]
-            size = sum(request.size for request in run)
-        status = r.OK
-        try:
-            if one.kind == r.IN:
-                self.disk.read(views, one.sector * SECTOR, size)
-            elif self.disk.readonly:
-                status = r.IOERR
-            else:
-                self.disk.write(views, one.sector * SECTOR, size, self._durable)
-        except OSError as error:
-            if len(run) > 1:  # which of them it was
-                for request in run:
-                    self._transfer(queue, [request])
-                return
-            self._failed(_NAMES[one.kind], error)
-            status = r.IOERR
-        for request in run:
-            request.status[0] = status
-            queue.push(request.chain, request.room)
+        statuses = self._transfers.carry_out(queue, run)
+        if statuses is not None:
+            _give_back(queue, run, statuses)
+
+    def _collect(self) -> None:
+        """Give back what was carried out meanwhile. In the device's loop."""
+        touched = []
+        for queue, run, statuses in self._transfers.finished():
+            _give_back(queue, run, statuses)
+            if queue not in touched:
+                touched.append(queue)
+        for queue in touched:
+            self.publish(queue)
 
     def _serve(self, queue: Queue, request: Request) -> None:
         """A request by itself: neither a read nor a write, or one that is refused."""
@@ -300,7 +302,7 @@ class Block(VirtioDevice):
                 continue
             if zeroes:
                 unmap = bool(flags & r.UNMAP)
-                self.disk.write_zeroes(sector * SECTOR, count * SECTOR, unmap, self._durable)
+                self.disk.write_zeroes(sector * SECTOR, count * SECTOR, unmap, self._transfers.durable)
             else:
                 self.disk.discard(sector * SECTOR, count * SECTOR)
         return r.OK
@@ -315,7 +317,7 @@ class Block(VirtioDevice):
             durable = not self.config.writeback
         else:  # a driver that cannot flush relies on it
             durable = self._cache == "writethrough" or not self.has(r.F_FLUSH)
-        self._durable = durable and self._cache != "unsafe"
+        self._transfers.durable = durable and self._cache != "unsafe"
 
     def _failed(self, what: str, error: OSError) -> None:
         notice(
@@ -323,6 +325,12 @@ class Block(VirtioDevice):
             f"{self.name}: {what} of {self.disk.path} failed: {error.strerror or error}; "
             "the guest gets an I/O error",
         )
+
+
+def _give_back(queue: Queue, run: list[Request], statuses: list[int]) -> None:
+    for request, status in zip(run, statuses, strict=True):
+        request.status[0] = status
+        queue.push(request.chain, request.room)
 
 
 def from_words(words: Words) -> Block:

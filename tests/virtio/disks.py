@@ -28,11 +28,19 @@ def segment(sector: int, count: int, flags: int = 0) -> bytes:
 class Bench:
     """The device, its driver and its image."""
 
-    def __init__(self, path: Path, *, readonly: bool = False, features: int | None = None, **options: Any):
+    def __init__(
+        self,
+        path: Path,
+        *,
+        readonly: bool = False,
+        direct: bool = False,
+        features: int | None = None,
+        **options: Any,
+    ) -> None:
         self.path = path
         if not path.exists():
             path.write_bytes(os.urandom(SIZE))
-        self.disk = RawDisk(str(path), readonly)
+        self.disk = RawDisk(str(path), readonly, direct)
         self.device = Block(self.disk, **options)
         self.driver = FakeDriver(self.device, features=features)
 
@@ -67,7 +75,5 @@ class Bench:
         ring = self.driver.queues[0]
         made = [ring.add(readable, writable) for readable, writable in requests]
         ring.kick()
-        self.driver.run()
-        ring.collect()
-        assert all(request.done for request in made)
+        self.driver.run(lambda: [ring.collect(), all(request.done for request in made)][1])
         return [ring.data(request) for request in made]

@@ -93,7 +93,7 @@ def test_last_sector_can_be_read(path: Path) -> None:
 
 def test_neighbours_in_a_batch_are_one_transfer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Bench(path) as bench:
-        reads = spied(bench, "read", monkeypatch)
+        reads = spied(bench, "read_now", monkeypatch)
         answers = bench.batch([([header(IN, 8 * n)], [4096, 1]) for n in (0, 1, 2, 9)])
         image = bench.image
 
@@ -322,6 +322,7 @@ def test_broken_sector_fails_its_request_and_not_its_neighbours(
 ) -> None:
     with Bench(path) as bench:
         read = bench.disk.read
+        monkeypatch.setattr(bench.disk, "read_now", lambda *_: False)
 
         def broken(views: Any, offset: int, size: int) -> None:
             if offset <= 4096 < offset + size:

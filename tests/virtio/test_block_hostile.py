@@ -188,17 +188,16 @@ def test_header_when_rewritten_after_it_was_read_counts_as_read(bench: Bench) ->
     memory.write(place, header(IN, 1))
     data, status = bench.driver.allocate(512), bench.driver.allocate(1)
     ring.add_buffers([(place, 16, 0), (data, 512, 2), (status, 1, 2)], [(data, 512), (status, 1)])
-    read = bench.disk.read
+    read = bench.disk.read_now
 
-    def rewriting(views: list[memoryview], offset: int, size: int) -> None:
+    def rewriting(views: list[memoryview], offset: int, size: int) -> bool:
         memory.write(place, struct.pack("<IIQ", OUT, 0, LAST))
-        read(views, offset, size)
+        return read(views, offset, size)
 
-    bench.disk.read = rewriting  # type: ignore[method-assign]
+    bench.disk.read_now = rewriting  # type: ignore[method-assign]
     ring.kick()
-    bench.driver.run()
-    bench.disk.read = read  # type: ignore[method-assign]
-    ring.collect()
+    bench.driver.run(ring.collect)
+    bench.disk.read_now = read  # type: ignore[method-assign]
 
     assert memory.read(data, 512) == bench.image[512:1024]
     assert memory.read_u8(status) == OK

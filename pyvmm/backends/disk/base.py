@@ -19,8 +19,9 @@ class DiskError(StartError):
 
 
 class Disk:
-    """Bytes at offsets. One thread uses it; offsets and sizes are whole sectors within ``size``.
+    """Bytes at offsets, which are whole sectors within ``size``, as sizes are.
 
+    One thread uses it, or several read and write at once where it is ``parallel``.
     Methods that touch the image raise OSError when the host cannot: a full file system, a broken disk.
     """
 
@@ -29,6 +30,10 @@ class Disk:
     #: The path, for messages.
     path: str
     readonly = False
+    #: Whether transfers may be under way in several threads at a time.
+    parallel = False
+    #: Whether every transfer waits for the medium: there is no cache of the host's in between.
+    direct = False
     #: The smallest unit that can be written, in bytes.
     block_size = SECTOR
     #: The smallest unit that is written without reading around it, in bytes.
@@ -39,6 +44,10 @@ class Disk:
     def read(self, views: Sequence[memoryview], offset: int, size: int) -> None:
         """Fill *views*, at most MAX_VIEWS and *size* bytes in all."""
         raise NotImplementedError
+
+    def read_now(self, views: Sequence[memoryview], offset: int, size: int) -> bool:
+        """As ``read`` where nothing has to be waited for; False when it was not read, or not all of it."""
+        return False
 
     def write(self, views: Sequence[memoryview], offset: int, size: int, durable: bool) -> None:
         """Write *views*, as ``read``; with *durable* it is on the medium when this returns."""
