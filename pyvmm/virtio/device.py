@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 
-from pyvmm.errors import PyvmmError
-from pyvmm.errors import GuestError
+from pyvmm.errors import GuestError, PyvmmError
 from pyvmm.memory.errors import GuestMemoryError
 from pyvmm.notice import notice
 from pyvmm.virtio.config_space import ConfigSpace

@@ -1,0 +1,169 @@
+"""Shared directories: the words of the option, and virtiofsd's life beside ours."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyvmm.config import DeviceWords, split_words
+from pyvmm.errors import PyvmmError
+from pyvmm.testing import FakeDriver
+from pyvmm.virtio.spec import make_device
+from pyvmm.virtio.vhost import fs
+from pyvmm.virtio.vhost.fs import Share, command
+
+pytestmark = pytest.mark.timeout(60)
+
+try:
+    fs.find_program()
+except PyvmmError as missing:
+    needs_virtiofsd = pytest.mark.skip(reason=str(missing))
+else:
+    needs_virtiofsd = pytest.mark.skipif(False, reason="")
+
+#: FUSE_INIT (include/uapi/linux/fuse.h): a header of 40 bytes and version, readahead, flags.
+FUSE_INIT = struct.pack("<IIQQIIII IIII", 56, 26, 1, 0, 0, 0, 0, 0, 7, 31, 0, 0)
+
+
+def share(text: str) -> Share:
+    device = make_device(DeviceWords("share", split_words("share", text)))
+    assert isinstance(device, Share)
+    return device
+
+
+def tag_of(device: Share) -> bytes:
+    return bytes(device.config.data)[:36].rstrip(b"\0")
+
+
+@needs_virtiofsd
+@pytest.mark.parametrize(
+    ("text", "tag"),
+    [("{}", b"some"), ("{}:mine", b"mine"), ("{},tag=mine", b"mine"), ("{}:mine,ro", b"mine")],
+)
+def test_tag_is_what_was_said_or_the_directorys_name(tmp_path: Path, text: str, tag: bytes) -> None:
+    (tmp_path / "some").mkdir()
+
+    device = share(text.format(tmp_path / "some"))
+    found = tag_of(device)
+    device.close()
+
+    assert found == tag
+
+
+@needs_virtiofsd
+@pytest.mark.parametrize("words", ["", ",ro"])
+def test_virtiofsd_speaks_fuse_and_is_gone_when_the_device_is_closed(tmp_path: Path, words: str) -> None:
+    device = share(f"{tmp_path}{words}")
+    process = device._process
+    assert process is not None
+
+    with FakeDriver(device) as driver:
+        reply = driver.request(1, [FUSE_INIT], [80])
+
+    unique = struct.unpack_from("<IiQ", reply)
+    assert unique == (len(reply), 0, 1)
+    assert process.poll() == 0
+
+
+@needs_virtiofsd
+def test_virtiofsd_when_this_process_is_killed_ends_with_it(tmp_path: Path) -> None:
+    code = (
+        "from pyvmm.virtio.spec import make_device\nfrom pyvmm.config import DeviceWords\nimport os, signal\n"
+        f"device = make_device(DeviceWords('share', {{'path': {str(tmp_path)!r}}}))\n"
+        "print(device._process.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    child = os.pidfd_open(int(done.stdout)) if os.path.exists(f"/proc/{int(done.stdout)}") else -1
+    if child >= 0:
+        import select
+
+        ended = select.select([child], [], [], 10)[0]
+        os.close(child)
+        assert ended, "virtiofsd lives on"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("/nonexistent/directory", "is not a directory"),
+        ("/dev/null:x", "is not a directory"),
+        ("/tmp,tag=" + "x" * 37, "1 to 36 bytes"),
+        ("/tmp,speed=9", "'speed' is unknown"),
+        ("/tmp,ro=maybe", "neither on nor off"),
+    ],
+)
+def test_words_that_make_no_sense_are_one_sentence(text: str, why: str) -> None:
+    with pytest.raises(PyvmmError, match=why):
+        share(text)
+
+
+def test_host_without_virtiofsd_is_told_which_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(fs, "PROGRAMS", ())
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(PyvmmError, match="install the package virtiofsd"):
+        share(str(tmp_path))
+
+
+def test_virtiofsd_that_does_not_start_tells_its_own_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "virtiofsd"
+    program.write_text("#!/bin/sh\necho no room today >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(fs, "PROGRAMS", (str(program),))
+
+    with pytest.raises(PyvmmError, match="no room today"):
+        share(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("program", "readonly", "root", "begins"),
+    [
+        (fs.PROGRAMS[0], False, True, ["/usr/libexec/virtiofsd", "--shared-dir=/d"]),
+        (fs.PROGRAMS[0], False, False, ["/usr/libexec/virtiofsd", "--shared-dir=/d"]),
+        (fs.PROGRAMS[1], False, True, ["/usr/lib/qemu/virtiofsd", "-f"]),
+        (fs.PROGRAMS[1], False, False, ["unshare", "--user", "--map-root-user", "/usr/lib/qemu/virtiofsd"]),
+        (fs.PROGRAMS[1], True, True, ["unshare", "--mount", "sh"]),
+        (fs.PROGRAMS[0], True, False, ["unshare", "--user", "--map-root-user", "--mount", "sh"]),
+    ],
+)
+def test_command_fits_program_and_user(program: str, readonly: bool, root: bool, begins: list[str]) -> None:
+    assert command(program, "/d", readonly, root)[: len(begins)] == begins
+
+
+@needs_virtiofsd
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_ordinary_user_shares_with_the_program_in_c(tmp_path: Path) -> None:
+    place = Path("/tmp/pyvmm-test-nobody")  # a path that another user can walk
+    place.mkdir(exist_ok=True)
+    os.chown(place, 65534, 65534)
+    listener, sock = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+    with listener, sock:
+        listener.bind("")
+        listener.listen(1)
+        sock.connect(listener.getsockname())
+        words = command(fs.find_program(), str(place), True, False)
+        number = listener.fileno()
+        process = subprocess.Popen(
+            ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *words, f"--fd={number}"],
+            pass_fds=(number,),
+            stderr=subprocess.PIPE,
+        )
+        sock.settimeout(20)
+        sock.send(struct.pack("<III", 1, 1, 0))
+        answer = sock.recv(100)
+    said = process.communicate(timeout=20)[1]
+    place.rmdir()
+
+    assert answer[:4] == b"\1\0\0\0", said
