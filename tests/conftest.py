@@ -11,7 +11,7 @@ import os
 
 import pytest
 
-from pyvmm.arch.x86_64.host import SVM, VMX, virtualization
+from pyvmm.arch import native
 from pyvmm.errors import PyvmmError
 from pyvmm.pykvm import Kvm
 
@@ -28,9 +28,11 @@ def _no_kvm() -> str | None:
 
 
 def _no_hardware() -> str | None:
-    kind = virtualization()
+    host = native.host()
     return _no_kvm() or (
-        None if kind in (VMX, SVM) else f"this machine's KVM is {kind}: runs in the lab instead"
+        None
+        if host.runs_ring0_in_hardware()
+        else f"this machine's KVM is {host.virtualization()}: runs in the lab instead"
     )
 
 

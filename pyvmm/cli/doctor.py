@@ -9,41 +9,20 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pyvmm.arch.x86_64.host import PVM, UNKNOWN, ring0_speed, virtualization
+from pyvmm.arch import native
 from pyvmm.cli.arguments import Parser
 from pyvmm.errors import PyvmmError
+from pyvmm.lab.architecture import ARCHITECTURES, Architecture
 from pyvmm.pykvm import Kvm
 from pyvmm.pykvm.kvm import API_VERSION
 
 OK = "ok"
 LIMITED = "limited"
 MISSING = "missing"
+#: What the kernel calls the architectures with machines of ours.
+MACHINES = ("x86_64", "aarch64")
 CAN_RUN = 0
 CANNOT_RUN = 64
-
-#: What a machine is built from; without one of these no guest runs.
-NEEDED = (
-    "IRQCHIP",
-    "USER_MEMORY",
-    "SET_TSS_ADDR",
-    "SET_IDENTITY_MAP_ADDR",
-    "PIT2",
-    "IMMEDIATE_EXIT",
-    "EXT_CPUID",
-)
-#: What makes guests faster or can be used by some of them.
-USED = (
-    "IOEVENTFD",
-    "IRQFD",
-    "IRQFD_RESAMPLE",
-    "COALESCED_MMIO",
-    "COALESCED_PIO",
-    "READONLY_MEM",
-    "TSC_DEADLINE_TIMER",
-    "BINARY_STATS_FD",
-    "XSAVE2",
-    "SYNC_MMU",
-)
 
 
 @dataclass
@@ -81,7 +60,7 @@ def examine() -> tuple[list[Finding], bool]:
     findings += kvm_findings
     findings += [_device("/dev/net/tun", "tap networking"), *map(_vhost, ("net", "vsock"))]
     findings += [_huge_pages(), _transparent_huge_pages(), _memory()]
-    findings += [_lab(), _apt()]
+    findings += [*map(_lab, ARCHITECTURES.values()), _apt()]
     return findings, able
 
 
@@ -91,37 +70,39 @@ def _python() -> Finding:
 
 def _machine() -> Finding:
     machine = platform.machine()
-    if machine == "x86_64":
+    if machine in MACHINES:
         return Finding("architecture", OK, machine)
-    return Finding("architecture", MISSING, machine, "guests run on x86-64 hosts so far")
+    return Finding("architecture", MISSING, machine, f"guests run on {' and '.join(MACHINES)} hosts")
 
 
 def _kvm() -> tuple[list[Finding], bool]:
     try:
         kvm = Kvm()
     except PyvmmError as error:
-        advice = "`pyvmm lab x86_64 -- pyvmm run ...` runs guests on an emulated KVM host meanwhile"
+        advice = f"`pyvmm lab {native.NAME} -- pyvmm run ...` runs guests on an emulated KVM host meanwhile"
         return [Finding("/dev/kvm", MISSING, str(error), advice)], False
     with kvm:
         findings = [Finding("/dev/kvm", OK, f"API version {API_VERSION}")]
-        able = platform.machine() == "x86_64"
-        kind = virtualization()
+        able = platform.machine() in MACHINES
+        host = native.host()
         if able:
             try:
-                speed = f"{ring0_speed(kvm) / 1e6:.3g} million ring-0 instructions a second"
+                speed = f"{host.ring0_speed(kvm) / 1e6:.3g} million kernel-mode instructions a second"
             except PyvmmError as error:
                 speed, able = str(error), False
-            findings.append(_virtualization(kind, speed))
-        absent = [name for name in NEEDED if not kvm.check_extension(name)]
+            whole, value, advice = host.describe_virtualization(speed)
+            findings.append(Finding("virtualization", OK if whole else LIMITED, value, advice))
+            findings += [Finding(name, OK, value) for name, value in host.extras(kvm)]
+        absent = [name for name in host.NEEDED if not kvm.check_extension(name)]
         if absent:
             able = False
             findings.append(
                 Finding("KVM, needed", MISSING, f"lacks {', '.join(absent)}", "a newer host kernel is needed")
             )
         else:
-            findings.append(Finding("KVM, needed", OK, ", ".join(NEEDED)))
-        lacking = [name for name in USED if not kvm.check_extension(name)]
-        present = ", ".join(name for name in USED if name not in lacking)
+            findings.append(Finding("KVM, needed", OK, ", ".join(host.NEEDED)))
+        lacking = [name for name in host.USED if not kvm.check_extension(name)]
+        present = ", ".join(name for name in host.USED if name not in lacking)
         findings.append(
             Finding("KVM, used", LIMITED, f"lacks {', '.join(lacking)}; has {present}")
             if lacking
@@ -129,19 +110,6 @@ def _kvm() -> tuple[list[Finding], bool]:
         )
         findings.append(Finding("virtual CPUs", OK, f"at most {kvm.check_extension('MAX_VCPUS')} in a guest"))
         return findings, able
-
-
-def _virtualization(kind: str, speed: str) -> Finding:
-    if kind == PVM:
-        return Finding(
-            "virtualization",
-            LIMITED,
-            f"PVM, without VT-x or AMD-V: ring 0 is emulated, {speed}",
-            "firmware and small guests run; boot stock kernels with `pyvmm lab x86_64 -- pyvmm run ...`",
-        )
-    if kind == UNKNOWN:
-        return Finding("virtualization", OK, f"not known by its module; {speed}")
-    return Finding("virtualization", OK, f"{kind}; {speed}")
 
 
 def _device(path: str, purpose: str) -> Finding:
@@ -197,11 +165,11 @@ def _memory() -> Finding:
     )
 
 
-def _lab() -> Finding:
-    if shutil.which("qemu-system-x86_64"):
-        return Finding("lab x86_64", OK, "qemu-system-x86_64 is here: `pyvmm lab x86_64 -- CMD`")
-    advice = "install Debian's qemu-system-x86"
-    return Finding("lab x86_64", MISSING, "no qemu-system-x86_64", advice)
+def _lab(architecture: Architecture) -> Finding:
+    name = f"lab {architecture.name}"
+    if shutil.which(architecture.qemu):
+        return Finding(name, OK, f"{architecture.qemu} is here: `pyvmm {name} -- CMD`")
+    return Finding(name, MISSING, f"no {architecture.qemu}", f"install Debian's {architecture.package}")
 
 
 def _apt() -> Finding:

@@ -9,6 +9,7 @@ import argparse
 import os
 from pathlib import Path
 
+from pyvmm.arch import native
 from pyvmm.cli.arguments import Parser
 from pyvmm.errors import ConfigError, StartError
 from pyvmm.guests import cpio
@@ -77,7 +78,8 @@ def _parser() -> Parser:
 
 
 def _add_architecture(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--arch", choices=("amd64", "arm64"), default="amd64", help="default: amd64")
+    known = ("amd64", "arm64")
+    parser.add_argument("--arch", choices=known, default=native.DEBIAN, help="default: this machine's")
 
 
 def _fetch(arguments: argparse.Namespace) -> list[str]:

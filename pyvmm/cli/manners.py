@@ -33,13 +33,11 @@ def announce(config: Config, console: CharBackend, ports: Sequence[Port] = ()) -
         if where.startswith("pty "):
             complain(f"virtio console port {port.name or port.number} is {where}")
     if config.kernel is not None:
-        from pyvmm.arch.x86_64.host import PVM, virtualization
+        from pyvmm.arch import native
 
-        if virtualization() == PVM:
-            complain(
-                "this host's KVM (PVM) emulates ring 0 at a thousandth of the speed and lacks instructions; "
-                "`pyvmm lab x86_64 -- pyvmm run ...` boots kernels"
-            )
+        warning = native.host().kernel_warning()
+        if warning:
+            complain(warning)
 
 
 class Interruptible:

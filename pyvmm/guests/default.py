@@ -1,7 +1,7 @@
 """The default guest: what ``pyvmm run`` boots when no kernel is named.
 
-Debian's stock cloud kernel with an initramfs made here; both are fetched or built on first
-use and cached.
+Debian's stock kernel (on amd64 the cloud kernel) with an initramfs made here; both are fetched or
+built on first use and cached.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from pyvmm.arch import native
 from pyvmm.guests import cache, debian
 from pyvmm.guests.initramfs import build, busybox_program, init_program, kernel_image
 
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
 #: The kernel package of the default guest, by architecture.
 KERNEL_PACKAGES = {"amd64": "linux-image-cloud-amd64", "arm64": "linux-image-arm64"}
-#: Modules of the default guest: the power button, and virtio devices found through ACPI.
+#: Modules of the default guest: what its power button speaks through, and virtio devices.
+POWER_BUTTON = {"amd64": "button", "arm64": "gpio_keys"}
 DEFAULT_MODULES = (
-    "button",
     "evdev",
     "virtio_mmio",
     "virtio_console",
@@ -47,7 +48,7 @@ class Guest:
     release: str
 
 
-def default_guest(architecture: str = "amd64", say: Callable[[str], None] | None = None) -> Guest:
+def default_guest(architecture: str = native.DEBIAN, say: Callable[[str], None] | None = None) -> Guest:
     """The stock kernel and our initramfs, from the cache or fetched; *say* is told what takes time.
 
     Raises PackageError, CacheError or InitramfsError.
@@ -57,14 +58,15 @@ def default_guest(architecture: str = "amd64", say: Callable[[str], None] | None
     image = kernel_image(kernel)
     release = image.name.partition("-")[2]
     init = init_program(architecture)
-    parts = (str(_LAYOUT), release, kernel.version, busybox.version, *DEFAULT_MODULES)
+    modules = (POWER_BUTTON[architecture], *DEFAULT_MODULES)
+    parts = (str(_LAYOUT), release, kernel.version, busybox.version, *modules)
     key = hashlib.sha256("\n".join(parts).encode() + init).hexdigest()[:16]
 
     def make(place: Path) -> None:
         from pyvmm.guests.modules import ModuleTree
 
-        modules = ModuleTree(kernel.root, release).load_order(list(DEFAULT_MODULES))
-        place.write_bytes(build(init, busybox_program(busybox), modules=modules))
+        order = ModuleTree(kernel.root, release).load_order(list(modules))
+        place.write_bytes(build(init, busybox_program(busybox), modules=order))
 
     initrd = cache.entry(f"initramfs/{architecture}-{release}-{key}.cpio", make)
     return Guest(str(image), str(initrd), release)

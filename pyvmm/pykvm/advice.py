@@ -22,8 +22,9 @@ from errno import (
     ENXIO,
     EPERM,
 )
+from os import uname
 
-_ALWAYS = {
+_ALWAYS: dict[int, str] = {
     EBADF: "the handle, or a descriptor handed over, is closed; make a new one",
     EMFILE: "this process has too many files open; raise the limit with 'ulimit -n'",
     ENFILE: "this host has too many files open; raise the limit with 'sysctl fs.file-max'",
@@ -107,6 +108,15 @@ _SPECIAL = {
 }
 
 
+#: What is otherwise on arm64, where KVM is built into the kernel.
+_ON_ARM64 = {
+    ("open", ENOENT): (
+        "this host has no such device; KVM needs a kernel that was started at EL2, which firmware or a "
+        "hypervisor below may withhold; or pass --device /dev/kvm to the container"
+    ),
+}
+
+
 def name_of(request: int) -> str:
     """The name of a request number."""
     from pyvmm.pykvm import ioctls, ioctls_arm64, ioctls_x86
@@ -120,4 +130,6 @@ def name_of(request: int) -> str:
 
 def for_failure(name: str, code: int) -> str:
     """What to do when the request *name* failed with errno *code*; empty when nothing is known."""
+    if uname().machine == "aarch64" and (name, code) in _ON_ARM64:
+        return _ON_ARM64[name, code]
     return _SPECIAL.get((name, code)) or _ALWAYS.get(code, "")

@@ -57,16 +57,22 @@ def test_overlay_holds_init_where_the_command_line_says():
     assert list(made) == [".pyvmm", ".pyvmm/init"]
 
 
-def test_init_when_built_again_has_the_same_bytes(tmp_path):
-    if shutil.which("gcc") is None or shutil.which("make") is None:
-        pytest.skip("no gcc and make to build init with")
-    tools = subprocess.run(
-        ["make", "-s", "-C", INIT, "tools"], check=True, capture_output=True, text=True
-    ).stdout
-    if tools != (INIT / "BUILT-WITH").read_text():
+@pytest.mark.parametrize(
+    ("machine", "architecture", "compiler", "built_with"),
+    [
+        ("x86_64", "amd64", "gcc", "BUILT-WITH"),
+        ("aarch64", "arm64", "aarch64-linux-gnu-gcc", "BUILT-WITH.aarch64"),
+    ],
+)
+def test_init_when_built_again_has_the_same_bytes(tmp_path, machine, architecture, compiler, built_with):
+    if shutil.which(compiler) is None or shutil.which("make") is None:
+        pytest.skip(f"no {compiler} and make to build init with")
+    make = ["make", "-s", "-C", INIT, f"MACHINE={machine}"]
+    tools = subprocess.run([*make, "tools"], check=True, capture_output=True, text=True).stdout
+    if tools != (INIT / built_with).read_text():
         pytest.skip(f"init was built with other tools than {' and '.join(tools.split(chr(10)))}")
-    subprocess.run(["make", "-s", "-C", INIT, f"OUT={tmp_path / 'init'}"], check=True)
-    assert (tmp_path / "init").read_bytes() == initramfs.init_program()
+    subprocess.run([*make, f"OUT={tmp_path / 'init'}"], check=True)
+    assert (tmp_path / "init").read_bytes() == initramfs.init_program(architecture)
 
 
 def test_init_when_started_as_a_command_says_what_it_is():

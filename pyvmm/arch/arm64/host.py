@@ -48,6 +48,26 @@ def runs_ring0_in_hardware() -> bool:
     return True
 
 
+def describe_virtualization(speed: str) -> tuple[bool, str, str]:
+    """For doctor: whether it is all a guest can want, what it is, and what to do where it is not."""
+    return True, f"{EL2}; {speed}", ""
+
+
+def kernel_warning() -> str:
+    """What somebody who boots a kernel here should know before: nothing."""
+    return ""
+
+
+def extras(kvm: Kvm) -> list[tuple[str, str]]:
+    """For doctor: more to tell, as (name, value)."""
+    versions = gic_versions(kvm)
+    bits = kvm.check_extension("ARM_VM_IPA_SIZE") or 40
+    return [
+        ("interrupt controller", ", ".join(f"GICv{n}" for n in versions) or "none that KVM emulates"),
+        ("guest addresses", f"{bits} bits"),
+    ]
+
+
 def gic_versions(kvm: Kvm) -> list[int]:
     """The interrupt controllers that KVM emulates here, newest first."""
     from pyvmm.arch.arm64.gic import Gic

@@ -18,6 +18,30 @@ UNKNOWN = "unknown"
 
 _MODULES = (("kvm_intel", VMX), ("kvm_amd", SVM), ("kvm_pvm", PVM))
 
+#: What a machine is built from; without one of these no guest runs.
+NEEDED = (
+    "IRQCHIP",
+    "USER_MEMORY",
+    "SET_TSS_ADDR",
+    "SET_IDENTITY_MAP_ADDR",
+    "PIT2",
+    "IMMEDIATE_EXIT",
+    "EXT_CPUID",
+)
+#: What makes guests faster or can be used by some of them.
+USED = (
+    "IOEVENTFD",
+    "IRQFD",
+    "IRQFD_RESAMPLE",
+    "COALESCED_MMIO",
+    "COALESCED_PIO",
+    "READONLY_MEM",
+    "TSC_DEADLINE_TIMER",
+    "BINARY_STATS_FD",
+    "XSAVE2",
+    "SYNC_MMU",
+)
+
 #: Real mode: ``mov ecx, 20000``, ``loop`` to itself, ``out 0x80, al``.
 _LOOP = bytes.fromhex("66b9204e0000 67e2fd e680")
 _ROUNDS = 20000
@@ -31,6 +55,38 @@ def virtualization() -> str:
     kernel uses.
     """
     return next((kind for module, kind in _MODULES if os.path.isdir(f"/sys/module/{module}")), UNKNOWN)
+
+
+def runs_ring0_in_hardware() -> bool:
+    """Whether guests' kernels run on the processor itself, as far as the loaded module tells."""
+    return virtualization() in (VMX, SVM)
+
+
+def describe_virtualization(speed: str) -> tuple[bool, str, str]:
+    """For doctor: whether it is all a guest can want, what it is, and what to do where it is not."""
+    kind = virtualization()
+    if kind == PVM:
+        return (
+            False,
+            f"PVM, without VT-x or AMD-V: ring 0 is emulated, {speed}",
+            "firmware and small guests run; boot stock kernels with `pyvmm lab x86_64 -- pyvmm run ...`",
+        )
+    return True, f"{'not known by its module' if kind == UNKNOWN else kind}; {speed}", ""
+
+
+def kernel_warning() -> str:
+    """What somebody who boots a kernel here should know before; empty for nothing."""
+    if virtualization() != PVM:
+        return ""
+    return (
+        "this host's KVM (PVM) emulates ring 0 at a thousandth of the speed and lacks instructions; "
+        "`pyvmm lab x86_64 -- pyvmm run ...` boots kernels"
+    )
+
+
+def extras(kvm: Kvm) -> list[tuple[str, str]]:
+    """For doctor: more to tell, as (name, value)."""
+    return []
 
 
 def ring0_speed(kvm: Kvm) -> float:
