@@ -13,7 +13,7 @@ from tests.fuzz.targets import DEVICES, NOT_FUZZED, Target
 
 CORPUS = Path(__file__).parent / "corpus"
 #: Seconds of mutations a target, and bytes of a program.
-SECONDS = 2.0
+SECONDS = 1.0
 LONGEST = 512
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyvmm.testing import FakeDriver
+from pyvmm.testing.driver import WRITE
 from pyvmm.virtio.rng import LIMIT, Rng
 
 
@@ -30,3 +31,17 @@ def test_request_when_nothing_is_writable_comes_back_empty() -> None:
         driver.queues[0].collect()
 
     assert (request.done, request.written) == (True, 0)
+
+
+def test_request_when_descriptors_overlap_gets_no_more_than_the_limit() -> None:
+    # The same page, described 60 times and 16 MiB at once: what the host makes for it stays bounded.
+    with FakeDriver(Rng()) as driver:
+        page = driver.allocate(4096, 4096)
+        region = driver.memory.regions[0]
+        parts = [(page, 4096, WRITE)] * 60 + [(region.gpa + (32 << 20), 16 << 20, WRITE)] * 3
+        request = driver.queues[0].add_buffers(parts)
+        driver.queues[0].kick()
+        driver.run()
+        driver.queues[0].collect()
+
+    assert (request.done, request.written) == (True, LIMIT)
