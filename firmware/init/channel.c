@@ -2,7 +2,9 @@
 
 #include "text.h"
 
-enum { RETRY_MS = 20, TELL_MS = 5000 };
+enum { RETRY_MS = 20, TELL_MS = 5000, PORTS_MS = 1000 };
+
+#define PORTS "/dev/virtio-ports/"
 
 struct port {
 	const char *name;
@@ -34,6 +36,33 @@ static int open_port(const char *name, int flags)
 	return path[0] ? sys_open(path, flags) : -ENOENT;
 }
 
+static bool is_device(const char *name, void *context)
+{
+	*(bool *)context |= starts(name, "virtio");
+	return true;
+}
+
+char *channel_choose(char *paths)
+{
+	char *bar = paths, node[64] = "";
+	struct port port = { NULL, node };
+	bool found = false;
+
+	while (*bar && *bar != '|')
+		bar++;
+	if (!*bar)
+		return paths;
+	*bar++ = 0;
+	port.name = last_slash(paths) + 1;
+	each_name("/sys/bus/virtio/drivers/virtio_console", is_device, &found);
+	for (long since = sys_now(); found && sys_now() - since < PORTS_MS; sys_sleep(RETRY_MS / 4)) {
+		each_name("/sys/class/virtio-ports", is_port, &port);
+		if (node[0])
+			return paths;
+	}
+	return bar;
+}
+
 int channel_open(const char *path, bool *tty)
 {
 	int fd, flags = O_RDWR | O_NOCTTY | O_NONBLOCK;
@@ -41,7 +70,7 @@ int channel_open(const char *path, bool *tty)
 
 	for (long since = sys_now(), told = 0;; sys_sleep(RETRY_MS)) {
 		fd = sys_open(path, flags);
-		if (fd < 0 && starts(path, "/dev/virtio-ports/"))
+		if (fd < 0 && starts(path, PORTS))
 			fd = open_port(last_slash(path) + 1, flags);
 		if (fd >= 0)
 			break;

@@ -7,6 +7,7 @@
 #include <linux/sockios.h>
 #include <linux/sysinfo.h>
 
+#include "channel.h"
 #include "command.h"
 #include "server.h"
 #include "sys.h"
@@ -176,7 +177,7 @@ static void add_channel(const char *path)
 		     *path == '/' ? "" : "/dev/", path, NULL);
 }
 
-/* Channels: pyvmm.exec=DEVICE[,DEVICE...] on the command line, a line each in /etc/pyvmm/channels. */
+/* Channels: pyvmm.exec=DEVICE[,DEVICE...], a DEVICE perhaps PORT|OTHER, on the command line, a line each in /etc/pyvmm/channels. */
 static void find_channels(void)
 {
 	static char text[8192];
@@ -208,7 +209,7 @@ static void start_channel(unsigned index)
 	channels[index].pid = sys_fork();
 	if (channels[index].pid == 0) {
 		fresh_signals();
-		serve(channels[index].path);
+		serve(channel_choose(channels[index].path));
 		sys_sleep(RESTART_MS);
 		sys_exit(1);
 	}

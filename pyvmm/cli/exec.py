@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from functools import partial
 
 from pyvmm.backends.base import CharBackend
 from pyvmm.backends.spec import make_backend
@@ -26,19 +27,26 @@ from pyvmm.signals import (
     SignalFd,
     heard,
 )
+from pyvmm.virtio.console import VirtioConsole
+from pyvmm.virtio.console_port import Port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pyvmm.config import Config
 
+#: The name the guest's init looks for.
+PORT_NAME = "pyvmm.exec"
 #: Output bytes held for a reader that is slow; the UART takes no more until they are gone.
 _CHANNEL_BUFFER = 65536
 
 
 class Channel(CharBackend):
-    """COM2's other end: what the guest sends goes to *receive* in the loop's thread, and back."""
+    """One way to the guest, the other end of COM2 or of a virtio console's port.
+
+    What comes goes to *receiver* in the loop's thread; what is sent waits until the device takes it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,6 +94,26 @@ class Channel(CharBackend):
             self.receiver(b"".join(pieces))
 
 
+class Link:
+    """Both ways to the guest. Its init answers on one: the port, where its kernel drives it; it is faster."""
+
+    def __init__(self, channels: Sequence[Channel]) -> None:
+        self.receiver: Callable[[bytes], None] | None = None
+        self._channels = list(channels)
+        for channel in channels:
+            channel.receiver = partial(self._received, channel)
+
+    def send(self, data: bytes) -> None:
+        """To the guest: both ways until it has answered."""
+        for channel in self._channels:
+            channel.send(data)
+
+    def _received(self, channel: Channel, data: bytes) -> None:
+        self._channels = [channel]
+        if self.receiver is not None:
+            self.receiver(data)
+
+
 def run_exec(config: Config) -> tuple[int | None, Ending]:
     """Boot, run ``config.exec``, end the guest: the command's status (None if it never ended), the ending."""
     assert config.exec is not None, "there is a command"
@@ -93,7 +121,8 @@ def run_exec(config: Config) -> tuple[int | None, Ending]:
     window = PTY_WINDOW if size else _CHANNEL_BUFFER
     request = Request(["/bin/sh", "-c", config.exec], pty=size, window=window, env=_environment())
     status: list[int] = []
-    channel = Channel()
+    channel, port = Channel(), Channel()
+    link = Link((channel, port))
     quiet = config.console == "stdio"  # the terminal is the command's
     console = CharBackend() if quiet else make_backend(config.console)
     with contextlib.closing(console), Loop() as loop:
@@ -130,16 +159,22 @@ def run_exec(config: Config) -> tuple[int | None, Ending]:
             handlers |= {SIGWINCH: resized, SIGTSTP: stopped, SIGCONT: continued}
         with (
             SignalFd(loop, handlers),
-            Machine(config, loop=loop, console=console, channel=channel) as machine,
+            Machine(
+                config,
+                loop=loop,
+                console=console,
+                channel=channel,
+                devices=[VirtioConsole([Port(port, PORT_NAME, console=False)])],
+            ) as machine,
         ):
             runner = ExecRunner(
                 loop,
-                channel.send,
+                link.send,
                 request,
                 exited,
                 on_quit=lambda: machine.stop("stopped", "ended by the user"),
             )
-            channel.receiver = runner.receive
+            link.receiver = runner.receive
             loop.on_error = lambda error: _failed(machine, error)
             announce(config, console)
             try:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 DEFAULT_CMDLINE = "console={} panic=-1 pci=off"
 #: The same for ``exec``, whose output is the command's: the kernel's log costs most of a boot's exits.
 QUIET_CMDLINE = f"{DEFAULT_CMDLINE} quiet"
-#: What the init that carries out ``exec`` needs to be told.
-EXEC_CMDLINE = "rdinit=/.pyvmm/init pyvmm.exec={}"
+#: What the init that carries out ``exec`` needs to be told: it takes the port where its kernel has one.
+EXEC_CMDLINE = "rdinit=/.pyvmm/init pyvmm.exec=/dev/virtio-ports/pyvmm.exec|/dev/{}"
 #: What a config says for the first serial port, whatever the kernel calls it here.
 SERIAL = "ttyS0"
 

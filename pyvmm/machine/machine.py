@@ -331,7 +331,8 @@ class Machine:
         self._closers.append(bus.close)
         waiting = list(devices)
         try:
-            waiting.extend(make_devices(self.config.devices, self._user_quit, self.config.name))
+            for made in make_devices(self.config.devices, self._user_quit, self.config.name):
+                waiting.insert(len(waiting) - len(devices), made)  # what the config names comes first
             while waiting:
                 bus.attach(waiting[0])
                 del waiting[0]
