@@ -6,7 +6,7 @@ from functools import partial
 from hashlib import sha256
 
 from pyvmm.backends.net.base import HEADER, MAX_FRAME, MIN_FRAME, Sink
-from pyvmm.loop import HANGUP, READ, WRITE
+from pyvmm.loop import ERROR, HANGUP, READ, WRITE
 from pyvmm.notice import notice
 from pyvmm.virtio import ids
 from pyvmm.virtio.device import VirtioDevice
@@ -279,17 +279,17 @@ class Net(VirtioDevice):
             why = f"of {size} bytes; a frame has {MIN_FRAME} to {MAX_FRAME}"
         self.refuse(ChainError(f"a frame to send {why}"))
 
-    def _receive(self, pair: int) -> None:
-        """Read frames for *pair* from the backend."""
+    def _receive(self, pair: int, drop: bool = False) -> None:
+        """Read frames for *pair*, into the driver's buffers unless they are to be dropped."""
         fd = self._watching.get(pair, -1)
         if fd < 0:
             return
         backend, receiver = self.backend, self._receivers[pair]
         read = self._reads[pair]
-        if not self.link_up:
-            receiver.discard(read)
-            return
         try:
+            if drop or not self.link_up:
+                receiver.discard(read)
+                return
             found = receiver.pull(read)
         except OSError as error:
             notice("net lost", f"{self.name}: {self.backend.describe()} is gone: {error.strerror}")
@@ -322,10 +322,9 @@ class Net(VirtioDevice):
             for index in waiting:
                 self._send(index >> 1, self.queues[index])
             self._rewatch(pair)
-        if events & HANGUP and self._receivers[pair].starved:
-            self._receivers[pair].discard(self._reads[pair])  # else it would be told of for ever
-        elif events & ~WRITE:
-            self._receive(pair)
+        if events & ~WRITE:
+            # An end of the backend's would be told of for ever: it is read also without buffers.
+            self._receive(pair, bool(events & (HANGUP | ERROR)) and self._receivers[pair].starved)
 
     def _rewatch(self, pair: int) -> None:
         """Wait for input unless the driver has no buffers, for room when a frame waits for it."""

@@ -104,11 +104,9 @@ class Receiver:
         if not self._drain():
             return STARVED
         for _ in range(BUDGET):
-            if self._room < self._want or not self._heads:
-                if not self._grow(self._want) and not self._heads:
-                    self.starved = True
-                    return STARVED
-                self._iov = [*self._views, self._spill]
+            if self._room < self._want and not self._grow(self._want) and not self._heads:
+                self.starved = True
+                return STARVED
             try:
                 size = read(self._iov)
             except BlockingIOError:
@@ -240,22 +238,24 @@ class Receiver:
         """Take chains until there is room for *want* bytes; False when there is not."""
         if not self._mergeable and self._heads:
             return True  # one chain a frame: more would only be kept back
-        queue = self._queue
+        queue, found = self._queue, True
         while self._room < want:
             least = want - self._room if self._mergeable else 1
             self._room += queue.pop_room(least, self._heads, self._sizes, self._views)
-            if self._heads and not self._mergeable:
+            if self._room >= want or (self._heads and not self._mergeable):
                 break
-            if self._room < want:
-                if queue.tired:
-                    # A driver that adds bad chains as fast as they are refused: others get their turn.
-                    queue.tired = False
-                    self._again()
-                    return False
-                if not queue.arm():
-                    return False
-                queue.disarm()
-        return True
+            if queue.tired:
+                # A driver that adds bad chains as fast as they are refused: others get their turn.
+                queue.tired = False
+                self._again()
+                found = False
+            else:
+                found = queue.arm()
+            if not found:
+                break
+            queue.disarm()
+        self._iov = [*self._views, self._spill]
+        return found
 
     def _finish(self, size: int) -> None:
         """A frame of *size* bytes, header and all, lies in the chains: give back those it fills."""

@@ -1,7 +1,7 @@
 """Prints the microseconds a frame of 64 KiB takes from guest to guest through the in-process switch.
 
-Two devices driven without a guest. The sender's frame is laid out as Linux does it: headers, then pieces of 32 KiB.
-The receiver's mergeable buffers are pages, one behind the other; with ``whole`` one buffer a frame.
+Two devices driven without a guest. The sender's frame is laid out as Linux does it: headers, then pieces of
+32 KiB. The receiver's mergeable buffers are pages, one behind the other; with ``whole`` one buffer a frame.
 """
 
 from __future__ import annotations

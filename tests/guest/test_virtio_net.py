@@ -233,27 +233,30 @@ def sent(net: Net, pair: int) -> int:
     return net.memory.read_u16(queue.device + 2)
 
 
+@pytest.fixture(scope="module")
+def upstream(network: None) -> Iterator[None]:
+    """The host has an address and a default route, as a host on a network has."""
+    from pyroute2 import IPRoute
+
+    if shutil.which("passt") is None:
+        pytest.skip("there is no passt (Debian: apt-get install passt)")
+    tap = open_tap("up0", address="198.51.100.2/24")
+    with IPRoute() as ip:
+        ip.route("add", dst="default", gateway="198.51.100.1")
+        yield
+    tap.close()
+
+
+@pytest.fixture(scope="module")
+def guest(upstream: None) -> Iterator[Shell]:
+    """A guest whose ports 80 (TCP) and 53 (UDP) the host's 18080 and 15353 lead to."""
+    shell = Shell([Net(Passt(parse_forwards("tcp:18080:80+udp:15353:53")))], memory="512M")
+    yield shell
+    shell.close()
+
+
 class TestUser:
     """Without privileges, through passt."""
-
-    @pytest.fixture(scope="class")
-    def upstream(self, network: None) -> Iterator[None]:
-        """The host has an address and a default route, as a host on a network has."""
-        from pyroute2 import IPRoute
-
-        if shutil.which("passt") is None:
-            pytest.skip("there is no passt (Debian: apt-get install passt)")
-        tap = open_tap("up0", address="198.51.100.2/24")
-        with IPRoute() as ip:
-            ip.route("add", dst="default", gateway="198.51.100.1")
-            yield
-        tap.close()
-
-    @pytest.fixture(scope="class")
-    def guest(self, upstream: None) -> Iterator[Shell]:
-        shell = Shell([Net(Passt(parse_forwards("tcp:18080:80+udp:15353:53")))], memory="512M")
-        yield shell
-        shell.close()
 
     def test_guest_gets_a_lease_and_reaches_the_host_through_its_gateway(
         self, guest: Shell, web: int
@@ -334,10 +337,11 @@ class TestSwitch:
                 assert "3 packets received" in first.run("ping -c 3 10.1.1.2")
 
                 first.run("dd if=/dev/urandom of=/tmp/file bs=1M count=20 2>/dev/null")
-                first.run("nc -l -p 99 </tmp/file &")
-                second.run("until nc 10.1.1.1 99 </dev/null >/tmp/file && [ -s /tmp/file ]; do :; done")
-                got = second.run("md5sum </tmp/file")
-                assert got == first.run("md5sum </tmp/file")
+                # Either nc ends as soon as one side has nothing more to say: a FIFO never ends.
+                second.run("mkfifo /tmp/silence; nc -l -p 99 <>/tmp/silence >/tmp/file &")
+                first.run("until nc 10.1.1.2 99 </tmp/file; do usleep 100000; done")
+                second.run("wait")
+                assert second.run("md5sum </tmp/file") == first.run("md5sum </tmp/file")
             finally:
                 second.close()
         finally:
@@ -357,13 +361,11 @@ class TestLink:
             return subprocess.Popen([sys.executable, "-m", "pyvmm", *words], stdout=subprocess.PIPE)
 
         first = start(
-            1, "dd if=/dev/urandom of=/tmp/f bs=1M count=10 2>/dev/null; md5sum </tmp/f; nc -l -p 99 </tmp/f"
+            1,
+            "dd if=/dev/urandom of=/tmp/f bs=1M count=10 2>/dev/null; md5sum </tmp/f; "
+            "until nc 10.2.2.2 99 </tmp/f; do usleep 100000; done",
         )
-        second = start(
-            2,
-            "until nc 10.2.2.1 99 </dev/null >/tmp/f && [ -s /tmp/f ]; do usleep 100000; done; "
-            "md5sum </tmp/f",
-        )
+        second = start(2, "mkfifo /tmp/silence; nc -l -p 99 <>/tmp/silence | md5sum")
 
         got, sent = second.communicate(timeout=LIMIT)[0], first.communicate(timeout=LIMIT)[0]
 

@@ -15,6 +15,7 @@ from pyvmm.virtio.net import Net
 HEADER = 12
 BROADCAST = b"\xff" * 6
 OTHER = bytes.fromhex("525400000009")
+_BODY = bytes(range(251))
 
 
 class Wire(NetBackend):
@@ -122,4 +123,4 @@ def wired(**keys: Any) -> Iterator[tuple[NetDriver, Wire]]:
 
 def frame(size: int, destination: bytes = BROADCAST, source: bytes = OTHER) -> bytes:
     """A frame of *size* bytes in all, each byte of its body told by its place."""
-    return destination + source + b"\x88\xb5" + bytes(n % 251 for n in range(size - 14))
+    return destination + source + b"\x88\xb5" + (_BODY * (size // len(_BODY) + 1))[: size - 14]

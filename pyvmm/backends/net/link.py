@@ -15,6 +15,7 @@ import stat
 from pyvmm.backends.net.base import ALL_OFFLOADS, NetBackend, NetBackendError
 from pyvmm.loop import READ
 from pyvmm.notice import notice
+from pyvmm.pykvm.libc import function
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 #: Seconds between two attempts to reach the other end.
 RETRY = 0.25
+_LOCK_EX, _LOCK_NB = 2, 4  # flock(2)
 #: Bytes that may be under way; the kernel may allow less (net.core.wmem_max).
 _BUFFER = 2 << 20
 _PATH_MAX = 107  # sun_path of unix(7), less its NUL
@@ -177,6 +179,9 @@ class Link(NetBackend):
             self._timer = self._loop.call_later(RETRY, self._connect)
 
 
+flock = function("flock")
+
+
 def _take_lock(path: str) -> int:
     """A descriptor that holds the lock file *path*, until its process ends; -1 when another has it."""
     while True:
@@ -184,13 +189,14 @@ def _take_lock(path: str) -> int:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise NetBackendError(f"cannot make {path}: {error.strerror}; choose another path") from None
-        try:
-            os.lockf(fd, os.F_TLOCK, 0)
-            if os.path.exists(path) and os.path.samestat(os.fstat(fd), os.stat(path)):
-                return fd
-        except OSError:
+        if flock(fd, _LOCK_EX | _LOCK_NB):  # not lockf, which knows no two ends in one process
             os.close(fd)
             return -1
+        try:
+            if os.path.samestat(os.fstat(fd), os.stat(path)):
+                return fd
+        except FileNotFoundError:
+            pass
         os.close(fd)  # its holder removed it meanwhile: that was another file
 
 

@@ -33,10 +33,16 @@ IFF_DETACH_QUEUE = 0x0400
 
 _IFNAMSIZ = 16
 _IFREQ = struct.Struct(f"<{_IFNAMSIZ}sH22x")
-_EPERM, _EINVAL, _EBUSY, _ENOENT, _ENXIO, _ENODEV = 1, 22, 16, 2, 6, 19
+_EPERM, _EBUSY, _EINVAL = 1, 16, 22
 DEVICE = "/dev/net/tun"
-#: Queues of one interface at most (MAX_TAP_QUEUES is 256 in the kernel; a guest has no more CPUs).
-MAX_PAIRS = 254
+
+
+class TapError(NetBackendError):
+    """A tap that cannot be opened, and the errno of the attempt."""
+
+    def __init__(self, sentence: str, number: int) -> None:
+        super().__init__(sentence)
+        self.number = number
 
 
 def open_queue(ifname: str, multi_queue: bool) -> tuple[int, str]:
@@ -56,7 +62,7 @@ def open_queue(ifname: str, multi_queue: bool) -> tuple[int, str]:
     if ioctl(fd, TUNSETIFF, addressof(request)) < 0:
         number = get_errno()
         os.close(fd)
-        raise NetBackendError(_why(ifname, number))
+        raise TapError(_why(ifname, number), number)
     return fd, _IFREQ.unpack(request.raw)[0].rstrip(b"\0").decode(errors="replace")
 
 
@@ -168,26 +174,44 @@ def open_tap(
         raise NetBackendError(
             f"{ifname!r} is no name of an interface; it has 1 to 15 characters and no space or /"
         )
-    flags = _flags(ifname)
-    multi = pairs > 1 if flags is None else bool(flags & IFF_MULTI_QUEUE)
-    if pairs > 1 and not multi:
-        raise NetBackendError(
-            f"tap {ifname} has one queue; make it with `ip tuntap add {ifname} mode tap multi_queue`, or "
-            "leave queues out"
-        )
+    made = not _exists(ifname)
     fds: list[int] = []
     try:
-        name = ifname
-        for _ in range(pairs):
-            fd, name = open_queue(name, multi)
-            fds.append(fd)
-        if flags is None:
+        fd, name, multi = _first_queue(ifname, pairs, made)
+        fds.append(fd)
+        while len(fds) < pairs:
+            fds.append(open_queue(name, multi)[0])
+        if made:
             set_up(name, mtu=mtu, bridge=bridge, address=address)
         return Tap(fds, name)
     except BaseException:
         for fd in fds:
             os.close(fd)
         raise
+
+
+def _first_queue(ifname: str, pairs: int, made: bool) -> tuple[int, str, bool]:
+    """(descriptor, name, whether it is an interface of several queues): each of the two ways is tried."""
+    ways = (pairs > 1,) if made else (pairs > 1, pairs == 1)
+    for multi in ways:
+        try:
+            fd, name = open_queue(ifname, multi)
+        except TapError as error:
+            if error.number != _EINVAL or multi is ways[-1]:
+                if error.number == _EINVAL and not made:
+                    raise TapError(
+                        f"{ifname} is an interface but no tap; name another one", _EINVAL
+                    ) from None
+                raise
+        else:
+            if pairs == 1 or multi:
+                return fd, name, multi
+            os.close(fd)
+            break
+    raise NetBackendError(
+        f"tap {ifname} has one queue; make it with `ip tuntap add {ifname} mode tap multi_queue`, or leave "
+        "queues out"
+    )
 
 
 def adopt(fds: Sequence[int]) -> Tap:
@@ -231,18 +255,15 @@ def set_up(
             raise NetBackendError(f"cannot set up interface {name}: {os.strerror(error.code)}") from None
 
 
-def _flags(ifname: str) -> int | None:
-    """The IFF_ flags of tap *ifname*; None when there is no such interface."""
-    place = f"/sys/class/net/{ifname}"
-    if not os.path.exists(place):
-        return None
+def _exists(ifname: str) -> bool:
+    """Whether there is an interface of this name. (/sys may show another network namespace's.)"""
+    import socket
+
     try:
-        with open(f"{place}/tun_flags") as file:
-            return int(file.read(), 16)
+        socket.if_nametoindex(ifname)
     except OSError:
-        raise NetBackendError(
-            f"{ifname} is an interface but no tap; name another one, or a new one"
-        ) from None
+        return False
+    return True
 
 
 def _why(ifname: str, number: int) -> str:
