@@ -301,10 +301,12 @@ class Queue:
                         "indirect table (2.7.5.3.1)"
                     )
                 left = mask = (size >> 4) - 1
-                if size & 15 or not 0 <= mask < self.size:
+                # Drivers keep to what the device tells of itself, also on a queue made smaller: Linux's block
+                # driver sends seg_max segments, and what is refused here it takes for done.
+                if size & 15 or not 0 <= mask < self.max_size:
                     raise ChainError(
-                        f"an indirect table of {size} bytes; it has 16 a descriptor and at most the queue's "
-                        f"size, {self.size} (2.7.5.3.1)"
+                        f"an indirect table of {size} bytes; it has 16 a descriptor and at most "
+                        f"{self.max_size} of them (2.7.5.3.1)"
                     )
                 stop = address + size
                 if base <= address and stop <= end:

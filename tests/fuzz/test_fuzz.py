@@ -12,8 +12,9 @@ from pyvmm.virtio.spec import MODULES
 from tests.fuzz.targets import DEVICES, NOT_FUZZED, Target
 
 CORPUS = Path(__file__).parent / "corpus"
-#: Seconds of mutations a target, and bytes of a program.
+#: Seconds of mutations a target, programs at least, and bytes of a program.
 SECONDS = 1.0
+LEAST = 50
 LONGEST = 512
 
 
@@ -41,14 +42,14 @@ def test_programs_when_mutated_harm_nothing(target: Target) -> None:
     rng = random.Random(seed)
     programs = kept(target) or [b""]
     end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
+    while time.monotonic() < end or target.programs < LEAST:
         program = mutated(rng, rng.choice(programs), rng.choice(programs))
         try:
             target(program)
         except Exception as error:
             pytest.fail(f"{target.name}: {error!r} by bytes.fromhex({program.hex()!r}), seed {seed}")
 
-    assert target.programs > 10
+    assert target.counted.chains > 0 or not target.make().queue_sizes
 
 
 def test_kinds_when_users_can_name_them_are_fuzzed_or_say_why_not() -> None:
