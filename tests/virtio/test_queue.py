@@ -450,7 +450,7 @@ def test_indirect_when_table_is_outside_memory_is_refused(
 
 
 def test_indirect_when_longer_than_a_queue_made_smaller_is_served_up_to_the_size_offered() -> None:
-    # Against 2.7.5.3.1; but Linux's virtio-blk does it where QEMU halved the queue, and loses writes otherwise.
+    # Against 2.7.5.3.1; but Linux's virtio-blk does it where QEMU halved the queue, and would lose writes.
     with rings.started(Copier(), queue_size=4) as driver:
         ring, queue = driver.queues[0], driver.device.queues[0]
         memory = driver.memory.regions[0].gpa + (32 << 20)
