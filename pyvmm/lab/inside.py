@@ -129,7 +129,7 @@ FOREIGN_VIEW = (
 set -e
 mkdir -p "$view" "$fresh" "$layers" /system
 mount -t tmpfs -o mode=0755 layers "$layers"
-mountpoint -q /system ||
+[ -d /system/usr ] ||
     mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose,noxattr system /system
 mount -t 9p -o "ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose,noxattr" "fresh$number" "$fresh"
 mkdir "$layers/u" "$layers/w"

@@ -27,7 +27,8 @@ class Machine:
     """An emulated host: its *memory* in bytes, *cpus*, directories it may write (*writable*).
 
     *arch* names its kind. *shared*, *version*: what the machine depends on beyond the request (see
-    ``environment``). *name* sets a machine of one's own apart.
+    ``environment``). *name* sets a machine of one's own apart. *python*: the virtual environment whose
+    interpreter is another there; empty for none.
     """
 
     memory: int = DEFAULT_MEMORY
@@ -37,6 +38,7 @@ class Machine:
     version: str = ""
     name: str = ""
     arch: str = "x86_64"
+    python: str = ""
 
     @property
     def architecture(self) -> Architecture:
@@ -51,7 +53,7 @@ class Machine:
     @property
     def family(self) -> str:
         """The part of the key that stays when the machine's software or the shared places change."""
-        request = (str(self.memory), str(self.cpus), *self.writable, "", *self.shared)
+        request = (str(self.memory), str(self.cpus), *self.writable, self.python, *self.shared)
         return f"{self.name or self.arch}-{_hash(*request)}"
 
     @property
@@ -93,7 +95,8 @@ def wanted(
     shared = environment.places(os.getcwd(), foreign=not kind.native_programs)
     version = f"{image.digest(kind)} {environment.fingerprint(shared)}"
     writes = tuple(os.path.realpath(path) for path in writable)
-    return Machine(memory, cpus, writes, shared, version, name, arch)
+    python = sys.prefix if not kind.native_programs and sys.prefix != sys.base_prefix else ""
+    return Machine(memory, cpus, writes, shared, version, name, arch, python)
 
 
 def state_directory() -> Path:
@@ -193,8 +196,8 @@ def renew_command(machine: Machine, number: int) -> list[str]:
         for path in environment.own_directories():
             words += ["top", path]
     words += machine.shared
-    if not machine.architecture.native_programs and sys.prefix != sys.base_prefix:
-        words += ["python", sys.prefix]
+    if machine.python:
+        words += ["python", machine.python]
     for n, path in enumerate(machine.writable):
         words += ["rw", f"rw{n}", path]
     return words

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pyvmm.arch.x86_64.features import FEATURES
 from pyvmm.arch.x86_64 import masking
+from pyvmm.arch.x86_64.features import FEATURES
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,8 @@ class MachineTree:
         gic = self.root.add(f"interrupt-controller@{layout.GIC_DIST:x}", "gic")
         gic.set("interrupt-controller")
         gic.set("#interrupt-cells", 3)
+        if not its:
+            gic.set("#address-cells", 0)
         distributor = u64(layout.GIC_DIST) + u64(layout.GIC_DIST_SIZE)
         if self._gic_version == 2:
             gic.set("compatible", "arm,cortex-a15-gic")

@@ -1,0 +1,7 @@
+/* Says hello: the smallest program in C. */
+#include "arm64.h"
+
+int main(void)
+{
+    return ok();
+}
