@@ -1,7 +1,7 @@
 """Where a test can run, and what it means when it cannot.
 
-Markers: ``kvm`` needs /dev/kvm, ``hw`` a KVM that runs ring 0 in hardware (the lab has one),
-``lab`` starts the lab, ``net`` needs the package mirrors or what was fetched before. A test that
+Markers: ``kvm`` needs /dev/kvm, ``arm64`` one of an arm64 host, ``hw`` a KVM that runs ring 0 in
+hardware (the lab has one), ``lab`` starts the lab, ``net`` needs the package mirrors or what was fetched before. A test that
 cannot run is skipped with the reason; PYVMM_REQUIRE=kvm,lab,net makes that a failure.
 """
 
@@ -45,7 +45,11 @@ def _no_lab() -> str | None:
     return None if able else f"no lab: {reason}"
 
 
-_CHECKS = {"kvm": _no_kvm, "hw": _no_hardware, "lab": _no_lab}
+def _no_arm64() -> str | None:
+    return _no_kvm() if native.NAME == "arm64" else "this is no arm64 machine: runs in the arm64 lab instead"
+
+
+_CHECKS = {"arm64": _no_arm64, "kvm": _no_kvm, "hw": _no_hardware, "lab": _no_lab}
 
 
 @pytest.fixture(scope="session", autouse=True)
