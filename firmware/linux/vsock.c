@@ -75,6 +75,7 @@ static void exchange(int fd)
 	int status, child = must("fork", sys_fork());
 
 	if (!child) {
+		sys_close(1); /* or its reader would wait for this process, too */
 		copy(0, fd);
 		SYS2(shutdown, fd, SHUT_WR);
 		sys_exit(0);

@@ -74,7 +74,8 @@ class Balloon(VirtioDevice):
         F_DEFLATE_ON_OOM: "DEFLATE_ON_OOM",
         F_PAGE_REPORTING: "PAGE_REPORTING",
     }
-    queue_sizes = (128, 128, 16, 16, 128)
+    #: Any from the third on may be that of free pages, for which Linux wants 32 entries.
+    queue_sizes = (128, 128, 128, 128, 128)
     config_fields = {"num_pages": "u32", "actual": "u32"}
     config_writable = frozenset(("actual",))
 
