@@ -13,7 +13,10 @@ from tests.guest.test_linux import LIMIT, execute
 pytestmark = [pytest.mark.hw, pytest.mark.timeout(LIMIT + 30)]
 
 #: Reads a few bytes of the device that virtio-rng's driver feeds, and says how the kernel found it.
-LOOK = "head -c 8 /dev/hwrng | wc -c; cd /sys/bus/virtio/drivers/virtio_rng; ls -d virtio?; ls -d /sys/firmware/acpi; uname -r"
+LOOK = (
+    "head -c 8 /dev/hwrng | wc -c; cd /sys/bus/virtio/drivers/virtio_rng; ls -d virtio?; "
+    "ls -d /sys/firmware/acpi; uname -r"
+)
 
 
 @pytest.fixture
