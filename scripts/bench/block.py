@@ -82,7 +82,7 @@ def _guests(python: str, options: argparse.Namespace) -> list[Row]:
             stdout=subprocess.PIPE,
             text=True,
             check=False,
-            timeout=120 + LIMIT * len(runs),
+            timeout=2 * LIMIT * (1 + len(runs)),
             env={name: os.environ[name] for name in ("HOME", "PATH", "XDG_CACHE_HOME") if name in os.environ},
         )
     except subprocess.TimeoutExpired:

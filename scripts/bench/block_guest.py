@@ -10,6 +10,9 @@ import sys
 import threading
 from typing import Any
 
+#: An emulated host now and then loses a guest's wake-up; the guest then gets another chance.
+ATTEMPTS = 3
+
 
 def one(run: dict[str, Any], job: dict[str, Any], image: str) -> dict[str, Any]:
     command = [word.replace("@IMAGE@", image) for word in run["command"]]
@@ -45,7 +48,11 @@ def main() -> None:
         for _ in range(job["size"] >> 20):
             file.write(piece)
     for run in job["runs"]:
-        print(json.dumps(one(run, job, image)), flush=True)
+        for _ in range(ATTEMPTS):
+            result = one(run, job, image)
+            if len(result["us"]) == job["workloads"]:
+                break
+        print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":
