@@ -5,7 +5,8 @@
 
 enum { LENGTH = 32, PATIENCE = 100000, OK = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK };
 static u8 buffer[4096] __attribute__((aligned(4096)));
-static struct descriptor indirect[64] __attribute__((aligned(16)));
+enum { OFFERED = 64 }; /* entries of the entropy device's queue */
+static struct descriptor indirect[OFFERED] __attribute__((aligned(16)));
 
 /* One honest request from reset on. */
 static void works(u64 after)
@@ -136,7 +137,7 @@ static void chains(void)
         describe(0, (uptr)indirect, size, INDIRECT, 0);
         returned(0x500 + size);
     }
-    describe(0, (uptr)indirect, 16 * (ENTRIES + 1), INDIRECT, 0);
+    describe(0, (uptr)indirect, 16 * (OFFERED + 1), INDIRECT, 0);
     returned(0x484);
     describe(0, 0, 0, 0, 0); /* empty: served, with nothing */
     returned(0x485);

@@ -8,7 +8,7 @@ import pytest
 
 from pyvmm.cli import guest
 from pyvmm.cli import main as cli
-from pyvmm.guests import cpio, debian
+from pyvmm.guests import cpio, debian, default
 
 from .apt import Apt
 from .test_initramfs import BUSYBOX
@@ -24,7 +24,7 @@ def apt(tmp_path, monkeypatch):
     apt.offer("busybox-static", members=[("./bin", None), ("./bin/busybox", BUSYBOX)])
     apt.offer("linux-image-cloud-amd64", depends="linux-image-6.1.0-9-cloud-amd64 (= 1.0)")
     modules = "./lib/modules/6.1.0-9-cloud-amd64"
-    names = ("button", "evdev", "virtio_mmio", "virtio_console", "virtio_net", "virtio_blk", "virtio_rng")
+    names = (*default.DEFAULT_MODULES, *default.POWER_BUTTON.values())
     members = [("./boot", None), ("./boot/vmlinuz-6.1.0-9-cloud-amd64", b"kernel"), (modules, None)]
     members += [(f"{modules}/{name}.ko", elf([])) for name in names]
     apt.offer("linux-image-6.1.0-9-cloud-amd64", members=members)
