@@ -1,0 +1,86 @@
+"""The arm64 host: what is asked of it on any machine, and one command on it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyvmm import lab
+from pyvmm.arch import native
+from pyvmm.lab import architecture, environment, image, inside, machine, system
+
+foreign = pytest.mark.skipif(native.NAME == "arm64", reason="this machine's programs run there")
+
+
+def test_wanted_when_it_is_the_other_architecture_is_another_machine() -> None:
+    assert machine.wanted("arm64").key.startswith("arm64-")
+    assert machine.wanted("arm64").key != machine.wanted("x86_64").key
+
+
+@foreign
+def test_command_when_programs_are_foreign_offers_a_system_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "find_qemu", lambda arch: "qemu")
+    wanted = machine.wanted("arm64", memory=1 << 30)
+
+    line = machine.command(wanted, image.Image(Path("/k"), Path("/i"), Path("/s")), Path("/run"))
+
+    assert any("virtualization=on" in word for word in line)
+    assert any("mount_tag=system" in word for word in line)
+    assert any("path=/s," in word for word in line)
+
+
+@foreign
+def test_renew_command_when_programs_are_foreign_names_data_and_interpreter() -> None:
+    words = machine.renew_command(machine.wanted("arm64"), 3)
+
+    assert words[:3] == ["sh", "/etc/pyvmm/view", "3"]
+    assert "/usr/lib" not in words
+    if sys.prefix != sys.base_prefix:
+        assert words[-2:] == ["python", sys.prefix]
+
+
+def test_own_directories_leave_programs_devices_and_state_out() -> None:
+    found = environment.own_directories()
+
+    assert not {"/usr", "/etc", "/dev", "/proc", "/sys", "/var", "/bin"} & set(found)
+    assert all(os.path.isdir(path) and not os.path.islink(path) for path in found)
+
+
+@foreign
+def test_variables_when_programs_are_foreign_find_compiled_packages_first() -> None:
+    variables = environment.variables({"PYTHONPATH": "/mine"}, "arm64")
+
+    assert variables["PYVMM_LAB"] == "arm64"
+    assert variables["PYTHONPATH"].split(":")[:2] == [system.PYTHON_PACKAGES, "/mine"]
+
+
+def test_find_qemu_when_it_is_not_installed_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    with pytest.raises(lab.LabError, match="apt install qemu-system-arm"):
+        machine.find_qemu("arm64")
+
+
+def test_view_when_foreign_is_the_other_script() -> None:
+    scripts = {image.view_script(kind) for kind in architecture.ARCHITECTURES.values()}
+
+    assert scripts == {inside.VIEW, inside.FOREIGN_VIEW}
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(240)
+def test_run_when_on_arm64_sees_this_machines_files_with_its_own_python(tmp_path: Path) -> None:
+    able, reason = lab.available("arm64")
+    if not able:
+        pytest.skip(reason)
+    (tmp_path / "file").write_text("from here")
+    program = "import os, sys; print(os.uname().machine, open(sys.argv[1]).read()); sys.exit(7)"
+
+    done = lab.run([sys.executable, "-c", program, str(tmp_path / "file")], arch="arm64", timeout=120)
+
+    assert (done.returncode, done.stdout) == (7, b"aarch64 from here\n"), done.stderr
