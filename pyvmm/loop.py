@@ -74,6 +74,9 @@ class Loop:
         self.clock = clock
         self._callbacks: dict[int, Callable[[int], object]] = {}
         self._always: dict[int, int] = {}
+        # Added since this turn's events were fetched: an event of one of these was of another file,
+        # closed meanwhile, that had the number before.
+        self._added: set[int] = set()
         self._soon: list[Callable[[], object]] = []
         self._timers: list[tuple[float, int, Timer]] = []
         self._sequence = 0
@@ -110,6 +113,7 @@ class Loop:
                 self._always[fd] = events
                 self._wake_up()
         self._callbacks[fd] = callback
+        self._added.add(fd)
 
     def modify(self, fd: int, events: int) -> None:
         """Wait for other *events* of *fd*. With 0, ERROR and HANGUP still come.
@@ -178,6 +182,7 @@ class Loop:
                 timeout = due if timeout is None else min(timeout, due)
         # Python rounds up to whole milliseconds here, so that a timer is due when this returns.
         ready = self._epoll.poll(timeout)
+        self._added.clear()
         called = 0
         for fd, events in ready:
             if fd == self._wake:
@@ -185,7 +190,7 @@ class Loop:
                 continue
             # An earlier callback of this turn may have removed it.
             callback = self._callbacks.get(fd)
-            if callback is not None:
+            if callback is not None and fd not in self._added:
                 called += 1
                 self._call(callback, events)
         for fd, events in list(self._always.items()) if self._always else ():

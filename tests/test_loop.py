@@ -280,3 +280,30 @@ def test_close_gives_back_every_descriptor_and_later_calls_do_nothing():
     assert set(os.listdir("/proc/self/fd")) == before
     loop.call_soon(print)
     loop.stop()
+
+
+def test_event_of_a_closed_file_does_not_reach_its_successor() -> None:
+    with Loop() as loop:
+        pipes = [os.pipe() for _ in range(3)]
+        for _, end in pipes[:2]:
+            os.write(end, b"x")
+        seen: list[int] = []
+
+        def replace_the_other(mine: int, other: int) -> None:
+            # Both have an event in this turn; the other's number now stands for the third, empty pipe.
+            seen.append(mine)
+            loop.remove(mine)
+            loop.remove(other)
+            os.dup2(pipes[2][0], other)
+            loop.add(other, READ, lambda _: seen.append(other))
+
+        one, two = pipes[0][0], pipes[1][0]
+        loop.add(one, READ, lambda _: replace_the_other(one, two))
+        loop.add(two, READ, lambda _: replace_the_other(two, one))
+        loop.run_once(0)
+        loop.run_once(0)
+
+    for pair in pipes:
+        for fd in pair:
+            os.close(fd)
+    assert len(seen) == 1

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 VERSION = 1
+#: Timers from which on the cancelled ones are forgotten.
+_SWEEP = 64
 
 
 class Signal:
@@ -201,6 +203,8 @@ class VirtioDevice:
 
         # Guarded, so that it cannot fire before it has its name, by whatever thread it was asked for.
         timer = self.loop.call_later(seconds, self._guarded(fire))
+        if len(self._timers) >= _SWEEP:
+            self._timers = {timer for timer in self._timers if timer.active}
         self._timers.add(timer)
         return timer
 
