@@ -25,6 +25,8 @@ EMPTY = 16
 #: Seconds that an interrupt for bytes sent may wait. A driver that polls, as Linux's does for a console,
 #: has taken its buffers back by then, and needs none.
 MODERATION = 0.005
+#: How often it waits once more because meanwhile others were given back.
+DELAYS = 4
 #: Seconds without input after which the next input is preceded by the terminal's size.
 SILENCE = 1.0
 
@@ -65,6 +67,8 @@ class Port:
         self._starved = False
         self._quiet = 0  # chains given back without an interrupt
         self._timer: Timer | None = None
+        self._recent = False  # some since the timer was set
+        self._delays = 0
         self._last_input = float("-inf")
 
     def attach(self, device: VirtioConsole, number: int, rx: Queue, tx: Queue) -> None:
@@ -167,8 +171,22 @@ class Port:
             self._interrupt()
             return
         self._tx.expose()
-        if self._timer is None or not self._timer.active:
-            self._timer = self._device.later(MODERATION, self._interrupt)
+        if self._timer is not None and self._timer.active:
+            self._recent = True
+        else:
+            self._delays = DELAYS
+            self._delay()
+
+    def _delay(self) -> None:
+        self._recent = False
+        self._delays -= 1
+        self._timer = self._device.later(MODERATION, self._due)
+
+    def _due(self) -> None:
+        if self._recent and self._delays:
+            self._delay()  # a driver that polls may not have seen the last one yet
+        else:
+            self._interrupt()
 
     def _interrupt(self) -> None:
         self._quiet = 0

@@ -16,7 +16,7 @@ from pyvmm.loop import Loop
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio import features as f
 from pyvmm.virtio.console import VirtioConsole
-from pyvmm.virtio.console_port import BATCH, Port
+from pyvmm.virtio.console_port import BATCH, DELAYS, MODERATION, Port
 from tests.backends.console import resident
 
 RX, TX = 0, 1
@@ -188,6 +188,22 @@ def test_output_when_the_driver_polls_costs_it_no_interrupt(driver: FakeDriver) 
     driver.run(lambda: not device._timers)
 
     assert driver.interrupts == 0
+
+
+def test_output_when_the_loop_is_late_gives_a_driver_that_polls_time_to_see_it(
+    driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [driver.loop.clock()]
+    monkeypatch.setattr(driver.loop, "clock", lambda: now[0])
+    ring = driver.queues[TX]
+    for _ in range(20):
+        now[0] += 2 * MODERATION  # the timer is due in the turn that serves the kick
+        send(driver, [b"sixteen bytes..."])
+        ring.collect()
+    now[0] += 2 * MODERATION
+    driver.run()
+
+    assert driver.interrupts <= 20 // DELAYS
 
 
 def test_output_when_the_driver_waits_brings_one_interrupt_soon(driver: FakeDriver) -> None:
