@@ -36,16 +36,15 @@ def boot(stock: Guest, console: Transcript, *, cmdline: str = QUIET, **keys: obj
 
 
 def test_stock_kernel_boots_to_a_shell_and_powers_off(stock: Guest) -> None:
-    commands = (
-        b"cat /proc/device-tree/model; ls /sys/class/rtc; cat /proc/interrupts; dmesg | grep -i psci; exit\r"
+    # An answer is no longer than the port's FIFO: Transcript types without asking for room.
+    console = Transcript(
+        [(PROMPT, b"ls /sys/class/rtc\r"), (b"rtc0", b"cat /proc/interrupts\r"), (b"uart-pl011", b"exit\r")]
     )
-    console = Transcript([(PROMPT, commands)])
 
     ending = boot(stock, console)
 
     assert f"pyvmm guest ready: Linux {stock.release} aarch64, 1 CPUs" in console.text
-    assert "rtc0" in console.text
-    assert "uart-pl011" in console.text
+    assert "GICv3" in console.text
     assert (ending.code, ending.reason, ending.known) == (0, "poweroff", "told"), ending
 
 
@@ -68,12 +67,12 @@ def test_stock_kernel_on_a_16550_boots_to_a_shell(stock: Guest) -> None:
 
 
 def test_stock_kernel_at_another_ram_base_and_uart_boots(stock: Guest) -> None:
-    console = Transcript([(PROMPT, b"cat /proc/iomem; exit\r")])
+    console = Transcript([(PROMPT, b"head -3 /proc/iomem; exit\r")])
 
     ending = boot(stock, console, ram_base=0x8000_0000, uart="pl011,base=0x1c090000,irq=12")
 
-    assert "1c090000" in console.text
-    assert "80000000" in console.text
+    assert "pyvmm guest ready" in console.text
+    assert "80000000-" in console.text
     assert (ending.code, ending.reason) == (0, "poweroff"), ending
 
 
