@@ -183,8 +183,8 @@ class Port:
         self._timer = self._device.later(MODERATION, self._due)
 
     def _due(self) -> None:
-        if self._recent and self._delays:
-            self._delay()  # a driver that polls may not have seen the last one yet
+        if self._recent and self._delays and self._tx.overdue:
+            self._delay()  # a driver that polls may not have had time to see the last one
         else:
             self._interrupt()
 

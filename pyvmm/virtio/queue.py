@@ -383,6 +383,15 @@ class Queue:
             full_barrier()
         self._used16[1] = self._next_used
 
+    @property
+    def overdue(self) -> bool:
+        """Whether the driver wants an interrupt for what was exposed, as far as it has seen it by now."""
+        old, new = self._published, self._next_used
+        if not self._event_idx:
+            return old != new and not self._avail[0] & AVAIL_F_NO_INTERRUPT
+        event: int = self._avail[self._used_event]
+        return (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF
+
     def publish(self) -> bool:
         """Show the driver what was pushed; True when it wants an interrupt for it (2.7.10)."""
         old, new = self._published, self._next_used

@@ -197,11 +197,13 @@ def test_output_when_the_loop_is_late_gives_a_driver_that_polls_time_to_see_it(
     monkeypatch.setattr(driver.loop, "clock", lambda: now[0])
     ring = driver.queues[TX]
     for _ in range(20):
-        now[0] += 2 * MODERATION  # the timer is due in the turn that serves the kick
-        send(driver, [b"sixteen bytes..."])
+        ring.add([b"sixteen bytes..."])
+        now[0] += 1.5 * MODERATION  # the timer is due in the turn that serves the kick
+        driver.device.run_queue(TX)
+        driver.run()
         ring.collect()
-    now[0] += 2 * MODERATION
-    driver.run()
+        now[0] += 0.25 * MODERATION
+        driver.run()
 
     assert driver.interrupts <= 20 // DELAYS
 
