@@ -33,7 +33,7 @@ class Rom(Protocol):
 
     @property
     def places(self) -> Sequence[tuple[int, int, int, str]]:
-        """``(base, offset, size, name)`` of each place the guest sees a part of *data* at."""
+        """``(base, offset, size, name)`` of each place the guest sees *data*, or zeroes behind it, at."""
 
 
 class ReadRom(Protocol):

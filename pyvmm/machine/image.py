@@ -79,8 +79,8 @@ def regions_of(config: Config, rom: Rom | None, gap: tuple[int, int], share: boo
     if rom is None:
         return ram
     try:
-        host = Anonymous(len(rom.data))
-        host.buffer[:] = rom.data
+        host = Anonymous(max(offset + size for _, offset, size, _ in rom.places))
+        host.buffer[: len(rom.data)] = rom.data
         regions = ram
         for base, offset, size, name in rom.places:
             regions = carve(regions, base, base + size)

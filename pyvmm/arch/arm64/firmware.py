@@ -19,13 +19,18 @@ _ELF_MAGIC = b"\x7fELF"
 
 
 class RomImage:
-    """A ROM: *data* in whole pages, and its *places* ``(base, offset, size, name)``."""
+    """A ROM: *data* in whole pages, and its *places* ``(base, offset, size, name)``.
+
+    At 0 it is as large as the flash memory of QEMU's board, with zeroes behind the data: U-Boot reads its
+    environment there byte by byte, which would be an exit each.
+    """
 
     __slots__ = ("data", "places")
 
     def __init__(self, data: bytes, base: int) -> None:
         self.data = data
-        self.places = [(base, 0, len(data), "firmware ROM")]
+        size = layout.FIRMWARE_MAX if base == layout.FIRMWARE else len(data)
+        self.places = [(base, 0, size, "firmware ROM")]
 
 
 def read_rom(data: bytes | memoryview, config: Config) -> RomImage | None:

@@ -120,7 +120,7 @@ def test_firmware_when_below_ram_is_a_rom_of_whole_pages() -> None:
     rom = firmware.read_rom(b"\x14\0\0\x14" * 3, config())
 
     assert rom is not None
-    assert (len(rom.data), rom.places) == (0x10000, [(0, 0, 0x10000, "firmware ROM")])
+    assert (len(rom.data), rom.places) == (0x10000, [(0, 0, 128 << 20, "firmware ROM")])
 
 
 @pytest.mark.parametrize("data", [b"\x7fELF" + bytes(60), b"code"])

@@ -67,7 +67,7 @@ def test_stock_kernel_on_a_16550_boots_to_a_shell(stock: Guest) -> None:
 
 
 def test_stock_kernel_at_another_ram_base_and_uart_boots(stock: Guest) -> None:
-    console = Transcript([(PROMPT, b"head -3 /proc/iomem; exit\r")])
+    console = Transcript([(PROMPT, b"grep RAM /proc/iomem; exit\r")])
 
     ending = boot(stock, console, ram_base=0x8000_0000, uart="pl011,base=0x1c090000,irq=12")
 
@@ -107,6 +107,6 @@ def test_exec_when_its_command_ends_has_its_output_and_status(tmp_path: Path) ->
         check=False,
     )
 
-    assert (done.returncode, done.stdout.split()) == (7, [b"aarch64", b"from", b"outside", b"virtio0"]), (
-        done.stderr
-    )
+    words = done.stdout.split()
+    assert (done.returncode, words[:3]) == (7, [b"aarch64", b"from", b"outside"]), done.stderr
+    assert b"virtio0" in words
