@@ -113,7 +113,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
     ]
     runs = _runs(options)
     results = {name: [] for name in runs} | {"qemu": []}
-    order = [boot._warm_up(runs["boot"])] + [
+    order = [boot._warm_up(boot._commands(options)["boot", "pyvmm"])] + [
         boot._run(name, command) | {"line": boot.LINE if name in ("boot", "qemu") else DONE}
         for _ in range(options.boot_pairs)
         for name, command in runs.items()
@@ -135,6 +135,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
 def notes(options: argparse.Namespace) -> list[str]:
     return [
         f"{options.pairs} pairs here, {options.boot_pairs} in the lab",
+        "boot: Debian's virtio_console is a module, and hvc0 shows what the kernel says from then on",
         f"dd: 64 KiB to the tty; kernel log: {LINES} lines of {len(LINE)} bytes through /dev/kmsg",
     ]
 
