@@ -41,6 +41,9 @@ IN_LAB = (
     [LINUX, "-k", "exec or memory"],
     *([path] for path in OF_THEIR_OWN),
 )
+#: What runs on the lab's arm64 host. hypothesis has a compiled part, which is this machine's alone.
+IN_ARM64_LAB = (["-p", "no:hypothesispytest", "tests/guest/arm64"],)
+ARM64_LAB = [sys.executable, "-m", "pyvmm", "lab", "arm64"]
 LAB_LIMIT = "6m"
 LAB_TRIES = 3
 #: Exit codes of `pyvmm lab` for a host that ended or hung, not of the tests on it.
@@ -49,7 +52,13 @@ LAB_LOST = (64, 124)
 
 def main() -> int:
     failures = [" ".join(check[:2]) for check in CHECKS if step(check)[0]]
-    for prepare in (default_guest, lambda: debian.package("linux-image-amd64"), minimal_kernel):
+    for prepare in (
+        default_guest,
+        lambda: debian.package("linux-image-amd64"),
+        minimal_kernel,
+        lambda: default_guest("arm64"),
+        lambda: debian.package("u-boot-qemu", "arm64"),
+    ):
         try:
             prepare()
         except PyvmmError as error:
@@ -82,18 +91,31 @@ def main() -> int:
 def suites() -> list[tuple[str, list[str]]]:
     """A name and a command each: on this machine, then where ring 0 runs in hardware."""
     if virtualization() in (VMX, SVM):
-        return [("here", PYTEST)]
-    here = ("here", [*PYTEST, "-m", "not hw"])
+        return [("here", [*PYTEST, "-m", "not arm64"]), *arm64_suites()]
+    here = ("here", [*PYTEST, "-m", "not hw and not arm64"])
     able, reason = lab.available()
     if not able:
         print(f"== no lab: {reason}", flush=True)
-        return [here, ("ring 0", [*PYTEST, "-m", "hw"])]
+        return [here, ("ring 0", [*PYTEST, "-m", "hw"]), *arm64_suites()]
     return [
         here,
         *(
             ("in the lab", [*LAB, "--timeout", LAB_LIMIT, "--", *PYTEST, *NO_CACHE, *piece])
             for piece in IN_LAB
         ),
+        *arm64_suites(),
+    ]
+
+
+def arm64_suites() -> list[tuple[str, list[str]]]:
+    """What runs on an arm64 host."""
+    able, reason = lab.available("arm64")
+    if not able:
+        print(f"== no arm64 lab: {reason}", flush=True)
+        return [("arm64", [*PYTEST, "-m", "arm64"])]
+    return [
+        ("in the arm64 lab", [*ARM64_LAB, "--timeout", LAB_LIMIT, "--", *PYTEST, *NO_CACHE, *piece])
+        for piece in IN_ARM64_LAB
     ]
 
 
