@@ -90,7 +90,7 @@ def _fetch(name: str, architecture: str, say: Callable[[str], None]) -> str:
     native = _System.architecture() == architecture
     for system in (_System(architecture, own=False), _System(architecture, own=True))[0 if native else 1 :]:
         try:
-            if system.own:
+            if system.own and not system.updated:
                 say(f"fetching Debian's package lists for {architecture}")
                 system.update()
             real, version = system.resolve(name)
@@ -102,6 +102,10 @@ def _fetch(name: str, architecture: str, say: Callable[[str], None]) -> str:
             error = problem
     assert error is not None
     raise error
+
+
+#: State directories whose lists this process has fetched.
+_updated: set[Path] = set()
 
 
 class _System:
@@ -116,10 +120,16 @@ class _System:
     def architecture() -> str:
         return ARCHITECTURES.get(os.uname().machine, "")
 
+    @property
+    def updated(self) -> bool:
+        """Whether this process has fetched the lists before: twenty packages need them once."""
+        return self._state in _updated
+
     def update(self) -> None:
         self._state.mkdir(parents=True, exist_ok=True)
         with cache.locked(self._state / "update"):  # apt would refuse rather than wait for another
             self._run("apt-get", "update", "-qq", "-o", "APT::Update::Error-Mode=any")
+        _updated.add(self._state)
 
     def resolve(self, name: str) -> tuple[str, str]:
         """The versioned package behind *name* and its version."""

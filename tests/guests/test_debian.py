@@ -70,6 +70,14 @@ def test_foreign_package_uses_lists_of_its_own(apt, said):
     assert f'Dir::State::Lists "{directory()}/apt/{FOREIGN}/lists";' in configuration
 
 
+def test_foreign_packages_when_many_are_wanted_fetch_the_lists_once(apt, said):
+    for name in ("one", "two"):
+        apt.offer(name)
+        debian.package(name, FOREIGN, said.append)
+
+    assert apt.calls.count("apt-get update") == 1
+
+
 def test_package_when_the_mirror_lost_it_is_tried_again_with_new_lists(apt, said):
     apt.offer("tool")
     apt.lose("tool")
