@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pyvmm.arch.events import Events
     from pyvmm.backends.base import CharBackend
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from pyvmm.board.bus import Bus
     from pyvmm.boot.entry import Entry
     from pyvmm.config import Config
-    from pyvmm.devices.uart import Uart
     from pyvmm.loop import Loop
     from pyvmm.memory.guest import GuestMemory
     from pyvmm.pykvm import Kvm, Vcpu, Vm
@@ -41,6 +40,13 @@ class ReadRom(Protocol):
 
     def __call__(self, data: bytes | memoryview, config: Config) -> Rom | None:
         """The ROM, or None where the firmware goes to RAM. Raises ImageError."""
+
+
+class ConsolePort(Protocol):
+    """The serial port a console is on."""
+
+    def tap(self, observer: Callable[[bytes], object]) -> None:
+        """Also give ``observer(data)`` what the guest sends."""
 
 
 class Platform(Protocol):
@@ -78,7 +84,7 @@ class Platform(Protocol):
         memory: GuestMemory,
         console: CharBackend,
         channel: CharBackend | None,
-    ) -> Uart:
+    ) -> ConsolePort:
         """Place and attach the platform's devices; returns the console's port."""
 
     def prepare_vcpu(self, vcpu: Vcpu, index: int) -> None:

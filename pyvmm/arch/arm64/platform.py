@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pyvmm.boot.devicetree import Tree
     from pyvmm.boot.entry import Entry
     from pyvmm.config import Config
+    from pyvmm.devices.spaced import Spaced
     from pyvmm.devices.uart import Uart
     from pyvmm.loop import Loop
     from pyvmm.memory.guest import GuestMemory
@@ -135,7 +136,7 @@ class Platform:
         memory: GuestMemory,
         console: CharBackend,
         channel: CharBackend | None,
-    ) -> Uart:
+    ) -> Uart | Spaced:
         """Place and attach the devices; returns the first UART. *channel* is the second's, if any."""
 
         def line(irq: int, owner: str) -> Line:
@@ -145,7 +146,7 @@ class Platform:
         def attach(base: int, size: int, device: Device, owner: str) -> None:
             mmio.attach(board.place(MMIO, base, size, owner), device)
 
-        def uart(base: int, irq: int, owner: str, backend: CharBackend) -> Uart:
+        def uart(base: int, irq: int, owner: str, backend: CharBackend) -> Uart | Spaced:
             port, size = self._make_uart(loop, line(irq, owner))
             attach(base, size, port, owner)
             port.connect(backend)
@@ -169,7 +170,7 @@ class Platform:
             attach(layout.PORTS + port, debugexit.SIZE, debugexit.DebugExit(events.debug_exit), "debug exit")
         return first
 
-    def _make_uart(self, loop: Loop, line: Line) -> tuple[Uart, int]:
+    def _make_uart(self, loop: Loop, line: Line) -> tuple[Uart | Spaced, int]:
         if self._uart.kind == PL011:
             return Pl011(loop, line), primecell.SIZE
         from pyvmm.devices.serial import Serial16550A
@@ -178,7 +179,7 @@ class Platform:
         port = Serial16550A(loop, line)
         if not self._uart.shift:
             return port, layout.NS16550_SIZE
-        return Spaced(port, self._uart.shift), layout.NS16550_SIZE << self._uart.shift  # type: ignore[return-value]
+        return Spaced(port, self._uart.shift), layout.NS16550_SIZE << self._uart.shift
 
     def prepare_vcpu(self, vcpu: Vcpu, index: int) -> None:
         """Give one vCPU its kind; all but the first are off."""
