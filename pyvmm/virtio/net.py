@@ -99,7 +99,8 @@ class Net(VirtioDevice):
         self._pairs = 1
         self._offloads = 0
         self._receivers: list[Receiver] = []
-        self._reads = [partial(backend.receive, pair) for pair in range(pairs)]
+        self._reads = [backend.reader(pair) for pair in range(pairs)]
+        self._writes = [backend.writer(pair) for pair in range(pairs)]
         self._sending: dict[int, Chain] = {}  # by queue: the chain that found no room
         self._watching: dict[int, int] = {}  # by pair: the descriptor
         self._loaded: dict[str, Any] | None = None
@@ -227,6 +228,7 @@ class Net(VirtioDevice):
         backend, capture, up = self.backend, self._capture, self.link_up
         give_back, left = queue.give_back, queue.size
         outlet = pair % backend.pairs
+        write = self._writes[outlet]
         queue.disarm()
         chain = self._sending.pop(queue.index, None)
         while True:
@@ -245,7 +247,7 @@ class Net(VirtioDevice):
                 self._refuse_frame(chain, size)
             elif up:
                 try:
-                    backend.send(outlet, views, size)
+                    write(views)
                 except BlockingIOError:
                     self._sending[queue.index] = chain  # comes again when the backend is writable
                     self._rewatch(outlet)

@@ -103,6 +103,7 @@ class Receiver:
     def _pull(self, read: Callable[[list[memoryview]], int]) -> int:
         if not self._drain():
             return STARVED
+        wanted = self._filter.passes
         for _ in range(BUDGET):
             if self._room < self._want and not self._grow(self._want) and not self._heads:
                 self.starved = True
@@ -114,7 +115,7 @@ class Receiver:
             if size < HEADER + MIN_FRAME:
                 continue
             self._want = max(size, self._want - (self._want >> 3), _USUAL)
-            if not self._filter.passes(self._peek(HEADER, 6)):
+            if not wanted(self._peek(HEADER, 6)):
                 continue
             if self._foreign and not self._unfinished(size):
                 if self._backlog:
@@ -259,12 +260,20 @@ class Receiver:
 
     def _finish(self, size: int) -> None:
         """A frame of *size* bytes, header and all, lies in the chains: give back those it fills."""
+        first, whole = self._views[0], self._sizes[0]
+        if size <= whole and first.nbytes >= whole:
+            # The usual case for short frames, made short: one chain of one buffer.
+            first[NUM_BUFFERS:HEADER] = _ONE
+            self._queue.give_back(self._heads.pop(0), size)
+            del self._sizes[0]
+            self._room -= whole
+            if first.nbytes > whole:  # a view may span several chains
+                self._views[0] = self._iov[0] = first[whole:]
+            else:
+                del self._views[0], self._iov[0]
+            return
         count = self._queue.give_back_filled(self._heads, self._sizes, size)
-        first = self._views[0]
-        if first.nbytes >= HEADER:
-            first[NUM_BUFFERS:HEADER] = _ONE if count == 1 else count.to_bytes(2, "little")
-        else:
-            self._poke(NUM_BUFFERS, count.to_bytes(2, "little"))
+        self._poke(NUM_BUFFERS, count.to_bytes(2, "little"))
         self._forget(count)
 
     def _forget(self, count: int) -> None:

@@ -6,6 +6,9 @@ that the device writes. The queue belongs to one thread; only the set-up fields 
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left
+from itertools import accumulate
 from struct import Struct
 
 from pyvmm.memory.errors import GuestMemoryError
@@ -14,6 +17,7 @@ from pyvmm.pykvm.barrier import IN_ORDER, full_barrier
 from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.errors import ChainError, QueueError, StateError, check_version
 from pyvmm.virtio.features import F_EVENT_IDX, F_INDIRECT_DESC
+from pyvmm.virtio.seam import Words, seam_descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +33,11 @@ INDIRECT = 4
 AVAIL_F_NO_INTERRUPT = 1
 USED_F_NO_NOTIFY = 1
 
+_FLAGS = NEXT | WRITE | INDIRECT
+
+#: Entries of the available ring that ``pop_room`` reads at once.
+_AT_ONCE = 32
+
 DESCRIPTOR_SIZE = 16  # a shift by 4 below
 #: The specification's bound on a queue's size.
 MAX_SIZE = 32768
@@ -40,28 +49,6 @@ VERSION = 1
 # struct virtq_desc (2.7.5): le64 addr; le32 len; le16 flags; le16 next. In native order, which
 # both hosts have, each field is one load.
 _descriptor = Struct("QIHH").unpack_from
-
-
-class Words:
-    """Numbers in guest memory that no single view shows: a ring that crosses a seam of regions."""
-
-    def __init__(self, memory: GuestMemory, gpa: int, width: int) -> None:
-        self._gpa = gpa
-        self._width = width
-        self._read = {2: memory.read_u16, 4: memory.read_u32, 8: memory.read_u64}[width]
-        self._write = {2: memory.write_u16, 4: memory.write_u32, 8: memory.write_u64}[width]
-
-    def __getitem__(self, index: int) -> int:
-        return self._read(self._gpa + index * self._width)
-
-    def __setitem__(self, index: int, value: int) -> None:
-        self._write(self._gpa + index * self._width, value)
-
-
-def _seam_descriptor(table: Words, offset: int) -> tuple[int, int, int, int]:
-    """As ``_descriptor``, from a table that no single view shows."""
-    address, word = table[offset >> 3], table[(offset >> 3) + 1]
-    return address, word & 0xFFFF_FFFF, word >> 32 & 0xFFFF, word >> 48
 
 
 class Queue:
@@ -165,7 +152,7 @@ class Queue:
         used16 = self._words("used ring", self.device, 3 + 4 * size, 2, True)
         self._used = self._words("used ring", self.device, 1 + 2 * size, 4, True)
         self._used16, self._avail, self._table = used16, avail, table
-        self._fetch: Any = _seam_descriptor if isinstance(table, Words) else _descriptor
+        self._fetch: Any = seam_descriptor if isinstance(table, Words) else _descriptor
         self._avail_idx = self._next_avail
         self._patience = size
         self.tired = False
@@ -241,29 +228,40 @@ class Queue:
         buffers lie one behind the other, also of several chains. A chain of one buffer, as receive queues
         have, costs a third of ``pop``. Raises QueueError as ``pop`` does.
         """
-        got, mask, fetch, table, avail = 0, self._mask, self._fetch, self._table, self._avail
+        got, mask, fetch, table = 0, self._mask, self._fetch, self._table
         base, end, ram = self._main
-        first = last = -1  # the addresses that the last view spans
-        at = self._next_avail
-        while got < want and (at != self._avail_idx or self._more(at)):
-            head = avail[2 + (at & mask)]
-            if head <= mask:
-                address, size, flags, _ = fetch(table, head << 4)
-                stop = address + size
-                if flags & (NEXT | WRITE | INDIRECT) == WRITE and size and base <= address and stop <= end:
-                    if address == last:
-                        views[-1] = ram[first - base : stop - base]
-                    else:
-                        views.append(ram[address - base : stop - base])
-                        first = address
-                    last = stop
-                    heads.append(head)
-                    sizes.append(size)
-                    got += size
-                    at = self._next_avail = (at + 1) & 0xFFFF
-                    continue
-            chain = self.pop()
+        while got < want:
             at = self._next_avail
+            if at == self._avail_idx and not self._more(at):
+                break
+            start = at & mask
+            count = min((self._avail_idx - at) & 0xFFFF, mask + 1 - start, _AT_ONCE)
+            ring = list(self._avail[2 + start : 2 + start + count])
+            before = len(sizes)
+            first = stop = 0  # buffers one behind the other, of which one view is made
+            for head in ring:
+                if head > mask:
+                    break
+                address, size, flags, _ = fetch(table, head << 4)
+                if flags & _FLAGS != WRITE or not size or not base <= address <= end - size:
+                    break
+                if address != stop:
+                    if stop:
+                        views.append(ram[first - base : stop - base])
+                    first = stop = address
+                stop += size
+                sizes.append(size)
+                got += size
+                if got >= want:
+                    break
+            if stop:
+                views.append(ram[first - base : stop - base])
+            taken = len(sizes) - before
+            heads += ring[:taken]
+            self._next_avail = (at + taken) & 0xFFFF
+            if got >= want or taken == count:
+                continue
+            chain = self.pop()  # of several buffers, across a seam, or bad
             if chain is None:
                 break
             if chain.readable or not chain.writable:
@@ -273,7 +271,6 @@ class Queue:
                 if self._weary():
                     break
                 continue
-            last = -1
             views += chain.writable
             heads.append(chain.head)
             sizes.append(chain.writable_size)
@@ -361,17 +358,18 @@ class Queue:
 
         *heads* and *sizes* are what ``pop_room`` gave, and hold that much.
         """
-        used, next_used, mask = self._used, self._next_used, self._mask
-        count = 0
-        while written > 0:
-            at = 1 + 2 * (next_used & mask)
-            size = sizes[count]
-            used[at] = heads[count]
-            used[at + 1] = size if size < written else written
-            written -= size
-            next_used += 1
-            count += 1
-        self._next_used = next_used & 0xFFFF
+        ends = list(accumulate(sizes))
+        count = bisect_left(ends, written) + 1
+        elements = [0] * (2 * count)
+        elements[::2] = heads[:count]
+        elements[1::2] = sizes[:count]
+        elements[-1] += written - ends[count - 1]
+        at = self._next_used & self._mask
+        self._next_used = (self._next_used + count) & 0xFFFF
+        fit = 2 * (self._mask + 1 - at)
+        for start, part in ((1 + 2 * at, elements[:fit]), (1, elements[fit:])):
+            if part:
+                self._used[start : start + len(part)] = array("I", part)
         return count
 
     def expose(self) -> None:

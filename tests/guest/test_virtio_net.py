@@ -22,7 +22,7 @@ from pyvmm.backends.net.pcap import Capture
 from pyvmm.backends.net.switch import Switch
 from pyvmm.backends.net.tap import open_tap
 from pyvmm.virtio.net import Net
-from tests.backends.net.namespace import network_namespace
+from tests.backends.net.namespace import leave_chroot, network_namespace
 from tests.guest.shell import Shell
 
 LIMIT = 240
@@ -234,12 +234,14 @@ def sent(net: Net, pair: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def upstream(network: None) -> Iterator[None]:
+def upstream(network: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The host has an address and a default route, as a host on a network has."""
     from pyroute2 import IPRoute
 
     if shutil.which("passt") is None:
         pytest.skip("there is no passt (Debian: apt-get install passt)")
+    if os.environ.get("PYVMM_LAB"):
+        leave_chroot(tmp_path_factory.mktemp("root"))
     tap = open_tap("up0", address="198.51.100.2/24")
     with IPRoute() as ip:
         ip.route("add", dst="default", gateway="198.51.100.1")
@@ -336,10 +338,10 @@ class TestSwitch:
                 assert "3 packets received" in second.run("ping -c 3 10.1.1.1")
                 assert "3 packets received" in first.run("ping -c 3 10.1.1.2")
 
-                first.run("dd if=/dev/urandom of=/tmp/file bs=1M count=20 2>/dev/null")
+                first.run("dd if=/dev/urandom of=/tmp/file bs=1M count=10 2>/dev/null")
                 # Either nc ends as soon as one side has nothing more to say: a FIFO never ends.
                 second.run("mkfifo /tmp/silence; nc -l -p 99 <>/tmp/silence >/tmp/file &")
-                first.run("until nc 10.1.1.2 99 </tmp/file; do usleep 100000; done")
+                first.run("until nc 10.1.1.2 99 </tmp/file; do usleep 100000; done", 120)
                 second.run("wait")
                 assert second.run("md5sum </tmp/file") == first.run("md5sum </tmp/file")
             finally:

@@ -40,7 +40,7 @@ class Wire(NetBackend):
     def receive(self, pair: int, views: list[memoryview]) -> int:
         return os.readv(self._ends[pair][0].fileno(), views)
 
-    def send(self, pair: int, views: list[memoryview], size: int) -> None:
+    def send(self, pair: int, views: list[memoryview]) -> None:
         os.writev(self._ends[pair][0].fileno(), views)
 
     def close(self) -> None:

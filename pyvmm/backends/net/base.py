@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pyvmm.errors import StartError
 
 TYPE_CHECKING = False
@@ -85,13 +87,21 @@ class NetBackend:
         """
         raise BlockingIOError
 
+    def reader(self, pair: int) -> Callable[[list[memoryview]], int]:
+        """``receive`` for one queue, with nothing in between where that can be."""
+        return partial(self.receive, pair)
+
     @property
     def pending(self) -> bool:
         """True when there are frames that ``fd`` does not tell of."""
         return False
 
-    def send(self, pair: int, views: list[memoryview], size: int) -> None:
-        """Send the frame of *size* bytes with its header, *views*; nothing of them is used afterwards.
+    def writer(self, pair: int) -> Callable[[list[memoryview]], object]:
+        """``send`` for one queue, with nothing in between where that can be."""
+        return partial(self.send, pair)
+
+    def send(self, pair: int, views: list[memoryview]) -> None:
+        """Send a frame with its header, *views*; nothing of them is used afterwards.
 
         Raises BlockingIOError when it finds no room until ``fd(pair)`` is writable, OSError when it is lost.
         """

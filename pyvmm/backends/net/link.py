@@ -103,7 +103,7 @@ class Link(NetBackend):
             raise BlockingIOError
         return size
 
-    def send(self, pair: int, views: list[memoryview], size: int) -> None:
+    def send(self, pair: int, views: list[memoryview]) -> None:
         """One frame; it is lost when there is no other end."""
         if self._peer is None:
             return

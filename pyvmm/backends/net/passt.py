@@ -159,7 +159,7 @@ class Passt(NetBackend):
                 break
         return size
 
-    def send(self, pair: int, views: list[memoryview], size: int) -> None:
+    def send(self, pair: int, views: list[memoryview]) -> None:
         """One frame without its header. What the socket does not take of it waits, the next frame too."""
         if self._socket is None:
             return
@@ -169,6 +169,7 @@ class Passt(NetBackend):
                 self._unsent = self._unsent[os.write(fd, self._unsent) :]
                 if self._unsent:
                     raise BlockingIOError
+            size = sum(map(len, views)) - HEADER
             length = size.to_bytes(_LENGTH, "big")
             first = views[0]
             if first.nbytes >= HEADER:

@@ -91,7 +91,7 @@ class SwitchPort(NetBackend):
         """Switch and port."""
         return f"{self.switch.name} {self.number}"
 
-    def send(self, pair: int, views: list[memoryview], size: int) -> None:
+    def send(self, pair: int, views: list[memoryview]) -> None:
         """Copy one frame into the guests it is for."""
         first = views[0]
         if first.nbytes >= HEADER + 12:
@@ -100,6 +100,7 @@ class SwitchPort(NetBackend):
         else:  # a driver that lays its header apart from the frame, or anyhow
             whole = b"".join(views)
             head, frame = whole[: HEADER + 12], [memoryview(whole)[HEADER:]]
+        size = sum(map(len, frame))
         targets = self.switch.forward(self, head[HEADER + 6 :], head[HEADER : HEADER + 6])
         header, touched = head[:HEADER], self._touched
         for target in targets:

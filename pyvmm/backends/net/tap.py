@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import struct
 from ctypes import addressof, c_int, create_string_buffer, get_errno
+from functools import partial
 
 from pyvmm.backends.net.base import ALL_OFFLOADS, HEADER, NetBackend, NetBackendError
 from pyvmm.pykvm.libc import ioctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 # <linux/if_tun.h>
 TUNSETIFF = 0x400454CA
@@ -133,13 +134,13 @@ class Tap(NetBackend):
         """The queue's descriptor."""
         return self._fds[pair]
 
-    def receive(self, pair: int, views: list[memoryview]) -> int:
-        """One frame."""
-        return os.readv(self._fds[pair], views)
+    def reader(self, pair: int) -> Callable[[list[memoryview]], int]:
+        """One frame a call."""
+        return partial(os.readv, self._fds[pair])
 
-    def send(self, pair: int, views: list[memoryview], size: int) -> None:
-        """One frame; the kernel checks its header."""
-        os.writev(self._fds[pair], views)
+    def writer(self, pair: int) -> Callable[[list[memoryview]], object]:
+        """One frame a call; the kernel checks its header."""
+        return partial(os.writev, self._fds[pair])
 
     def describe(self) -> str:
         """The interface's name."""

@@ -6,13 +6,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import get_errno
+from pathlib import Path
 
 import pytest
 
 from pyvmm.pykvm.libc import function
 
+_CLONE_NEWNS = 0x00020000
 _CLONE_NEWNET = 0x40000000
-_EPERM = 1
+_MS_MOVE = 8192
 
 
 @contextmanager
@@ -34,7 +36,20 @@ def network_namespace() -> Iterator[None]:
         os.close(before)
 
 
-@pytest.fixture
-def netns() -> Iterator[None]:
-    with network_namespace():
-        yield
+def leave_chroot(place: Path) -> None:
+    """Make this thread's root directory the root of a mount namespace of its own; *place* is an empty folder.
+
+    A process in a chroot, which is what runs a command in the lab, may not make user namespaces; passt does.
+    """
+    assert function("unshare")(_CLONE_NEWNS) == 0, os.strerror(get_errno())
+    top = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+    os.chdir("/")
+    os.chroot(place)  # the working directory is outside of it now, and so is the way up
+    for _ in range(64):
+        os.chdir("..")
+    os.chroot(".")
+    os.fchdir(top)
+    os.close(top)
+    assert function("mount")(b".", b"/", None, _MS_MOVE, None) == 0, os.strerror(get_errno())
+    os.chroot(".")
+    os.chdir("/")

@@ -1,0 +1,37 @@
+"""Rings that cross a seam between two regions of guest memory: no single view shows them."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pyvmm.memory.guest import GuestMemory
+
+
+class Words:
+    """Numbers in guest memory, by index or slice as in a view."""
+
+    def __init__(self, memory: GuestMemory, gpa: int, width: int) -> None:
+        self._gpa = gpa
+        self._width = width
+        self._read = {2: memory.read_u16, 4: memory.read_u32, 8: memory.read_u64}[width]
+        self._write = {2: memory.write_u16, 4: memory.write_u32, 8: memory.write_u64}[width]
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[each] for each in range(index.start, index.stop)]
+        return self._read(self._gpa + index * self._width)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if isinstance(index, slice):
+            for each, part in zip(range(index.start, index.stop), value, strict=True):
+                self[each] = part
+        else:
+            self._write(self._gpa + index * self._width, value)
+
+
+def seam_descriptor(table: Words, offset: int) -> tuple[int, int, int, int]:
+    """As ``_descriptor``, from a table that no single view shows."""
+    address, word = table[offset >> 3], table[(offset >> 3) + 1]
+    return address, word & 0xFFFF_FFFF, word >> 32 & 0xFFFF, word >> 48
