@@ -1,8 +1,9 @@
 """Where a test can run, and what it means when it cannot.
 
 Markers: ``kvm`` needs /dev/kvm, ``arm64`` one of an arm64 host, ``hw`` a KVM that runs ring 0 in
-hardware (the lab has one), ``lab`` starts the lab, ``net`` needs the package mirrors or what was fetched before. A test that
-cannot run is skipped with the reason; PYVMM_REQUIRE=kvm,lab,net makes that a failure.
+hardware (the lab has one), ``lab`` starts the lab, ``net`` needs the package mirrors or what was
+fetched before. A test that cannot run is skipped with the reason; PYVMM_REQUIRE=kvm,lab,net makes that
+a failure.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ PROGRAMS = [
 def main() -> None:
     """Build everything, and note the tools' versions when it goes into ``bin/``."""
     parser = argparse.ArgumentParser(description="Build the arm64 guest programs.")
-    parser.add_argument("--out", type=Path, default=HERE / "bin", help="folder for the results (default: bin/)")
+    parser.add_argument("--out", type=Path, default=HERE / "bin", help="folder for results (default: bin/)")
     out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     for program in PROGRAMS:
@@ -98,10 +98,10 @@ def main() -> None:
 
 def toolchain() -> str:
     """The first line of each tool's ``--version``, one a line. OSError where a tool is missing."""
-    lines = [
-        subprocess.run([PREFIX + tool, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
-        for tool in TOOLS
-    ]
+    lines = []
+    for tool in TOOLS:
+        done = subprocess.run([PREFIX + tool, "--version"], capture_output=True, text=True, check=True)
+        lines.append(done.stdout.splitlines()[0])
     return "\n".join(lines) + "\n"
 
 
