@@ -42,8 +42,11 @@ IN_LAB = (
     *([path] for path in OF_THEIR_OWN),
 )
 #: What runs on the lab's arm64 host. hypothesis has a compiled part, which is this machine's alone.
-IN_ARM64_LAB = (["-p", "no:hypothesispytest", "tests/guest/arm64"],)
-ARM64_LAB = [sys.executable, "-m", "pyvmm", "lab", "arm64"]
+NO_HYPOTHESIS = ["-p", "no:hypothesispytest"]
+IN_ARM64_LAB = (
+    ("arm64", ["tests/guest/arm64"]),
+    ("arm64-gicv2", ["tests/guest/arm64/test_firmware.py", "tests/guest/arm64/test_linux.py"]),
+)
 LAB_LIMIT = "6m"
 LAB_TRIES = 3
 #: Exit codes of `pyvmm lab` for a host that ended or hung, not of the tests on it.
@@ -114,8 +117,11 @@ def arm64_suites() -> list[tuple[str, list[str]]]:
         print(f"== no arm64 lab: {reason}", flush=True)
         return [("arm64", [*PYTEST, "-m", "arm64"])]
     return [
-        ("in the arm64 lab", [*ARM64_LAB, "--timeout", LAB_LIMIT, "--", *PYTEST, *NO_CACHE, *piece])
-        for piece in IN_ARM64_LAB
+        (
+            f"in the {name} lab",
+            [*LAB[:-1], name, "--timeout", LAB_LIMIT, "--", *PYTEST, *NO_CACHE, *NO_HYPOTHESIS, *piece],
+        )
+        for name, piece in IN_ARM64_LAB
     ]
 
 

@@ -39,7 +39,7 @@ class Architecture:
         """Whether this machine's own programs run there."""
         from pyvmm.arch import native
 
-        return self.name == native.NAME
+        return self.debian == native.DEBIAN
 
 
 ARCHITECTURES = {
@@ -70,6 +70,19 @@ ARCHITECTURES = {
         f"console=ttyAMA0 {_QUIET}",
         "ARM EL2",
         64,
+    ),
+    # As a Raspberry Pi 4: no VHE, GICv2.
+    "arm64-gicv2": Architecture(
+        "arm64-gicv2",
+        "arm64",
+        "qemu-system-aarch64",
+        "qemu-system-arm",
+        ("-M", "virt,virtualization=on,gic-version=2", "-cpu", "cortex-a72"),
+        "linux-image-arm64",
+        (),
+        f"console=ttyAMA0 {_QUIET}",
+        "ARM EL2 with GICv2",
+        8,
     ),
 }
 

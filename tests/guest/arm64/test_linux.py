@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,7 @@ def test_stock_kernel_boots_to_a_shell_and_powers_off(stock: Guest) -> None:
     ending = boot(stock, console)
 
     assert f"pyvmm guest ready: Linux {stock.release} aarch64, 1 CPUs" in console.text
-    assert "GICv3" in console.text
+    assert re.search(r"GICv[23]|GIC-0", console.text)
     assert (ending.code, ending.reason, ending.known) == (0, "poweroff", "told"), ending
 
 
