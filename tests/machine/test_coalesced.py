@@ -107,6 +107,22 @@ def test_drain_when_a_burst_wraps_around_gives_it_at_once() -> None:
     assert device.bursts == [b"0123456789"]
 
 
+def test_drain_when_a_burst_is_of_words_gives_it_at_once() -> None:
+    class Words(Recorder):
+        def write_burst(self, offset: int, size: int, values: list[int]) -> None:
+            self.bursts.append(bytes(values))
+            super().write_burst(offset, size, values)
+
+    setup = Setup(device := Words())
+    for word in (b"a\0\0\0", b"b\0\0\0", b"c\0"):
+        setup.pages.queue(0x100, word)
+
+    setup.ring.drain()
+
+    assert device.bursts == [b"ab", b"c"]
+    assert device.writes == [(0, 4, 97), (0, 4, 98), (0, 2, 99)]
+
+
 def test_drain_when_nobody_claims_the_port_counts() -> None:
     setup = Setup()
     setup.pages.queue(0x200, b"x")
