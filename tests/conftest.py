@@ -9,12 +9,18 @@ a failure.
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
 from pyvmm.arch import native
 from pyvmm.errors import PyvmmError
 from pyvmm.pykvm import Kvm
+
+# Commands under test inherit what is ignored: nohup and a shell's background jobs ignore some.
+for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _usual)
 
 REQUIRED = frozenset(filter(None, os.environ.get("PYVMM_REQUIRE", "").split(",")))
 INSIDE_LAB = bool(os.environ.get("PYVMM_LAB"))
