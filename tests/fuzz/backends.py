@@ -75,7 +75,7 @@ class MemoryCable(NetBackend):
     foreign = True
     pairs = 2
 
-    def send(self, pair: int, views: list[memoryview], size: int) -> None:
+    def send(self, pair: int, views: list[memoryview]) -> None:
         assert HEADER <= len(b"".join(views)) <= HEADER + MAX_FRAME
 
 
