@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyvmm.memory.views import cut, rest
 from pyvmm.virtio.errors import ChainError
 
 TYPE_CHECKING = False
@@ -44,8 +45,8 @@ class Chain:
         if not self._reading and views and size <= views[0].nbytes:
             self._reading = size
             return views[0][:size].tobytes()
-        parts = take(views, self._reading, size)
-        if parts is None:
+        parts = cut(rest(views, self._reading), size)
+        if sum(map(len, parts)) < size:
             left = self.readable_size - self._reading
             raise ChainError(
                 f"the driver gave {left} bytes where the device reads {size}; it must give a whole request"
@@ -99,29 +100,3 @@ class Chain:
     def rest_writable(self) -> list[memoryview]:
         """Views of what was not written yet, for readv and its like: add to ``written`` what they got."""
         return rest(self.writable, self.written)
-
-
-def rest(views: list[memoryview], start: int) -> list[memoryview]:
-    """*views* without their first *start* bytes."""
-    if not start:
-        return views
-    found = []
-    for view in views:
-        if start >= view.nbytes:
-            start -= view.nbytes
-        else:
-            found.append(view[start:] if start else view)
-            start = 0
-    return found
-
-
-def take(views: list[memoryview], start: int, size: int) -> list[memoryview] | None:
-    """*size* bytes of *views* from *start* on; None when there are fewer."""
-    found = []
-    for view in rest(views, start):
-        if size <= 0:
-            break
-        part = view if view.nbytes <= size else view[:size]
-        found.append(part)
-        size -= part.nbytes
-    return found if size <= 0 else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm.virtio.chain import take
+from pyvmm.memory.views import cut
 from pyvmm.virtio.errors import QueueError
 
 TYPE_CHECKING = False
@@ -112,7 +112,7 @@ class Port:
                     break  # on_ready comes
                 sent = backend.offer(views)
                 if self.tap is not None and sent:
-                    self.tap(b"".join(take(views, 0, sent) or ()))
+                    self.tap(b"".join(cut(views, sent)))
                 budget -= sent
             else:
                 sent = 0
@@ -147,7 +147,7 @@ class Port:
             views += taken.rest_readable()
             size += more
         if size > BATCH:
-            views, size = take(views, 0, BATCH) or [], BATCH
+            views, size = cut(views, BATCH), BATCH
         return views, size
 
     def _give_back(self, sent: int) -> int:

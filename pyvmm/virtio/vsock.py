@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyvmm.loop import HANGUP, READ, WRITE
+from pyvmm.memory.views import cut
 from pyvmm.notice import notice
 from pyvmm.virtio import ids
 from pyvmm.virtio.device import VirtioDevice
@@ -11,7 +12,7 @@ from pyvmm.virtio.vsock_clients import Clients
 from pyvmm.virtio.vsock_connection import UNWATCHED, Connection
 from pyvmm.virtio.vsock_deadlines import Deadlines
 from pyvmm.virtio.vsock_listener import Listener
-from pyvmm.virtio.vsock_outbox import Outbox, cut
+from pyvmm.virtio.vsock_outbox import Outbox
 from pyvmm.virtio.vsock_packet import (
     CID_FIRST_GUEST,
     CID_HOST,

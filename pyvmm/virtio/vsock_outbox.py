@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from pyvmm.memory.views import cut, rest
 from pyvmm.notice import notice
-from pyvmm.virtio.chain import rest
 from pyvmm.virtio.vsock_connection import BATCH, Connection
 from pyvmm.virtio.vsock_packet import (
     CID_HOST,
@@ -176,15 +176,3 @@ class Outbox:
             connection.space,
             connection.fwd_cnt,
         )
-
-
-def cut(views: list[memoryview], size: int) -> list[memoryview]:
-    """The first *size* bytes of *views*, which have as many."""
-    found = []
-    for view in views:
-        if view.nbytes >= size:
-            found.append(view[:size])
-            break
-        found.append(view)
-        size -= view.nbytes
-    return found

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from pyvmm.errors import StartError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 #: The unit of a disk's size, in bytes, whatever its block size.
 SECTOR = 512
 #: The most views one read or write may come with: IOV_MAX of Linux (readv(2)).
@@ -41,15 +37,15 @@ class Disk:
     #: The size of transfers the medium likes best, in bytes; 0 when nobody knows.
     optimal_size = 0
 
-    def read(self, views: Sequence[memoryview], offset: int, size: int) -> None:
+    def read(self, views: list[memoryview], offset: int, size: int) -> None:
         """Fill *views*, at most MAX_VIEWS and *size* bytes in all."""
         raise NotImplementedError
 
-    def read_now(self, views: Sequence[memoryview], offset: int, size: int) -> bool:
+    def read_now(self, views: list[memoryview], offset: int, size: int) -> bool:
         """As ``read`` where nothing has to be waited for; False when it was not read, or not all of it."""
         return False
 
-    def write(self, views: Sequence[memoryview], offset: int, size: int, durable: bool) -> None:
+    def write(self, views: list[memoryview], offset: int, size: int, durable: bool) -> None:
         """Write *views*, as ``read``; with *durable* it is on the medium when this returns."""
         raise NotImplementedError
 
@@ -76,26 +72,3 @@ class Disk:
     def close(self) -> None:
         """Give it back. Idempotent."""
         raise NotImplementedError
-
-
-def after(views: Sequence[memoryview], start: int) -> list[memoryview]:
-    """*views* without their first *start* bytes."""
-    found = []
-    for view in views:
-        if start >= len(view):
-            start -= len(view)
-        else:
-            found.append(view[start:])
-            start = 0
-    return found
-
-
-def first(views: Sequence[memoryview], size: int) -> list[memoryview]:
-    """The first *size* bytes of *views*."""
-    found = []
-    for view in views:
-        if size <= 0:
-            break
-        found.append(view[:size])
-        size -= len(view)
-    return found

@@ -10,7 +10,8 @@ import errno
 import os
 from struct import Struct
 
-from pyvmm.backends.disk.base import SECTOR, Disk, DiskError, after, first
+from pyvmm.backends.disk.base import SECTOR, Disk, DiskError
+from pyvmm.memory.views import cut, rest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,17 +66,17 @@ class NbdDisk(Disk):
             raise
         self.readonly = bool(self._flags & _READ_ONLY)
 
-    def read(self, views: Sequence[memoryview], offset: int, size: int) -> None:
+    def read(self, views: list[memoryview], offset: int, size: int) -> None:
         """Fill *views*."""
         for start in range(0, size, _LIMIT):
             part = min(size - start, _LIMIT)
-            self._request(_READ, 0, offset + start, part, into=first(after(views, start), part))
+            self._request(_READ, 0, offset + start, part, into=cut(rest(views, start), part))
 
-    def write(self, views: Sequence[memoryview], offset: int, size: int, durable: bool) -> None:
+    def write(self, views: list[memoryview], offset: int, size: int, durable: bool) -> None:
         """Write *views*."""
         for start in range(0, size, _LIMIT):
             part = min(size - start, _LIMIT)
-            data = first(after(views, start), part)
+            data = cut(rest(views, start), part)
             self._request(_WRITE, self._durably(durable), offset + start, part, data)
         self._settle(durable)
 
@@ -178,7 +179,7 @@ class NbdDisk(Disk):
     def _send(self, views: list[memoryview]) -> None:
         link = self._peer()
         while views:
-            views = after(views, link.sendmsg(views[:_VIEWS]))
+            views = rest(views, link.sendmsg(views[:_VIEWS]))
 
     def _receive(self, size: int) -> bytes:
         data = bytearray(size)
@@ -191,4 +192,4 @@ class NbdDisk(Disk):
             got = link.recvmsg_into(views[:_VIEWS])[0]
             if not got:
                 raise OSError(errno.EIO, "its server has hung up")
-            views = after(views, got)
+            views = rest(views, got)

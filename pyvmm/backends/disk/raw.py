@@ -7,14 +7,11 @@ import os
 import stat
 from ctypes import byref, c_int, c_long, c_uint, get_errno
 
-from pyvmm.backends.disk.base import SECTOR, Disk, DiskError, after, first
+from pyvmm.backends.disk.base import SECTOR, Disk, DiskError
 from pyvmm.backends.disk.format import HEAD, detect
 from pyvmm.backends.disk.lock import lock
+from pyvmm.memory.views import cut, rest
 from pyvmm.pykvm.libc import function, ioctl
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 # <linux/fs.h>
 _BLKROGET = 0x125E
@@ -66,7 +63,7 @@ class RawDisk(Disk):
             self.close()
             raise
 
-    def read(self, views: Sequence[memoryview], offset: int, size: int) -> None:
+    def read(self, views: list[memoryview], offset: int, size: int) -> None:
         """Fill *views*."""
         try:
             done = os.preadv(self._fd, views, offset)
@@ -75,12 +72,12 @@ class RawDisk(Disk):
             self._bounce(views, offset, size, write=False)
             return
         while done < size:
-            more = os.preadv(self._fd, after(views, done), offset + done)
+            more = os.preadv(self._fd, rest(views, done), offset + done)
             if not more:
                 raise OSError(errno.EIO, "the image ends before the disk does")
             done += more
 
-    def read_now(self, views: Sequence[memoryview], offset: int, size: int) -> bool:
+    def read_now(self, views: list[memoryview], offset: int, size: int) -> bool:
         """Fill *views* from the page cache. Where nobody can tell what is in it, by reading."""
         if self.direct:
             return False
@@ -96,7 +93,7 @@ class RawDisk(Disk):
         self.read(views, offset, size)
         return True
 
-    def write(self, views: Sequence[memoryview], offset: int, size: int, durable: bool) -> None:
+    def write(self, views: list[memoryview], offset: int, size: int, durable: bool) -> None:
         """Write *views*."""
         if offset < HEAD and self._guarded:
             views = self._guard(views, offset)
@@ -108,7 +105,7 @@ class RawDisk(Disk):
             self._bounce(views, offset, size, write=True, flags=flags)
             return
         while done < size:
-            done += os.pwritev(self._fd, after(views, done), offset + done, flags)
+            done += os.pwritev(self._fd, rest(views, done), offset + done, flags)
 
     def flush(self) -> None:
         """fdatasync. After one that failed, the kernel has dropped what it could not write: all fail."""
@@ -188,7 +185,7 @@ class RawDisk(Disk):
             raise error
 
     def _bounce(
-        self, views: Sequence[memoryview], offset: int, size: int, *, write: bool, flags: int = 0
+        self, views: list[memoryview], offset: int, size: int, *, write: bool, flags: int = 0
     ) -> None:
         import mmap
 
@@ -196,7 +193,7 @@ class RawDisk(Disk):
         done = 0
         while done < size:
             part = buffer[: min(len(buffer), size - done)]
-            at, places = 0, first(after(views, done), len(part))
+            at, places = 0, cut(rest(views, done), len(part))
             if not write:
                 _whole(os.preadv(self._fd, [part], offset + done), len(part))
             for place in places:
@@ -210,13 +207,13 @@ class RawDisk(Disk):
                 _whole(os.pwritev(self._fd, [part], offset + done, flags), len(part))
             done += len(part)
 
-    def _guard(self, views: Sequence[memoryview], offset: int) -> list[memoryview]:
+    def _guard(self, views: list[memoryview], offset: int) -> list[memoryview]:
         """*views* with a copy of what goes to the head, which is none of a format's."""
         head = bytearray(HEAD)
         if offset:
             os.preadv(self._fd, [memoryview(head)[:offset]], 0)
         at = offset
-        for view in first(views, HEAD - offset):
+        for view in cut(views, HEAD - offset):
             head[at : at + len(view)] = view
             at += len(view)
         kind = detect(bytes(head))
@@ -224,7 +221,7 @@ class RawDisk(Disk):
             raise OSError(
                 errno.EPERM, f"it would then look like {kind}; to allow that, give the disk with format=raw"
             )
-        return [memoryview(head)[offset:at], *after(views, at - offset)]
+        return [memoryview(head)[offset:at], *rest(views, at - offset)]
 
     def _allocate(self, mode: int, offset: int, size: int) -> None:
         while _fallocate(self._fd, mode, c_long(offset), c_long(size)) < 0:
