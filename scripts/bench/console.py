@@ -13,11 +13,11 @@ import time
 
 import boot
 import installed
+import lab
 from common import Row, interleave, pairs_row, progress
 
 from pyvmm.backends.base import CharBackend
 from pyvmm.backends.outlet import Outlet
-from pyvmm.guests.default import default_guest
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio.console import VirtioConsole
 from pyvmm.virtio.console_port import Port
@@ -31,6 +31,7 @@ DD_TARGET = 0.01
 LOG_TARGET = 0.125
 BOOT_TARGET = 0.15
 DONE = "bench done"
+BOOTS = ("boot", "qemu")
 LINES = 100
 LINE = "a line of a kernel log as long as many of them are, 64 bytes"
 
@@ -112,13 +113,12 @@ def measure(options: argparse.Namespace) -> list[Row]:
         ),
     ]
     runs = _runs(options)
-    results = {name: [] for name in runs} | {"qemu": []}
-    order = [boot._warm_up(boot._commands(options)["boot", "pyvmm"])] + [
-        boot._run(name, command) | {"line": boot.LINE if name in ("boot", "qemu") else DONE}
-        for _ in range(options.boot_pairs)
-        for name, command in runs.items()
-    ]
-    for result in boot._in_lab(order, options):
+    results: dict[str, list[float]] = {name: [] for name in runs}
+    order = [lab.warm_up(lab.pyvmm(cmdline=boot.CMDLINE))]
+    for _ in range(options.boot_pairs):
+        for name, command in runs.items():
+            order.append(lab.run(name, command, boot.LINE if name in BOOTS else DONE, boot.LIMIT))
+    for result in lab.results("boot_guest.py", order):
         results[result["name"]].append(float(result["exits"]["all"]))
     for what, target in (("dd bs=64k", DD_TARGET), ("kernel log", LOG_TARGET)):
         ours, serial = (
@@ -141,9 +141,7 @@ def notes(options: argparse.Namespace) -> list[str]:
 
 
 def _runs(options: argparse.Namespace) -> dict[str, list[str]]:
-    guest = default_guest()
     pyvmm = str(installed.environment(progress) / "bin" / "pyvmm")
-    commands = boot._commands(options)
     runs = {}
     log = f"for n in $(seq {LINES}); do echo '<1>{LINE}' > /dev/kmsg; done"
     for console, where in (("hvc0", ["--hvc", "none"]), ("ttyS0", ["--console", "none"])):
@@ -154,7 +152,6 @@ def _runs(options: argparse.Namespace) -> dict[str, list[str]]:
         ):
             command = f"{work}; echo {DONE}"
             runs[f"{name} {console}"] = [pyvmm, "run", "--memory", "256M", *where, "--exec", command]
-    image = ["--kernel", guest.kernel, "--initrd", guest.initrd]
-    runs["boot"] = [pyvmm, "run", "--memory", "256M", "--hvc", "stdio", *image]
-    runs["qemu"] = commands["boot", "qemu"]
+    runs["boot"] = [*lab.pyvmm(cmdline=None), "--hvc", "stdio"]
+    runs["qemu"] = lab.qemu(options, cmdline=boot.CMDLINE)
     return runs

@@ -8,39 +8,33 @@ same; then both again with vhost-net. Microseconds a MiB, a datagram answered or
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import subprocess
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import installed
-from boot import _elf
-from common import BENCH, ROOT, Row, SkippedError, interleave, pairs_row, program, progress
-
-from pyvmm.guests import cache, cpio
-from pyvmm.guests.default import default_guest
+import lab
+from common import BENCH, Row, SkippedError, interleave, progress
 
 #: Microseconds a frame of 64 KiB may take: 20 Gbit/s.
 ALONE_TARGET = 65536 * 8 / 20e3
 HOST, GUEST, TAP = "192.0.2.1", "192.0.2.2", "bench0"
-#: Name, what firmware/tools/wire gets, its unit and how many counts that is, the most of the peer's time.
+PORTS = {"in": 7000, "out": 7001, "echo": 7002, "flood": 7003}
+
+
+def _workload(name: str, kind: str, unit: str, scale: int, target: float) -> lab.Workload:
+    return lab.Workload(name, f"{kind} {HOST} {PORTS[kind]} {{ms}}", unit, scale, target)
+
+
 WORKLOADS = (
-    ("TCP from the host", "in", "us/MiB", 1 << 20, 1.0),
-    ("TCP to the host", "out", "us/MiB", 1 << 20, 1.0),
-    ("UDP, 64 bytes there and back", "echo", "us", 1, 2.0),
-    ("UDP, 64 bytes to the host", "flood", "us", 1, 2.0),
+    _workload("TCP from the host", "in", "us/MiB", 1 << 20, 1.0),
+    _workload("TCP to the host", "out", "us/MiB", 1 << 20, 1.0),
+    _workload("UDP, 64 bytes there and back", "echo", "us", 1, 2.0),
+    _workload("UDP, 64 bytes to the host", "flood", "us", 1, 2.0),
 )
 #: With vhost-net the kernel does the work for both.
 VHOST_TARGET = 1 / 0.95
-WAYS = ("", " vhost")
-PORTS = {kind: 7000 + number for number, (_, kind, *_) in enumerate(WORKLOADS)}
-#: Milliseconds of each workload, and those it runs before to warm up.
-TIME, WARM = 3000, 500
-LINE = "bench over"
-CMDLINE = "console=ttyS0 quiet panic=-1"
-#: Seconds one guest gets, from its start to the last workload.
-LIMIT = 120
+#: Milliseconds of a workload to warm up: TCP takes longer to.
+WARM = 500
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
@@ -50,7 +44,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
         _alone("the same into buffers of 64 KiB", python, options, "whole"),
     ]
     try:
-        rows += _guests(python, options)
+        rows += _guests(options)
     except SkippedError as error:
         progress("")
         print(f"\nnet: the part in the lab is skipped: {error}")
@@ -74,85 +68,24 @@ def _alone(measure: str, python: str, options: argparse.Namespace, *words: str) 
     return Row(measure, "us", middle, target=ALONE_TARGET, samples={"pyvmm": samples})
 
 
-def _guests(python: str, options: argparse.Namespace) -> list[Row]:
-    commands = _commands(options)
-    order = [("pyvmm", "qemu"), ("qemu", "pyvmm")]
-    turns = [who + way for index in range(options.boot_pairs) for way in WAYS for who in order[index % 2]]
-    runs = [{"name": who, "command": commands[who]} for who in turns]
-    job = {"runs": runs, "line": LINE, "limit": LIMIT, "tap": TAP, "address": HOST, "ports": PORTS}
-    inside = [python, str(BENCH / "net_guest.py"), json.dumps(job)]
-    lab = [python, "-m", "pyvmm", "lab", "x86_64", "--fresh", "--", *inside]
-    progress("guests in the lab")
-    try:
-        done = subprocess.run(
-            lab,
-            stdout=subprocess.PIPE,
-            text=True,
-            check=False,
-            timeout=120 + LIMIT * len(runs),
-            env={name: os.environ[name] for name in ("HOME", "PATH", "XDG_CACHE_HOME") if name in os.environ},
-        )
-    except subprocess.TimeoutExpired:
-        raise SkippedError("the emulated host hung; run it again") from None
-    return rows(done.stdout.splitlines())
-
-
-def rows(lines: list[str]) -> list[Row]:
-    """The rows of what ``net_guest.py`` prints."""
-    results: dict[str, list[list[float]]] = {who + way: [] for way in WAYS for who in ("pyvmm", "qemu")}
-    for line in lines:
-        result: dict[str, Any] = json.loads(line)
-        if len(result["us"]) != len(WORKLOADS):
-            raise SkippedError(f"{result['name']}'s guest did not finish: {result['tail'][-200:]}")
-        results[result["name"]].append(result["us"])
-    if len({len(found) for found in results.values()}) != 1 or not results["qemu"]:
-        raise SkippedError("the guests did not come up in the lab; run it again")
-    found = []
-    for way in WAYS:
-        ours, theirs = results["pyvmm" + way], results["qemu" + way]
-        for n, (name, _, unit, scale, target) in enumerate(WORKLOADS):
-            samples = [[us[n] * scale for us in some] for some in (ours, theirs)]
-            target = VHOST_TARGET if way else target
-            found.append(pairs_row(name + way, unit, samples[0], "qemu" + way, samples[1], target))
-    return found
-
-
-def _commands(options: argparse.Namespace) -> dict[str, list[str]]:
-    guest = default_guest()
-    pyvmm = str(installed.environment(progress) / "bin" / "pyvmm")
-    qemu = program(options.qemu, "qemu-system-x86")
-    initrd = str(_initrd(Path(guest.initrd)))
-    ours = [pyvmm, "run", "--memory", "256M", "--kernel", guest.kernel, "--initrd", initrd]
-    ours += ["--cmdline", CMDLINE, "--net"]
-    machine = f"-M {options.qemu_machine} -accel kvm -cpu host -m 256 -nodefaults -no-user-config"
-    theirs = [qemu, *machine.split(), "-display", "none", "-no-reboot", "-serial", "stdio"]
-    theirs += ["-kernel", _elf(guest), "-initrd", initrd, "-append", CMDLINE]
-    theirs += ["-device", "virtio-net-device,netdev=net", "-netdev"]
-    commands = {}
-    for way, (word, switch) in zip(WAYS, (("", "off"), (",vhost", "on")), strict=True):
-        commands["pyvmm" + way] = [*ours, f"tap,ifname={TAP}{word}"]
-        netdev = f"tap,id=net,ifname={TAP},script=no,downscript=no,vhost={switch}"
-        commands["qemu" + way] = [*theirs, netdev]
-    return commands
-
-
-def _initrd(ours: Path) -> Path:
-    """The default guest's initrd, and behind it what it is to do."""
-    lines = [
+def _guests(options: argparse.Namespace) -> list[Row]:
+    before = [
         f"ip addr add {GUEST}/24 dev eth0; ip link set eth0 up",
         f"until ping -c 1 -W 1 {HOST} >/dev/null; do :; done",
     ]
-    for _, kind, *_ in WORKLOADS:
-        warm, timed = (f"wire {kind} {HOST} {PORTS[kind]} {ms}" for ms in (WARM, TIME))
-        lines += [f"{warm} >/dev/null", f"echo result $({timed})"]
-    script = "".join(f"{line}\n" for line in [*lines, f"echo {LINE}"])
-    extra = cpio.archive(
-        [
-            cpio.file("bin/wire", (ROOT / "firmware" / "tools" / "wire.x86_64").read_bytes(), 0o755),
-            cpio.file("etc/pyvmm/setup", f"exec >/dev/console 2>&1\n{script}".encode()),
-        ]
-    )
-    place = cache.directory() / "bench-net.cpio"
-    data = ours.read_bytes()
-    place.write_bytes(data + bytes(-len(data) % 4) + extra)
-    return place
+    initrd = lab.initrd("net", lab.tool("wire"), before, WORKLOADS, WARM)
+    ours, theirs = lab.pyvmm(initrd), lab.qemu(options, initrd)
+    theirs += ["-device", "virtio-net-device,netdev=net", "-netdev"]
+    netdev = f"tap,id=net,ifname={TAP},script=no,downscript=no"
+    own = {"pyvmm": [*ours, "--net", f"tap,ifname={TAP}"], "qemu": [*theirs, f"{netdev},vhost=off"]}
+    vhost = {
+        "pyvmm vhost": [*ours, "--net", f"tap,ifname={TAP},vhost"],
+        "qemu vhost": [*theirs, f"{netdev},vhost=on"],
+    }
+    runs = lab.in_turn(options.boot_pairs, own, vhost)
+    found = lab.results("net_guest.py", runs, tap=TAP, address=HOST, ports=PORTS)
+    by_kernel = tuple(replace(workload, target=VHOST_TARGET) for workload in WORKLOADS)
+    return [
+        *lab.rows(WORKLOADS, found, "pyvmm", "qemu"),
+        *lab.rows(by_kernel, found, "pyvmm vhost", "qemu vhost", " vhost"),
+    ]

@@ -1,7 +1,4 @@
-"""Inside the lab: a tap, the host's ends of the load, and the guests of ``net`` one after the other.
-
-A JSON line of results for each guest.
-"""
+"""Inside the lab: a tap, the host's ends of the load, and the guests of ``net`` one after the other."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from block_guest import one
+from until import workloads
 
 PIECE = 64 << 10
 
@@ -31,7 +28,7 @@ def main() -> None:
     datagrams(job["address"], job["ports"]["echo"], True)
     datagrams(job["address"], job["ports"]["flood"], False)
     for run in job["runs"]:
-        print(json.dumps(one(run, job, "")), flush=True)
+        print(json.dumps(workloads(run)), flush=True)
 
 
 def stream(address: str, port: int, serve: Callable[[socket.socket], None]) -> None:
