@@ -60,6 +60,8 @@ class Platform(Protocol):
     #: What Linux calls the first serial port, and the one ``exec`` speaks through.
     console_name: str
     channel_name: str
+    #: What else a Linux kernel is told when the user says nothing.
+    kernel_words: str
     #: Virtio devices to announce: (address of the registers' page, interrupt).
     virtio: Sequence[tuple[int, int]]
     #: Registers whose writes KVM may queue from the start on: (address, size).

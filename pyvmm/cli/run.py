@@ -32,7 +32,7 @@ OPTIONS = Options(
     [
         Option("kernel", "FILE", "a kernel: bzImage, ELF vmlinux, multiboot"),
         Option("initrd", "FILE", "an initial RAM disk; several are concatenated", many=True),
-        Option("cmdline", "TEXT", "the kernel command line [console=ttyS0 panic=-1 pci=off]"),
+        Option("cmdline", "TEXT", "the kernel command line [console=CONSOLE panic=-1; on x86 also pci=off]"),
         Option("firmware", "FILE", "a ROM that ends at 4 GiB, or an ELF, instead of a kernel"),
         Option("memory", "SIZE", "guest RAM [256M]"),
         Option("cpus", "N", "1 to 254 virtual CPUs [1]"),

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from pyvmm.memory.guest import GuestMemory
 
 #: What a Linux kernel is told when the user says nothing.
-DEFAULT_CMDLINE = "console={} panic=-1 pci=off"
-#: The same for ``exec``, whose output is the command's: the kernel's log costs most of a boot's exits.
-QUIET_CMDLINE = f"{DEFAULT_CMDLINE} quiet"
+DEFAULT_CMDLINE = "console={} panic=-1"
+#: More for ``exec``, whose output is the command's: the kernel's log costs most of a boot's exits.
+QUIET = "quiet"
 #: What the init that carries out ``exec`` needs to be told: it takes the port where its kernel has one.
 EXEC_CMDLINE = "rdinit=/.pyvmm/init pyvmm.exec=/dev/virtio-ports/pyvmm.exec|/dev/{}"
 #: What a config says for the first serial port, whatever the kernel calls it here.
@@ -101,15 +101,27 @@ def load_image(config: Config, memory: GuestMemory, platform: Platform, rom: Rom
         raise ConfigError("there is nothing to boot: give a kernel (--kernel) or a firmware (--firmware)")
     kernel = read_image(config.kernel, "kernel")
     initrds = [read_image(path, "initrd") for path in config.initrd]
-    console = platform.console_name if config.kernel_console == SERIAL else config.kernel_console
-    default = (DEFAULT_CMDLINE if config.exec is None else QUIET_CMDLINE).format(console)
-    cmdline = default if config.cmdline is None else config.cmdline
     if config.exec is not None:
         from pyvmm.guests.initramfs import exec_overlay
 
         initrds.append(memoryview(exec_overlay(native.DEBIAN)))
-        cmdline = f"{cmdline} {EXEC_CMDLINE.format(platform.channel_name)}".strip()
+    cmdline = kernel_cmdline(config, platform)
     return _named(config.kernel, platform.load_kernel, memory, kernel, cmdline, initrds)
+
+
+def kernel_cmdline(config: Config, platform: Platform) -> str:
+    """What the kernel is told: the user's words or ours, and what ``exec`` needs."""
+    words = [config.cmdline]
+    if config.cmdline is None:
+        console = platform.console_name if config.kernel_console == SERIAL else config.kernel_console
+        words = [
+            DEFAULT_CMDLINE.format(console),
+            platform.kernel_words,
+            QUIET if config.exec is not None else "",
+        ]
+    if config.exec is not None:
+        words.append(EXEC_CMDLINE.format(platform.channel_name))
+    return " ".join(filter(None, words))
 
 
 def _named(path: str, function: Callable[..., T], *arguments: object) -> T:

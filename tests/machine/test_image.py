@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.arch.arm64.platform import Platform as Arm64Platform
+from pyvmm.arch.x86_64.platform import Platform as X86Platform
 from pyvmm.boot.errors import ImageError
-from pyvmm.machine.image import read_image
+from pyvmm.config import Config
+from pyvmm.machine.image import kernel_cmdline, read_image
 from tests.machine.programs import descriptors
 
 ROOT = Path(__file__).parents[2]
@@ -96,3 +99,31 @@ def test_read_image_when_unreadable_says_so(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True)
 
     assert done.stdout == f"kernel {path} cannot be read: Permission denied\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("platform", "keys", "words"),
+    [
+        (X86Platform, {}, "console=ttyS0 panic=-1 pci=off"),
+        (Arm64Platform, {}, "console=ttyAMA0 panic=-1"),
+        (Arm64Platform, {"uart": "16550"}, "console=ttyS0 panic=-1"),
+        (Arm64Platform, {"console": "none", "hvc": ["stdio"]}, "console=hvc0 panic=-1"),
+        (X86Platform, {"cmdline": "mine"}, "mine"),
+        (X86Platform, {"cmdline": ""}, ""),
+    ],
+)
+def test_cmdline_when_made_has_the_users_words_or_what_the_architecture_needs(
+    platform: type[X86Platform] | type[Arm64Platform], keys: dict[str, object], words: str
+) -> None:
+    config = Config(kernel="x", **keys)
+
+    assert kernel_cmdline(config, platform(config, None)) == words  # type: ignore[arg-type]
+
+
+def test_cmdline_when_a_command_is_to_be_run_is_quiet_and_names_both_ways_to_it() -> None:
+    config = Config(kernel="x", exec="true")
+
+    words = kernel_cmdline(config, Arm64Platform(config, None)).split()  # type: ignore[arg-type]
+
+    assert words[:3] == ["console=ttyAMA0", "panic=-1", "quiet"]
+    assert words[-1] == "pyvmm.exec=/dev/virtio-ports/pyvmm.exec|/dev/ttyAMA1"

@@ -88,6 +88,8 @@ class Platform:
     """
 
     virtio_size = layout.VIRTIO_SIZE
+    #: Nothing: what is not in the device tree is not looked for.
+    kernel_words = ""
 
     def __init__(self, config: Config, gic: Gic) -> None:
         if config.boot not in ("auto", "elf"):

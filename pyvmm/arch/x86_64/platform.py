@@ -79,6 +79,8 @@ class Platform:
     virtio_size = layout.VIRTIO_SIZE
     console_name = "ttyS0"
     channel_name = "ttyS1"
+    #: There is no PCI: this spares the kernel the probing of its ports.
+    kernel_words = "pci=off"
     #: Registers whose writes KVM may queue from the start on: ports are taken at their first write.
     coalesced: Sequence[tuple[int, int]] = ()
     polls = chips.POLLS
