@@ -68,6 +68,19 @@ def package(name: str, architecture: str = "amd64", say: Callable[[str], None] |
     return Package(real, version.replace("%3a", ":"), architecture, root)
 
 
+def closure(name: str, architecture: str = "amd64", say: Callable[[str], None] | None = None) -> list[str]:
+    """The names of all packages that *name* needs on an empty system, itself among them, as apt chooses.
+
+    Asks apt every time. Raises PackageError.
+    """
+    _need_apt(name)
+    system = _System(architecture, own=True)
+    if not system.updated:
+        (say or tell)(f"fetching Debian's package lists for {architecture}")
+        system.update()
+    return system.needed(name)
+
+
 def fetched() -> list[str]:
     """``ARCHITECTURE/NAME`` of the packages in the cache, as they were asked for, sorted."""
     links = (cache.directory() / "debian").glob("*/*")
@@ -81,11 +94,7 @@ def tell(text: str) -> None:
 
 def _fetch(name: str, architecture: str, say: Callable[[str], None]) -> str:
     """Fetch and unpack; the name of the entry beside the link."""
-    if shutil.which("apt-get") is None:
-        raise PackageError(
-            f"cannot fetch {name}: guests come from Debian's packages and there is no apt-get here; "
-            "run this on Debian, or give a kernel and an initrd of your own"
-        )
+    _need_apt(name)
     error = None
     native = _System.architecture() == architecture
     for system in (_System(architecture, own=False), _System(architecture, own=True))[0 if native else 1 :]:
@@ -102,6 +111,14 @@ def _fetch(name: str, architecture: str, say: Callable[[str], None]) -> str:
             error = problem
     assert error is not None
     raise error
+
+
+def _need_apt(name: str) -> None:
+    if shutil.which("apt-get") is None:
+        raise PackageError(
+            f"cannot fetch {name}: guests come from Debian's packages and there is no apt-get here; "
+            "run this on Debian, or give a kernel and an initrd of your own"
+        )
 
 
 #: State directories whose lists this process has fetched.
@@ -142,6 +159,12 @@ class _System:
                 return name, fields["Version"]
             name = versioned[0]
         raise PackageError(f"the package {name} depends on itself")
+
+    def needed(self, name: str) -> list[str]:
+        """What apt would install for *name*: the state's list of installed packages is empty."""
+        options = ("--simulate", "--no-install-recommends")
+        text = self._run("apt-get", "install", *options, name)
+        return [line.split()[1].partition(":")[0] for line in text.splitlines() if line.startswith("Inst ")]
 
     def unpack(self, name: str, version: str, place: Path) -> None:
         """Download one package and unpack its files into the new directory *place*."""

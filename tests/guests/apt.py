@@ -13,6 +13,7 @@ name="${{0##*/}}"
 case "$name $3" in
 "apt-get update") exec cat {store}/update >&2 ;;
 "apt-get download") why="Failed to fetch it"; cp {store}/"${{5%%=*}}".deb . 2>/dev/null && exit ;;
+"apt-get install") why="Unable to locate package"; cat {store}/choice 2>/dev/null && exit ;;
 "apt-cache show") why="No packages found"; cat {store}/"$5" 2>/dev/null && exit ;;
 esac
 echo "E: $why" >&2
@@ -47,6 +48,10 @@ class Apt:
         text = f"Package: {name}\nVersion: {version}\nDescription: a package\n which: has more lines\n"
         (self._store / name).write_text(text + (f"Depends: {depends}\n" if depends else ""))
         (self._store / f"{name}.deb").write_bytes(make_deb(members))
+
+    def chooses(self, text):
+        """What a simulated installation prints."""
+        (self._store / "choice").write_text(text)
 
     def lose(self, name):
         """The lists know the package, the mirror has it no more."""

@@ -131,3 +131,16 @@ def test_package_with_a_file_behind_a_link_out_of_its_root_is_refused(apt, said,
     with pytest.raises(debian.PackageError, match="outside its root"):
         debian.package("tool", NATIVE, said.append)
     assert not list(tmp_path.rglob("evil"))
+
+
+def test_closure_names_what_apt_would_install(apt, said):
+    apt.offer("tool")
+    apt.chooses("Inst libtool (1 Debian:12 [arm64])\nInst tool:arm64 (2 Debian:12 [arm64]) []\nConf tool (2)\n")
+
+    assert debian.closure("tool", FOREIGN, said.append) == ["libtool", "tool"]
+    assert apt.calls == ["apt-get update", "apt-get install"]
+
+
+def test_closure_when_apt_cannot_says_why(apt, said):
+    with pytest.raises(debian.PackageError, match="apt-get install for arm64 packages failed"):
+        debian.closure("nonesuch", "arm64", said.append)
