@@ -11,22 +11,28 @@ import pytest
 FIRMWARE = Path(__file__).resolve().parents[2] / "firmware"
 
 
-@pytest.mark.parametrize("program", ["disk", "wire"])
-def test_program_when_built_again_has_the_same_bytes(program: str, tmp_path: Path) -> None:
-    if shutil.which("gcc") is None or shutil.which("make") is None:
-        pytest.skip("no gcc and make to build it with")
-    tools = subprocess.run(
-        ["make", "-s", "-C", FIRMWARE / "tools", "tools"], check=True, capture_output=True, text=True
-    ).stdout
-    if tools != (FIRMWARE / "init" / "BUILT-WITH").read_text():
+@pytest.mark.parametrize(
+    ("program", "machine", "compiler", "built_with"),
+    [
+        ("disk", "x86_64", "gcc", "BUILT-WITH"),
+        ("disk", "aarch64", "aarch64-linux-gnu-gcc", "BUILT-WITH.aarch64"),
+        ("wire", "x86_64", "gcc", "BUILT-WITH"),
+    ],
+)
+def test_program_when_built_again_has_the_same_bytes(
+    program: str, machine: str, compiler: str, built_with: str, tmp_path: Path
+) -> None:
+    if shutil.which(compiler) is None or shutil.which("make") is None:
+        pytest.skip(f"no {compiler} and make to build it with")
+    make = ["make", "-s", "-C", str(FIRMWARE / "tools"), f"MACHINE={machine}"]
+    tools = subprocess.run([*make, "tools"], check=True, capture_output=True, text=True).stdout
+    if tools != (FIRMWARE / "init" / built_with).read_text():
         pytest.skip(f"it was built with other tools than {' and '.join(tools.splitlines())}")
 
-    subprocess.run(
-        ["make", "-s", "-C", FIRMWARE / "tools", f"PROGRAM={program}", f"OUT={tmp_path / program}"],
-        check=True,
-    )
+    subprocess.run([*make, f"PROGRAM={program}", f"OUT={tmp_path / program}"], check=True)
 
-    assert (tmp_path / program).read_bytes() == (FIRMWARE / "tools" / f"{program}.x86_64").read_bytes()
+    built = FIRMWARE / "tools" / f"{program}.{machine}"
+    assert (tmp_path / program).read_bytes() == built.read_bytes()
 
 
 def test_disk_when_called_wrongly_says_what_it_can() -> None:
