@@ -7,6 +7,8 @@
  *                                         prints answers and microseconds
  *   wire flood ADDRESS PORT MILLISECONDS  UDP: datagrams of 64 bytes as fast as they go; prints how many
  *                                         went, and microseconds
+ *
+ * The ADDRESS "vsock" is the host's end of vsock, for in and out.
  */
 #include <linux/in.h>
 #include <linux/socket.h>
@@ -14,7 +16,16 @@
 #include "../init/sys.h"
 #include "../init/text.h"
 
-enum { AF_INET = 2, SOCK_STREAM = 1, SOCK_DGRAM = 2, PIECE = 64 << 10, SMALL = 64, ANSWER_MS = 200 };
+enum { AF_INET = 2, AF_VSOCK = 40, SOCK_STREAM = 1, SOCK_DGRAM = 2, PIECE = 64 << 10, SMALL = 64, ANSWER_MS = 200 };
+
+/* struct sockaddr_vm of linux/vm_sockets.h, which needs a C library's headers. */
+struct vsock_address {
+	uint16_t family, reserved;
+	uint32_t port, cid;
+	uint8_t zero[4];
+};
+
+static const unsigned HOST_CID = 2;
 
 static char buffer[PIECE] __attribute__((aligned(4096)));
 
@@ -63,13 +74,16 @@ static uint64_t microseconds(void)
 
 static int connected(int type, const char *host, int port)
 {
+	struct vsock_address beside = { AF_VSOCK, 0, port, HOST_CID, { 0 } };
 	struct sockaddr_in peer = { 0 };
-	int fd = SYS3(socket, AF_INET, type | O_CLOEXEC, 0);
+	int fd, vsock = equal(host, "vsock");
 
 	peer.sin_family = AF_INET;
 	peer.sin_port = (port & 255) << 8 | port >> 8;
 	peer.sin_addr.s_addr = address(host);
-	if (fd < 0 || SYS3(connect, fd, &peer, sizeof(peer)) < 0)
+	fd = SYS3(socket, vsock ? AF_VSOCK : AF_INET, type | O_CLOEXEC, 0);
+	if (fd < 0 || (vsock ? SYS3(connect, fd, &beside, sizeof(beside)) :
+			       SYS3(connect, fd, &peer, sizeof(peer))) < 0)
 		die("cannot connect to ", host);
 	return fd;
 }

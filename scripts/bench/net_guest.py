@@ -23,16 +23,16 @@ def main() -> None:
         f"link set {tap} up",
     ):
         subprocess.run(["ip", *words.split()], check=True)
-    stream(job["address"], job["ports"]["in"], give)
-    stream(job["address"], job["ports"]["out"], take)
+    stream(socket.create_server((job["address"], job["ports"]["in"])), give)
+    stream(socket.create_server((job["address"], job["ports"]["out"])), take)
     datagrams(job["address"], job["ports"]["echo"], True)
     datagrams(job["address"], job["ports"]["flood"], False)
     for run in job["runs"]:
         print(json.dumps(workloads(run)), flush=True)
 
 
-def stream(address: str, port: int, serve: Callable[[socket.socket], None]) -> None:
-    listener = socket.create_server((address, port))
+def stream(listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
+    """*serve* each connection of *listener*'s, in a thread of its own."""
 
     def run() -> None:
         while True:
