@@ -25,23 +25,37 @@ EXITS_TARGET = 0.5
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
-    pairs = options.boot_pairs
-    commands = _commands(options)
-    rounds = [(variant, who) for variant in VARIANTS for who in ("pyvmm", "qemu")]
+    return compare(_commands(options), options.boot_pairs, ("all", "io", "mmio"), EXITS_TARGET)
+
+
+def compare(
+    commands: dict[tuple[str, str], list[str]],
+    pairs: int,
+    kinds: tuple[str, ...],
+    exits_target: float,
+    arch: str = "x86_64",
+    limit: int = LIMIT,
+) -> list[Row]:
+    """Rows of seconds and of exits by *kinds* for each variant of *commands*, by ``(variant, who)``.
+
+    The variant "boot" is held to the targets.
+    """
+    rounds = list(commands)
+    variants = list(dict.fromkeys(variant for variant, _ in rounds))
     runs = [lab.warm_up(commands[variant, who]) for variant, who in rounds[:2]]
     for index in range(pairs):
         order = rounds if index % 2 == 0 else [rounds[1], rounds[0], rounds[3], rounds[2]]
-        runs += [run(f"{variant}:{who}", commands[variant, who]) for variant, who in order]
-    results = lab.results("boot_guest.py", runs)
+        runs += [run(f"{variant}:{who}", commands[variant, who], limit) for variant, who in order]
+    results = lab.results("boot_guest.py", runs, arch)
     rows = []
-    for variant in VARIANTS:
+    for variant in variants:
         ours, peer = ([r for r in results if r["name"] == f"{variant}:{who}"] for who in ("pyvmm", "qemu"))
         strict = variant == "boot"
         seconds = [[float(r["seconds"]) for r in some] for some in (ours, peer)]
         rows.append(pairs_row(variant, "s", seconds[0], "qemu", seconds[1], TIME_TARGET if strict else None))
-        for kind in ("all", "io", "mmio"):
+        for kind in kinds:
             counts = [[float(r["exits"][kind]) for r in some] for some in (ours, peer)]
-            target = EXITS_TARGET if strict and kind == "all" else None
+            target = exits_target if strict and kind == "all" else None
             rows.append(pairs_row(f"{variant}: exits, {kind}", "", counts[0], "qemu", counts[1], target))
     return rows
 
@@ -59,9 +73,9 @@ def notes(options: argparse.Namespace) -> list[str]:
     ]
 
 
-def run(name: str, command: list[str]) -> dict[str, Any]:
+def run(name: str, command: list[str], limit: int = LIMIT) -> dict[str, Any]:
     """A boot to user space's first line."""
-    return lab.run(name, command, LINE, LIMIT)
+    return lab.run(name, command, LINE, limit)
 
 
 def _commands(options: argparse.Namespace) -> dict[tuple[str, str], list[str]]:

@@ -24,7 +24,7 @@ EVENT = "events/kvm/kvm_userspace_exit"
 #: ``exit_reason`` in <linux/kvm.h>.
 REASONS = {2: "io", 6: "mmio"}
 
-_NR_PERF_EVENT_OPEN = 298  # x86-64
+_NR_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}[os.uname().machine]
 _PERF_TYPE_TRACEPOINT = 2
 _PERF_ATTR_SIZE_VER0 = 64
 _INHERIT = 1 << 1  # the bits of perf_event_attr's flag word

@@ -62,9 +62,9 @@ def elf(guest: Guest) -> str:
     return str(cache.entry(f"bench-vmlinux-{guest.release}", make))
 
 
-def pyvmm(initrd: str | None = None, cmdline: str | None = CMDLINE) -> list[str]:
-    """The installed pyvmm with the default guest; *initrd* and *cmdline* in the place of its own."""
-    guest = default_guest()
+def pyvmm(initrd: str | None = None, cmdline: str | None = CMDLINE, guest: Guest | None = None) -> list[str]:
+    """The installed pyvmm with *guest* or the default one; *initrd* and *cmdline* in the place of its own."""
+    guest = guest or default_guest()
     command = str(installed.environment(progress) / "bin" / "pyvmm")
     image = ["--kernel", guest.kernel, "--initrd", initrd or guest.initrd]
     if cmdline is not None:
@@ -126,7 +126,9 @@ def in_turn(pairs: int, *groups: dict[str, list[str]]) -> list[dict[str, Any]]:
     return turns
 
 
-def results(script: str, runs: list[dict[str, Any]], **setting: Any) -> list[dict[str, Any]]:
+def results(
+    script: str, runs: list[dict[str, Any]], arch: str = "x86_64", **setting: Any
+) -> list[dict[str, Any]]:
     """What *script* says of *runs*, in a lab machine of its own; the warm-ups' results are left out.
 
     Raises SkippedError.
@@ -136,7 +138,7 @@ def results(script: str, runs: list[dict[str, Any]], **setting: Any) -> list[dic
     while left and idle < ATTEMPTS:
         idle += 1
         inside = [python, str(BENCH / script), json.dumps({"runs": left, **setting})]
-        lab = [python, "-m", "pyvmm", "lab", "x86_64", "--fresh", "--", *inside]
+        lab = [python, "-m", "pyvmm", "lab", arch, "--fresh", "--", *inside]
         progress("guests in the lab")
         for result in _lines(lab, max(one["limit"] for one in left) + GRACE):
             if "tail" in result:
