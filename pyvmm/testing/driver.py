@@ -21,6 +21,7 @@ from pyvmm.virtio.queue import DESCRIPTOR_SIZE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from typing_extensions import Buffer
 
@@ -260,6 +261,20 @@ class FakeDriver:
                 os.close(fd)
         if self._own_memory:
             self.memory.close()
+
+    def replace(self, make: Callable[[], VirtioDevice], state: dict[str, Any]) -> None:
+        """Close the device, and go on with a fresh one that *make* gives and that loads *state*.
+
+        *state* is what ``transport.save()`` gave; the rings stay where they are.
+        """
+        self.transport.close()
+        self.device = make()
+        self.device.attach(self.loop)
+        self.transport = mmio.VirtioMmio(self.device, self.memory, self.line, self._kick)
+        if self._kicks:
+            self.device.wire(self._kicks, self._interrupt)
+        self.transport.load(state)
+        self.run()
 
     # Registers
 

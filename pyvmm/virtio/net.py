@@ -419,7 +419,12 @@ class Net(VirtioDevice):
         """Take back what ``save`` gave."""
         super().load(state)
         kept = {key: state[key] for key in ("filter", "offloads", "pairs", "receiving", "sending")}
-        self._loaded = kept if kept["receiving"] else None  # nothing was received before the start
+        self._loaded = kept if state["driver_features"] else None  # it was not running: nothing to keep
+
+    def stop(self) -> None:
+        """What was loaded into a device that is not started belongs to its driver's last life."""
+        super().stop()
+        self._loaded = None
 
 
 class _Sink(Sink):

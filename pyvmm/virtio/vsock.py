@@ -11,13 +11,13 @@ from pyvmm.virtio.errors import ChainError
 from pyvmm.virtio.vsock_clients import Clients
 from pyvmm.virtio.vsock_connection import UNWATCHED, Connection
 from pyvmm.virtio.vsock_deadlines import Deadlines
+from pyvmm.virtio.vsock_event import tell_reset
 from pyvmm.virtio.vsock_listener import Listener
 from pyvmm.virtio.vsock_outbox import Outbox
 from pyvmm.virtio.vsock_packet import (
     CID_FIRST_GUEST,
     CID_HOST,
     CID_LAST_GUEST,
-    EVENT_TRANSPORT_RESET,
     F_STREAM,
     HEADER,
     HEADER_SIZE,
@@ -138,10 +138,8 @@ class Vsock(VirtioDevice):
             self._outbox.send()
         elif queue.index == RX:
             self._outbox.send()
-        elif self._reset_event and (chain := queue.pop()) is not None:
-            self._reset_event = False
-            chain.write(EVENT_TRANSPORT_RESET.to_bytes(4, "little"))
-            self.complete(queue, chain, chain.written)
+        elif self._reset_event:
+            self._reset_event = not tell_reset(self, queue)
 
     def take_more(self) -> None:
         """Resets that held up the guest's packets are out."""

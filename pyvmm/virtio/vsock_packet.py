@@ -42,9 +42,6 @@ SHUTDOWN_RECEIVE = 1
 SHUTDOWN_SEND = 2
 SHUTDOWN_BOTH = SHUTDOWN_RECEIVE | SHUTDOWN_SEND
 
-# Events (5.10.6.7)
-EVENT_TRANSPORT_RESET = 0
-
 #: src_cid, dst_cid, src_port, dst_port, len, type, op, flags, buf_alloc, fwd_cnt.
 HEADER = Struct("<QQIIIHHIII")
 HEADER_SIZE = HEADER.size

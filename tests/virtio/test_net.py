@@ -6,6 +6,7 @@ import pytest
 
 from pyvmm.backends.net.base import CSUM, TSO4, NetBackend
 from pyvmm.virtio import net_features as nf
+from pyvmm.virtio.errors import QueueError
 from pyvmm.virtio.features import COMMON, F_EVENT_IDX, F_VERSION_1
 from pyvmm.virtio.net import Net
 from tests.virtio.net_driver import BROADCAST, HEADER, NetDriver, Wire, frame, wired
@@ -322,3 +323,16 @@ def test_saved_device_when_loaded_into_another_goes_on() -> None:
         assert driver.received() == [frame(61), frame(63)]
         assert other.device.mac == OWN
         other.close()
+
+
+def test_saved_device_when_it_was_broken_begins_anew_after_its_drivers_reset() -> None:
+    wire = Wire()
+    with wired() as (driver, _):
+        driver.command(0, 0, b"\0")  # not promiscuous: that ends with the driver's reset
+        driver.device.broken(QueueError("a ring that is broken"))
+        driver.replace(lambda: Net(wire, mac=OWN), driver.transport.save())
+        driver.probe()
+        driver.give(1600)
+        wire.arrive(frame(60, STRANGER))
+
+        assert driver.received() == [frame(60, STRANGER)]

@@ -5,18 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from pyvmm.config import DeviceWords
 from pyvmm.testing import FakeDriver, Request
-from pyvmm.virtio import mmio, spec
+from pyvmm.virtio import features as f
+from pyvmm.virtio import spec
 from pyvmm.virtio import vsock_packet as p
 from pyvmm.virtio.device import VirtioDevice
-from pyvmm.virtio.errors import StateError
+from pyvmm.virtio.errors import QueueError, StateError
 
 ALL = sorted(("balloon", "disk", "hvc", "net", "rng", "vsock"))
 #: Kinds that are not a device type of ours, or whose state another process has.
@@ -61,14 +62,10 @@ def driver(kind: str, bench: Bench) -> Iterator[FakeDriver]:
         yield driver
 
 
-def move(driver: FakeDriver, make: Callable[[], VirtioDevice], state: str) -> None:
-    """Put a fresh device into the place of *driver*'s, and have it load *state*."""
-    driver.transport.close()
-    driver.device = make()
-    driver.device.attach(driver.loop)
-    driver.transport = mmio.VirtioMmio(driver.device, driver.memory, driver.line, driver._kick)
-    driver.transport.load(json.loads(state))
-    driver.run()
+def saved(driver: FakeDriver) -> dict[str, Any]:
+    """The state as it comes out of a file."""
+    state: dict[str, Any] = json.loads(json.dumps(driver.transport.save()))
+    return state
 
 
 # What each device has under way when it is saved: requests the driver made and was not answered, and those
@@ -151,7 +148,7 @@ def test_device_when_saved_at_work_is_gone_on_with_by_a_fresh_one(
     waiting = begin(kind, driver)
     features, status = driver.features, driver.status
 
-    move(driver, lambda: bench.make(kind), json.dumps(driver.transport.save()))
+    driver.replace(lambda: bench.make(kind), saved(driver))
 
     goes_on(kind, driver, bench, waiting)
     assert (driver.status, driver.device.driver_features) == (status, features)
@@ -162,9 +159,9 @@ def test_device_when_saved_twice_in_a_row_has_the_same_state(
 ) -> None:
     begin(kind, driver)
 
-    first = json.dumps(driver.transport.save())
+    first = saved(driver)
 
-    assert json.dumps(driver.transport.save()) == first
+    assert saved(driver) == first
 
 
 def test_device_when_saved_before_its_driver_came_starts_afterwards(
@@ -172,7 +169,7 @@ def test_device_when_saved_before_its_driver_came_starts_afterwards(
 ) -> None:
     driver.reset()
 
-    move(driver, lambda: bench.make(kind), json.dumps(driver.transport.save()))
+    driver.replace(lambda: bench.make(kind), saved(driver))
     driver.probe()
 
     goes_on(kind, driver, bench, begin_and_kick(kind, driver))
@@ -190,9 +187,24 @@ def begin_and_kick(kind: str, driver: FakeDriver) -> list[Request]:
     return waiting
 
 
+def test_device_when_saved_broken_is_reset_by_its_driver_and_starts_afresh(
+    kind: str, bench: Bench, driver: FakeDriver
+) -> None:
+    if kind != "hvc":  # what it wrote stays written
+        begin(kind, driver)
+    driver.device.broken(QueueError("a ring that is broken"))
+    driver.run()
+
+    driver.replace(lambda: bench.make(kind), saved(driver))
+    assert driver.status & f.DEVICE_NEEDS_RESET
+    driver.probe()
+
+    goes_on(kind, driver, bench, begin_and_kick(kind, driver))
+
+
 @pytest.mark.parametrize("where", ["transport", "device", "queue"])
 def test_state_when_of_another_version_is_refused(kind: str, driver: FakeDriver, where: str) -> None:
-    state = json.loads(json.dumps(driver.transport.save()))
+    state = saved(driver)
     part = {"transport": state, "device": state["device"], "queue": state["device"]["queues"][0]}[where]
     part["version"] = 99
 
@@ -206,7 +218,7 @@ def test_state_when_of_another_version_is_refused(kind: str, driver: FakeDriver,
 def test_state_when_a_part_is_missing_is_refused_in_one_sentence(
     kind: str, driver: FakeDriver, lost: str
 ) -> None:
-    state = json.loads(json.dumps(driver.transport.save()))
+    state = saved(driver)
     del (state if lost == "device" else state["device"])[lost]
 
     with pytest.raises(StateError):

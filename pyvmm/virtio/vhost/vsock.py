@@ -7,12 +7,17 @@ from pyvmm.virtio.errors import DeviceError
 from pyvmm.virtio.queue import Queue
 from pyvmm.virtio.vhost.device import Ring, VhostDevice
 from pyvmm.virtio.vhost.kernel import VHOST_VSOCK_SET_GUEST_CID, VHOST_VSOCK_SET_RUNNING, KernelVhost
+from pyvmm.virtio.vsock_event import tell_reset
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 DEVICE = "/dev/vhost-vsock"
 MODULE = "vhost_vsock"
 QUEUE_SIZE = 256
 EVENT_SIZE = 16
-#: The queues the kernel serves: receive and transmit. The third, for events, has none to tell.
+#: The queues the kernel serves: receive and transmit. The third, for events, is ours.
 SERVED = 2
 
 
@@ -45,7 +50,16 @@ class VhostVsock(VhostDevice):
                 f"{error}: guest CID {cid} is perhaps another guest's; give this one another"
             ) from None
         super().__init__(kernel, SERVED)
-        self.config.guest_cid = cid
+        self.config.guest_cid = self.cid = cid
+        self._reset_event = False
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The kernel has none of the connections: the driver is told so, and of the CID that it has now."""
+        super().load(state)
+        self.config.guest_cid = self.cid
+        self._reset_event = True
 
     def kicked(self, queue: Queue) -> None:
-        """Buffers for events: they stay where they are."""
+        """Buffers for events: they stay where they are until there is something to tell."""
+        if self._reset_event:
+            self._reset_event = not tell_reset(self, queue)

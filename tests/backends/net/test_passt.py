@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import shutil
 import socket
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pyvmm.backends.net.base import NetBackendError
 from pyvmm.backends.net.passt import Passt, parse_forwards
+from pyvmm.backends.net.tap import open_tap
 from pyvmm.errors import ConfigError
 from pyvmm.loop import Loop
 from pyvmm.virtio.net import Net
+from tests.backends.net.namespace import network_namespace
 from tests.virtio.net_driver import BROADCAST, NetDriver, frame
 
 
@@ -148,6 +152,75 @@ def test_passt_answers_for_the_gateway() -> None:
         driver.run(lambda: got.extend(driver.received()) or got)
 
     assert got[0][12:22] == b"\x08\x06" + bytes.fromhex("0001080006040002")
+
+
+class Guest:
+    """A guest behind a real passt, with its host's address; the host's port 15353 leads to its 53."""
+
+    MAC = b"\2" * 6
+    ADDRESS, GATEWAY = socket.inet_aton("198.51.100.2"), socket.inet_aton("198.51.100.1")
+
+    def __init__(self, driver: NetDriver) -> None:
+        self.driver = driver
+        driver.give(*[2048] * 20)
+        asks = bytes.fromhex("0001080006040001") + self.MAC + self.ADDRESS + bytes(6) + self.GATEWAY
+        driver.send(BROADCAST + self.MAC + b"\x08\x06" + asks)
+        self.gateway = self.receive(b"\x08\x06")[6:12]
+
+    def receive(self, mark: bytes) -> bytes:
+        """The next frame that has *mark* in it."""
+        found: list[bytes] = []
+        self.driver.run(lambda: found.extend(one for one in self.driver.received() if mark in one) or found)
+        return found[0]
+
+    def send(self, source: int, target: int, data: bytes) -> None:
+        """*data* as a datagram to the gateway, from port *source* to port *target*; RFC 768, RFC 791."""
+        udp = struct.pack("!HHHH", source, target, 8 + len(data), 0) + data
+        ip = struct.pack("!BBHHHBBxx4s4s", 0x45, 0, 20 + len(udp), 1, 0, 64, 17, self.ADDRESS, self.GATEWAY)
+        total = sum(struct.unpack("!10H", ip))
+        total = (total & 0xFFFF) + (total >> 16)
+        ip = ip[:10] + struct.pack("!H", 0xFFFF - total) + ip[12:]
+        self.driver.send(self.gateway + self.MAC + b"\x08\x00" + ip + udp)
+
+
+@pytest.fixture
+def guest() -> Iterator[Guest]:
+    from pyroute2 import IPRoute
+
+    if shutil.which("passt") is None:
+        pytest.skip("there is no passt (Debian: apt-get install passt)")
+    with network_namespace():
+        tap = open_tap("up0", address="198.51.100.2/24")
+        with IPRoute() as ip:
+            ip.route("add", dst="default", gateway="198.51.100.1")
+        backend = Passt(parse_forwards("udp:15353:53"))
+        with NetDriver(Net(backend, mac=Guest.MAC)) as driver:
+            yield Guest(driver)
+        tap.close()
+
+
+def test_datagram_of_the_guests_to_its_gateway_reaches_the_host_and_is_answered(guest: Guest) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as program:
+        program.bind(("127.0.0.1", 0))
+        program.settimeout(10)
+        port = program.getsockname()[1]
+        guest.send(4000, port, b"a question")
+        data, peer = program.recvfrom(100)
+        program.sendto(b"its answer", peer)
+        answer = guest.receive(b"its answer")
+
+    assert data == b"a question"
+    assert (answer[26:30], struct.unpack("!HH", answer[34:38])) == (Guest.GATEWAY, (port, 4000))
+
+
+def test_datagram_to_a_forwarded_port_reaches_the_guest_and_is_answered(guest: Guest) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as program:
+        program.settimeout(10)
+        program.sendto(b"a question", ("127.0.0.1", 15353))
+        source, target = struct.unpack("!HH", guest.receive(b"a question")[34:38])
+        guest.send(target, source, b"its answer")
+
+        assert (target, program.recvfrom(100)[0]) == (53, b"its answer")
 
 
 def test_passt_when_a_port_is_taken_says_why_it_does_not_start() -> None:
