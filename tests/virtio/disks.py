@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pyvmm.backends.disk.raw import RawDisk
-from pyvmm.testing import FakeDriver
+from pyvmm.testing import FakeDriver, Request
 from pyvmm.virtio.block import Block
 
 SIZE = 4 << 20
@@ -70,10 +70,14 @@ class Bench:
     def flush(self) -> int:
         return self.ask([header(FLUSH)], [1])[0]
 
-    def batch(self, requests: Sequence[tuple[Sequence[bytes], Sequence[int]]]) -> list[bytes]:
-        """Several requests at once, with one kick; what each got."""
+    def served(self, requests: Sequence[tuple[Sequence[bytes], Sequence[int]]]) -> list[Request]:
+        """Several requests at once, with one kick, when all have come back."""
         ring = self.driver.queues[0]
         made = [ring.add(readable, writable) for readable, writable in requests]
         ring.kick()
         self.driver.run(lambda: [ring.collect(), all(request.done for request in made)][1])
-        return [ring.data(request) for request in made]
+        return made
+
+    def batch(self, requests: Sequence[tuple[Sequence[bytes], Sequence[int]]]) -> list[bytes]:
+        """The same; what each got."""
+        return [self.driver.queues[0].data(request) for request in self.served(requests)]

@@ -77,11 +77,7 @@ def test_request_when_header_and_status_share_buffers_with_data_works(path: Path
 
 def test_used_length_counts_data_and_status(path: Path) -> None:
     with Bench(path) as bench:
-        ring = bench.driver.queues[0]
-        made = [ring.add([header(IN)], [512, 1]), ring.add([header(OUT), bytes(512)], [1])]
-        ring.kick()
-        bench.driver.run()
-        ring.collect()
+        made = bench.served([([header(IN)], [512, 1]), ([header(OUT), bytes(512)], [1])])
 
     assert [request.written for request in made] == [513, 1]
 

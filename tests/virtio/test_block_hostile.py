@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,17 +45,6 @@ def _still_alive_and_unchanged(bench: Bench) -> Iterator[None]:
     assert bench.read(0, 512) == (OK, before[:512])
 
 
-def silent(bench: Bench, readable: Sequence[bytes], writable: Sequence[int]) -> int:
-    """The length that comes back for a request whose status has no place."""
-    ring = bench.driver.queues[0]
-    request = ring.add(readable, writable)
-    ring.kick()
-    bench.driver.run()
-    ring.collect()
-    assert request.done
-    return request.written
-
-
 @pytest.mark.parametrize("size", [0, 1, 15])
 def test_header_when_short_is_an_io_error(bench: Bench, size: int) -> None:
     assert bench.ask([header(IN)[:size]], [512, 1])[0] == IOERR
@@ -66,22 +55,19 @@ def test_header_when_write_only_is_an_io_error(bench: Bench) -> None:
 
 
 def test_request_when_it_has_no_status_comes_back_empty(bench: Bench) -> None:
-    assert silent(bench, [header(IN)], []) == 0
-    assert silent(bench, [header(OUT), bytes(512)], []) == 0
+    made = bench.served([([header(IN)], []), ([header(OUT), bytes(512)], [])])
+
+    assert [request.written for request in made] == [0, 0]
 
 
 def test_request_when_its_status_is_read_only_comes_back_empty(bench: Bench) -> None:
-    assert silent(bench, [header(OUT), bytes(512), b"\xff"], []) == 0
+    (request,) = bench.served([([header(OUT), bytes(512), b"\xff"], [])])
+
+    assert request.written == 0
 
 
 def test_request_when_its_status_has_no_bytes_takes_the_last_that_there_is(bench: Bench) -> None:
-    ring = bench.driver.queues[0]
-    request = ring.add([header(IN)], [513, 0])
-    ring.kick()
-    bench.driver.run()
-    ring.collect()
-
-    assert ring.data(request) == bench.image[:512] + b"\0"
+    assert bench.batch([([header(IN)], [513, 0])]) == [bench.image[:512] + b"\0"]
 
 
 @pytest.mark.parametrize("kind", [IN, OUT, GET_ID, DISCARD, WRITE_ZEROES])
