@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 
 from pyvmm.guests import cpio
+from tests.guest import native
 
-FIRMWARE = Path(__file__).resolve().parents[2] / "firmware"
 #: Seconds a guest gets; an emulated host takes 10 to boot one, a busy one several times that.
 LIMIT = 180
 _MAX_FILE = 20000
@@ -18,7 +18,7 @@ _MAX_FILE = 20000
 def tool(folder: Path) -> Path:
     """An initrd with firmware/tools/disk as /bin/disk, in *folder*."""
     path = folder / "disk.cpio"
-    program = (FIRMWARE / "tools" / "disk.x86_64").read_bytes()
+    program = native.program("tools/disk").read_bytes()
     path.write_bytes(cpio.archive([cpio.file("bin/disk", program, 0o755)]))
     return path
 

@@ -13,6 +13,7 @@ from pyvmm.loop import Loop
 from pyvmm.machine.machine import Machine
 from pyvmm.virtio.device import VirtioDevice
 from tests.guest.harness import Transcript
+from tests.guest.native import CONSOLE
 
 #: Seconds a boot gets; the emulated host takes 10 to 30, twice that when it is shared.
 BOOT = 120
@@ -79,7 +80,7 @@ class Shell:
         config = Config(
             kernel=stock.kernel,
             initrd=initrd,
-            cmdline=f"console=ttyS0 quiet panic=-1 {cmdline}",
+            cmdline=f"console={CONSOLE} quiet panic=-1 {cmdline}",
             memory=memory,
             cpus=cpus,
             console="none",

@@ -1,0 +1,25 @@
+"""What differs, for tests with a Linux guest, between the architectures they run on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pyvmm.arch import native
+
+#: Whether this host and its guests are arm64; in the tests that is the emulated one, some ten times slower.
+ARM64 = native.NAME == "arm64"
+#: What the guest's kernel calls its serial port.
+CONSOLE = "ttyAMA0" if ARM64 else "ttyS0"
+
+_FIRMWARE = Path(__file__).resolve().parents[2] / "firmware"
+
+
+def program(name: str) -> Path:
+    """A prebuilt program for Linux guests, such as ``tools/disk``."""
+    return _FIRMWARE / f"{name}.{os.uname().machine}"
+
+
+def volume(mib: int) -> int:
+    """Of *mib* MiB those that are worth their time here."""
+    return max(1, mib // 10) if ARM64 else mib
