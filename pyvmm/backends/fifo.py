@@ -8,18 +8,18 @@ from __future__ import annotations
 import os
 import stat
 
-from pyvmm.backends.base import BackendError, CharBackend
+from pyvmm.backends.base import BackendError
+from pyvmm.backends.duplex import Duplex
 from pyvmm.backends.inlet import Inlet
-from pyvmm.backends.outlet import Outlet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from pyvmm.loop import Loop
 
 
-class Fifo(CharBackend):
+class Fifo(Duplex):
     """The named pipes *path*.out and *path*.in, made where they are missing and then removed by ``close``.
 
     Programs may come and go at either end. Output that nobody reads stays in the pipe, and when that is
@@ -31,8 +31,6 @@ class Fifo(CharBackend):
         self.path = path
         self._fds: list[int] = []
         self._made: list[str] = []
-        self._inlet: Inlet | None = None
-        self._outlet = Outlet(self)
 
     def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
         """Open both pipes. Raises BackendError when one cannot be made, or is something else."""
@@ -40,19 +38,6 @@ class Fifo(CharBackend):
         self._inlet = Inlet(loop, receive, space)
         self._inlet.open(self._open(f"{self.path}.in"))
         self._outlet.open(loop, output)
-
-    def write(self, data: bytes) -> None:
-        """Put *data* into the output pipe."""
-        self._outlet.write(data)
-
-    def offer(self, views: Sequence[memoryview]) -> int:
-        """Put into the output pipe what it takes of *views* now."""
-        return self._outlet.offer(views)
-
-    def resume(self) -> None:
-        """The device has room for input again."""
-        if self._inlet is not None:
-            self._inlet.resume()
 
     def describe(self) -> str:
         """The path, as ``pipe PATH``."""

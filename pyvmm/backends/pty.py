@@ -6,13 +6,13 @@ import os
 import select
 import termios
 
-from pyvmm.backends.base import BackendError, CharBackend
+from pyvmm.backends.base import BackendError
+from pyvmm.backends.duplex import Duplex
 from pyvmm.backends.inlet import Inlet
-from pyvmm.backends.outlet import Outlet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from pyvmm.loop import Loop, Timer
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _TICK = 0.1
 
 
-class Pty(CharBackend):
+class Pty(Duplex):
     """A new pty in raw mode; ``path`` is its slave, made by ``attach``.
 
     While nobody has the slave open, output is dropped; programs may come and go.
@@ -34,8 +34,6 @@ class Pty(CharBackend):
         self._master = -1
         self._copy = -1  # the loop knows the master twice: for input and, as this, for output
         self._loop: Loop | None = None
-        self._inlet: Inlet | None = None
-        self._outlet = Outlet(self, self._disconnected)
         self._timer: Timer | None = None
 
     @property
@@ -59,21 +57,8 @@ class Pty(CharBackend):
         os.set_blocking(self._master, False)
         self._copy = os.dup(self._master)
         self._loop = loop
-        self._inlet = Inlet(loop, receive, space, self._disconnected)
+        self._inlet = Inlet(loop, receive, space, self._broken)
         self._wait_for_program()
-
-    def write(self, data: bytes) -> None:
-        """Give *data* to the program at the slave."""
-        self._outlet.write(data)
-
-    def offer(self, views: Sequence[memoryview]) -> int:
-        """Give the program at the slave what it takes of *views* now."""
-        return self._outlet.offer(views)
-
-    def resume(self) -> None:
-        """The device has room for input again."""
-        if self._inlet is not None:
-            self._inlet.resume()
 
     def describe(self) -> str:
         """The slave's path, as ``pty PATH``."""
@@ -106,7 +91,7 @@ class Pty(CharBackend):
         self._inlet.open(self._master)
         self._tell()
 
-    def _disconnected(self) -> None:
+    def _broken(self) -> None:
         if self._inlet is not None:
             self._inlet.close()
         self._outlet.close()
@@ -114,7 +99,3 @@ class Pty(CharBackend):
             self._wait_for_program()
         if self._timer is not None:
             self._tell()
-
-    def _tell(self) -> None:
-        if self.on_connect is not None:
-            self.on_connect()

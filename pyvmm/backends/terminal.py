@@ -11,13 +11,13 @@ import errno
 import os
 import stat
 
-from pyvmm.backends.base import CharBackend, warn
+from pyvmm.backends.base import warn
+from pyvmm.backends.duplex import Duplex
 from pyvmm.backends.inlet import Inlet
-from pyvmm.backends.outlet import Outlet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from pyvmm.loop import Loop, Timer
 
@@ -37,7 +37,7 @@ _PATIENCE = 3.0
 _PTMX = os.makedev(5, 2)
 
 
-class Terminal(CharBackend):
+class Terminal(Duplex):
     """Standard input and output as the guest's console.
 
     A terminal is put into raw mode, except for its output processing (a guest's bare newline
@@ -60,8 +60,6 @@ class Terminal(CharBackend):
         self._escaped = False
         self._modes: list[object] | None = None  # the terminal's own, while it is raw
         self._loop: Loop | None = None
-        self._inlet: Inlet | None = None
-        self._outlet = Outlet(self, self._output_broken)
         self._opened: list[int] = []
         self._input = -1
         self._timer: Timer | None = None
@@ -79,19 +77,6 @@ class Terminal(CharBackend):
         self._inlet = Inlet(loop, receive, space, sift=sift)
         atexit.register(self.release)
         self._take_when_in_foreground()
-
-    def write(self, data: bytes) -> None:
-        """Show *data*."""
-        self._outlet.write(data)
-
-    def offer(self, views: Sequence[memoryview]) -> int:
-        """Give the terminal or pipe what it takes of *views* now."""
-        return self._outlet.offer(views)
-
-    def resume(self) -> None:
-        """The device has room for input again."""
-        if self._inlet is not None:
-            self._inlet.resume()
 
     def size(self) -> tuple[int, int] | None:
         """Columns and rows of the terminal."""
@@ -174,7 +159,7 @@ class Terminal(CharBackend):
         modes[6][t.VMIN], modes[6][t.VTIME] = 1, 0
         _set_modes(self._stdin, modes)
 
-    def _output_broken(self) -> None:
+    def _broken(self) -> None:
         if self._outlet.problem != errno.EPIPE:
             warn(f"standard output: {os.strerror(self._outlet.problem)}; the guest's output is lost now")
 

@@ -11,11 +11,11 @@ import os
 import shutil
 import signal
 import socket
-import tempfile
 import time
 
 from pyvmm.backends.disk.base import DiskError
 from pyvmm.backends.disk.nbd import NbdDisk
+from pyvmm.backends.listener import private_pair
 
 _PROGRAM = "qemu-nbd"
 #: The first descriptor of sd_listen_fds(3).
@@ -79,29 +79,25 @@ class QemuDisk(NbdDisk):
 
     def _start(self, command: list[str], complaints: int) -> socket.socket:
         """Start qemu-nbd; returns the connection to it."""
-        with tempfile.TemporaryDirectory(prefix="pyvmm-nbd-") as folder:  # open to this user alone
-            link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-                listener.bind(f"{folder}/socket")
-                listener.listen(1)
-                link.connect(f"{folder}/socket")
-                try:
-                    self._process = os.posix_spawn(
-                        "/bin/sh",
-                        ["sh", "-c", _SCRIPT, "sh", *command],
-                        os.environ,
-                        file_actions=[
-                            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
-                            (os.POSIX_SPAWN_DUP2, 0, 1),
-                            (os.POSIX_SPAWN_DUP2, complaints, 2),
-                            (os.POSIX_SPAWN_DUP2, listener.fileno(), _LISTEN_FD),
-                        ],
-                        setsid=True,  # Ctrl-C on our terminal is not for it
-                        setsigmask=(),
-                    )
-                except BaseException:
-                    link.close()
-                    raise
+        listener, link = private_pair()
+        with listener:
+            try:
+                self._process = os.posix_spawn(
+                    "/bin/sh",
+                    ["sh", "-c", _SCRIPT, "sh", *command],
+                    os.environ,
+                    file_actions=[
+                        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
+                        (os.POSIX_SPAWN_DUP2, 0, 1),
+                        (os.POSIX_SPAWN_DUP2, complaints, 2),
+                        (os.POSIX_SPAWN_DUP2, listener.fileno(), _LISTEN_FD),
+                    ],
+                    setsid=True,  # Ctrl-C on our terminal is not for it
+                    setsigmask=(),
+                )
+            except BaseException:
+                link.close()
+                raise
         return link
 
     def _end(self) -> None:

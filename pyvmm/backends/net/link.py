@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import stat
 
+from pyvmm.backends.base import BackendError
+from pyvmm.backends.listener import Listener, check_path
 from pyvmm.backends.net.base import ALL_OFFLOADS, NetBackend, NetBackendError
 from pyvmm.loop import READ
 from pyvmm.notice import notice
@@ -26,7 +27,6 @@ RETRY = 0.25
 _LOCK_EX, _LOCK_NB = 2, 4  # flock(2)
 #: Bytes that may be under way; the kernel may allow less (net.core.wmem_max).
 _BUFFER = 2 << 20
-_PATH_MAX = 107  # sun_path of unix(7), less its NUL
 
 
 class Link(NetBackend):
@@ -40,14 +40,14 @@ class Link(NetBackend):
 
     def __init__(self, path: str) -> None:
         super().__init__()
-        if len(os.fsencode(path)) > _PATH_MAX:
-            raise NetBackendError(
-                f"socket path {path} is longer than {_PATH_MAX} bytes; choose a shorter one"
-            )
+        try:
+            check_path(path)
+        except BackendError as error:
+            raise NetBackendError(str(error)) from None
         self.path = path
         self.carrier = False
         self._lock = _take_lock(f"{path}.lock")
-        self._listener: socket.socket | None = None
+        self._listener: Listener | None = None
         self._peer: socket.socket | None = None
         self._timer: Timer | None = None
         self._loop: Loop | None = None
@@ -68,23 +68,11 @@ class Link(NetBackend):
         if not self.listens:
             self._connect()
             return
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
-            try:
-                if stat.S_ISSOCK(os.lstat(self.path).st_mode):
-                    os.unlink(self.path)  # of one that is gone: the lock is ours
-            except FileNotFoundError:
-                pass
-            listener.bind(self.path)
-            os.chmod(self.path, 0o600)
-            listener.listen(1)
-        except OSError as error:
-            listener.close()
-            raise NetBackendError(
-                f"cannot listen on socket {self.path}: {error.strerror}; choose another path"
-            ) from None
-        self._listener = listener
-        loop.add(listener.fileno(), READ, self._accept)
+            self._listener = Listener(self.path, socket.SOCK_SEQPACKET)
+        except BackendError as error:
+            raise NetBackendError(str(error)) from None
+        loop.add(self._listener.socket.fileno(), READ, self._accept)
 
     def fd(self, pair: int) -> int:
         """The connection; -1 while there is none."""
@@ -124,19 +112,21 @@ class Link(NetBackend):
             self._peer.close()
             self._peer = None
         if self._listener is not None and self._loop is not None:
-            self._loop.remove(self._listener.fileno())
+            self._loop.remove(self._listener.socket.fileno())
             self._listener.close()
             self._listener = None
-            _remove(self.path)
         if self._lock >= 0:
-            _remove(f"{self.path}.lock")
+            try:
+                os.unlink(f"{self.path}.lock")
+            except OSError:
+                pass  # removed by somebody else
             os.close(self._lock)
             self._lock = -1
 
     def _accept(self, events: int) -> None:
         assert self._listener is not None
         try:
-            peer, _ = self._listener.accept()
+            peer, _ = self._listener.socket.accept()
         except OSError:
             return  # it left again
         if self._peer is not None and not _gone(self._peer):
@@ -207,10 +197,3 @@ def _gone(peer: socket.socket) -> bool:
         return False
     except OSError:
         return True
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass  # removed by somebody else

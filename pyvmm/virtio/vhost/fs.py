@@ -10,8 +10,8 @@ import os
 import shutil
 import socket
 import subprocess
-import tempfile
 
+from pyvmm.backends.listener import private_pair
 from pyvmm.loop import READ
 from pyvmm.notice import notice
 from pyvmm.virtio import ids
@@ -164,26 +164,19 @@ def _start(path: str, readonly: bool, errors: int) -> tuple[socket.socket, subpr
     words = command(find_program(), path, readonly, os.geteuid() == 0)
     if "," in path and words[-1].startswith("source="):
         raise DeviceError(f"--share {path}: this virtiofsd takes no comma in a path; rename it")
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        with tempfile.TemporaryDirectory(prefix="pyvmm-") as folder:
-            place = os.path.join(folder, "virtiofsd")
-            listener.bind(place)
-            listener.listen(1)
-            sock.connect(place)
+    listener, sock = private_pair()
+    with listener:
         number = listener.fileno()
-        process = subprocess.Popen(
-            [*words, f"--fd={number}"],
-            pass_fds=(number,),
-            stdin=subprocess.DEVNULL,
-            stdout=errors,
-            stderr=errors,
-            start_new_session=True,  # Ctrl-C is for us: we end it in order
-        )
-    except OSError as error:
-        sock.close()
-        raise DeviceError(f"--share {path}: virtiofsd cannot be run: {error.strerror or error}") from None
-    finally:
-        listener.close()
+        try:
+            process = subprocess.Popen(
+                [*words, f"--fd={number}"],
+                pass_fds=(number,),
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                start_new_session=True,  # Ctrl-C is for us: we end it in order
+            )
+        except OSError as error:
+            sock.close()
+            raise DeviceError(f"--share {path}: virtiofsd cannot be run: {error.strerror or error}") from None
     return sock, process

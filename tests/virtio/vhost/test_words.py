@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.backends.base import BackendError
 from pyvmm.cli.device import parse
 from pyvmm.config import Config, DeviceWords, split_words
 from pyvmm.errors import PyvmmError
+from pyvmm.loop import Loop
+from pyvmm.virtio.rng import Rng
 from pyvmm.virtio.spec import make_device
 from pyvmm.virtio.vhost import net, vsock
+from pyvmm.virtio.vhost.backend import BackEnd
 
 
 def make(kind: str, text: str) -> None:
@@ -124,3 +128,25 @@ def test_socket_that_somebody_listens_on_is_left_alone(tmp_path: Path) -> None:
 
     assert done.returncode == 64
     assert Path(path).exists()
+
+
+def test_file_at_the_sockets_path_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.write_text("precious")
+
+    with Loop() as loop, pytest.raises(BackendError, match="is no socket"):
+        BackEnd(Rng(), loop, str(path), pytest.fail)
+
+    assert path.read_text() == "precious"
+
+
+def test_socket_that_took_the_place_of_ours_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with Loop() as loop:
+        back_end = BackEnd(Rng(), loop, str(path), pytest.fail)
+        path.unlink()
+        path.write_text("precious")
+
+        back_end.close()
+
+    assert path.read_text() == "precious"
