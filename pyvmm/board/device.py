@@ -18,6 +18,21 @@ class Line:
         self.set(False)
 
 
+class Level(Line):
+    """A wire driven by its level: *line* hears of changes alone. Calls come one at a time."""
+
+    def __init__(self, line: Line | None = None) -> None:
+        self._line = line if line is not None else Line()
+        #: The wire's level.
+        self.level = False
+
+    def set(self, level: bool) -> None:
+        """Drive the wire, if it is not at *level* yet."""
+        if level != self.level:
+            self.level = level
+            self._line.set(level)
+
+
 class Device:
     """A device behind a window of port or memory-mapped I/O.
 

@@ -147,13 +147,6 @@ class Pl011(PrimeCell, Uart):
                 self._ris |= INT_TX
             self._update()
 
-    def reset(self) -> None:
-        """As after power-on (table 3-1)."""
-        with self._lock:
-            self._power_on()
-            self._update()
-        self._feed()
-
     def save(self) -> dict[str, object]:
         """Registers and what the receiver holds; not the backend."""
         with self._lock:

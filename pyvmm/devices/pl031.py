@@ -7,16 +7,16 @@ After the PL031 Technical Reference Manual (ARM DDI 0224B, section 3.3), and wha
 from __future__ import annotations
 
 import time
-from _thread import allocate_lock
 
-from pyvmm.board.device import Line
-from pyvmm.devices.primecell import PrimeCell, words
+from pyvmm.devices.primecell import words
+from pyvmm.devices.timed import TimedCell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm.loop import Loop, Timer
+    from pyvmm.board.device import Line
+    from pyvmm.loop import Loop
 
 # Register offsets (table 3-1).
 DR = 0x00
@@ -33,7 +33,7 @@ INT_RTC = 1
 _WORD = 0xFFFF_FFFF
 
 
-class Pl031(PrimeCell):
+class Pl031(TimedCell):
     """The clock.
 
     :param line: level; the alarm, while it is pending and not masked
@@ -44,22 +44,11 @@ class Pl031(PrimeCell):
     peripheral_id = b"\x31\x10\x04\x00"
 
     def __init__(self, loop: Loop, line: Line | None = None, now: Callable[[], float] = time.time) -> None:
-        self._loop = loop
-        self._line = line if line is not None else Line()
+        super().__init__(loop, line)
         self._now = now
-        self._lock = allocate_lock()
-        self._timer: Timer | None = None
-        self._closed = False
-        self._level = False
         self._offset = 0
         self._match = self._load = self._mask = self._raw = 0
         self._fired = False  # for this match; acknowledged within its second, it is not due again
-
-    def close(self) -> None:
-        """No alarm comes any more."""
-        with self._lock:
-            self._closed = True
-            self._schedule()
 
     def reset(self) -> None:
         """The host's time, no alarm."""
@@ -114,31 +103,22 @@ class Pl031(PrimeCell):
 
     # Under the lock.
 
-    def _changed(self) -> None:
-        level = bool(self._raw & self._mask)
-        if level != self._level:
-            self._level = level
-            self._line.set(level)
-        self._schedule()
+    def _interrupting(self) -> bool:
+        return bool(self._raw & self._mask)
 
-    def _schedule(self) -> None:
-        """A timer runs only while an alarm is to come that somebody wants."""
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
-        if self._closed or self._raw or not self._mask:
-            return
+    def _due(self) -> float | None:
+        """An alarm is to come that somebody wants."""
+        if self._raw or not self._mask:
+            return None
         ahead = self._match - self._seconds() & _WORD
         if ahead:
             self._fired = False
-            self._timer = self._loop.call_later(ahead - self._now() % 1, self._alarm)
-        elif not self._fired:
-            self._timer = self._loop.call_later(0, self._alarm)
+            return ahead - self._now() % 1
+        return None if self._fired else 0
 
-    def _alarm(self) -> None:
-        """In the loop's thread: the time may have come, or the host's clock was set. Takes the lock."""
+    def _expired(self) -> None:
+        """The time has come, or the host's clock was set. Takes the lock."""
         with self._lock:
-            self._timer = None
             if self._match == self._seconds():
                 self._raw, self._fired = INT_RTC, True
             self._changed()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 
-from pyvmm.board.device import Line
+from pyvmm.board.device import Level, Line
 from pyvmm.devices.primecell import PrimeCell, words
 
 TYPE_CHECKING = False
@@ -51,10 +51,9 @@ class Pl061(PrimeCell):
         self, loop: Loop, line: Line | None = None, on_output: Callable[[int], object] = lambda levels: None
     ) -> None:
         self._loop = loop
-        self._line = line if line is not None else Line()
+        self._line = Level(line)
         self._on_output = on_output
         self._lock = allocate_lock()
-        self._level = False
         self._inputs = 0
         self._outputs = 0
         self._edges = 0
@@ -145,7 +144,4 @@ class Pl061(PrimeCell):
         return (self._edges & ~sensed | level & sensed) & _LINES
 
     def _update(self) -> None:
-        level = bool(self._pending() & self._regs[IE])
-        if level != self._level:
-            self._level = level
-            self._line.set(level)
+        self._line.set(bool(self._pending() & self._regs[IE]))

@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from _thread import allocate_lock
 
-from pyvmm.board.device import Device, Line
+from pyvmm.board.device import Device, Level, Line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Mc146818(Device):
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._loop = loop
-        self._line = line
+        self._line = Level(line)
         self._clock = clock
         self._lock = allocate_lock()
         self._index = 0
@@ -119,7 +119,6 @@ class Mc146818(Device):
         self._ram[REG_D] = D_VRT
         self._describe_memory(below_4g, above_4g)
         self._flags = 0
-        self._level = False
         self._delta = 0.0  # the guest's time is the host's plus this
         self._since = clock()  # up to here events are in _flags
         self._timer: Timer | None = None
@@ -210,7 +209,7 @@ class Mc146818(Device):
                 return self._ram[REG_A] | (A_UIP if self._updating() else 0)
             elif index == REG_C:
                 self._advance()
-                flags = self._flags | (C_IRQF if self._level else 0)
+                flags = self._flags | (C_IRQF if self._line.level else 0)
                 self._flags = 0
                 self._update()
                 return flags
@@ -356,9 +355,7 @@ class Mc146818(Device):
         """Set the line as flags and enables have it; wait for the next event if it is down."""
         enabled = self._ram[REG_B] & _ENABLES
         level = bool(self._flags & enabled)
-        if level != self._level:
-            self._level = level
-            self._line.set(level)
+        self._line.set(level)
         self.close()
         if enabled and not level:
             seconds = self._seconds_to_event(enabled)

@@ -163,13 +163,6 @@ class Serial16550A(Uart):
                 self._thre = bool(self._lsr & LSR_THRE)
                 self._update()
 
-    def reset(self) -> None:
-        """As after power-on (data sheet, table III), at 9600 baud as a PC's firmware leaves it."""
-        with self._lock:
-            self._power_on()
-            self._update()
-        self._feed()
-
     def close(self) -> None:
         """Nothing happens by itself any more."""
         timer, self._timer = self._timer, None
@@ -221,6 +214,7 @@ class Serial16550A(Uart):
     # What follows runs under the lock, unless it says otherwise.
 
     def _power_on(self) -> None:
+        """The data sheet's table III, at 9600 baud as a PC's firmware leaves it."""
         self._ier = self._lcr = self._mcr = self._scr = 0
         self._divisor = 12
         self._set_fcr(0)

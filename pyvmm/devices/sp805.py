@@ -8,16 +8,16 @@ clock when asked for; a timer runs only while the guest has switched the watchdo
 from __future__ import annotations
 
 import time
-from _thread import allocate_lock
 
-from pyvmm.board.device import Line
-from pyvmm.devices.primecell import PrimeCell, words
+from pyvmm.devices.primecell import words
+from pyvmm.devices.timed import TimedCell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm.loop import Loop, Timer
+    from pyvmm.board.device import Line
+    from pyvmm.loop import Loop
 
 # Register offsets (table 3-1).
 LOAD = 0x000
@@ -37,7 +37,7 @@ LOCKED = 1
 _WORD = 0xFFFF_FFFF
 
 
-class Sp805(PrimeCell):
+class Sp805(TimedCell):
     """The watchdog.
 
     :param frequency: counts a second; the device tree tells the guest the same
@@ -55,22 +55,11 @@ class Sp805(PrimeCell):
         frequency: int = 1_000_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._loop = loop
+        super().__init__(loop, line)
         self._on_bite = on_bite
-        self._line = line if line is not None else Line()
         self._frequency = frequency
         self._clock = clock
-        self._lock = allocate_lock()
-        self._timer: Timer | None = None
-        self._level = False
-        self._closed = False
         self._power_on()
-
-    def close(self) -> None:
-        """It bites no more."""
-        with self._lock:
-            self._closed = True
-            self._schedule()
 
     def reset(self) -> None:
         """Off, unlocked, the counter full."""
@@ -148,26 +137,18 @@ class Sp805(PrimeCell):
     def _value(self) -> int:
         return self._left(_WORD) if self._control & CONTROL_INTEN else self._stopped
 
-    def _changed(self) -> None:
-        level = bool(self._raw & self._control & CONTROL_INTEN)
-        if level != self._level:
-            self._level = level
-            self._line.set(level)
-        self._schedule()
+    def _interrupting(self) -> bool:
+        return bool(self._raw & self._control & CONTROL_INTEN)
 
-    def _schedule(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
+    def _due(self) -> float | None:
         # Once it has interrupted, only a bite can follow.
-        due = self._control & CONTROL_INTEN and (not self._raw or self._control & CONTROL_RESEN)
-        if due and not self._closed:
-            self._timer = self._loop.call_later(max(self._zero_at - self._clock(), 0), self._ran_out)
+        if self._control & CONTROL_INTEN and (not self._raw or self._control & CONTROL_RESEN):
+            return max(self._zero_at - self._clock(), 0)
+        return None
 
-    def _ran_out(self) -> None:
-        """In the loop's thread; takes the lock."""
+    def _expired(self) -> None:
+        """The counter is at zero. Takes the lock."""
         with self._lock:
-            self._timer = None
             if self._clock() < self._zero_at:  # the guest was faster
                 self._changed()
                 return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 
-from pyvmm.board.device import Device, Line
+from pyvmm.board.device import Device, Level, Line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ class Uart(Device):
     """A serial port's host side. A subclass has the registers, the receiver and the transmitter.
 
     One lock covers the state: vCPU threads come through ``read`` and ``write``, the loop's thread
-    brings input and room. The line is set under the lock (the order of its levels
-    matters) and only when its level changes.
+    brings input and room. The line is set under the lock: the order of its levels matters.
     """
 
     _rx: list[int]  # bytes, with BREAK beside where it is one
@@ -51,11 +50,10 @@ class Uart(Device):
 
     def __init__(self, loop: Loop, line: Line | None = None) -> None:
         self._loop = loop
-        self._line = line if line is not None else Line()
+        self._line = Level(line)
         self._backend: Backend | None = None
         self._taps: tuple[Callable[[bytes], object], ...] = ()
         self._lock = allocate_lock()
-        self._level = False
         self._starved = False
         #: Received bytes lost: in loopback mode with the receiver full.
         self.overruns = 0
@@ -80,7 +78,18 @@ class Uart(Device):
         """
         self._taps = (*self._taps, observer)
 
+    def reset(self) -> None:
+        """As after power-on."""
+        with self._lock:
+            self._power_on()
+            self._update()
+        self._feed()
+
     # What a subclass has; called under the lock.
+
+    def _power_on(self) -> None:
+        """All registers as after power-on, the receiver empty."""
+        raise NotImplementedError
 
     def _loopback(self) -> bool:
         """Whether the receiver hears the transmitter and not the host."""
@@ -105,10 +114,7 @@ class Uart(Device):
     # What is done for it
 
     def _update(self) -> None:
-        level = self._interrupting()
-        if level != self._level:
-            self._level = level
-            self._line.set(level)
+        self._line.set(self._interrupting())
 
     def _feed(self) -> None:
         """Ask the backend for what it held back, once half the receiver is free. Takes the lock."""

@@ -1,0 +1,60 @@
+"""PrimeCells whose interrupt comes by itself: at a time of the loop's clock."""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+
+from pyvmm.board.device import Level, Line
+from pyvmm.devices.primecell import PrimeCell
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.loop import Loop, Timer
+
+
+class TimedCell(PrimeCell):
+    """A PrimeCell with one lock, one interrupt, and a timer that runs only while it is waited for.
+
+    :param line: level; driven while an interrupt is pending and not masked
+    """
+
+    def __init__(self, loop: Loop, line: Line | None = None) -> None:
+        self._loop = loop
+        self._line = Level(line)
+        self._lock = allocate_lock()
+        self._timer: Timer | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """Nothing happens by itself any more."""
+        with self._lock:
+            self._closed = True
+            self._schedule()
+
+    # What a subclass has
+
+    def _interrupting(self) -> bool:
+        """Whether an interrupt is pending and not masked. Under the lock."""
+        raise NotImplementedError
+
+    def _due(self) -> float | None:
+        """In how many seconds ``_expired`` is to be called; None for not at all. Under the lock."""
+        raise NotImplementedError
+
+    def _expired(self) -> None:
+        """The time may have come. In the loop's thread, without the lock; it ends with ``_changed``."""
+        raise NotImplementedError
+
+    # What is done for it, under the lock
+
+    def _changed(self) -> None:
+        self._line.set(self._interrupting())
+        self._schedule()
+
+    def _schedule(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        due = None if self._closed else self._due()
+        if due is not None:
+            self._timer = self._loop.call_later(due, self._expired)
