@@ -8,6 +8,8 @@ from pyvmm.boot.lowmem import HIGH_MEMORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyvmm.boot.params import BootParams
     from pyvmm.memory.guest import GuestMemory
 
@@ -26,19 +28,32 @@ def load_initrds(
     ``(0, 0)`` for no initrd. Raises DoesNotFitError when there is no room. The archives
     are concatenated as Documentation/driver-api/early-userspace/buffer-format.rst allows.
     """
-    offsets = []
-    size = 0
-    for initrd in params.initrds:
-        size = -(-size // 4) * 4
-        offsets.append(size)
-        size += len(initrd)
+    offsets, size = lay_out(params.initrds)
     if not size:
         return 0, 0
     base = _highest(params, size, kernel, addr_max)
-    for offset, initrd in zip(offsets, params.initrds, strict=True):
+    write_at(memory, base, offsets, params.initrds)
+    return base, size
+
+
+def lay_out(initrds: Sequence[bytes | memoryview]) -> tuple[list[int], int]:
+    """Where each begins when they stand one after another at multiples of 4 bytes; the size of all."""
+    offsets = []
+    size = 0
+    for initrd in initrds:
+        size = -(-size // 4) * 4
+        offsets.append(size)
+        size += len(initrd)
+    return offsets, size
+
+
+def write_at(
+    memory: GuestMemory, base: int, offsets: Sequence[int], initrds: Sequence[bytes | memoryview]
+) -> None:
+    """Write each of *initrds* at its offset from *base*."""
+    for offset, initrd in zip(offsets, initrds, strict=True):
         if initrd:
             memory.write(base + offset, initrd)
-    return base, size
 
 
 def _highest(params: BootParams, size: int, kernel: tuple[int, int], addr_max: int) -> int:

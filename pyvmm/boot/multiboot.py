@@ -43,13 +43,18 @@ _PAGE = 0x1000
 
 def find_header(data: memoryview) -> int | None:
     """Offset of the multiboot header, None without one: 4-byte aligned, in the first 8 KiB."""
-    head = bytes(data[:SEARCH])
-    magic = struct.pack("<I", HEADER_MAGIC)
-    at = head.find(magic)
-    while 0 <= at <= len(head) - 12:
-        if at % 4 == 0 and sum(struct.unpack_from("<3I", head, at)) & 0xFFFFFFFF == 0:
+    return search(data[:SEARCH], HEADER_MAGIC, 4, struct.Struct("<3I"))
+
+
+def search(data: memoryview, magic: int, align: int, words: struct.Struct) -> int | None:
+    """Offset of the *words*, aligned, that begin with *magic* and add up to 0; None without such."""
+    head = bytes(data)
+    first = struct.pack("<I", magic)
+    at = head.find(first)
+    while 0 <= at <= len(head) - words.size:
+        if at % align == 0 and sum(words.unpack_from(head, at)) & 0xFFFFFFFF == 0:
             return at
-        at = head.find(magic, at + 1)
+        at = head.find(first, at + 1)
     return None
 
 

@@ -6,7 +6,7 @@ import struct
 
 from pyvmm.boot import lowmem
 from pyvmm.boot.errors import DoesNotFitError, ImageError
-from pyvmm.boot.multiboot import LOADER_NAME, load_elf_part, load_flat, load_modules, memory_sizes
+from pyvmm.boot.multiboot import LOADER_NAME, load_elf_part, load_flat, load_modules, memory_sizes, search
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,14 +57,7 @@ _TAG_LAST = 21
 
 def find_header(data: memoryview) -> int | None:
     """Offset of the multiboot2 header, None without one: 8-byte aligned, in the first 32 KiB."""
-    head = bytes(data[:SEARCH])
-    magic = struct.pack("<I", HEADER_MAGIC)
-    at = head.find(magic)
-    while 0 <= at <= len(head) - 16:
-        if at % 8 == 0 and sum(struct.unpack_from("<4I", head, at)) & 0xFFFFFFFF == 0:
-            return at
-        at = head.find(magic, at + 1)
-    return None
+    return search(data[:SEARCH], HEADER_MAGIC, 8, struct.Struct("<4I"))
 
 
 def load_multiboot2(memory: GuestMemory, data: bytes | memoryview, params: BootParams) -> Entry:

@@ -14,6 +14,7 @@ from pyvmm.boot.devicetree.blob import unpack as unpack_tree
 from pyvmm.boot.e820 import ram_spans
 from pyvmm.boot.entry import EL1, Entry
 from pyvmm.boot.errors import DoesNotFitError, ImageError
+from pyvmm.boot.initrd import lay_out, write_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,12 +110,7 @@ def _load_initrds(
     memory: GuestMemory, initrds: Sequence[bytes | memoryview], base: int, top: int
 ) -> tuple[int, int] | None:
     """Write them one after another, each at a multiple of 4; ``(base, end)``, None for no bytes."""
-    offsets = []
-    size = 0
-    for initrd in initrds:
-        size = -(-size // 4) * 4
-        offsets.append(size)
-        size += len(initrd)
+    offsets, size = lay_out(initrds)
     if not size:
         return None
     if base + size > top:
@@ -122,9 +118,7 @@ def _load_initrds(
             f"the initrd has {size} bytes, but from {base:#x}, behind kernel and device tree, to the end of "
             f"memory at {top:#x} there are {max(top - base, 0)}; give the guest more memory"
         )
-    for offset, initrd in zip(offsets, initrds, strict=True):
-        if initrd:
-            memory.write(base + offset, initrd)
+    write_at(memory, base, offsets, initrds)
     return base, base + size
 
 
