@@ -6,8 +6,9 @@ Documentation/virt/kvm/devices/vcpu.rst (PMU); Documentation/arm64/booting.rst, 
 
 from __future__ import annotations
 
+from pyvmm.arch import cpu_model
 from pyvmm.arch.arm64 import layout
-from pyvmm.errors import ConfigError, StartError
+from pyvmm.errors import StartError
 from pyvmm.pykvm import const_arm64 as c
 
 TYPE_CHECKING = False
@@ -32,25 +33,16 @@ PSTATE_EL1H_MASKED = 0x3C5
 MPIDR_AFFINITY = 0xFF_00FF_FFFF
 
 
-class CpuModel:
-    """The parsed ``--cpu`` value: features taken away and features insisted on. Raises ConfigError."""
+class CpuModel(cpu_model.CpuModel):
+    """The features a vCPU is asked to have."""
 
-    __slots__ = ("masked", "required")
+    __slots__ = ()
+    example = "host,+pmu"
+    names = f"of {', '.join(FEATURES)}"
 
-    def __init__(self, text: str) -> None:
-        base, *changes = text.split(",")
-        if base != "host":
-            raise ConfigError(f"cpu: {base!r} is not offered; start with host, as in host,+pmu")
-        self.masked: set[str] = set()
-        self.required: set[str] = set()
-        for change in changes:
-            sign, name = change[:1], change[1:].lower()
-            if sign not in ("-", "+") or name not in FEATURES:
-                raise ConfigError(f"cpu: {change!r} is not -feature or +feature, of {', '.join(FEATURES)}")
-            (self.masked if sign == "-" else self.required).add(name)
-        both = self.masked & self.required
-        if both:
-            raise ConfigError(f"cpu: {', '.join(sorted(both))} is both masked and required; decide for one")
+    def known(self, name: str) -> bool:
+        """Whether KVM has a switch for *name*."""
+        return name in FEATURES
 
     def features(self, kvm: Kvm) -> frozenset[str]:
         """The features a vCPU gets. Raises StartError for one that KVM has not."""

@@ -5,7 +5,8 @@ Sources: Intel SDM volume 2, CPUID; AMD APM volume 3 appendix E; Linux Documenta
 
 from __future__ import annotations
 
-from pyvmm.errors import ConfigError, StartError
+from pyvmm.arch import cpu_model
+from pyvmm.errors import StartError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,29 +25,18 @@ _TYPE_SMT = 1
 _TYPE_CORE = 2
 
 
-class CpuModel:
-    """The parsed ``--cpu`` value: features taken away and features insisted on."""
+class CpuModel(cpu_model.CpuModel):
+    """The features a vCPU is asked to have."""
 
-    __slots__ = ("masked", "required")
+    __slots__ = ()
+    example = "host,-avx2"
+    names = "with a name as in /proc/cpuinfo"
 
-    def __init__(self, text: str) -> None:
-        base, *changes = text.split(",")
-        if base != "host":
-            raise ConfigError(f"cpu: {base!r} is not offered; start with host, as in host,-avx2")
-        self.masked: set[str] = set()
-        self.required: set[str] = set()
-        for change in changes:
-            from pyvmm.arch.x86_64.features import FEATURES  # a table most starts do without
+    def known(self, name: str) -> bool:
+        """Whether *name* is in the table."""
+        from pyvmm.arch.x86_64.features import FEATURES  # a table most starts do without
 
-            sign, name = change[:1], change[1:].lower()
-            if sign not in ("-", "+") or name not in FEATURES:
-                raise ConfigError(
-                    f"cpu: {change!r} is not -feature or +feature with a name as in /proc/cpuinfo"
-                )
-            (self.masked if sign == "-" else self.required).add(name)
-        both = self.masked & self.required
-        if both:
-            raise ConfigError(f"cpu: {', '.join(sorted(both))} is both masked and required; decide for one")
+        return name in FEATURES
 
 
 class Cpuid:
