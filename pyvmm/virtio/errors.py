@@ -25,6 +25,16 @@ class DeviceError(StartError):
     """A device cannot be made as asked for on this host."""
 
 
+def check_numbers(what: str, state: Mapping[str, object], limits: Mapping[str, int]) -> None:
+    """Raise StateError unless *state*, which *what* saved, has for each name a number below its limit."""
+    for name, limit in limits.items():
+        value = state.get(name)
+        if not isinstance(value, int) or not 0 <= value < limit:
+            raise StateError(
+                f"{what}: the saved {name.strip('_')} is {value!r}, which cannot be; the state is damaged"
+            )
+
+
 def check_version(what: str, state: Mapping[str, object], version: int) -> None:
     """Raise StateError unless *state*, which *what* saved, has this *version*."""
     if not isinstance(state, dict) or state.get("version") != version:

@@ -13,7 +13,7 @@ from pyvmm.errors import PyvmmError
 from pyvmm.notice import notice
 from pyvmm.virtio import features as f
 from pyvmm.virtio.device import Signal
-from pyvmm.virtio.errors import QueueError, StateError, check_version
+from pyvmm.virtio.errors import QueueError, StateError, check_numbers, check_version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -354,13 +354,7 @@ class VirtioMmio(Device, Signal):
         Raises StateError for a state that does not fit: the device is as after a reset then.
         """
         check_version(self.name, state, STATE_VERSION)
-        for name, limit in _SAVED.items():
-            value = state.get(name)
-            if not isinstance(value, int) or not 0 <= value < limit:
-                raise StateError(
-                    f"{self.name}: the saved {name.strip('_')} is {value!r}, which no device can have; the "
-                    "state is damaged"
-                )
+        check_numbers(self.name, state, _SAVED)
         with self._control:
             self._reset()
             try:

@@ -15,7 +15,7 @@ from pyvmm.memory.errors import GuestMemoryError
 from pyvmm.notice import notice
 from pyvmm.pykvm.barrier import IN_ORDER, full_barrier
 from pyvmm.virtio.chain import Chain
-from pyvmm.virtio.errors import ChainError, QueueError, StateError, check_version
+from pyvmm.virtio.errors import ChainError, QueueError, StateError, check_numbers, check_version
 from pyvmm.virtio.features import F_EVENT_IDX, F_INDIRECT_DESC
 from pyvmm.virtio.seam import Words, seam_descriptor
 
@@ -446,13 +446,7 @@ class Queue:
         Raises StateError for another version, or for what no driver can have set up.
         """
         check_version(f"queue {self.index}", state, VERSION)
-        for name, limit in _SAVED.items():
-            value = state.get(name)
-            if not isinstance(value, int) or not 0 <= value < limit:
-                raise StateError(
-                    f"queue {self.index}: the saved {name.strip('_')} is {value!r}, which no queue can have; "
-                    "the state is damaged"
-                )
+        check_numbers(f"queue {self.index}", state, _SAVED)
         flight = (state["_next_avail"] - state["_next_used"]) & 0xFFFF
         if state["ready"] and flight > min(state["size"], self.max_size):
             raise StateError(
