@@ -7,6 +7,7 @@ import http.server
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -22,16 +23,19 @@ from pyvmm.backends.net.pcap import Capture
 from pyvmm.backends.net.switch import Switch
 from pyvmm.backends.net.tap import open_tap
 from pyvmm.virtio.net import Net
-from tests.backends.net.namespace import leave_chroot, network_namespace
+from tests.backends.net.namespace import leave_chroot, name_server, network_namespace
+from tests.guest.native import volume
 from tests.guest.shell import Shell
 
 LIMIT = 240
 pytestmark = [pytest.mark.hw, pytest.mark.timeout(LIMIT + 30)]
 
 HOST, GUEST = "192.0.2.1", "192.0.2.2"
+#: What the host's name server says of every name.
+NAMED = "203.0.113.9"
 MIB = 1 << 20
 #: Bytes that go each way with a checksum.
-VOLUME = 100 * MIB
+VOLUME = volume(100) * MIB
 SECRET = b"only over the wire " * 50
 
 
@@ -140,7 +144,7 @@ class TestTap:
         with urllib.request.urlopen(f"http://{GUEST}/page", timeout=30) as page:
             assert page.read() == b"hello from the guest\n"
 
-    def test_100_mb_from_the_host_arrive_whole(self, tapped: Tapped) -> None:
+    def test_megabytes_from_the_host_arrive_whole(self, tapped: Tapped) -> None:
         block = pattern()
         expected = hashlib.md5(block * (VOLUME // MIB)).hexdigest()
 
@@ -156,7 +160,7 @@ class TestTap:
         assert text.split()[0] == expected
         print(f"host to guest: {VOLUME / MIB / took:.0f} MiB/s with md5sum")
 
-    def test_100_mb_from_the_guest_arrive_whole(self, tapped: Tapped) -> None:
+    def test_megabytes_from_the_guest_arrive_whole(self, tapped: Tapped) -> None:
         digest = hashlib.md5()
 
         def serve(connection: socket.socket) -> None:
@@ -240,13 +244,42 @@ def upstream(network: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
     if shutil.which("passt") is None:
         pytest.skip("there is no passt (Debian: apt-get install passt)")
+    folder = tmp_path_factory.mktemp("upstream")
     if os.environ.get("PYVMM_LAB"):
-        leave_chroot(tmp_path_factory.mktemp("root"))
+        (folder / "root").mkdir()
+        leave_chroot(folder / "root")
+    name_server("127.0.0.1", folder / "resolv.conf")
     tap = open_tap("up0", address="198.51.100.2/24")
     with IPRoute() as ip:
         ip.route("add", dst="default", gateway="198.51.100.1")
         yield
     tap.close()
+
+
+@pytest.fixture
+def names(upstream: None) -> Iterator[list[bytes]]:
+    """The host's name server, which knows every name as NAMED; the questions that it was asked."""
+    asked: list[bytes] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 53))
+
+        def serve() -> None:
+            while True:
+                data, peer = server.recvfrom(512)
+                if not data:
+                    return
+                end = data.index(b"\0", 12) + 5  # the name's end, type and class; RFC 1035, section 4.1
+                asked.append(data[12:end])
+                head = struct.pack("!HHHHH", 0x8580, 1, 1, 0, 0)
+                record = b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 60, 4) + socket.inet_aton(NAMED)
+                server.sendto(data[:2] + head + data[12:end] + record, peer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield asked
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", ("127.0.0.1", 53))
+        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +302,13 @@ class TestUser:
         assert "default via 198.51.100.1" in guest.run("ip route")
         text = guest.run(f"wget -q -O - http://198.51.100.1:{web}/")
         assert text == SECRET.decode().strip()
+
+    def test_guest_finds_names_by_the_hosts_name_server(self, guest: Shell, names: list[bytes]) -> None:
+        said = guest.run("cat /etc/resolv.conf; nslookup -type=a pyvmm.test")
+
+        assert "nameserver 198.51.100.1" in said
+        assert f"Address: {NAMED}" in said
+        assert names == [b"\5pyvmm\4test\0\0\1\0\1"]
 
     def test_forwarded_port_leads_to_the_guest(self, guest: Shell) -> None:
         guest.run("mkdir -p /www; echo forwarded >/www/page; httpd -p 80 -h /www")

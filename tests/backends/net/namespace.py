@@ -14,7 +14,10 @@ from pyvmm.pykvm.libc import function
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWNET = 0x40000000
+_MS_BIND = 4096
 _MS_MOVE = 8192
+_MS_REC = 16384
+_MS_PRIVATE = 1 << 18
 
 
 @contextmanager
@@ -53,3 +56,14 @@ def leave_chroot(place: Path) -> None:
     assert function("mount")(b".", b"/", None, _MS_MOVE, None) == 0, os.strerror(get_errno())
     os.chroot(".")
     os.chdir("/")
+
+
+def name_server(address: str, file: Path) -> None:
+    """Have /etc/resolv.conf name *address*, for this thread and what it starts; *file* is to hold that."""
+    file.write_text(f"nameserver {address}\n")
+    assert function("unshare")(_CLONE_NEWNS) == 0, os.strerror(get_errno())
+    for source, target, flags in (
+        (b"none", b"/", _MS_REC | _MS_PRIVATE),
+        (os.fsencode(file), b"/etc/resolv.conf", _MS_BIND),
+    ):
+        assert function("mount")(source, target, None, flags, None) == 0, os.strerror(get_errno())
