@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pyvmm.arch import native
 from pyvmm.guests import cache, debian
-from pyvmm.guests.initramfs import build, busybox_program, init_program, kernel_image
+from pyvmm.guests.initramfs import build, busybox_program, init_program, kernel_image, on_demand
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,8 +35,12 @@ DEFAULT_MODULES = (
     "virtiofs",
     "virtio_input",
 )
+#: Modules the kernel gets when it asks: a disk's file system, which the cloud kernel has built in.
+ON_DEMAND = {"fs-ext4": ("crc32c_generic", "ext4")}
+#: What a kernel runs to get a module.
+_MODPROBE = "bin/modprobe"
 # Part of the cache's key: to be raised when ``initramfs.build`` lays things out otherwise.
-_LAYOUT = 2
+_LAYOUT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +63,17 @@ def default_guest(architecture: str = native.DEBIAN, say: Callable[[str], None] 
     release = image.name.partition("-")[2]
     init = init_program(architecture)
     modules = (POWER_BUTTON[architecture], *DEFAULT_MODULES)
-    parts = (str(_LAYOUT), release, kernel.version, busybox.version, *modules)
+    parts = (str(_LAYOUT), release, kernel.version, busybox.version, *modules, str(ON_DEMAND))
     key = hashlib.sha256("\n".join(parts).encode() + init).hexdigest()[:16]
 
     def make(place: Path) -> None:
         from pyvmm.guests.modules import ModuleTree
 
-        order = ModuleTree(kernel.root, release).load_order(list(modules))
-        place.write_bytes(build(init, busybox_program(busybox), modules=order))
+        tree = ModuleTree(kernel.root, release)
+        later = {alias: tree.load_order(list(names)) for alias, names in ON_DEMAND.items()}
+        files = on_demand(later, _MODPROBE)
+        order = tree.load_order(list(modules))
+        place.write_bytes(build(init, busybox_program(busybox), modules=order, files=files))
 
     initrd = cache.entry(f"initramfs/{architecture}-{release}-{key}.cpio", make)
     return Guest(str(image), str(initrd), release)

@@ -10,7 +10,7 @@ from pyvmm.guests.cpio import Entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pyvmm.guests.modules import Module
 
@@ -41,6 +41,20 @@ bound | renew)
     done
     ;;
 esac
+"""
+
+#: Loads what ``on_demand`` lists: the kernel calls it, with options and an alias.
+MODPROBE = """\
+#!/bin/sh
+for alias; do
+    list=/etc/pyvmm/lazy/$alias
+    [ -e "$list" ] || continue
+    while read -r module; do
+        [ -d "/sys/module/$(basename "$module" .ko | tr - _)" ] || insmod "$module"
+    done <"$list"
+    exit 0
+done
+exit 1
 """
 
 _MACHINES = {name: machine for machine, name in debian.ARCHITECTURES.items()}
@@ -78,10 +92,32 @@ def build(
         cpio.file("etc/group", b"root:x:0:\n"),
         cpio.folder("etc/udhcpc"),
         cpio.file("etc/udhcpc/default.script", _LEASE, 0o755),
-        cpio.file("etc/pyvmm/modules", b"".join(f"/{module.path}\n".encode() for module in modules)),
+        cpio.file("etc/pyvmm/modules", paths_of(modules)),
         *(cpio.file(module.path, module.data) for module in modules),
     ]
     return cpio.archive([*entries, *files])
+
+
+def on_demand(wanted: Mapping[str, Sequence[Module]], path: str) -> list[Entry]:
+    """Entries of modules for which the kernel asks by an alias, and of the program that it runs to get them.
+
+    *wanted* has an alias' modules in load order; *path* is the program's, as /proc/sys/kernel/modprobe has
+    it. Aliases with nothing to load are left out.
+    """
+    wanted = {alias: order for alias, order in wanted.items() if order}
+    if not wanted:
+        return []
+    modules = {module.path: module for order in wanted.values() for module in order}
+    return [
+        *(cpio.file(f"etc/pyvmm/lazy/{alias}", paths_of(order)) for alias, order in wanted.items()),
+        *(cpio.file(module.path, module.data) for module in modules.values()),
+        cpio.file(path, MODPROBE.encode(), 0o755),
+    ]
+
+
+def paths_of(modules: Iterable[Module]) -> bytes:
+    """A line a module: where it lies."""
+    return "".join(f"/{module.path}\n" for module in modules).encode()
 
 
 def applets(busybox: bytes) -> list[str]:

@@ -15,7 +15,7 @@ from pyvmm.lab import inside, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from pyvmm.guests.modules import ModuleTree
     from pyvmm.lab.architecture import Architecture
@@ -34,7 +34,7 @@ class Image:
 
 def digest(arch: Architecture) -> str:
     """Changes when an initramfs made by this code would differ for the same packages."""
-    parts = [inside.SETUP, view_script(arch), inside.MODPROBE, str(inside.CHANNELS), inside.PORT]
+    parts = [inside.SETUP, view_script(arch), initramfs.MODPROBE, str(inside.CHANNELS), inside.PORT]
     parts += [*inside.EARLY_MODULES, *arch.kvm, *map(str, inside.LAZY_MODULES.items())]
     return hashlib.sha256("\n".join(parts).encode() + initramfs.init_program(arch.debian)).hexdigest()[:16]
 
@@ -85,23 +85,14 @@ def _initramfs(arch: Architecture, tree: ModuleTree, busybox: bytes) -> bytes:
     loaded = {module.name for module in early}
     kvm = [module for module in tree.load_order(list(arch.kvm)) if module.name not in loaded]
     lazy = {alias: tree.load_order([name]) for alias, name in inside.LAZY_MODULES.items()}
-    more = {module.path: module.data for order in (kvm, *lazy.values()) for module in order}
     channels = "".join(f"/dev/virtio-ports/{inside.PORT}{n}\n" for n in range(inside.CHANNELS))
     files = [
         cpio.file("etc/hostname", b"pyvmm-lab\n"),
         cpio.file("etc/pyvmm/channels", channels.encode()),
-        cpio.file("etc/pyvmm/kvm", _lines(module.path for module in kvm)),
-        cpio.file("etc/pyvmm/modprobe", inside.MODPROBE.encode(), 0o755),
+        cpio.file("etc/pyvmm/kvm", initramfs.paths_of(kvm)),
+        *(cpio.file(module.path, module.data) for module in kvm),
+        *initramfs.on_demand(lazy, "etc/pyvmm/modprobe"),
         cpio.file("etc/pyvmm/setup", inside.SETUP.encode()),
         cpio.file("etc/pyvmm/view", view_script(arch).encode()),
-        *(
-            cpio.file(f"etc/pyvmm/lazy/{alias}", _lines(module.path for module in order))
-            for alias, order in lazy.items()
-        ),
-        *(cpio.file(path, data) for path, data in more.items()),
     ]
     return initramfs.build(initramfs.init_program(arch.debian), busybox, modules=early, files=files)
-
-
-def _lines(paths: Iterable[str]) -> bytes:
-    return "".join(f"/{path}\n" for path in paths).encode()

@@ -53,19 +53,6 @@ mknod -m 666 /dev/vhost-vsock c 10 241
 mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose,noxattr base /base || exit 1
 """
 
-MODPROBE = """\
-#!/bin/sh
-for alias; do
-    list=/etc/pyvmm/lazy/$alias
-    [ -e "$list" ] || continue
-    while read -r module; do
-        [ -d "/sys/module/$(basename "$module" .ko | tr - _)" ] || insmod "$module"
-    done <"$list"
-    exit 0
-done
-exit 1
-"""
-
 _RENEW = """\
 number=$1
 shift

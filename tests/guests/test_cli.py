@@ -24,7 +24,8 @@ def apt(tmp_path, monkeypatch):
     apt.offer("busybox-static", members=[("./bin", None), ("./bin/busybox", BUSYBOX)])
     apt.offer("linux-image-cloud-amd64", depends="linux-image-6.1.0-9-cloud-amd64 (= 1.0)")
     modules = "./lib/modules/6.1.0-9-cloud-amd64"
-    names = (*default.DEFAULT_MODULES, *default.POWER_BUTTON.values())
+    on_demand = [name for names in default.ON_DEMAND.values() for name in names]
+    names = (*default.DEFAULT_MODULES, *default.POWER_BUTTON.values(), *on_demand)
     members = [("./boot", None), ("./boot/vmlinuz-6.1.0-9-cloud-amd64", b"kernel"), (modules, None)]
     members += [(f"{modules}/{name}.ko", elf([])) for name in names]
     apt.offer("linux-image-6.1.0-9-cloud-amd64", members=members)

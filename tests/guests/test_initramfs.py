@@ -45,6 +45,20 @@ def test_given_files_win():
     assert stat.S_ISDIR(made["opt/x"].mode)
 
 
+def test_modules_on_demand_are_listed_by_alias_and_loaded_by_the_kernels_program():
+    both = [Module("b", "lib/b.ko", b"B"), Module("a", "lib/a.ko", b"A")]
+    files = initramfs.on_demand({"fs-x": both, "fs-y": both[:1], "fs-builtin": []}, "bin/modprobe")
+    made = entries(initramfs.build(b"", BUSYBOX, files=files))
+    assert made["etc/pyvmm/lazy/fs-x"].data == b"/lib/b.ko\n/lib/a.ko\n"
+    assert made["etc/pyvmm/lazy/fs-y"].data == b"/lib/b.ko\n"
+    assert "etc/pyvmm/lazy/fs-builtin" not in made
+    assert (made["lib/a.ko"].data, made["bin/modprobe"].mode & 0o777) == (b"A", 0o755)
+
+
+def test_modules_on_demand_when_all_are_built_in_are_nothing():
+    assert initramfs.on_demand({"fs-x": []}, "bin/modprobe") == []
+
+
 @pytest.mark.parametrize("program", [b"", b"\0[\0[[\0", b"\0[\0[[\0zcat\0sh\0\0", b"no table"])
 def test_busybox_without_a_table_of_commands_is_refused(program):
     with pytest.raises(initramfs.InitramfsError):
