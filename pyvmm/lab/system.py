@@ -1,7 +1,7 @@
 """The programs of an emulated host that cannot run this machine's: a small Debian, made from packages.
 
-busybox, Python, and the packages pyvmm needs that are not pure Python. It is unpacked into a directory of the
-cache, which the host mounts.
+busybox, Python, the packages pyvmm needs that are not pure Python, and tools for ext4. It is unpacked into a
+directory of the cache, which the host mounts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Python, what its extension modules are linked with, and the compiled packages of pyproject.toml.
+#: Python, what its extension modules are linked with (pyroute2 wants sqlite3), the compiled packages of
+#: pyproject.toml, and mkfs.ext4.
 PACKAGES = (
     "busybox-static",
     "libc6",
@@ -39,6 +40,12 @@ PACKAGES = (
     "liblz4-1",
     "python3-lz4",
     "python3-psutil",
+    "e2fsprogs",
+    "libblkid1",
+    "libcom-err2",
+    "libext2fs2",
+    "libss2",
+    "libsqlite3-0",
 )
 #: Where Debian's packages for Python lie.
 PYTHON_PACKAGES = "/usr/lib/python3/dist-packages"
