@@ -20,6 +20,6 @@ def program(name: str) -> Path:
     return _FIRMWARE / f"{name}.{os.uname().machine}"
 
 
-def volume(mib: int) -> int:
-    """Of *mib* MiB those that are worth their time here."""
-    return max(1, mib // 10) if ARM64 else mib
+def volume(amount: int) -> int:
+    """Of *amount*, of whatever, what is worth its time here."""
+    return max(1, amount // 10) if ARM64 else amount

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.guest.disk_guest import LIMIT, check, command, expected, ext4, files, tool
+from tests.guest.native import volume
 
 pytestmark = [pytest.mark.hw, pytest.mark.timeout(2 * LIMIT)]
+
+FILES = volume(1000)
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +30,15 @@ def said(initrd: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, li
     (folder / "raw").write_bytes(os.urandom(32 << 20))
     os.truncate(folder / "raw", 32 << 20)
     subprocess.run(["truncate", "-s", "16M", folder / "load"], check=True)
-    script = """
-        section() { echo "== $1"; }
+    script = f"""
+        section() {{ echo "== $1"; }}
         mkdir -p /m /r
         section serial; cat /sys/block/vda/serial
         section queues; ls /sys/block/vda/mq | wc -l; ls /sys/block/vdb/mq | wc -l
         section sectors; cat /sys/block/vda/size /sys/block/vda/queue/logical_block_size
         section caches; cat /sys/block/vda/queue/write_cache /sys/block/vdc/queue/write_cache
         section switch; echo "write through" > /sys/block/vda/cache_type; cat /sys/block/vda/queue/write_cache
-        section files; mount -t ext4 /dev/vda /m; disk files /m/made 1000 | tail -n 1; umount /m
+        section files; mount -t ext4 /dev/vda /m; disk files /m/made {FILES} | tail -n 1; umount /m
         section readonly; cat /sys/block/vdb/ro; mount -t ext4 -o ro /dev/vdb /r && ls /r; umount /r
         dd if=/dev/zero of=/dev/vdb bs=512 count=1 2>&1 | grep -c 'can.t open\\|not permitted\\|Read-only'
         section discard; disk discard /dev/vdc && sync && echo done
@@ -88,14 +91,14 @@ def test_cache_is_the_one_asked_for_and_the_guest_can_switch_it(said: dict[str, 
     assert said["switch"] == ["write through"]
 
 
-def test_thousand_files_are_on_the_image(said: dict[str, list[str]], tmp_path: Path) -> None:
+def test_files_that_the_guest_made_are_on_the_image(said: dict[str, list[str]], tmp_path: Path) -> None:
     image = folder(said) / "files"
 
     check(image)
     found = files(image, "made", tmp_path / "dump")
 
-    assert said["files"] == ["999"]
-    assert sorted(found) == list(range(1000))
+    assert said["files"] == [str(FILES - 1)]
+    assert sorted(found) == list(range(FILES))
     assert [number for number, data in found.items() if data != expected(number)] == []
 
 

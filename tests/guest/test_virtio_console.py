@@ -16,13 +16,14 @@ import pytest
 
 from pyvmm.guests.default import default_guest
 from tests.cli.command import OnTerminal, environment
+from tests.guest.native import CONSOLE, volume
 
 #: Seconds a guest gets.
 LIMIT = 180
 pytestmark = [pytest.mark.hw, pytest.mark.timeout(LIMIT + 60)]
 
 PROMPT = b"~ # "
-MEGABYTES_10 = 10 << 20
+VOLUME = volume(10) << 20
 #: Run in the guest: the driver's folder in sysfs, and how to find the device file of the port named "data".
 PRELUDE = """
 drivers=/sys/bus/virtio/drivers/virtio_console
@@ -110,12 +111,12 @@ def test_size_reaches_a_device_with_several_ports(several: tuple[Session, str]) 
     assert (first, second) == ("40 100", "31 97")
 
 
-def test_data_port_carries_ten_megabytes_to_the_host(several: tuple[Session, str]) -> None:
+def test_data_port_carries_megabytes_to_the_host(several: tuple[Session, str]) -> None:
     session, path = several
     seen = hashlib.sha1()
 
     def read() -> None:
-        left = MEGABYTES_10
+        left = VOLUME
         with open(f"{path}.out", "rb", buffering=0) as pipe:
             while left:
                 data = pipe.read(min(left, 65536))
@@ -125,16 +126,16 @@ def test_data_port_carries_ten_megabytes_to_the_host(several: tuple[Session, str
     reader = threading.Thread(target=read)
     reader.start()
     told = session.command(
-        "head -c 10485760 /dev/urandom > /tmp/r; cat /tmp/r > /dev/vport0p1; sha1sum < /tmp/r"
+        f"head -c {VOLUME} /dev/urandom > /tmp/r; cat /tmp/r > /dev/vport0p1; sha1sum < /tmp/r"
     )
     reader.join(60)
 
     assert seen.hexdigest() in told
 
 
-def test_data_port_carries_ten_megabytes_to_the_guest(several: tuple[Session, str]) -> None:
+def test_data_port_carries_megabytes_to_the_guest(several: tuple[Session, str]) -> None:
     session, path = several
-    data = os.urandom(MEGABYTES_10)
+    data = os.urandom(VOLUME)
 
     def write() -> None:
         with open(f"{path}.in", "wb") as pipe:
@@ -142,7 +143,7 @@ def test_data_port_carries_ten_megabytes_to_the_guest(several: tuple[Session, st
 
     writer = threading.Thread(target=write)
     writer.start()
-    told = session.command("head -c 10485760 /dev/vport0p1 | sha1sum")
+    told = session.command(f"head -c {VOLUME} /dev/vport0p1 | sha1sum")
     writer.join(60)
 
     assert hashlib.sha1(data).hexdigest() in told
@@ -206,7 +207,7 @@ def test_panic_on_hvc0_is_inferred_from_its_output() -> None:
 
 
 def test_exec_carries_megabytes_through_a_port() -> None:
-    data = os.urandom(8 << 20)  # in 140 seconds through the serial port
+    data = os.urandom(volume(8) << 20)  # in 140 seconds through the serial port
 
     done = execute("cat > /tmp/x; cat /tmp/x; ls -l /proc/[0-9]*/fd | grep -q /dev/vport0p0", stdin=data)
 
@@ -215,8 +216,8 @@ def test_exec_carries_megabytes_through_a_port() -> None:
 
 
 def test_exec_when_the_kernel_finds_no_virtio_devices_goes_through_the_serial_port() -> None:
-    done = execute(
-        "cat; ls /sys/class/virtio-ports", "--cmdline", "console=ttyS0 quiet panic=-1 acpi=off", stdin=b"text"
-    )
+    words = f"console={CONSOLE} quiet panic=-1 module_blacklist=virtio_mmio"
+
+    done = execute("cat; ls /sys/class/virtio-ports", "--cmdline", words, stdin=b"text")
 
     assert (done.returncode, done.stdout) == (0, b"text"), done

@@ -384,7 +384,7 @@ class TestSwitch:
                 assert "3 packets received" in second.run("ping -c 3 10.1.1.1")
                 assert "3 packets received" in first.run("ping -c 3 10.1.1.2")
 
-                first.run("dd if=/dev/urandom of=/tmp/file bs=1M count=10 2>/dev/null")
+                first.run(f"dd if=/dev/urandom of=/tmp/file bs=1M count={volume(10)} 2>/dev/null")
                 # Either nc ends as soon as one side has nothing more to say: a FIFO never ends.
                 second.run("mkfifo /tmp/silence; nc -l -p 99 <>/tmp/silence >/tmp/file &")
                 first.run("until nc 10.1.1.2 99 </tmp/file; do usleep 100000; done", 120)
@@ -410,7 +410,7 @@ class TestLink:
 
         first = start(
             1,
-            "dd if=/dev/urandom of=/tmp/f bs=1M count=10 2>/dev/null; md5sum </tmp/f; "
+            f"dd if=/dev/urandom of=/tmp/f bs=1M count={volume(10)} 2>/dev/null; md5sum </tmp/f; "
             "until nc 10.2.2.2 99 </tmp/f; do usleep 100000; done",
         )
         second = start(2, "mkfifo /tmp/silence; nc -l -p 99 <>/tmp/silence | md5sum")

@@ -19,12 +19,12 @@ from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.net_features import F_CSUM, F_HOST_TSO4, F_MQ
 from pyvmm.virtio.spec import make_device
 from tests.backends.net.namespace import network_namespace
+from tests.guest.native import program
 from tests.guest.shell import Shell
 from tests.virtio.vhost.test_pair import served
 
 pytestmark = [pytest.mark.hw, pytest.mark.timeout(400)]
 
-VSOCK = Path(__file__).resolve().parents[2] / "firmware" / "linux" / "vsock.x86_64"
 CID = 77
 HOST, INSIDE = "192.0.2.1", "192.0.2.2"
 MIB = 1 << 20
@@ -49,7 +49,7 @@ class Guest(Shell):
             device("vhost_user", f"{entropy},type=rng"),
             device("vsock", f"{CID},vhost"),
         ]
-        super().__init__(devices, programs={"vsock": VSOCK}, folder=folder)
+        super().__init__(devices, programs={"vsock": program("linux/vsock")}, folder=folder)
         self.run("mkdir /s /f && mount -t virtiofs files /s && mount -t virtiofs fixed /f && cd /s")
 
 

@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 
 from pyvmm.virtio.vsock import SPACE, Vsock
+from tests.guest.native import program, volume
 from tests.guest.shell import Shell
 
 pytestmark = [pytest.mark.hw, pytest.mark.timeout(400)]
 
-PROGRAM = Path(__file__).resolve().parents[2] / "firmware" / "linux" / "vsock.x86_64"
 CID = 42
 MIB = 1 << 20
+#: Bytes that are echoed with a checksum.
+VOLUME = volume(10) * MIB
 #: Seconds one step gets.
 LIMIT = 60
 
@@ -30,7 +32,7 @@ class Guest(Shell):
     def __init__(self, folder: Path) -> None:
         self.path = str(folder / "v")
         self.device = Vsock(CID, self.path)
-        super().__init__([self.device], programs={"vsock": PROGRAM}, folder=folder)
+        super().__init__([self.device], programs={"vsock": program("linux/vsock")}, folder=folder)
 
     def connect(self, port: int) -> socket.socket:
         """A connection to the guest's *port*."""
@@ -126,8 +128,8 @@ def test_host_when_nobody_listens_in_the_guest_is_refused_at_once(guest: Guest) 
         guest.connect(1002)
 
 
-def test_ten_megabytes_when_echoed_by_the_guest_come_back_whole(guest: Guest) -> None:
-    data = os.urandom(10 * MIB)
+def test_megabytes_when_echoed_by_the_guest_come_back_whole(guest: Guest) -> None:
+    data = os.urandom(VOLUME)
     with guest.connect(7) as sock:
 
         def send() -> None:
@@ -142,14 +144,14 @@ def test_ten_megabytes_when_echoed_by_the_guest_come_back_whole(guest: Guest) ->
     assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
 
 
-def test_ten_megabytes_when_echoed_by_the_host_come_back_whole(guest: Guest) -> None:
+def test_megabytes_when_echoed_by_the_host_come_back_whole(guest: Guest) -> None:
     served = guest.serve(1003, echo)
-    guest.run("dd if=/dev/urandom of=/tmp/a bs=64k count=160")
+    guest.run(f"dd if=/dev/urandom of=/tmp/a bs=64k count={VOLUME >> 16}")
 
     guest.run("vsock connect 1003 < /tmp/a > /tmp/b")
     served.join()
 
-    assert guest.run("wc -c < /tmp/b") == str(10 * MIB)
+    assert guest.run("wc -c < /tmp/b") == str(VOLUME)
     guest.run("cmp /tmp/a /tmp/b; rm /tmp/a /tmp/b")
 
 
