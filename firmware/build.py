@@ -1,53 +1,23 @@
 #!/usr/bin/env python3
 """Build the guest programs of this folder into ``bin/``.
 
-``build.py [--out DIR]`` needs GNU as, ld, objcopy and gcc for x86-64. The result depends on
-the sources and the tools' versions only: no time, path or debug information goes in.
-``toolchain.txt`` holds the versions that made the files in ``bin/``.
+``build.py [--out DIR]`` needs GNU as, ld, objcopy and gcc for x86-64; ``toolchain.txt`` holds the versions
+that made the files in ``bin/``. ``common/builder.py`` has what all architectures share.
 """
 
 from __future__ import annotations
 
-import argparse
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "common"))
+from builder import COMMON, Builder  # noqa: E402
+
 PAGE = 4096
-TOOLS = ("gcc", "as", "ld", "objcopy")
-CFLAGS = [
-    "-std=gnu11",
-    "-Os",
-    "-ffreestanding",
-    "-fno-pic",
-    "-fno-pie",
-    "-fno-stack-protector",
-    "-fno-asynchronous-unwind-tables",
-    "-fcf-protection=none",
-    "-mno-red-zone",
-    "-mgeneral-regs-only",
-    "-march=x86-64",
-    "-fno-strict-aliasing",
-    "-fno-tree-loop-distribute-patterns",
-    "-fno-builtin",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-]
-LDFLAGS = [
-    "-nostdlib",
-    "-static",
-    "--build-id=none",
-    "-z",
-    "noexecstack",
-    "-z",
-    "max-page-size=4096",
-    "-s",
-    "--no-warn-rwx-segments",
-]
+CFLAGS = ["-fcf-protection=none", "-mno-red-zone", "-march=x86-64"]
+LDFLAGS = ["-z", "max-page-size=4096"]
 
 
 class Program(NamedTuple):
@@ -122,98 +92,56 @@ PROGRAMS = [
 ]
 
 
-def main() -> None:
-    """Build everything, and note the tools' versions when it goes into ``bin/``."""
-    parser = argparse.ArgumentParser(description="Build the guest programs.")
-    parser.add_argument(
-        "--out", type=Path, default=HERE / "bin", help="folder for the results (default: bin/)"
-    )
-    out: Path = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
-    for program in PROGRAMS:
-        (out / program.file).write_bytes(build(program))
-    if out == HERE / "bin":
-        for stale in {path.name for path in out.iterdir()} - {program.file for program in PROGRAMS}:
-            (out / stale).unlink()
-        (HERE / "toolchain.txt").write_text(toolchain())
-
-
-def toolchain() -> str:
-    """The first line of each tool's ``--version``, one a line. OSError where a tool is missing."""
-    lines = [
-        subprocess.run([tool, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
-        for tool in TOOLS
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def build(program: Program) -> bytes:
-    """The bytes of one program. CalledProcessError, after the tool's own message, where it fails."""
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
+class X86(Builder):
+    def make(self, program: Program, work: Path) -> bytes:  # type: ignore[override]
+        """A ROM, or the ELF file itself."""
         if program.mode == "reset":
-            return _rom(work, HERE / "src" / program.source, program.size)
-        payload = _payload(work, program)
+            return self._rom(work, self.folder / "src" / program.source, program.size)
+        payload = self._payload(work, program)
         if program.mode in ("elf32", "elf64", "multiboot"):
             return payload.read_bytes()
-        _run("objcopy", "-O", "binary", payload, work / "payload.bin")
-        size = (work / "payload.bin").stat().st_size
-        return _rom(work, HERE / "lib" / "rom.S", _whole_pages(size + 512))
+        size = len(self.flatten(payload))
+        return self._rom(work, self.folder / "lib" / "rom.S", _whole_pages(size + 512))
 
+    def _rom(self, work: Path, source: Path, size: int) -> bytes:
+        library, rom_object, linked = self.folder / "lib", work / "rom.o", work / "rom.elf"
+        self.run("as", "--64", "-I", library, "-I", work, "-o", rom_object, source)
+        self.link(linked, *LDFLAGS, "-T", library / "reset.ld", f"--defsym=ROM_SIZE={size}", rom_object)
+        return self.flatten(linked)
 
-def _rom(work: Path, source: Path, size: int) -> bytes:
-    rom_object, linked, flat = work / "rom.o", work / "rom.elf", work / "rom.bin"
-    _run("as", "--64", "-I", HERE / "lib", "-I", work, "-o", rom_object, source)
-    _run(
-        "ld", *LDFLAGS, "-T", HERE / "lib" / "reset.ld", f"--defsym=ROM_SIZE={size}", "-o", linked, rom_object
-    )
-    _run("objcopy", "-O", "binary", linked, flat)
-    return flat.read_bytes()
-
-
-def _payload(work: Path, program: Program) -> Path:
-    level = {"long0": 0, "long3": 3, "elf64": 0}.get(program.mode, 32)
-    bits = "32" if level == 32 else "64"
-    name = program.file.partition(".")[0]
-    sources = [
-        HERE / "lib" / "start.S",
-        HERE / "lib" / "traps.S",
-        HERE / "lib" / "traps.c",
-        HERE / "lib" / "report.c",
-    ]
-    if level != 32:
-        sources.append(HERE / "lib" / "paging.c")
-    sources.append(HERE / "src" / program.source)
-    beside = (HERE / "src" / program.source).with_suffix(".S")
-    if beside.exists() and beside not in sources:
-        sources.append(beside)
-    objects = []
-    for number, source in enumerate(sources):
-        objects.append(work / f"{number}.o")
-        if source.suffix == ".S":
-            _run(
-                "as", f"--{bits}", "--defsym", f"LEVEL={level}", "-I", HERE / "lib", "-o", objects[-1], source
-            )
-        else:
-            defines = [f'-DPROGRAM="{name}"', f"-DLEVEL={level}"]
-            _run("gcc", f"-m{bits}", *CFLAGS, *defines, "-I", HERE / "lib", "-c", "-o", objects[-1], source)
-    payload = work / "payload.elf"
-    emulation = "elf_i386" if bits == "32" else "elf_x86_64"
-    start = ["-e", "entry"] if program.mode in ("elf32", "elf64") else []
-    _run("ld", "-m", emulation, *LDFLAGS, *start, "-T", HERE / "lib" / "payload.ld", "-o", payload, *objects)
-    return payload
+    def _payload(self, work: Path, program: Program) -> Path:
+        library, main = self.folder / "lib", self.folder / "src" / program.source
+        level = {"long0": 0, "long3": 3, "elf64": 0}.get(program.mode, 32)
+        bits = "32" if level == 32 else "64"
+        name = program.file.partition(".")[0]
+        sources = [library / one for one in ("start.S", "traps.S", "traps.c", "console.c")]
+        sources.append(COMMON / "report.c")
+        if level != 32:
+            sources.append(library / "paging.c")
+        sources.append(main)
+        beside = main.with_suffix(".S")
+        if beside.exists():
+            sources.append(beside)
+        objects = []
+        for number, source in enumerate(sources):
+            objects.append(work / f"{number}.o")
+            if source.suffix == ".S":
+                words = [f"--{bits}", "--defsym", f"LEVEL={level}", "-I", library]
+                self.run("as", *words, "-o", objects[-1], source)
+            else:
+                self.compile(source, name, objects[-1], f"-m{bits}", f"-DLEVEL={level}")
+        payload = work / "payload.elf"
+        emulation = "elf_i386" if bits == "32" else "elf_x86_64"
+        start = ["-e", "entry"] if program.mode in ("elf32", "elf64") else []
+        self.link(payload, "-m", emulation, *LDFLAGS, *start, "-T", library / "payload.ld", *objects)
+        return payload
 
 
 def _whole_pages(size: int) -> int:
     return -(-size // PAGE) * PAGE
 
 
-def _run(*command: str | Path) -> None:
-    subprocess.run([str(word) for word in command], check=True, stdin=subprocess.DEVNULL)
-
+builder = X86(HERE, PROGRAMS, "", CFLAGS)
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, subprocess.CalledProcessError) as error:
-        sys.exit(f"firmware/build.py: {error}")
+    builder.main()

@@ -2,43 +2,21 @@
 """Build the arm64 guest programs of this folder into ``bin/``.
 
 ``build.py [--out DIR]`` needs Debian's gcc-aarch64-linux-gnu and binutils-aarch64-linux-gnu, or any
-tools called so. The result depends on the sources and the tools' versions only; ``toolchain.txt``
-holds the versions that made the files in ``bin/``.
+tools called so; ``toolchain.txt`` holds the versions that made the files in ``bin/``.
+``../common/builder.py`` has what all architectures share.
 """
 
 from __future__ import annotations
 
-import argparse
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
-PREFIX = "aarch64-linux-gnu-"
-TOOLS = ("gcc", "as", "ld", "objcopy")
-CFLAGS = [
-    "-std=gnu11",
-    "-Os",
-    "-ffreestanding",
-    "-fno-pic",
-    "-fno-pie",
-    "-fno-stack-protector",
-    "-fno-asynchronous-unwind-tables",
-    "-mgeneral-regs-only",
-    "-mstrict-align",
-    "-mbranch-protection=none",
-    "-march=armv8-a",
-    "-fno-strict-aliasing",
-    "-fno-tree-loop-distribute-patterns",
-    "-fno-builtin",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-]
-LDFLAGS = ["-nostdlib", "-static", "--build-id=none", "-z", "noexecstack", "-s", "--no-warn-rwx-segments"]
-LIBRARY = ("start.S", "report.c", "gic.c")
+sys.path.insert(0, str(HERE.parent / "common"))
+from builder import COMMON, Builder  # noqa: E402
+
+CFLAGS = ["-mstrict-align", "-mbranch-protection=none", "-march=armv8-a"]
 #: Where a program in RAM is linked for: clear of the device tree at the start.
 RAM = 0x4020_0000
 
@@ -82,60 +60,26 @@ PROGRAMS = [
 ]
 
 
-def main() -> None:
-    """Build everything, and note the tools' versions when it goes into ``bin/``."""
-    parser = argparse.ArgumentParser(description="Build the arm64 guest programs.")
-    parser.add_argument("--out", type=Path, default=HERE / "bin", help="folder for results (default: bin/)")
-    out: Path = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
-    for program in PROGRAMS:
-        (out / program.file).write_bytes(build(program))
-    if out == HERE / "bin":
-        for stale in {path.name for path in out.iterdir()} - {program.file for program in PROGRAMS}:
-            (out / stale).unlink()
-        (HERE / "toolchain.txt").write_text(toolchain())
-
-
-def toolchain() -> str:
-    """The first line of each tool's ``--version``, one a line. OSError where a tool is missing."""
-    lines = []
-    for tool in TOOLS:
-        done = subprocess.run([PREFIX + tool, "--version"], capture_output=True, text=True, check=True)
-        lines.append(done.stdout.splitlines()[0])
-    return "\n".join(lines) + "\n"
-
-
-def build(program: Program) -> bytes:
-    """The bytes of one program. CalledProcessError, after the tool's own message, where it fails."""
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        source = HERE / "src" / program.source
+class Arm64(Builder):
+    def make(self, program: Program, work: Path) -> bytes:  # type: ignore[override]
+        """A ROM or a piece of memory, or the ELF file itself."""
+        library, source = self.folder / "lib", self.folder / "src" / program.source
         sources = [source]
         if source.suffix == ".c":
-            sources = [*(HERE / "lib" / name for name in LIBRARY), source]
+            parts = [library / name for name in ("start.S", "console.c", "traps.c", "gic.c")]
+            sources = [*parts, COMMON / "report.c", source]
         objects = []
         for number, path in enumerate(sources):
             objects.append(work / f"{number}.o")
-            name = program.file.partition(".")[0]
-            defines = [f'-DPROGRAM="{name}"'] if path.suffix == ".c" else []
-            _run("gcc", *CFLAGS, *defines, "-I", HERE / "lib", "-c", "-o", objects[-1], path)
+            self.compile(path, program.file.partition(".")[0], objects[-1])
         linked = work / "program.elf"
-        script = HERE / "lib" / ("rom.ld" if program.mode == "rom" else "ram.ld")
+        script = library / ("rom.ld" if program.mode == "rom" else "ram.ld")
         start = [] if program.mode == "rom" else [f"--defsym=START={RAM}"]
-        _run("ld", *LDFLAGS, *start, "-T", script, "-o", linked, *objects)
-        if program.mode == "elf":
-            return linked.read_bytes()
-        flat = work / "program.bin"
-        _run("objcopy", "-O", "binary", linked, flat)
-        return flat.read_bytes()
+        self.link(linked, *start, "-T", script, *objects)
+        return linked.read_bytes() if program.mode == "elf" else self.flatten(linked)
 
 
-def _run(tool: str, *arguments: str | Path) -> None:
-    subprocess.run([PREFIX + tool, *map(str, arguments)], check=True, stdin=subprocess.DEVNULL)
-
+builder = Arm64(HERE, PROGRAMS, "aarch64-linux-gnu-", CFLAGS)
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (OSError, subprocess.CalledProcessError) as error:
-        sys.exit(f"firmware/arm64/build.py: {error}")
+    builder.main()

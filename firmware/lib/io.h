@@ -1,10 +1,8 @@
 /* Ports, memory-mapped registers, reports: what every C program of this folder uses. */
 #pragma once
 
-typedef unsigned char u8;
-typedef unsigned short u16;
-typedef unsigned int u32;
-typedef unsigned long long u64;
+#include "report.h"
+
 typedef unsigned long uptr; /* an address, in either width */
 
 enum { DEBUG_EXIT = 0x501, COM1 = 0x3f8 };
@@ -42,14 +40,3 @@ MMIO(64)
 
 /* Parameter *n*, or *otherwise* where the host left it zero. */
 static inline u64 param(int n, u64 otherwise) { return params[n] ? params[n] : otherwise; }
-
-void put(const char *text);      /* to COM1 */
-void put_hex(u64 value);         /* 0x and as few digits as it takes */
-/* End the VM with *value*: 0 passed, 1-31 the check that failed. */
-_Noreturn void finish(int value);
-/* "FAIL name: what", then end with *value*. */
-_Noreturn void fail(int value, const char *what);
-/* The same with "at X: got Y, want Z" where got differs from want; returns where they agree. */
-void expect(int value, const char *what, u64 at, u64 got, u64 want);
-/* "ok name". main() returns this. */
-int ok(void);

@@ -1,4 +1,4 @@
-"""The prebuilt guest programs are what their sources give."""
+"""The prebuilt guest programs are what their sources give, on either architecture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import importlib.util
 import shutil
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,56 +13,74 @@ import pytest
 FIRMWARE = Path(__file__).resolve().parents[2] / "firmware"
 
 
-def load_build() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("firmware_build", FIRMWARE / "build.py")
+def load(folder: Path) -> Any:
+    """The builder of *folder*'s build.py, with what is common of the same tree."""
+    spec = importlib.util.spec_from_file_location(f"build_{len(sys.modules)}", folder / "build.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        patch.delitem(sys.modules, "builder", raising=False)
+        patch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        sys.modules.pop("builder")
+    return module.builder
 
 
-build = load_build()
+X86, ARM64 = load(FIRMWARE), load(FIRMWARE / "arm64")
+BUILDERS = pytest.mark.parametrize("builder", [X86, ARM64], ids=["x86", "arm64"])
+PROGRAMS = pytest.mark.parametrize(
+    ("builder", "program"),
+    [
+        pytest.param(builder, program, id=str((builder.folder / program.file).relative_to(FIRMWARE)))
+        for builder in (X86, ARM64)
+        for program in builder.programs
+    ],
+)
 
 
-@pytest.fixture(scope="module")
-def same_toolchain() -> None:
+def need_same_tools(builder: Any) -> None:
     """Skips where other versions of the tools would give other bytes."""
     try:
-        here = build.toolchain()
+        here = builder.toolchain()
     except OSError as error:
-        pytest.skip(f"{error.filename} is not installed")
-    recorded = (FIRMWARE / "toolchain.txt").read_text()
+        pytest.skip(f"{error.filename} is not installed: apt-get install gcc, or gcc-aarch64-linux-gnu")
+    recorded = (builder.folder / "toolchain.txt").read_text()
     if here != recorded:
         pytest.skip(f"the programs were built with other tools: {recorded!r}, here {here!r}")
 
 
-@pytest.mark.parametrize("program", build.PROGRAMS, ids=lambda program: program.file)
-def test_rebuild_when_tools_match_gives_same_bytes(program: object, same_toolchain: None) -> None:
-    committed = (FIRMWARE / "bin" / program.file).read_bytes()  # type: ignore[attr-defined]
+@PROGRAMS
+def test_rebuild_when_tools_match_gives_same_bytes(builder: Any, program: Any) -> None:
+    need_same_tools(builder)
 
-    assert build.build(program) == committed
-
-
-def test_rebuild_when_tree_lies_elsewhere_gives_same_bytes(tmp_path: Path, same_toolchain: None) -> None:
-    shutil.copytree(FIRMWARE, tmp_path / "a long way off")
-    elsewhere: Any = load_build()
-    elsewhere.HERE = tmp_path / "a long way off"
-    program = next(program for program in build.PROGRAMS if program.file == "smp.bin")
-
-    assert elsewhere.build(program) == (FIRMWARE / "bin" / program.file).read_bytes()
+    assert builder.build(program) == (builder.folder / "bin" / program.file).read_bytes()
 
 
-def test_bin_when_listed_holds_the_programs_and_nothing_else() -> None:
-    listed = {program.file for program in build.PROGRAMS}
+@BUILDERS
+def test_rebuild_when_tree_lies_elsewhere_gives_same_bytes(builder: Any, tmp_path: Path) -> None:
+    need_same_tools(builder)
+    copy = tmp_path / "a long way off"
+    shutil.copytree(FIRMWARE, copy)
+    elsewhere = load(copy / builder.folder.relative_to(FIRMWARE))
+    program = next(program for program in builder.programs if program.file == "smp.bin")
 
-    assert {path.name for path in (FIRMWARE / "bin").iterdir()} == listed
+    assert elsewhere.folder.is_relative_to(copy)
+    assert elsewhere.build(program) == (builder.folder / "bin" / program.file).read_bytes()
 
 
-def test_readme_when_read_names_every_program() -> None:
-    readme = (FIRMWARE / "README.md").read_text()
+@BUILDERS
+def test_bin_when_listed_holds_the_programs_and_nothing_else(builder: Any) -> None:
+    listed = {program.file for program in builder.programs}
 
-    assert [program.file for program in build.PROGRAMS if f"`{program.file}`" not in readme] == []
+    assert {path.name for path in (builder.folder / "bin").iterdir()} == listed
+
+
+@BUILDERS
+def test_readme_when_read_names_every_program(builder: Any) -> None:
+    readme = (builder.folder / "README.md").read_text()
+
+    assert [program.file for program in builder.programs if f"`{program.file}`" not in readme] == []
 
 
 @pytest.mark.parametrize("rom", sorted((FIRMWARE / "bin").glob("*.bin")), ids=lambda path: path.name)

@@ -1,4 +1,4 @@
-"""Runs the guest programs of ``firmware/bin`` on this machine's KVM, and collects what they say."""
+"""Runs the guest programs of this architecture on this machine's KVM, and collects what they say."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pyvmm.arch import native
 from pyvmm.backends.base import CharBackend
 from pyvmm.board.device import Device
 from pyvmm.board.space import DEVICE, MMIO, PORT
@@ -17,13 +18,16 @@ from pyvmm.loop import Loop
 from pyvmm.machine.ending import Ending
 from pyvmm.machine.machine import Machine
 
-BIN = Path(__file__).resolve().parents[2] / "firmware" / "bin"
+_ARM64 = native.NAME == "arm64"
+BIN = Path(__file__).resolve().parents[2] / "firmware" / ("arm64/bin" if _ARM64 else "bin")
 #: The code of a program that passed: it wrote 0 to the debug-exit port.
 PASSED = 32
-#: Seconds a program gets before the watchdog ends it; they take milliseconds on an idle host.
-WATCHDOG = 30.0
-#: Where the parameters of a ROM lie, from its end.
-PARAMETERS = 48
+#: Seconds a program gets before the watchdog ends it; it takes milliseconds on an idle host, up to ten
+#: seconds on an emulated arm64 one.
+WATCHDOG = 60.0 if _ARM64 else 30.0
+#: Where the parameters of a program lie; negative from its end.
+PARAMETERS = 16 if _ARM64 else -48
+MEMORY = "64M" if _ARM64 else "16M"
 
 
 class Transcript(CharBackend):
@@ -102,18 +106,17 @@ def guest(
     name: str,
     *parameters: int,
     console: Transcript | None = None,
-    memory: Any = "16M",
+    memory: Any = MEMORY,
     timeout: float = WATCHDOG,
     **keys: Any,
 ) -> Guest:
-    """A machine, not started, of the ROM or ELF file *name* with *parameters* patched in."""
+    """A machine, not started, of the program *name* with *parameters* patched in."""
     path = BIN / name
     if parameters:
-        rom = bytearray(path.read_bytes())
-        for number, value in enumerate(parameters):
-            struct.pack_into("<Q", rom, len(rom) - PARAMETERS + 8 * number, value)
+        program = bytearray(path.read_bytes())
+        struct.pack_into(f"<{len(parameters)}Q", program, PARAMETERS, *parameters)
         path = tmp_path / name
-        path.write_bytes(rom)
+        path.write_bytes(program)
     if console is None:
         console = Transcript()
     keys.setdefault("firmware", str(path))

@@ -1,10 +1,7 @@
-/* What arm64 guest programs share: registers, the console, PSCI, and how a program ends. */
+/* What arm64 guest programs share: registers, PSCI, exceptions and interrupts. */
 #pragma once
 
-typedef unsigned char u8;
-typedef unsigned short u16;
-typedef unsigned int u32;
-typedef unsigned long u64;
+#include "report.h"
 
 /* The machine's addresses (docs/architecture.md, "The arm64 machine"). */
 #define GICD 0x08000000UL
@@ -41,16 +38,6 @@ enum {
 #define PSCI_CPU_OFF 0x84000002UL
 #define PSCI_CPU_ON 0xc4000003UL
 #define PSCI_AFFINITY_INFO 0xc4000004UL
-
-void put(const char *text);
-void put_hex(u64 value);
-_Noreturn void finish(int value);
-/* Ends with "FAIL name: what" and *value*. */
-_Noreturn void fail(int value, const char *what);
-/* The same with "at X: got Y, want Z" where got differs from want; returns where they agree. */
-void expect(int value, const char *what, u64 at, u64 got, u64 want);
-/* "ok name". main() returns this. */
-int ok(void);
 
 /* The device tree's address, as the program was entered with. */
 extern u64 boot_x0;

@@ -16,9 +16,7 @@ from pyvmm.config import Config
 from pyvmm.guests.default import default_guest
 from pyvmm.machine.machine import Machine
 from pyvmm.pykvm import Kvm
-from tests.guest.harness import PASSED, Transcript
-
-from .harness import guest
+from tests.guest.harness import BIN, PASSED, Transcript, guest
 
 LIMIT = 120
 pytestmark = [pytest.mark.arm64, pytest.mark.timeout(LIMIT + 30)]
@@ -123,8 +121,6 @@ def test_board_file_when_it_moves_the_uart_is_followed(tmp_path: Path) -> None:
 
 
 def guest_program() -> Path:
-    from .harness import BIN
-
     return BIN / "hello.bin"
 
 

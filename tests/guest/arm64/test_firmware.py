@@ -12,9 +12,7 @@ from pyvmm.arch.arm64 import host
 from pyvmm.board.space import MMIO
 from pyvmm.errors import PyvmmError
 from pyvmm.pykvm import Kvm
-from tests.guest.harness import PASSED, Transcript, passes
-
-from .harness import guest
+from tests.guest.harness import BIN, PASSED, Transcript, guest, passes
 
 pytestmark = [pytest.mark.arm64, pytest.mark.timeout(120)]
 
@@ -92,8 +90,6 @@ def test_elf_when_given_as_firmware_starts_at_its_entry(tmp_path: Path) -> None:
 
 
 def test_elf_when_given_as_a_kernel_starts_at_its_entry(tmp_path: Path) -> None:
-    from .harness import BIN
-
     passes(guest(tmp_path, "", firmware=None, kernel=str(BIN / "elf64.elf")), "ok elf64")
 
 
