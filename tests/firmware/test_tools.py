@@ -16,6 +16,8 @@ FIRMWARE = Path(__file__).resolve().parents[2] / "firmware"
     [
         ("disk", "x86_64", "gcc", "BUILT-WITH"),
         ("disk", "aarch64", "aarch64-linux-gnu-gcc", "BUILT-WITH.aarch64"),
+        ("vsock", "x86_64", "gcc", "BUILT-WITH"),
+        ("vsock", "aarch64", "aarch64-linux-gnu-gcc", "BUILT-WITH.aarch64"),
         ("wire", "x86_64", "gcc", "BUILT-WITH"),
     ],
 )

@@ -18,7 +18,7 @@ _MAX_FILE = 20000
 def tool(folder: Path) -> Path:
     """An initrd with firmware/tools/disk as /bin/disk, in *folder*."""
     path = folder / "disk.cpio"
-    program = native.program("tools/disk").read_bytes()
+    program = native.program("disk").read_bytes()
     path.write_bytes(cpio.archive([cpio.file("bin/disk", program, 0o755)]))
     return path
 

@@ -12,12 +12,12 @@ ARM64 = native.NAME == "arm64"
 #: What the guest's kernel calls its serial port.
 CONSOLE = "ttyAMA0" if ARM64 else "ttyS0"
 
-_FIRMWARE = Path(__file__).resolve().parents[2] / "firmware"
+_TOOLS = Path(__file__).resolve().parents[2] / "firmware" / "tools"
 
 
 def program(name: str) -> Path:
-    """A prebuilt program for Linux guests, such as ``tools/disk``."""
-    return _FIRMWARE / f"{name}.{os.uname().machine}"
+    """A prebuilt program for Linux guests, such as ``disk``."""
+    return _TOOLS / f"{name}.{os.uname().machine}"
 
 
 def volume(amount: int) -> int:

@@ -49,7 +49,7 @@ class Guest(Shell):
             device("vhost_user", f"{entropy},type=rng"),
             device("vsock", f"{CID},vhost"),
         ]
-        super().__init__(devices, programs={"vsock": program("linux/vsock")}, folder=folder)
+        super().__init__(devices, programs={"vsock": program("vsock")}, folder=folder)
         self.run("mkdir /s /f && mount -t virtiofs files /s && mount -t virtiofs fixed /f && cd /s")
 
 

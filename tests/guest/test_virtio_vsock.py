@@ -32,7 +32,7 @@ class Guest(Shell):
     def __init__(self, folder: Path) -> None:
         self.path = str(folder / "v")
         self.device = Vsock(CID, self.path)
-        super().__init__([self.device], programs={"vsock": program("linux/vsock")}, folder=folder)
+        super().__init__([self.device], programs={"vsock": program("vsock")}, folder=folder)
 
     def connect(self, port: int) -> socket.socket:
         """A connection to the guest's *port*."""

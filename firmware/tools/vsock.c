@@ -9,7 +9,7 @@
  * Each direction ends by itself: the end of input is passed on, and the end of what the other side
  * sends closes standard output. Status 1 and a line on standard error tell of a call that failed.
  */
-#include "text.h"
+#include "../init/text.h"
 
 enum { AF_VSOCK = 40, SOCK_STREAM = 1, SHUT_WR = 1, BACKLOG = 128 };
 
