@@ -151,7 +151,12 @@ def busybox_program(busybox: debian.Package) -> bytes:
 
 def init_program(architecture: str = "amd64") -> bytes:
     """Our init for *architecture*, built by ``firmware/init/Makefile``."""
-    name = f"firmware/init/pyvmm-init.{_MACHINES[architecture]}"
+    return linux_program("init/pyvmm-init", architecture)
+
+
+def linux_program(path: str, architecture: str = "amd64") -> bytes:
+    """One of our programs for Linux guests: its *path* in ``firmware``, without the machine's name."""
+    name = f"firmware/{path}.{_MACHINES[architecture]}"
     package = Path(__file__).resolve().parent.parent  # a wheel has firmware inside, a checkout beside
     for base in (package, package.parent):
         if (base / name).is_file():

@@ -19,7 +19,8 @@ class Architecture:
     """One kind of emulated host.
 
     *name*: as on the command line; *debian*: Debian's name; *qemu*, its *package*, its *options*;
-    *kernel*: the kernel's package; *kvm*: modules that make /dev/kvm; *command_line*: the kernel's;
+    *kernel*: the kernel's package; *kvm*: modules that make /dev/kvm; *helpers*: programs of ours that run
+    beside the commands, as ``linux_program`` knows them; *command_line*: the kernel's;
     *virtualization*: what people know it by.
     """
 
@@ -30,6 +31,7 @@ class Architecture:
     options: tuple[str, ...]
     kernel: str
     kvm: tuple[str, ...]
+    helpers: tuple[str, ...]
     command_line: str
     virtualization: str
     maximum_cpus: int
@@ -52,9 +54,9 @@ ARCHITECTURES = {
         # The cloud kernel has neither 9p nor kvm-amd.
         "linux-image-amd64",
         ("kvm-amd",),
-        # A periodic tick on every CPU: QEMU's SVM code clears an interrupt's pending flag without its lock
-        # and so loses a wake-up now and then; a halted CPU with a one-shot timer would then sleep for ever.
-        f"nohz=off highres=off console=ttyS0 {_QUIET} tsc=reliable no_timer_check",
+        # Against wake-ups that QEMU's SVM code loses.
+        ("tools/awake",),
+        f"console=ttyS0 {_QUIET} tsc=reliable no_timer_check",
         "AMD-V",
         # QEMU's own limit for a q35 machine without an IOMMU.
         255,
@@ -66,6 +68,7 @@ ARCHITECTURES = {
         "qemu-system-arm",
         ("-M", "virt,virtualization=on,gic-version=3", "-cpu", _ARM64_CPU),
         "linux-image-arm64",
+        (),
         (),
         f"console=ttyAMA0 {_QUIET}",
         "ARM EL2",
@@ -79,6 +82,7 @@ ARCHITECTURES = {
         "qemu-system-arm",
         ("-M", "virt,virtualization=on,gic-version=2", "-cpu", "cortex-a72"),
         "linux-image-arm64",
+        (),
         (),
         f"console=ttyAMA0 {_QUIET}",
         "ARM EL2 with GICv2",

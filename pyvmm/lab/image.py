@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from pyvmm.guests import cache, cpio, debian, initramfs
 from pyvmm.lab import inside, system
@@ -36,7 +36,9 @@ def digest(arch: Architecture) -> str:
     """Changes when an initramfs made by this code would differ for the same packages."""
     parts = [inside.SETUP, view_script(arch), initramfs.MODPROBE, str(inside.CHANNELS), inside.PORT]
     parts += [*inside.EARLY_MODULES, *arch.kvm, *map(str, inside.LAZY_MODULES.items())]
-    return hashlib.sha256("\n".join(parts).encode() + initramfs.init_program(arch.debian)).hexdigest()[:16]
+    programs = [initramfs.init_program(arch.debian)]
+    programs += [initramfs.linux_program(path, arch.debian) for path in arch.helpers]
+    return hashlib.sha256(b"\n".join(["\n".join(parts).encode(), *programs])).hexdigest()[:16]
 
 
 def view_script(arch: Architecture) -> str:
@@ -94,5 +96,11 @@ def _initramfs(arch: Architecture, tree: ModuleTree, busybox: bytes) -> bytes:
         *initramfs.on_demand(lazy, "etc/pyvmm/modprobe"),
         cpio.file("etc/pyvmm/setup", inside.SETUP.encode()),
         cpio.file("etc/pyvmm/view", view_script(arch).encode()),
+        *(
+            cpio.file(
+                f"etc/pyvmm/helpers/{PurePath(path).name}", initramfs.linux_program(path, arch.debian), 0o755
+            )
+            for path in arch.helpers
+        ),
     ]
     return initramfs.build(initramfs.init_program(arch.debian), busybox, modules=early, files=files)

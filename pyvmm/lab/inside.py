@@ -42,6 +42,9 @@ SETUP = """\
     chmod 666 /dev/kvm
     : >/run/kvm-tried
 ) &
+for helper in /etc/pyvmm/helpers/*; do
+    [ -x "$helper" ] && "$helper" &
+done
 echo /etc/pyvmm/modprobe >/proc/sys/kernel/modprobe
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tracefs tracefs /sys/kernel/tracing

@@ -14,6 +14,7 @@ FIRMWARE = Path(__file__).resolve().parents[2] / "firmware"
 @pytest.mark.parametrize(
     ("program", "machine", "compiler", "built_with"),
     [
+        ("awake", "x86_64", "gcc", "BUILT-WITH"),
         ("disk", "x86_64", "gcc", "BUILT-WITH"),
         ("disk", "aarch64", "aarch64-linux-gnu-gcc", "BUILT-WITH.aarch64"),
         ("vsock", "x86_64", "gcc", "BUILT-WITH"),
