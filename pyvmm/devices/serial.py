@@ -89,8 +89,10 @@ class Serial16550A(Uart):
 
     name = "16550A serial port"
 
+    #: What a poll of LSR reads; -1 while reading it clears something.
+    polled: int
     _divisor: int
-    _lsr: int
+    _line_status: int
     _msr: int
     _rbr: int
     _thre: bool  # the THRE interrupt is pending; means something only while IER.THRI is set
@@ -107,8 +109,8 @@ class Serial16550A(Uart):
         if size != 1:
             return sum(self.read(offset + i, 1) << 8 * i for i in range(size))
         if offset == LSR:
-            lsr = self._lsr
-            return lsr if not lsr & (_LSR_ERRORS | LSR_FIFOE) else self._read_errors()
+            polled = self.polled
+            return polled if polled >= 0 else self._read_errors()
         if offset == RBR:
             return self._read_rbr() if not self._lcr & LCR_DLAB else self._divisor & 0xFF
         if offset == IIR:
@@ -210,6 +212,15 @@ class Serial16550A(Uart):
             self._thre, self._timeout = bool(thre), bool(timeout)
             self._update()
         self._feed()
+
+    @property
+    def _lsr(self) -> int:
+        return self._line_status
+
+    @_lsr.setter
+    def _lsr(self, value: int) -> None:
+        self._line_status = value
+        self.polled = -1 if value & (_LSR_ERRORS | LSR_FIFOE) else value
 
     # What follows runs under the lock, unless it says otherwise.
 

@@ -53,6 +53,7 @@ class VcpuThread:
         "_kick",
         "_machine",
         "_mmio",
+        "_polled",
         "_port_entries",
         "_ports",
         "_ring",
@@ -69,6 +70,8 @@ class VcpuThread:
         self._mmio = mmio
         self._ring = ring
         self._port_entries: dict[int, PortEntry] = {}
+        #: The serial port (its ``polled``) and the place of the answer: most exits of a boot to a console.
+        self._polled: dict[int, tuple[Any, int]] = {}
         self._kick = Kick(vcpu)
         self._done = _thread.allocate_lock()
         self._started = False
@@ -125,8 +128,16 @@ class VcpuThread:
         ring = self._ring
         ring64, ring_index = (ring.words, ring.index) if ring is not None else (run64, 0)
         polls: frozenset[int] = ring.polls if ring is not None else frozenset()
+        poll = self._polled.get
         while True:
             if call() == 0:
+                polled = poll(run64[_UNION64])
+                if polled is not None and run32[_REASON32] == KVM_EXIT_IO:
+                    uart, at = polled
+                    value = uart.polled
+                    if value >= 0:
+                        run8[at] = value
+                        continue
                 if ring is not None:
                     ends = ring64[ring_index]
                     if ends >> 32 != ends & 0xFFFF_FFFF and run64[_UNION64] not in polls:
@@ -183,6 +194,8 @@ class VcpuThread:
             device, offset = found
             method = device.write if outward else device.read
             self._port_entries[word] = (method, offset, size, view, at)
+            if self._ring is not None and word in self._ring.polls:
+                self._polled[word] = device, at
         if found is not None and outward and size == 1:
             found[0].write_many(found[1], bytes(view[at : at + count]))
             self._machine.wrote(port)
