@@ -343,6 +343,7 @@ class Machine:
             from pyvmm.virtio.tools.install import install
 
             install(bus.attached, self.config)
+        bus.spare_exits(native.chips.READS_SNOOP)
         if any(attached.device.device_id == CONSOLE for attached in bus.attached):
             self._watch_consoles(bus)
         self._platform.virtio = [(attached.base, attached.gsi) for attached in bus.attached]

@@ -1,7 +1,8 @@
 """Virtio devices put into a machine: a page of registers, an interrupt, and a doorbell a queue.
 
-The guest's kicks come as eventfds (KVM_IOEVENTFD), our interrupts go as one (KVM_IRQFD), so that
-neither costs a vCPU an exit.
+The guest's kicks and acknowledgements come as eventfds (KVM_IOEVENTFD), our interrupts go as one
+(KVM_IRQFD), and where KVM can, the registers are read-only memory to the guest (KVM_MEM_READONLY): what a
+device costs while it runs is not a single exit.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ from pyvmm.board.device import Line
 from pyvmm.board.space import DOORBELL, IRQ, MMIO
 from pyvmm.errors import StartError
 from pyvmm.loop import EDGE, READ, Loop, LoopThread
-from pyvmm.virtio.mmio import QUEUE_NOTIFY, SIZE, VirtioMmio
+from pyvmm.memory.host import Anonymous
+from pyvmm.pykvm.const import KVM_MEM_READONLY
+from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.interrupt import USED_BUFFER
+from pyvmm.virtio.mmio import INTERRUPT_ACK, QUEUE_NOTIFY, SIZE, VirtioMmio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,9 +27,8 @@ if TYPE_CHECKING:
     from pyvmm.board.bus import Bus
     from pyvmm.memory.guest import GuestMemory
     from pyvmm.pykvm import Vm
-    from pyvmm.virtio.device import VirtioDevice
 
-_NOTIFY_WIDTH = 4
+_REGISTER_WIDTH = 4
 #: KVM maps memslots of a huge page's size best.
 _REGION_ALIGN = 2 << 20
 
@@ -94,10 +98,32 @@ class VirtioBus:
         try:
             return self._attach(device)
         except OSError as error:
-            raise StartError(
-                f"{device.name} cannot be attached: {error.strerror}; a device opens an eventfd and one a "
-                "queue, so where files are short, raise their limit (ulimit -n)"
-            ) from None
+            raise _too_few_files(device, error) from None
+
+    def spare_exits(self, shown: bool) -> None:
+        """Let the guest acknowledge interrupts without an exit, and with *shown* read registers, too.
+
+        Once, after the last ``attach``. Not a device with a tap on its transport, which is to see them.
+        Raises as ``attach``.
+        """
+        plain = [attached for attached in self.attached if type(attached.transport) is VirtioMmio]
+        for attached in plain:
+            try:
+                self._listen(attached)
+            except OSError as error:
+                raise _too_few_files(attached.device, error) from None
+        if not shown or not self._vm.check_extension("READONLY_MEM"):
+            return
+        run: list[Attached] = []
+        for attached in plain:
+            if type(attached.device).config_read is not VirtioDevice.config_read:
+                continue
+            if run and attached.base != run[-1].base + SIZE:
+                self._show(run)
+                run = []
+            run.append(attached)
+        if run:
+            self._show(run)
 
     def _attach(self, device: VirtioDevice) -> Attached:
         name = self._board.register(self._free_name(device.name))
@@ -119,8 +145,8 @@ class VirtioBus:
             attached.kicks.append(kick)
             closers.append(lambda fd=kick: os.close(fd))  # type: ignore[misc]
             bell = window.base + QUEUE_NOTIFY
-            self._board.place(MMIO, bell, _NOTIFY_WIDTH, name, DOORBELL, datamatch=queue)
-            self._vm.ioeventfd(kick, bell, _NOTIFY_WIDTH, queue)
+            self._board.place(MMIO, bell, _REGISTER_WIDTH, name, DOORBELL, datamatch=queue)
+            self._vm.ioeventfd(kick, bell, _REGISTER_WIDTH, queue)
             if not device.external:
                 # Edge: the counter need not be read, and each write of it is one more event.
                 loop.add(kick, READ | EDGE, lambda _, queue=queue: device.run_queue(queue))  # type: ignore[misc]
@@ -145,6 +171,32 @@ class VirtioBus:
         while self.attached:
             self.attached.pop().close()
 
+    def _listen(self, attached: Attached) -> None:
+        """Have KVM take the acknowledgement of used buffers."""
+        address = attached.base + INTERRUPT_ACK
+        acks = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        attached._closers.append(lambda: os.close(acks))
+        self._board.place(MMIO, address, _REGISTER_WIDTH, attached.name, DOORBELL, datamatch=USED_BUFFER)
+
+        def assign(on: bool) -> None:
+            self._vm.ioeventfd(acks, address, _REGISTER_WIDTH, USED_BUFFER, deassign=not on)
+
+        attached.transport.interrupt.listen(acks, attached.device.loop, assign)
+        attached._closers.append(attached.transport.interrupt.close)
+
+    def _show(self, run: list[Attached]) -> None:
+        """Make the registers of neighbours read-only memory."""
+        if self._memslots >= self._vm.check_extension("NR_MEMSLOTS"):
+            return
+        host = Anonymous(len(run) * SIZE)
+        run[-1]._closers.insert(0, host.close)
+        for index, attached in enumerate(run):
+            attached.transport.show(host.buffer[index * SIZE : (index + 1) * SIZE])
+        self._vm.set_user_memory_region(
+            self._memslots, run[0].base, host.size, host.address, KVM_MEM_READONLY
+        )
+        self._memslots += 1
+
     def _free_name(self, kind: str) -> str:
         taken = {attached.name for attached in self.attached}
         return next(name for n in range(len(taken) + 1) if (name := f"{kind}{n}") not in taken)
@@ -160,3 +212,10 @@ class VirtioBus:
             self._vm.set_user_memory_region(self._memslots, window.base, host.size, host.address)
             self._memslots += 1
             attached.transport.shared[identifier] = (window.base, host.size)
+
+
+def _too_few_files(device: VirtioDevice, error: OSError) -> StartError:
+    return StartError(
+        f"{device.name} cannot be attached: {error.strerror}; a device opens two eventfds and one a queue, "
+        "so where files are short, raise their limit (ulimit -n)"
+    )

@@ -24,7 +24,7 @@ class ConfigSpace:
     number too wide.
     """
 
-    __slots__ = ("_changing", "_fields", "_state", "_writable")
+    __slots__ = ("_changing", "_fields", "_shown", "_state", "_writable")
 
     def __init__(self, fields: Mapping[str, str], writable: frozenset[str] = frozenset()) -> None:
         places: dict[str, tuple[int, int, bool]] = {}
@@ -44,6 +44,7 @@ class ConfigSpace:
         # Generation and bytes, replaced at once: a reader sees both old or both new.
         self._state = (0, bytes(at))
         self._changing = allocate_lock()
+        self._shown: tuple[memoryview, memoryview] | None = None
         self._writable = bytes(may_write)
 
     def __len__(self) -> int:
@@ -75,7 +76,7 @@ class ConfigSpace:
             raise OverflowError(f"{name} has {size} bytes, not {len(data)}")
         with self._changing:
             generation, old = self._state
-            self._state = ((generation + 1) & 0xFFFF_FFFF, old[:at] + data + old[at + size :])
+            self._replace(generation + 1, old[:at] + data + old[at + size :])
 
     def read(self, offset: int, size: int) -> bytes:
         """What the driver reads: zeroes past the end."""
@@ -88,7 +89,7 @@ class ConfigSpace:
             return False
         with self._changing:
             generation, old = self._state
-            self._state = (generation, old[:offset] + data + old[end:])
+            self._replace(generation, old[:offset] + data + old[end:])
         return True
 
     def fields(self) -> dict[str, Any]:
@@ -105,4 +106,17 @@ class ConfigSpace:
         if len(data) != len(self):
             raise ValueError(f"{len(data)} bytes for a configuration space of {len(self)}")
         with self._changing:
-            self._state = ((self.generation + 1) & 0xFFFF_FFFF, bytes(data))
+            self._replace(self.generation + 1, bytes(data))
+
+    def show(self, data: memoryview, generation: memoryview) -> None:
+        """Keep a copy where the guest reads it by itself: the bytes, and one number of 32 bits."""
+        with self._changing:
+            self._shown = data, generation
+            self._replace(*self._state)
+
+    def _replace(self, generation: int, data: bytes) -> None:
+        self._state = generation, data = generation & 0xFFFF_FFFF, data
+        if self._shown is not None:
+            # A driver that reads all of it between these two is interrupted for the change afterwards.
+            self._shown[0][: len(data)] = data
+            self._shown[1][0] = generation

@@ -14,6 +14,7 @@ from pyvmm.notice import notice
 from pyvmm.virtio import features as f
 from pyvmm.virtio.device import Signal
 from pyvmm.virtio.errors import QueueError, StateError, check_numbers, check_version
+from pyvmm.virtio.interrupt import CONFIG_CHANGE, USED_BUFFER, Interrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,10 +62,6 @@ MAGIC = 0x74726976  # "virt"
 #: "PVMM", little-endian. The specification leaves the value to the vendor.
 VENDOR = 0x4D4D5650
 
-# InterruptStatus
-USED_BUFFER = 1
-CONFIG_CHANGE = 2
-
 STATE_VERSION = 1
 
 _MASK32 = 0xFFFF_FFFF
@@ -102,29 +99,53 @@ class VirtioMmio(Device, Signal):
         self.name = device.name
         #: (base, bytes) of shared memory regions by identifier, once they are placed.
         self.shared: dict[int, tuple[int, int]] = {}
+        self.interrupt = Interrupt(line)
         self._memory = memory
-        self._line = line
         self._kick = kick
         self._failed = failed
         self._closed = False
         self._control = allocate_lock()  # what the driver sets up; held while the device starts and stops
-        self._pending = allocate_lock()  # InterruptStatus alone: never held with anything else
+        self._page: memoryview | None = None
+        self._showing = allocate_lock()  # the page's Status alone: never held with anything else
         self._clear()
 
     def _clear(self) -> None:
         self._status = 0
         self._needs_reset = False
-        self._interrupt_status = 0
         self._driver_features = 0
         self._device_features_sel = self._driver_features_sel = 0
         self._queue_sel = self._shm_sel = 0
+
+    def show(self, page: memoryview) -> None:
+        """Keep in *page* what a read of each register gives, for a guest that reads them without an exit.
+
+        SIZE bytes. Only a device whose ``config_read`` is its ``config``'s can be shown.
+        """
+        with self._control:
+            words = self._page = page.cast("I")
+            self.interrupt.show(words[INTERRUPT_STATUS >> 2 : (INTERRUPT_STATUS >> 2) + 1])
+            self.device.config.show(
+                page[CONFIG:], words[CONFIG_GENERATION >> 2 : (CONFIG_GENERATION >> 2) + 1]
+            )
+            self._show(_READABLE)
+
+    def _show(self, offsets: tuple[int, ...]) -> None:
+        page = self._page
+        if page is None:
+            return
+        for offset in offsets:
+            if offset == STATUS:
+                with self._showing:
+                    page[STATUS >> 2] = self._read(STATUS)
+            else:
+                page[offset >> 2] = self._read(offset)
 
     # Registers
 
     def read(self, offset: int, size: int) -> int:
         """A register, or bytes of the configuration space."""
         if offset == INTERRUPT_STATUS and size == 4:
-            return self._interrupts()
+            return self.interrupt.read()
         if offset >= CONFIG:
             return int.from_bytes(self.device.config_read(offset - CONFIG, size), "little")
         if size != 4 or offset & 3:
@@ -135,8 +156,7 @@ class VirtioMmio(Device, Signal):
     def write(self, offset: int, size: int, value: int) -> None:
         """A register, or bytes of the configuration space."""
         if offset == INTERRUPT_ACK and size == 4:
-            with self._pending:
-                self._interrupt_status &= ~value
+            self.interrupt.acknowledge(value)
         elif offset == QUEUE_NOTIFY and size == 4:
             self._notified(value)
         elif offset >= CONFIG:
@@ -148,9 +168,11 @@ class VirtioMmio(Device, Signal):
         elif offset == STATUS:
             with self._control:
                 self._set_status(value)
+                self._show(_READABLE)
         else:
             with self._control:
                 self._write(offset, value)
+                self._show(_FOLLOWS.get(offset, ()))
 
     def _read(self, offset: int) -> int:
         if offset == STATUS:
@@ -248,17 +270,24 @@ class VirtioMmio(Device, Signal):
                     self.failed(error)
                     return True
                 notice(f"virtio {self.name} start", f"{self.name} does not start: {error}")
-                self._raise(CONFIG_CHANGE)
+                self.interrupt.raise_(CONFIG_CHANGE)
                 return True
-            for queue in device.queues:  # a kick may have come before
-                if queue.ready:
-                    self._kick(queue.index)
+            self._started()
         return True
+
+    def _started(self) -> None:
+        if self.device.external:
+            # Its interrupts do not come through here; Linux drops one whose status says nothing. Beside a
+            # configuration change, too: two edges at once may be one interrupt.
+            self.interrupt.always(USED_BUFFER)
+        self.interrupt.started(exact=not (self.device.external or self._driver_features & f.F_EVENT_IDX))
+        for queue in self.device.queues:  # a kick may have come before
+            if queue.ready:
+                self._kick(queue.index)
 
     def _reset(self) -> None:
         self.device.stop()
-        with self._pending:
-            self._interrupt_status = 0
+        self.interrupt.reset()
         self._clear()
 
     def _notified(self, index: int) -> None:
@@ -275,28 +304,21 @@ class VirtioMmio(Device, Signal):
         )
         return 0
 
-    def _interrupts(self) -> int:
-        status = self._interrupt_status
-        if self.device.external and self.device.active:
-            # Its interrupts do not come through here; Linux drops one whose status says nothing. Beside a
-            # configuration change, too: two edges at once may be one interrupt.
-            return status | USED_BUFFER
-        return status
-
     # Signals of the device, from its loop
 
     def used(self, queue: int) -> None:
         """Used elements: one edge."""
-        self._raise(USED_BUFFER)
+        self.interrupt.raise_(USED_BUFFER)
 
     def config(self) -> None:
         """The configuration space has changed."""
-        self._raise(CONFIG_CHANGE)
+        self.interrupt.raise_(CONFIG_CHANGE)
 
     def needs_reset(self) -> None:
         """Say so in Status, and in a configuration interrupt (2.1.2)."""
         self._needs_reset = True
-        self._raise(CONFIG_CHANGE)
+        self._show((STATUS,))
+        self.interrupt.raise_(CONFIG_CHANGE)
 
     def kick(self, queue: int) -> None:
         """Run a queue again."""
@@ -308,17 +330,13 @@ class VirtioMmio(Device, Signal):
             raise error
         self._failed(self.name, error)
 
-    def _raise(self, cause: int) -> None:
-        with self._pending:
-            self._interrupt_status |= cause
-        self._line.pulse()
-
     # Life
 
     def reset(self) -> None:
         """As the driver's reset."""
         with self._control:
             self._reset()
+            self._show(_READABLE)
 
     def close(self) -> None:
         """Stop and close the device; a defect in its code is told and holds up nobody. Idempotent."""
@@ -365,6 +383,7 @@ class VirtioMmio(Device, Signal):
                     self.device.start(self._memory, state["_driver_features"], self)
             except BaseException as error:
                 self._reset()
+                self._show(_READABLE)
                 if isinstance(error, QueueError | KeyError | TypeError | ValueError):
                     raise StateError(
                         f"{self.name}: the saved state does not fit this device ({error}); give it the "
@@ -374,9 +393,16 @@ class VirtioMmio(Device, Signal):
             for name in _SAVED:
                 setattr(self, name, state[name])
             if self.device.active:
-                for queue in self.device.queues:
-                    if queue.ready:
-                        self._kick(queue.index)
+                self._started()
+            self._show(_READABLE)
+
+    @property
+    def _interrupt_status(self) -> int:
+        return self.interrupt.status
+
+    @_interrupt_status.setter
+    def _interrupt_status(self, value: int) -> None:
+        self.interrupt.status = value
 
 
 # What is saved, and the number each lies below.
@@ -389,6 +415,20 @@ _SAVED = {
     "_driver_features_sel": 1 << 32,
     "_queue_sel": 1 << 32,
     "_shm_sel": 1 << 32,
+}
+
+# Registers whose value is kept where the guest reads it; besides those that the interrupt and the
+# configuration space keep. What a write of one changes in others; a write of Status, in all.
+_SHARED_MEMORY = (SHM_LEN_LOW, SHM_LEN_HIGH, SHM_BASE_LOW, SHM_BASE_HIGH)
+_READABLE = (
+    *(MAGIC_VALUE, VERSION, DEVICE_ID, VENDOR_ID, DEVICE_FEATURES, QUEUE_SIZE_MAX, QUEUE_READY, STATUS),
+    *_SHARED_MEMORY,
+)
+_FOLLOWS = {
+    DEVICE_FEATURES_SEL: (DEVICE_FEATURES,),
+    QUEUE_SEL: (QUEUE_SIZE_MAX, QUEUE_READY),
+    QUEUE_READY: (QUEUE_READY,),
+    SHM_SEL: _SHARED_MEMORY,
 }
 
 _CONSTANT = {MAGIC_VALUE: MAGIC, VERSION: 2, VENDOR_ID: VENDOR}

@@ -155,9 +155,7 @@ class Guest(Shell):
 
     def __init__(self, folder: Path) -> None:
         devices = [device("net", TAP), device("vsock", f"{CID},vhost")]
-        super().__init__(
-            devices, memory="512M", cpus=2, programs={"vsock": program("vsock")}, folder=folder
-        )
+        super().__init__(devices, memory="512M", cpus=2, programs={"vsock": program("vsock")}, folder=folder)
         self.run(f"ip addr add {INSIDE}/24 dev eth0; ip link set eth0 up")
         self.run(f"until ping -c 1 -W 1 {HOST} >/dev/null; do :; done")
 

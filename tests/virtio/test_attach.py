@@ -16,6 +16,7 @@ from pyvmm.machine.machine import Machine
 from pyvmm.virtio import mmio
 from pyvmm.virtio.attach import EventLine
 from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.interrupt import USED_BUFFER
 from pyvmm.virtio.rng import Rng
 from tests.guest.harness import BIN
 from tests.virtio.rings import Copier, Pair
@@ -49,7 +50,7 @@ def few_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-def test_attach_when_placed_has_a_page_an_interrupt_and_a_bell_a_queue() -> None:
+def test_attach_when_placed_has_a_page_an_interrupt_and_bells_for_queues_and_acknowledgements() -> None:
     with machine(Pair()) as built:
         assert built.virtio is not None
         (attached,) = built.virtio.attached
@@ -59,6 +60,7 @@ def test_attach_when_placed_has_a_page_an_interrupt_and_a_bell_a_queue() -> None
         assert [(bell.base, bell.size, bell.datamatch) for bell in bells] == [
             (attached.base + mmio.QUEUE_NOTIFY, 4, 0),
             (attached.base + mmio.QUEUE_NOTIFY, 4, 1),
+            (attached.base + mmio.INTERRUPT_ACK, 4, USED_BUFFER),
         ]
         assert built.mmio.read(attached.base, 4) == mmio.MAGIC
 

@@ -29,6 +29,7 @@ from pyvmm.virtio.balloon import (
     Balloon,
     runs,
 )
+from pyvmm.virtio.interrupt import CONFIG_CHANGE
 from pyvmm.virtio.spec import make_device
 
 BASE = 1 << 20
@@ -201,7 +202,7 @@ def test_target_when_set_is_told_by_a_configuration_interrupt() -> None:
         cause = driver.acknowledge()
 
         assert before == ((8 << 20) // PAGE, 0)
-        assert (driver.config(0, 4) * PAGE, driver.interrupts, cause) == (64 << 20, 1, mmio.CONFIG_CHANGE)
+        assert (driver.config(0, 4) * PAGE, driver.interrupts, cause) == (64 << 20, 1, CONFIG_CHANGE)
 
 
 @pytest.mark.parametrize("size", [-1, 1 << 44])

@@ -14,6 +14,7 @@ from pyvmm.testing import FakeDriver
 from pyvmm.virtio import mmio
 from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.errors import ChainError, QueueError
+from pyvmm.virtio.interrupt import CONFIG_CHANGE
 from pyvmm.virtio.queue import Queue
 from tests.virtio.rings import ALL, EVENTS, PLAIN, Copier, Pair, count
 
@@ -170,7 +171,7 @@ def test_handle_when_the_ring_is_broken_stops_the_device_until_reset() -> None:
         driver.run()
 
         assert driver.status & 64
-        assert driver.acknowledge() & mmio.CONFIG_CHANGE
+        assert driver.acknowledge() & CONFIG_CHANGE
         driver.probe()
         assert driver.request(0, [b"again"], [8]) == b"again"
 

@@ -13,6 +13,7 @@ from pyvmm.virtio import features as f
 from pyvmm.virtio import mmio
 from pyvmm.virtio.errors import QueueError, StateError
 from pyvmm.virtio.features import ACKNOWLEDGE, DEVICE_NEEDS_RESET, DRIVER, DRIVER_OK, FAILED, FEATURES_OK
+from pyvmm.virtio.interrupt import CONFIG_CHANGE, USED_BUFFER
 from tests.virtio.rings import ALL, EVENTS, PLAIN, Copier, Pair, count
 
 READY = ACKNOWLEDGE | DRIVER | FEATURES_OK
@@ -212,7 +213,7 @@ def test_queue_when_set_up_wrongly_shows_needs_reset_at_activation_and_a_reset_h
     idle.driver_ok()
 
     assert idle.status == READY | DRIVER_OK | DEVICE_NEEDS_RESET
-    assert idle.acknowledge() == mmio.CONFIG_CHANGE
+    assert idle.acknowledge() == CONFIG_CHANGE
     idle.probe()
     assert idle.request(0, [b"again"], [8]) == b"again"
 
@@ -336,7 +337,7 @@ def test_activation_when_it_fails_shows_needs_reset_and_tells_the_driver(
 
         assert driver.status == READY | DRIVER_OK | DEVICE_NEEDS_RESET
         assert driver.interrupts == 1
-        assert driver.acknowledge() == mmio.CONFIG_CHANGE
+        assert driver.acknowledge() == CONFIG_CHANGE
         assert not device.active
         driver.write(mmio.QUEUE_NOTIFY, 0)
         driver.run()
@@ -396,9 +397,9 @@ def test_interrupt_when_used_says_so_until_acknowledged(driver: FakeDriver) -> N
     driver.request(0, [b"x"], [8])
 
     assert driver.interrupts == 1
-    assert driver.read(mmio.INTERRUPT_STATUS) == mmio.USED_BUFFER
-    driver.write(mmio.INTERRUPT_ACK, mmio.CONFIG_CHANGE)
-    assert driver.read(mmio.INTERRUPT_STATUS) == mmio.USED_BUFFER
+    assert driver.read(mmio.INTERRUPT_STATUS) == USED_BUFFER
+    driver.write(mmio.INTERRUPT_ACK, CONFIG_CHANGE)
+    assert driver.read(mmio.INTERRUPT_STATUS) == USED_BUFFER
     driver.write(mmio.INTERRUPT_ACK, 0xFFFF_FFFF)
     assert driver.read(mmio.INTERRUPT_STATUS) == 0
 
@@ -415,7 +416,7 @@ def test_interrupt_when_a_batch_is_served_comes_once(driver: FakeDriver) -> None
 
 def test_config_change_when_active_interrupts_and_when_reset_does_not(driver: FakeDriver) -> None:
     driver.device.config_changed()
-    assert (driver.interrupts, driver.acknowledge()) == (1, mmio.CONFIG_CHANGE)
+    assert (driver.interrupts, driver.acknowledge()) == (1, CONFIG_CHANGE)
     driver.reset()
     driver.device.config_changed()
 

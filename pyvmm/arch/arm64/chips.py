@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 COALESCED_SPACE = MMIO
 COALESCED_NEEDS = "COALESCED_MMIO"
 COALESCED_PORTS = ()
+#: A guest's uncached read may miss what this process has just written, unless the processor has S2FWB.
+READS_SNOOP = False
 #: What KVM gives a VM when not asked.
 _DEFAULT_ADDRESS_BITS = 40
 _MAX_ADDRESS_BITS = 48

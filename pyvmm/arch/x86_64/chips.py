@@ -18,6 +18,8 @@ COALESCED_PORTS = (layout.COM1, layout.COM2)
 #: Reads of the line status register, as the eight bytes of the run page (in, one byte, port, once).
 #: A console's driver makes one after each character; what is queued may wait for the line's end.
 POLLS = frozenset(1 << 32 | base + 5 << 16 | 1 << 8 for base in COALESCED_PORTS)
+#: A guest's uncached read of memory sees what this process has written to it.
+READS_SNOOP = True
 
 
 def ram_gap(config: Config) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import time
 from pyvmm import blame
 from pyvmm.errors import StartError
 from pyvmm.virtio import features as f
-from pyvmm.virtio import ids, mmio
+from pyvmm.virtio import ids, interrupt, mmio
 from pyvmm.virtio.tools.tap import Tap, bytes_of
 
 TYPE_CHECKING = False
@@ -64,7 +64,7 @@ _STATUS_BITS = {
     f.DEVICE_NEEDS_RESET: "DEVICE_NEEDS_RESET",
     f.FAILED: "FAILED",
 }
-_INTERRUPT_BITS = {mmio.USED_BUFFER: "used buffer", mmio.CONFIG_CHANGE: "configuration change"}
+_INTERRUPT_BITS = {interrupt.USED_BUFFER: "used buffer", interrupt.CONFIG_CHANGE: "configuration change"}
 
 
 class Trace(Tap):

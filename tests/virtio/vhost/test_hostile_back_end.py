@@ -16,6 +16,7 @@ from pyvmm.testing import FakeDriver
 from pyvmm.virtio import features as f
 from pyvmm.virtio import mmio
 from pyvmm.virtio.errors import DeviceError
+from pyvmm.virtio.interrupt import CONFIG_CHANGE
 from pyvmm.virtio.vhost import user_protocol as p
 from pyvmm.virtio.vhost.channel import connect, mem_table
 from pyvmm.virtio.vhost.frontend import VhostUser
@@ -203,7 +204,7 @@ def test_garbage_on_the_back_channel_needs_a_reset(back: Callable[..., Back]) ->
         one.channel.send(b"\xff" * 64)
         driver.run(lambda: driver.status & f.DEVICE_NEEDS_RESET)
 
-        assert driver.read(mmio.INTERRUPT_STATUS) & mmio.CONFIG_CHANGE
+        assert driver.read(mmio.INTERRUPT_STATUS) & CONFIG_CHANGE
 
 
 def test_unknown_request_on_the_back_channel_is_answered_with_a_refusal(back: Callable[..., Back]) -> None:

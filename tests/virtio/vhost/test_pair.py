@@ -14,6 +14,7 @@ import pytest
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio import features as f
 from pyvmm.virtio import ids, mmio
+from pyvmm.virtio.interrupt import CONFIG_CHANGE, USED_BUFFER
 from pyvmm.virtio.vhost.channel import connect
 from pyvmm.virtio.vhost.frontend import VhostUser
 
@@ -94,7 +95,7 @@ def test_requests_when_both_queues_are_used_come_back_with_an_interrupt(counter:
         status = driver.read(mmio.INTERRUPT_STATUS)
 
     assert answers == [(b"abc%d" % n)[::-1] for n in range(100)]
-    assert status & mmio.USED_BUFFER
+    assert status & USED_BUFFER
 
 
 def test_configuration_when_the_device_changes_it_is_read_anew_with_an_interrupt(counter: Path) -> None:
@@ -102,7 +103,7 @@ def test_configuration_when_the_device_changes_it_is_read_anew_with_an_interrupt
         before = driver.config(0, 4)
         driver.request(0, [b"x"], [1])
         driver.run(lambda: driver.config(0, 4) != before)
-        driver.run(lambda: driver.read(mmio.INTERRUPT_STATUS) & mmio.CONFIG_CHANGE)
+        driver.run(lambda: driver.read(mmio.INTERRUPT_STATUS) & CONFIG_CHANGE)
 
         assert (before, driver.config(0, 4)) == (0, 1)
 
