@@ -6,7 +6,8 @@ gzip's own trailer is the same number.
 
 The cache is ``$XDG_CACHE_HOME/pyvmm/payload``: a file per payload, named by its SHA-256,
 made aside and renamed, so that several processes may use it at once and none sees half a
-file. It ends with a checksum: a damaged entry is made anew.
+file. It ends with a checksum: a damaged entry is made anew. What was written whole has a time of change
+that no later write leaves to it, and is not summed again.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ _LZMA_MEMORY = 256 << 20
 _TRAILER = struct.Struct("<8sIQ")
 _TRAILER_MAGIC = b"PYVMMELF"
 _STALE_SECONDS = 3600
+#: The modification time, in nanoseconds, of an entry that is on the disk as it was made.
+_SEALED = 0
 
 
 class PayloadError(Exception):
@@ -182,10 +185,12 @@ def _read(path: str) -> memoryview | None:
         view = memoryview(mmap.mmap(fd, status.st_size, mmap.MAP_PRIVATE, mmap.PROT_READ))
         magic, crc, size = _TRAILER.unpack_from(view, len(view) - _TRAILER.size)
         data = view[: -_TRAILER.size]
-        if magic != _TRAILER_MAGIC or size != len(data) or zlib.crc32(data) != crc:
+        if magic != _TRAILER_MAGIC or size != len(data):
+            return None
+        if status.st_mtime_ns != _SEALED and zlib.crc32(data) != crc:
             return None
         try:
-            os.utime(fd)
+            os.utime(fd, ns=(time.time_ns(), status.st_mtime_ns))
         except OSError:
             pass  # somebody else's or read-only: still good to read
         return data
@@ -206,6 +211,8 @@ def _write(path: str, data: bytes) -> None:
         with os.fdopen(fd, "wb", buffering=0) as file:
             _write_all(file.fileno(), data)
             _write_all(file.fileno(), _TRAILER.pack(_TRAILER_MAGIC, zlib.crc32(data), len(data)))
+            os.fsync(file.fileno())
+            os.utime(file.fileno(), ns=(time.time_ns(), _SEALED))
         os.replace(aside, path)
     except BaseException:
         os.unlink(aside)
@@ -224,12 +231,12 @@ def _prune(directory: str) -> None:
     with os.scandir(directory) as found:
         for entry in found:
             try:
-                used = entry.stat(follow_symlinks=False).st_mtime
+                status = entry.stat(follow_symlinks=False)
             except OSError:
                 continue  # another process was faster
             if entry.name.endswith(".elf"):
-                entries.append((used, entry.path))
-            elif entry.name.endswith(".tmp") and used < time.time() - _STALE_SECONDS:
+                entries.append((status.st_atime, entry.path))
+            elif entry.name.endswith(".tmp") and status.st_mtime < time.time() - _STALE_SECONDS:
                 _remove(entry.path)
     entries.sort()
     for _, path in entries[: max(0, len(entries) - MAX_ENTRIES + 1)]:
