@@ -43,7 +43,7 @@ class Guest(Shell):
 
     def use(self, mib: int) -> None:
         """Have the guest use *mib* MiB more, and free them again."""
-        self.run(f"head -c {mib}m /dev/zero > /big/used")
+        self.run(f"dd if=/dev/zero of=/big/used bs=1M count={mib} 2>/dev/null")
         self.run("rm /big/used")
 
     def reach(self, size: int) -> None:
@@ -120,7 +120,7 @@ class TestReportingBalloon:
     OPTIONS = {"deflate_on_oom": True, "reporting": True}
 
     def test_memory_when_the_guest_frees_it_goes_back_to_the_host_by_itself(self, guest: Guest) -> None:
-        guest.run("head -c 128m /dev/zero > /big/used")
+        guest.run("dd if=/dev/zero of=/big/used bs=1M count=128 2>/dev/null")
         used = guest.resident
 
         guest.run("rm /big/used")
@@ -130,7 +130,7 @@ class TestReportingBalloon:
     def test_balloon_when_the_guest_runs_out_of_memory_shrinks(self, guest: Guest) -> None:
         guest.reach(150 * MIB)
 
-        guest.run("head -c 80m /dev/zero > /big/used")
+        guest.run("dd if=/dev/zero of=/big/used bs=1M count=80 2>/dev/null")
 
         assert guest.balloon.actual < 150 * MIB
         guest.run("rm /big/used")
