@@ -13,13 +13,17 @@ import subprocess
 import sys
 import time
 
-from pyvmm.arch.x86_64.host import PVM, virtualization
+from pyvmm.arch import native
+from pyvmm.arch.x86_64.host import PVM
 from pyvmm.errors import PyvmmError
 from pyvmm.guests.default import default_guest
 from pyvmm.pykvm import Kvm
 
 PROMPT = b"# "
-TYPED = ("uname -a", "cat /proc/cpuinfo | grep -m1 'model name'", "exit")
+TYPED = ("uname -a", "grep -m1 -e 'model name' -e implementer /proc/cpuinfo", "exit")
+CONSOLES = {"x86_64": "ttyS0", "arm64": "ttyAMA0"}
+#: What the lab of an architecture emulates.
+LABS = {"x86_64": "an emulated AMD-V host", "arm64": "an emulated ARM host"}
 LIMIT = 240.0
 
 
@@ -44,7 +48,7 @@ def main() -> int:
         "--initrd",
         guest.initrd,
     ]
-    command += ["--cmdline", "console=ttyS0 quiet panic=-1 pci=off"]
+    command += ["--cmdline", f"console={CONSOLES[native.NAME]} quiet panic=-1"]
     print("== $ pyvmm run", flush=True)
     if os.isatty(0) and os.isatty(1) and "--batch" not in sys.argv:
         status = subprocess.run(command, check=False).returncode
@@ -56,14 +60,15 @@ def main() -> int:
 
 def choose() -> tuple[str, list[str]]:
     """A sentence on where the guest runs, and what goes before the command."""
-    lab = [sys.executable, "-m", "pyvmm", "lab", "x86_64", "--"]
+    lab = [sys.executable, "-m", "pyvmm", "lab", native.NAME, "--"]
+    elsewhere = f"booting in the lab, {LABS[native.NAME]}"
     try:
         Kvm().close()
     except PyvmmError as error:
-        return f"no usable KVM here ({error}): booting in the lab, an emulated AMD-V host", lab
-    kind = virtualization()
+        return f"no usable KVM here ({error}): {elsewhere}", lab
+    kind = native.host().virtualization()
     if kind == PVM:
-        return "this machine's KVM (PVM) emulates ring 0: booting in the lab, an emulated AMD-V host", lab
+        return f"this machine's KVM (PVM) emulates ring 0: {elsewhere}", lab
     return f"booting on this machine's KVM ({kind})", []
 
 

@@ -139,7 +139,7 @@ while [ $# -gt 0 ]; do
     case $1 in
     top) what=top below=$fresh$2 place=$2 && shift ;;
     python)
-        ln -sf /usr/bin/python3.11 "$view$2/bin/python3"
+        for name in python python3 python3.11; do ln -sf /usr/bin/python3.11 "$view$2/bin/$name"; done
         printf 'home = /usr/bin\\ninclude-system-site-packages = false\\n' >"$view$2/pyvenv.cfg"
         shift 2
         continue
