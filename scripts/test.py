@@ -18,6 +18,8 @@ from pyvmm.guests.kernel import minimal_kernel
 BIN = Path(sys.executable).parent
 PYTEST = [sys.executable, "-m", "pytest"]
 NO_CACHE = ["-p", "no:cacheprovider"]
+#: Every test's outcome by name, for scripts/support.py.
+TELL_ALL = ["-rap"]
 LAB = [sys.executable, "-m", "pyvmm", "lab", "x86_64"]
 CHECKS = (
     [str(BIN / "ruff"), "check", "."],
@@ -45,6 +47,16 @@ IN_LAB = (
 NO_HYPOTHESIS = ["-p", "no:hypothesispytest"]
 IN_ARM64_LAB = (
     ("arm64", ["tests/guest/arm64"]),
+    ("arm64", ["tests/guest/test_virtio_block.py", "tests/guest/test_virtio_balloon.py"]),
+    # passt and virtiofsd are not among that host's programs; there is no minimal kernel for it.
+    ("arm64", ["tests/guest/test_virtio_net.py", "-k", "not TestUser"]),
+    ("arm64", ["tests/guest/test_virtio_console.py"]),
+    ("arm64", ["tests/guest/test_virtio_vsock.py"]),
+    ("arm64", ["tests/guest/test_virtio_vhost.py", "-k", "vhost_net"]),
+    (
+        "arm64",
+        ["tests/guest/test_virtio_tools.py", "tests/guest/test_virtio_examples.py", "-k", "not TestBuses"],
+    ),
     ("arm64-gicv2", ["tests/guest/arm64/test_firmware.py", "tests/guest/arm64/test_linux.py"]),
 )
 LAB_LIMIT = "6m"
@@ -94,7 +106,7 @@ def main() -> int:
 def suites() -> list[tuple[str, list[str]]]:
     """A name and a command each: on this machine, then where ring 0 runs in hardware."""
     if virtualization() in (VMX, SVM):
-        return [("here", [*PYTEST, "-m", "not arm64"]), *arm64_suites()]
+        return [("here", [*PYTEST, *TELL_ALL, "-m", "not arm64"]), *arm64_suites()]
     here = ("here", [*PYTEST, "-m", "not hw and not arm64"])
     able, reason = lab.available()
     if not able:
@@ -103,7 +115,7 @@ def suites() -> list[tuple[str, list[str]]]:
     return [
         here,
         *(
-            ("in the lab", [*LAB, "--timeout", LAB_LIMIT, "--", *PYTEST, *NO_CACHE, *piece])
+            ("in the lab", [*LAB, "--timeout", LAB_LIMIT, "--", *PYTEST, *NO_CACHE, *TELL_ALL, *piece])
             for piece in IN_LAB
         ),
         *arm64_suites(),
@@ -116,10 +128,11 @@ def arm64_suites() -> list[tuple[str, list[str]]]:
     if not able:
         print(f"== no arm64 lab: {reason}", flush=True)
         return [("arm64", [*PYTEST, "-m", "arm64"])]
+    options = [*NO_CACHE, *NO_HYPOTHESIS, *TELL_ALL]
     return [
         (
             f"in the {name} lab",
-            [*LAB[:-1], name, "--timeout", LAB_LIMIT, "--", *PYTEST, *NO_CACHE, *NO_HYPOTHESIS, *piece],
+            [*LAB[:-1], name, "--timeout", LAB_LIMIT, "--", *PYTEST, *options, *piece],
         )
         for name, piece in IN_ARM64_LAB
     ]

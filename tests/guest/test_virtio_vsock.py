@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.arch import native
 from pyvmm.virtio.vsock import SPACE, Vsock
 from tests.guest.native import program, volume
 from tests.guest.shell import Shell
@@ -153,6 +154,26 @@ def test_megabytes_when_echoed_by_the_host_come_back_whole(guest: Guest) -> None
 
     assert guest.run("wc -c < /tmp/b") == str(VOLUME)
     guest.run("cmp /tmp/a /tmp/b; rm /tmp/a /tmp/b")
+
+
+@pytest.mark.skipif(not native.chips.READS_SNOOP, reason="reads of registers are exits on this architecture")
+def test_interrupts_when_packets_pass_cost_no_exits(guest: Guest) -> None:
+    guest.machine.pause()  # KVM gives out the counters between two KVM_RUN
+    statistics = guest.machine.vcpus[0].vcpu.statistics()
+    guest.machine.resume()
+    with statistics, guest.connect(7) as sock:
+        before = statistics.read()
+        for _ in range(100):
+            sock.sendall(b"x" * 1000)
+            left = 1000
+            while left:
+                part = sock.recv(left)
+                assert part
+                left -= len(part)
+        after = statistics.read()
+
+    assert after["irq_injections"] - before["irq_injections"] > 100
+    assert after["mmio_exits"] - before["mmio_exits"] < 20, "two an interrupt are what it was told to spare"
 
 
 def test_many_connections_when_open_at_once_stay_apart(guest: Guest) -> None:
