@@ -37,9 +37,9 @@ def support() -> ModuleType:
 def test_features_name_tests_that_exist(support: ModuleType) -> None:
     missing = []
     for name in (name for tests in support.FEATURES.values() for name in tests):
-        path, *parts = name.partition("::")[::2] if "::" in name else (name,)
+        path, _, rest = name.partition("::")
         source = (ROOT / path).read_text() if (ROOT / path).is_file() else ""
-        words = [word for part in parts for word in part.split("::") if word]
+        words = filter(None, rest.split("::"))
         if not source or not all(re.search(rf"(def|class) {word}", source) for word in words):
             missing.append(name)
 
