@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pyvmm.lab.channel import Channel
 
-_USAGE = "pyvmm lab [x86_64 | arm64 | arm64-gicv2] [OPTION...] -- COMMAND [ARGUMENT...]"
+_USAGE = "pyvmm lab [x86_64 | x86_64-highres | arm64 | arm64-gicv2] [OPTION...] -- COMMAND [ARGUMENT...]"
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGWINCH)
 _REFRESH = 0.2
 
@@ -134,7 +134,10 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "arch", nargs="?", default="x86_64", help="the host: x86_64 (AMD-V), arm64 (EL2), arm64-gicv2"
+        "arch",
+        nargs="?",
+        default="x86_64",
+        help="the host: x86_64 (AMD-V), x86_64-highres (for measurements), arm64 (EL2), arm64-gicv2",
     )
     parser.add_argument(
         "--memory", metavar="SIZE", help="the emulated host's memory (default 4G, or half of this one's)"
