@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from pyvmm.lab.channel import Channel
 
-_USAGE = "pyvmm lab [x86_64 | x86_64-highres | arm64 | arm64-gicv2] [OPTION...] -- COMMAND [ARGUMENT...]"
+_USAGE = "pyvmm lab [x86_64 | arm64 | arm64-gicv2] [OPTION...] -- COMMAND [ARGUMENT...]"
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGWINCH)
 _REFRESH = 0.2
 
@@ -137,12 +137,12 @@ def _parser() -> argparse.ArgumentParser:
         "arch",
         nargs="?",
         default="x86_64",
-        help="the host: x86_64 (AMD-V), x86_64-highres (for measurements), arm64 (EL2), arm64-gicv2",
+        help="the host: x86_64 (AMD-V), arm64 (EL2), arm64-gicv2",
     )
     parser.add_argument(
         "--memory", metavar="SIZE", help="the emulated host's memory (default 4G, or half of this one's)"
     )
-    parser.add_argument("--cpus", metavar="N", type=int, help="its CPUs (default 2)")
+    parser.add_argument("--cpus", metavar="N", type=int, help="its CPUs (default 1, of an arm64 host 2)")
     parser.add_argument(
         "--timeout", metavar="TIME", help="kill the command after this long and exit with 124"
     )

@@ -34,7 +34,7 @@ class Image:
 
 def digest(arch: Architecture) -> str:
     """Changes when an initramfs made by this code would differ for the same packages."""
-    parts = [inside.SETUP, view_script(arch), initramfs.MODPROBE, str(inside.CHANNELS), inside.PORT]
+    parts = [inside.SETUP, view_script(arch), initramfs.MODPROBE, str(inside.PULSE), inside.PORT]
     parts += [*inside.EARLY_MODULES, *arch.kvm, *map(str, inside.LAZY_MODULES.items())]
     programs = [initramfs.init_program(arch.debian)]
     programs += [initramfs.linux_program(path, arch.debian) for path in arch.helpers]
@@ -87,7 +87,7 @@ def _initramfs(arch: Architecture, tree: ModuleTree, busybox: bytes) -> bytes:
     loaded = {module.name for module in early}
     kvm = [module for module in tree.load_order(list(arch.kvm)) if module.name not in loaded]
     lazy = {alias: tree.load_order([name]) for alias, name in inside.LAZY_MODULES.items()}
-    channels = "".join(f"/dev/virtio-ports/{inside.PORT}{n}\n" for n in range(inside.CHANNELS))
+    channels = "".join(f"/dev/virtio-ports/{inside.PORT}{n}\n" for n in range(inside.PULSE + 1))
     files = [
         cpio.file("etc/hostname", b"pyvmm-lab\n"),
         cpio.file("etc/pyvmm/channels", channels.encode()),

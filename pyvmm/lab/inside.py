@@ -20,6 +20,8 @@ from __future__ import annotations
 
 #: Commands that can run at the same time on one machine.
 CHANNELS = 8
+#: The channel without a view, over which the keeper asks whether the host still answers.
+PULSE = CHANNELS
 #: The name of channel N is this and N, as a virtio port and (with the N) as a 9p tag's.
 PORT = "pyvmm."
 

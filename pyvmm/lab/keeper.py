@@ -44,6 +44,9 @@ START_LIMIT = 60.0
 START_ATTEMPTS = 3
 #: Seconds that making a view may take before the machine is given up.
 RENEW_LIMIT = 60.0
+#: Seconds from one question whether the host is still there to the next, and for its answer.
+PULSE = 5.0
+PULSE_LIMIT = 40.0
 #: Views kept ready, so that a command finds one at once.
 AHEAD = 2
 #: Seconds after which a connection that waits for a channel is told why.
@@ -81,6 +84,7 @@ class Keeper:
         try:
             self._start()
             threading.Thread(target=self._prepare_views, daemon=True).start()
+            threading.Thread(target=self._feel_pulse, daemon=True).start()
             self._watch()
         except LabError as error:
             self.end(str(error), failed=True)
@@ -92,6 +96,8 @@ class Keeper:
         with self._changed:
             if not self._ending:  # the first reason is the true one
                 self._ending, self._failed = reason, failed
+                if failed:
+                    print(f"pyvmm: {reason}", flush=True)  # into the log
             self._changed.notify_all()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # who comes now starts another machine
@@ -134,7 +140,7 @@ class Keeper:
         """QEMU, once its sockets are there. Started by the main thread, whose end would end it."""
         libc = ctypes.CDLL(None)
         program = self.machine.architecture.qemu
-        for number in range(inside.CHANNELS):
+        for number in range(inside.PULSE + 1):
             machine.channel_path(self.directory, number).unlink(missing_ok=True)
         qemu = subprocess.Popen(
             machine.command(self.machine, self._image, self.directory),
@@ -142,7 +148,7 @@ class Keeper:
             preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
         )
         deadline = time.monotonic() + START_LIMIT
-        last = machine.channel_path(self.directory, inside.CHANNELS - 1)
+        last = machine.channel_path(self.directory, inside.PULSE)
         while not last.exists():
             if qemu.poll() is not None:
                 raise LabError(f"{program} ended with status {qemu.returncode} before the host booted")
@@ -197,6 +203,20 @@ class Keeper:
             with self._changed:
                 self._views[number] = _READY
                 self._changed.notify_all()
+
+    def _feel_pulse(self) -> None:
+        """End a machine that no longer answers, whatever runs on it: nothing ever will again."""
+        path = machine.channel_path(self.directory, inside.PULSE)
+        while True:
+            with self._changed:
+                if self._changed.wait_for(lambda: self._ending, PULSE):
+                    return
+            try:
+                with Channel(path) as channel:
+                    channel.call(["true"], PULSE_LIMIT)
+            except LabError as error:
+                self.end(str(error), failed=True)
+                return
 
     def _next_view(self) -> int | None:
         if _USED in self._views:

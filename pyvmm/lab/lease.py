@@ -95,9 +95,10 @@ def use(
         with borrow(wanted, progress, say, once=once) as lent, Channel(lent.path) as channel:
             try:
                 return work(lent, channel)
-            except LabLostError:
+            except LabLostError as error:
                 if last or channel.greeted:
-                    raise
+                    log = machine.log_path(wanted)
+                    raise LabLostError(f"{error}; what it said is in {log}") from error
         ask(wanted.directory, "stop")
     raise AssertionError("unreachable")
 

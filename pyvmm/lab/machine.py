@@ -16,7 +16,6 @@ from pyvmm.lab import environment, image, inside
 from pyvmm.lab.architecture import Architecture, find
 from pyvmm.lab.errors import LabError
 
-DEFAULT_CPUS = 2
 DEFAULT_MEMORY = 4 << 30
 MINIMUM_MEMORY = 256 << 20
 _SOCKET_PATH_MAX = 107  # sizeof(sockaddr_un.sun_path) - 1
@@ -32,7 +31,7 @@ class Machine:
     """
 
     memory: int = DEFAULT_MEMORY
-    cpus: int = DEFAULT_CPUS
+    cpus: int = 1
     writable: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
     version: str = ""
@@ -84,7 +83,7 @@ def wanted(
         raise ConfigError(
             f"the lab's memory must be whole MiB, {MINIMUM_MEMORY >> 20}M or more; it is {memory} bytes"
         )
-    cpus = DEFAULT_CPUS if cpus is None else cpus
+    cpus = kind.cpus if cpus is None else cpus
     if not 1 <= cpus <= kind.maximum_cpus:
         raise ConfigError(f"the lab can have 1 to {kind.maximum_cpus} CPUs, not {cpus}")
     for path in writable:
@@ -158,15 +157,16 @@ def command(machine: Machine, booted: image.Image, directory: Path) -> list[str]
         *("-kernel", str(booted.kernel), "-initrd", str(booted.initrd), "-append"),
         machine.architecture.command_line,
         *("-chardev", f"file,id=console,path={log_path(machine)},append=on", "-serial", "chardev:console"),
-        *("-device", f"virtio-serial-pci,max_ports={inside.CHANNELS + 1}"),
+        *("-device", f"virtio-serial-pci,max_ports={inside.PULSE + 2}"),
         *("-fsdev", f"{root},id=root", "-device", "virtio-9p-pci,fsdev=root,mount_tag=base"),
     ]
     if booted.system is not None:
         system = f"local,path={booted.system},security_model=none,readonly=on,multidevs=remap"
         line += ["-fsdev", f"{system},id=system", "-device", "virtio-9p-pci,fsdev=system,mount_tag=system"]
-    for n in range(inside.CHANNELS):
+    for n in range(inside.PULSE + 1):
         line += ["-chardev", f"socket,id=c{n},path={channel_path(directory, n)},server=on,wait=off"]
         line += ["-device", f"virtserialport,chardev=c{n},name={inside.PORT}{n}"]
+    for n in range(inside.CHANNELS):
         line += ["-device", f"virtio-9p-pci,fsdev=root,mount_tag=fresh{n}"]
     for n, path in enumerate(machine.writable):
         line += ["-fsdev", f"local,path={path},security_model=none,multidevs=remap,id=rw{n}"]

@@ -33,7 +33,7 @@ def compare(
     pairs: int,
     kinds: tuple[str, ...],
     exits_target: float,
-    arch: str = "x86_64-highres",
+    arch: str = "x86_64",
     limit: int = LIMIT,
 ) -> list[Row]:
     """Rows of seconds and of exits by *kinds* for each variant of *commands*, by ``(variant, who)``.

@@ -127,7 +127,7 @@ def in_turn(pairs: int, *groups: dict[str, list[str]]) -> list[dict[str, Any]]:
 
 
 def results(
-    script: str, runs: list[dict[str, Any]], arch: str = "x86_64-highres", **setting: Any
+    script: str, runs: list[dict[str, Any]], arch: str = "x86_64", **setting: Any
 ) -> list[dict[str, Any]]:
     """What *script* says of *runs*, in a lab machine of its own; the warm-ups' results are left out.
 

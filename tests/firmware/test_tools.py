@@ -17,6 +17,7 @@ FIRMWARE = Path(__file__).resolve().parents[2] / "firmware"
         ("awake", "x86_64", "gcc", "BUILT-WITH"),
         ("disk", "x86_64", "gcc", "BUILT-WITH"),
         ("disk", "aarch64", "aarch64-linux-gnu-gcc", "BUILT-WITH.aarch64"),
+        ("hold", "x86_64", "gcc", "BUILT-WITH"),
         ("vsock", "x86_64", "gcc", "BUILT-WITH"),
         ("vsock", "aarch64", "aarch64-linux-gnu-gcc", "BUILT-WITH.aarch64"),
         ("wire", "x86_64", "gcc", "BUILT-WITH"),

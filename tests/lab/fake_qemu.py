@@ -1,7 +1,8 @@
 """Stands for QEMU: listens where its command line says and answers like the init of the emulated host.
 
 ``FAKE_QEMU`` in the environment sets what it does: "well" (the default), "hang" (it listens
-and never answers), "refuse" (every command fails), "die" (it ends at once).
+and never answers), "stop" (it answers until the file ``FAKE_QEMU_STOP`` is there), "refuse" (every command
+fails), "die" (it ends at once).
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ def main():
         time.sleep(60)
     while True:
         for key, _ in selector.select():
+            while mode == "stop" and os.path.exists(os.environ["FAKE_QEMU_STOP"]):
+                time.sleep(60)
             if key.data is None:
                 selector.register(key.fileobj.accept()[0], selectors.EVENT_READ, frames.Decoder())
                 continue

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.lab import image, inside, keeper, lease, machine
+from pyvmm.lab.channel import Channel
 from pyvmm.lab.errors import LabError, LabLostError
 
 LIMIT = 20
@@ -98,6 +99,22 @@ def test_start_when_the_host_hangs_is_tried_again_then_given_up(stage, monkeypat
         borrow(wanted)
 
     assert stage() == keeper.START_ATTEMPTS
+
+
+def test_command_when_the_host_stops_answering_is_told(stage, monkeypatch, tmp_path, capfd):
+    monkeypatch.setenv("FAKE_QEMU", "stop")
+    monkeypatch.setenv("FAKE_QEMU_STOP", str(tmp_path / "stop"))
+    monkeypatch.setattr(keeper, "PULSE", 0.05)
+    monkeypatch.setattr(keeper, "PULSE_LIMIT", 0.7)
+
+    with kept() as wanted, borrow(wanted) as lent, Channel(lent.path) as channel:
+        assert channel.call(["true"], LIMIT)[0] == 0
+        (tmp_path / "stop").touch()
+
+        with pytest.raises(LabLostError, match="the emulated host ended"):
+            channel.call(["true"], LIMIT)
+        until(lambda: not wanted.directory.exists())
+    assert "did not answer within 0.7 s" in capfd.readouterr().out
 
 
 def test_start_when_qemu_ends_at_once_says_so(stage, monkeypatch):
