@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -110,9 +111,20 @@ class Shell:
         then = "" if command.endswith("&") else ";"
         self.console.type(f"{echo}-begins; {command}{then} {echo}-ended:$?.\r")
         pattern = re.compile(rb"%s\r?\n(.*)%s(\d+)\." % (begin.encode(), end.encode()), re.DOTALL)
+        deadline = time.monotonic() + limit
         with self.console.spoken:
-            ended = self.console.spoken.wait_for(lambda: pattern.search(self.console.data), limit)
-        assert ended, f"{command}: no end within {limit} s: {self.console.text[-2000:]}"
+            # Looked at now and then besides: a machine that ends says nothing more.
+            while not (ended := pattern.search(self.console.data)):
+                left = deadline - time.monotonic()
+                if self.machine.ending or left <= 0:
+                    break
+                self.console.spoken.wait(min(left, 1))
+        why = (
+            f"the machine ended ({self.machine.ending})"
+            if self.machine.ending
+            else f"no end within {limit} s"
+        )
+        assert ended, f"{command}: {why}: {self.console.text[-2000:]}"
         return int(ended[2]), ended[1].decode(errors="replace").replace("\r", "").strip()
 
     def close(self) -> None:
