@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pyvmm import lab
@@ -20,7 +25,7 @@ PYTEST = [sys.executable, "-m", "pytest"]
 NO_CACHE = ["-p", "no:cacheprovider"]
 #: Every test's outcome by name, for scripts/support.py.
 TELL_ALL = ["-rap"]
-LAB = [sys.executable, "-m", "pyvmm", "lab", "x86_64"]
+LAB = [sys.executable, "-m", "pyvmm", "lab"]
 CHECKS = (
     [str(BIN / "ruff"), "check", "."],
     [str(BIN / "ruff"), "format", "--check", "."],
@@ -59,10 +64,43 @@ IN_ARM64_LAB = (
     ),
     ("arm64-gicv2", ["tests/guest/arm64/test_firmware.py", "tests/guest/arm64/test_linux.py"]),
 )
-LAB_LIMIT = "6m"
-LAB_TRIES = 3
+LAB_LIMIT = "10m"
+#: Emulated hosts at a time; one has about one CPU's worth to do.
+LABS = min(2, len(os.sched_getaffinity(0)))
+#: Hosts a piece gets when they are lost, and when tests fail, since one also breaks guests (docs/lab.md).
+LAB_TRIES, TEST_TRIES = 3, 2
 #: Exit codes of `pyvmm lab` for a host that ended or hung, not of the tests on it.
 LAB_LOST = (64, 124)
+
+
+@dataclass
+class Suite:
+    """One run of pytest, on this machine or in the lab, and what came of it."""
+
+    name: str
+    command: list[str]
+    in_lab: bool = True
+    code: int = -1
+    output: list[str] = field(default_factory=list)
+    #: Why it was run again, a line each.
+    again: list[str] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Run it, on other hosts too if need be."""
+        failures = 0
+        while True:
+            self.code, self.output = step(self.command, at_once=not self.in_lab)
+            failures += self.code not in (0, *LAB_LOST)
+            if (
+                self.code == 0
+                or not self.in_lab
+                or failures == TEST_TRIES
+                or len(self.again) == LAB_TRIES - 1
+            ):
+                return
+            lost = [f"the host was lost, exit code {self.code}"] if self.code in LAB_LOST else []
+            reasons = lost or [line for line in self.output if line.startswith(("FAILED", "ERROR"))]
+            self.again.append(f"{self.name}: {'; '.join(reasons) or self.output[-1:]}")
 
 
 def main() -> int:
@@ -78,21 +116,22 @@ def main() -> int:
             prepare()
         except PyvmmError as error:
             print(f"== no guest packages: {error}", flush=True)
+    here, in_lab = suites()
+    here.run()
+    with ThreadPoolExecutor(LABS) as pool:
+        list(pool.map(Suite.run, in_lab))
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     skips: list[str] = []
-    for name, command in suites():
-        code, output = step(command)
-        for _ in range(LAB_TRIES - 1):
-            if name == "here" or code not in LAB_LOST:
-                break
-            print("== the emulated host was lost; once more on another", flush=True)
-            step([*LAB, "--stop"])
-            code, output = step(command)
-        if code:
-            failures.append(name)
-        for outcome, count in tally(output).items():
+    for suite in (here, *in_lab):
+        if suite.code:
+            failures.append(suite.name)
+        for outcome, count in tally(suite.output).items():
             counts[outcome] += count
-        skips += [f"{name}: {line}" for line in output if line.startswith("SKIPPED")]
+        skips += [f"{suite.name}: {line}" for line in suite.output if line.startswith("SKIPPED")]
+    again = [line for suite in in_lab for line in suite.again]
+    print("\n== run again on another emulated host" if again else "\n== nothing was run again")
+    for line in again:
+        print(line)
     print("\n== skipped" if skips else "\n== nothing was skipped")
     for line in skips:
         print(line)
@@ -103,56 +142,56 @@ def main() -> int:
     return 1 if failures else 0
 
 
-def suites() -> list[tuple[str, list[str]]]:
-    """A name and a command each: on this machine, then where ring 0 runs in hardware."""
+def suites() -> tuple[Suite, list[Suite]]:
+    """What runs on this machine, and what runs where ring 0 runs in hardware."""
     if virtualization() in (VMX, SVM):
-        return [("here", [*PYTEST, *TELL_ALL, "-m", "not arm64"]), *arm64_suites()]
-    here = ("here", [*PYTEST, "-m", "not hw and not arm64"])
+        return Suite("here", [*PYTEST, *TELL_ALL, "-m", "not arm64"], in_lab=False), arm64_suites()
+    here = Suite("here", [*PYTEST, "-m", "not hw and not arm64"], in_lab=False)
     able, reason = lab.available()
     if not able:
         print(f"== no lab: {reason}", flush=True)
-        return [here, ("ring 0", [*PYTEST, "-m", "hw"]), *arm64_suites()]
-    return [
-        here,
-        *(
-            ("in the lab", [*LAB, "--timeout", LAB_LIMIT, "--", *PYTEST, *NO_CACHE, *TELL_ALL, *piece])
-            for piece in IN_LAB
-        ),
-        *arm64_suites(),
-    ]
+        return here, [Suite("ring 0", [*PYTEST, "-m", "hw"], in_lab=False), *arm64_suites()]
+    return here, [*(piece("x86_64", words) for words in IN_LAB), *arm64_suites()]
 
 
-def arm64_suites() -> list[tuple[str, list[str]]]:
+def arm64_suites() -> list[Suite]:
     """What runs on an arm64 host."""
     able, reason = lab.available("arm64")
     if not able:
         print(f"== no arm64 lab: {reason}", flush=True)
-        return [("arm64", [*PYTEST, "-m", "arm64"])]
-    options = [*NO_CACHE, *NO_HYPOTHESIS, *TELL_ALL]
-    return [
-        (
-            f"in the {name} lab",
-            [*LAB[:-1], name, "--timeout", LAB_LIMIT, "--", *PYTEST, *options, *piece],
-        )
-        for name, piece in IN_ARM64_LAB
-    ]
+        return [Suite("arm64", [*PYTEST, "-m", "arm64"], in_lab=False)]
+    return [piece(host, words, NO_HYPOTHESIS) for host, words in IN_ARM64_LAB]
 
 
-def step(command: list[str]) -> tuple[int, list[str]]:
-    """Run *command*, its output shown as it comes; the exit code and the output's lines."""
-    words = [Path(word).name if word.startswith("/") else word for word in command]
-    print(f"\n== {' '.join(words)}", flush=True)
+def piece(host: str, words: Iterable[str], options: Iterable[str] = ()) -> Suite:
+    """A part of the tests on an emulated *host* of its own."""
+    pytest = [*PYTEST, *NO_CACHE, *options, *TELL_ALL, *words]
+    return Suite(f"in the {host} lab", [*LAB, host, "--fresh", "--timeout", LAB_LIMIT, "--", *pytest])
+
+
+#: One command's output at a time.
+_printing = threading.Lock()
+
+
+def step(command: list[str], *, at_once: bool = True) -> tuple[int, list[str]]:
+    """Run *command*, its output shown *at_once* or at its end; the exit code and the output's lines."""
     begin = time.monotonic()
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
     )
     assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line.rstrip("\n"))
-        print(line, end="", flush=True)
-    code = process.wait()
-    print(f"== {time.monotonic() - begin:.0f} s, exit code {code}", flush=True)
+    if not at_once:
+        text = process.stdout.read()
+        process.wait()
+    words = [Path(word).name if word.startswith("/") else word for word in command]
+    with _printing:
+        print(f"\n== {' '.join(words)}", flush=True)
+        lines = []
+        for line in process.stdout if at_once else text.splitlines(keepends=True):
+            lines.append(line.rstrip("\n"))
+            print(line, end="", flush=True)
+        code = process.wait()
+        print(f"== {time.monotonic() - begin:.0f} s, exit code {code}", flush=True)
     return code, lines
 
 
