@@ -34,7 +34,7 @@ class Image:
 
 def digest(arch: Architecture) -> str:
     """Changes when an initramfs made by this code would differ for the same packages."""
-    parts = [inside.SETUP, view_script(arch), initramfs.MODPROBE, str(inside.PULSE), inside.PORT]
+    parts = [inside.SETUP, view_script(arch), initramfs.MODPROBE, _channels()]
     parts += [*inside.EARLY_MODULES, *arch.kvm, *map(str, inside.LAZY_MODULES.items())]
     programs = [initramfs.init_program(arch.debian)]
     programs += [initramfs.linux_program(path, arch.debian) for path in arch.helpers]
@@ -82,15 +82,19 @@ def prepare(arch: Architecture, say: Callable[[str], None] | None = None) -> Ima
     return Image(source, cache.entry(f"lab/initramfs-{release}-{key}.cpio", build), programs)
 
 
+def _channels() -> str:
+    """The ports that init serves, a line each."""
+    return "".join(f"/dev/virtio-ports/{inside.PORT}{n}\n" for n in range(inside.PULSE + 1))
+
+
 def _initramfs(arch: Architecture, tree: ModuleTree, busybox: bytes) -> bytes:
     early = tree.load_order(list(inside.EARLY_MODULES))
     loaded = {module.name for module in early}
     kvm = [module for module in tree.load_order(list(arch.kvm)) if module.name not in loaded]
     lazy = {alias: tree.load_order([name]) for alias, name in inside.LAZY_MODULES.items()}
-    channels = "".join(f"/dev/virtio-ports/{inside.PORT}{n}\n" for n in range(inside.PULSE + 1))
     files = [
         cpio.file("etc/hostname", b"pyvmm-lab\n"),
-        cpio.file("etc/pyvmm/channels", channels.encode()),
+        cpio.file("etc/pyvmm/channels", _channels().encode()),
         cpio.file("etc/pyvmm/kvm", initramfs.paths_of(kvm)),
         *(cpio.file(module.path, module.data) for module in kvm),
         *initramfs.on_demand(lazy, "etc/pyvmm/modprobe"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -126,6 +127,31 @@ class Shell:
         )
         assert ended, f"{command}: {why}: {self.console.text[-2000:]}"
         return int(ended[2]), ended[1].decode(errors="replace").replace("\r", "").strip()
+
+    def reach(self, connect: Callable[[], socket.socket], limit: float = LIMIT) -> socket.socket:
+        """What *connect* gives as soon as the guest's program, just started, listens."""
+        deadline = time.monotonic() + limit
+        while True:
+            try:
+                return connect()
+            except (ConnectionRefusedError, ConnectionResetError):
+                assert time.monotonic() < deadline, f"nobody listens: {self.console.text[-2000:]}"
+            self.run("usleep 20000")
+
+    def reach_vsock(self, cid: int, port: int) -> socket.socket:
+        """The same with the vsock of this machine's kernel."""
+
+        def connect() -> socket.socket:
+            sock = socket.socket(socket.AF_VSOCK)
+            sock.settimeout(LIMIT)
+            try:
+                sock.connect((cid, port))
+            except BaseException:
+                sock.close()
+                raise
+            return sock
+
+        return self.reach(connect)
 
     def close(self) -> None:
         self.machine.stop()

@@ -196,9 +196,7 @@ def test_entropy_device_of_another_process_feeds_the_driver(guest: Guest) -> Non
 def test_vsock_of_the_hosts_kernel_carries_a_mebibyte_and_back(guest: Guest) -> None:
     guest.run("vsock echo 7 &")
     data = os.urandom(MIB)
-    with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as sock:
-        sock.settimeout(60)
-        sock.connect((CID, 7))
+    with guest.reach_vsock(CID, 7) as sock:
         got = bytearray()
         for at in range(0, MIB, 1 << 16):
             sock.sendall(data[at : at + (1 << 16)])

@@ -169,17 +169,7 @@ class Guest(Shell):
 
     def connect(self, port: int) -> socket.socket:
         """A connection to the guest's *port*, as soon as it listens."""
-        for _ in range(100):
-            sock = socket.socket(socket.AF_VSOCK)
-            sock.settimeout(60)
-            try:
-                sock.connect((CID, port))
-            except (ConnectionResetError, ConnectionRefusedError):
-                sock.close()
-                self.run("usleep 20000")
-            else:
-                return sock
-        raise AssertionError(f"nobody listens on {port} of the guest")
+        return self.reach_vsock(CID, port)
 
 
 @pytest.fixture(scope="module")

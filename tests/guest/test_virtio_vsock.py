@@ -51,6 +51,10 @@ class Guest(Shell):
         assert line.startswith(b"OK ")
         return sock
 
+    def listening(self, port: int) -> socket.socket:
+        """A connection to the guest's *port*, on which a program is about to listen."""
+        return self.reach(lambda: self.connect(port))
+
     def serve(self, port: int, handle: Callable[[socket.socket], object], times: int = 1) -> threading.Thread:
         """*handle* the next *times* connections of the guest's to *port*, each in a thread."""
         place = f"{self.path}_{port}"
@@ -83,6 +87,7 @@ class Guest(Shell):
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     guest = Guest(tmp_path_factory.mktemp("vsock"))
     guest.run("vsock echo 7 &")
+    guest.listening(7).close()
     yield guest
     guest.close()
 
@@ -199,7 +204,7 @@ def test_many_connections_when_the_guest_begins_them_stay_apart(guest: Guest) ->
 
 def test_host_when_it_half_closes_still_gets_the_answer(guest: Guest) -> None:
     guest.run("mkfifo /tmp/f; (vsock listen 1005 < /tmp/f | sha256sum > /tmp/f) &")
-    with _patiently(guest, 1005) as sock:
+    with guest.listening(1005) as sock:
         sock.sendall(b"all there is")
         sock.shutdown(socket.SHUT_WR)
 
@@ -222,7 +227,7 @@ def test_guest_when_the_host_program_dies_in_the_middle_is_told(guest: Guest) ->
 
 def test_host_program_when_the_guests_one_is_killed_sees_the_end(guest: Guest) -> None:
     guest.run("vsock listen 1007 < /dev/null > /dev/null & echo $! > /tmp/pid")
-    with _patiently(guest, 1007) as sock:
+    with guest.listening(1007) as sock:
         guest.run("kill -9 $(cat /tmp/pid)")
 
         assert sock.recv(10) == b""
@@ -253,7 +258,7 @@ def test_slow_host_program_when_the_guest_floods_it_keeps_the_memory_bounded(gue
 
 def test_load_when_the_guest_has_connections_resets_them_and_new_ones_work(guest: Guest) -> None:
     guest.run("(vsock listen 1009 < /dev/zero > /dev/null 2>&1; echo over > /tmp/over) &")
-    with _patiently(guest, 1009):
+    with guest.listening(1009):
         guest.machine.pause()
         assert guest.machine.virtio is not None
         (attached,) = guest.machine.virtio.attached
@@ -273,16 +278,6 @@ def test_driver_when_unbound_and_bound_in_a_loop_comes_back(guest: Guest) -> Non
         guest.run(f"cat /tmp/name > {driver}/unbind; cat /tmp/name > {driver}/bind")
 
     guest.run("killall vsock; vsock echo 8 &")
-    with _patiently(guest, 8) as sock:
+    with guest.listening(8) as sock:
         sock.sendall(b"back")
         assert sock.recv(100) == b"back"
-
-
-def _patiently(guest: Guest, port: int) -> socket.socket:
-    """Connect to *port* as soon as the guest listens."""
-    for _ in range(100):
-        try:
-            return guest.connect(port)
-        except ConnectionRefusedError:
-            guest.run("usleep 20000")
-    raise AssertionError(f"nobody listens on {port} of the guest")
