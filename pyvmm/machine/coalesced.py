@@ -23,6 +23,9 @@ ENTRY = 24
 CAPACITY = (PAGE - 8) // ENTRY
 #: Seconds between two looks at the ring for a guest that writes and then sleeps.
 TICK = 0.01
+#: The same when nothing went through it for ``PATIENCE`` looks: an idle guest is to leave its host idle.
+IDLE_TICK = 0.1
+PATIENCE = 20
 
 
 class CoalescedRing:
@@ -35,7 +38,19 @@ class CoalescedRing:
     :param polls: what the run page's word at 32 holds for reads that leave the writes queued
     """
 
-    __slots__ = ("_base", "_bus", "_failed", "_lock", "_run8", "_run32", "index", "polls", "words")
+    __slots__ = (
+        "_base",
+        "_bus",
+        "_failed",
+        "_idle",
+        "_lock",
+        "_run8",
+        "_run32",
+        "_seen",
+        "index",
+        "polls",
+        "words",
+    )
 
     def __init__(
         self,
@@ -55,6 +70,15 @@ class CoalescedRing:
         #: ``words[index]`` holds both ends of the ring: equal halves mean empty.
         self.words = vcpu.run64
         self.index = self._base // 8
+        self._seen = self._idle = 0
+
+    def tick(self) -> float:
+        """``drain``, and the seconds until it is to be called again. One thread."""
+        self.drain()
+        ends = self.words[self.index]
+        self._idle = self._idle + 1 if ends == self._seen else 0
+        self._seen = ends
+        return IDLE_TICK if self._idle > PATIENCE else TICK
 
     def drain(self) -> None:
         """Carry out what is queued, in order. Any thread may call it."""

@@ -388,8 +388,7 @@ class Machine:
     def _tick(self) -> None:
         if self.ring is None:
             return
-        self.ring.drain()
-        self._ticker = self.loop.call_later(TICK, self._tick)
+        self._ticker = self.loop.call_later(self.ring.tick(), self._tick)
 
     def _stop_ticking(self) -> None:
         if self._ticker is not None:

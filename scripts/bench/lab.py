@@ -34,6 +34,8 @@ LIMIT = 120
 TIME, WARM = 3000, 300
 #: Seconds more that an emulated host gets to say that a run took too long: it hangs now and then, whole.
 GRACE = 30
+#: The emulated host's CPUs, where not its default: ``scripts/bench/run --lab-cpus`` sets it.
+cpus: int | None = None
 #: Runs in a row that may fail; each failure gets a host of its own.
 ATTEMPTS = 3
 
@@ -138,7 +140,8 @@ def results(
     while left and idle < ATTEMPTS:
         idle += 1
         inside = [python, str(BENCH / script), json.dumps({"runs": left, **setting})]
-        lab = [python, "-m", "pyvmm", "lab", arch, "--fresh", "--", *inside]
+        count = ["--cpus", str(cpus)] if cpus else []
+        lab = [python, "-m", "pyvmm", "lab", arch, "--fresh", *count, "--", *inside]
         progress("guests in the lab")
         for result in _lines(lab, max(one["limit"] for one in left) + GRACE):
             if "tail" in result:

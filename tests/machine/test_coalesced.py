@@ -12,7 +12,7 @@ import pytest
 from pyvmm.board.bus import Bus
 from pyvmm.board.device import Device
 from pyvmm.board.space import DEVICE, PORT, Window
-from pyvmm.machine.coalesced import CAPACITY, PAGE, CoalescedRing
+from pyvmm.machine.coalesced import CAPACITY, IDLE_TICK, PAGE, PATIENCE, TICK, CoalescedRing
 from pyvmm.pykvm import Vcpu
 from tests.guest.harness import PASSED, Transcript
 from tests.machine import programs
@@ -74,6 +74,26 @@ def test_drain_when_empty_does_nothing() -> None:
     setup.ring.drain()
 
     assert device.writes == []
+
+
+def test_tick_when_nothing_comes_slows_down_and_when_something_does_is_fast_again() -> None:
+    setup = Setup(device := Recorder())
+    setup.pages.queue(0x100, b"a")
+
+    assert setup.ring.tick() == TICK
+    assert [setup.ring.tick() for _ in range(PATIENCE + 1)][-2:] == [TICK, IDLE_TICK]
+    setup.pages.queue(0x100, b"b")
+    assert setup.ring.tick() == TICK
+    assert [value for _, _, value in device.writes] == [*b"ab"]
+
+
+def test_tick_when_others_drain_what_comes_stays_fast() -> None:
+    setup = Setup(Recorder())
+    for _ in range(3 * PATIENCE):
+        setup.pages.queue(0x100, b"a")
+        setup.ring.drain()
+
+        assert setup.ring.tick() == TICK
 
 
 def test_drain_when_writes_wait_carries_them_out_in_order() -> None:
