@@ -184,7 +184,9 @@ class Machine:
             self._gate.wait()
 
     def resume(self) -> None:
-        """Let the vCPUs go on after ``pause``, however often that was called."""
+        """Let the vCPUs go on after ``pause``, however often that was called; and devices that were saved."""
+        for attached in self.virtio.attached if self.virtio is not None else ():
+            attached.transport.resume()
         self._gate.open()
 
     def close(self) -> None:

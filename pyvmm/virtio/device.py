@@ -78,6 +78,8 @@ class VirtioDevice:
     shares_memory = False
     #: Host memory it shares with the guest besides RAM, by identifier (2.10).
     shared_regions: Mapping[int, HostMemory] = {}
+    #: Queues that another process or the kernel serves stand still since ``save``, until the machine goes on.
+    held = False
 
     def __init__(self) -> None:
         self.config = ConfigSpace(self.config_fields, self.config_writable)
@@ -296,6 +298,9 @@ class VirtioDevice:
             "config": self.config.read(0, len(self.config)).hex(),
             "queues": [queue.save() for queue in self.queues],
         }
+
+    def resumed(self) -> None:
+        """The machine goes on: begin again what ``save`` stopped. Under ``busy``, when ``held``."""
 
     def load(self, state: dict[str, Any]) -> None:
         """Take back what ``save`` gave, before ``start``.

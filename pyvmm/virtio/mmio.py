@@ -358,13 +358,23 @@ class VirtioMmio(Device, Signal):
                 notice("virtio close", f"{self.name} {what}")
 
     def save(self) -> dict[str, object]:
-        """Transport and device; the vCPUs are paused. Waits for what the device has under way."""
+        """Transport and device; the vCPUs are paused. Waits for what the device has under way.
+
+        A device that another process or the kernel runs stands still until ``load`` or ``resume``.
+        """
         with self._control, self.device.busy:
             return {
                 "version": STATE_VERSION,
                 **{name: getattr(self, name) for name in _SAVED},
                 "device": self.device.save(),
             }
+
+    def resume(self) -> None:
+        """The machine goes on after ``save``, with or without a ``load``. Any thread."""
+        if self.device.held:
+            with self._control, self.device.busy:
+                if self.device.held:
+                    self.device.resumed()
 
     def load(self, state: dict[str, Any]) -> None:
         """Take back what ``save`` gave; a device that was running runs again.

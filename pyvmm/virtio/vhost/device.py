@@ -91,6 +91,7 @@ class VhostDevice(VirtioDevice):
         #: The eventfd by which the other side says that a queue is broken; -1 for none.
         self.error_fd = -1
         self._rings: list[Ring] = []
+        self.held = False
 
     @property
     def served(self) -> int:
@@ -144,16 +145,24 @@ class VhostDevice(VirtioDevice):
         notice(f"virtio {self.name} stop", f"{self.name}: a queue could not be stopped: {error}")
 
     def save(self) -> dict[str, Any]:
-        """As any device; the rings are stopped for a moment to learn where they stand."""
-        for ring in self._rings:
-            ring.base = self.control.stop_ring(ring.index)
-            self.queues[ring.index].begin_at(ring.base)
-        state = super().save()
-        for ring in self._rings:
-            self.control.start_ring(ring)
-        if self._rings:
+        """As any device. The rings stand still from then on: what the other side did further, it would do
+        behind the back of what is saved."""
+        if not self.held:
+            for ring in self._rings:
+                ring.base = self.control.stop_ring(ring.index)
+                self.queues[ring.index].begin_at(ring.base)
+            self.held = bool(self._rings)
+        return super().save()
+
+    def resumed(self) -> None:
+        """The other side goes on with the rings."""
+        self.held = False
+        try:
+            for ring in self._rings:
+                self.control.start_ring(ring)
             self.control.running(self._rings)
-        return state
+        except DeviceError as error:
+            self.broken(error)
 
     def close(self) -> None:
         """Let go of the other side."""
@@ -169,6 +178,9 @@ class VhostDevice(VirtioDevice):
         while self._watched_kicks:
             self.loop.remove(self._watched_kicks.pop())
         rings, self._rings = self._rings, []
+        if self.held:
+            self.held = False
+            return
         for ring in rings:
             try:
                 self.control.stop_ring(ring.index)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,12 +142,22 @@ def test_front_ends_one_after_the_other_find_the_device_as_after_power_on(counte
             assert driver.request(0, [b"ab"], [2]) == b"ba"
 
 
-def test_save_when_rings_run_tells_their_position_and_lets_them_go_on(counter: Path) -> None:
+def test_save_when_rings_run_tells_their_position_and_holds_them_until_the_machine_goes_on(
+    counter: Path,
+) -> None:
     with FakeDriver(front_end(counter)) as driver:
         for _ in range(3):
             driver.request(0, [b"ab"], [2])
         state = driver.transport.save()
-        after = driver.request(0, [b"cd"], [2])
+        ring = driver.queues[0]
+        ring.add([b"cd"], [2])
+        ring.kick()
+        with pytest.raises(TimeoutError):
+            driver.run(ring.collect, timeout=0.3)
+        driver.transport.resume()
+        done: list[Any] = []
+        driver.run(lambda: done.extend(ring.collect()) or done)
+        after = ring.data(done[0])
         queue = state["device"]["queues"][0]  # type: ignore[index]
 
     assert (queue["_next_avail"], after) == (3, b"dc")
