@@ -100,7 +100,7 @@ class Suite:
                 return
             lost = [f"the host was lost, exit code {self.code}"] if self.code in LAB_LOST else []
             reasons = lost or [line for line in self.output if line.startswith(("FAILED", "ERROR"))]
-            self.again.append(f"{self.name}: {'; '.join(reasons) or self.output[-1:]}")
+            self.again.append(f"{self.name}: {'; '.join(reasons or self.output[-1:])}")
 
 
 def main() -> int:
@@ -180,14 +180,12 @@ def step(command: list[str], *, at_once: bool = True) -> tuple[int, list[str]]:
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
     )
     assert process.stdout is not None
-    if not at_once:
-        text = process.stdout.read()
-        process.wait()
+    said = process.stdout if at_once else process.stdout.readlines()
     words = [Path(word).name if word.startswith("/") else word for word in command]
     with _printing:
         print(f"\n== {' '.join(words)}", flush=True)
         lines = []
-        for line in process.stdout if at_once else text.splitlines(keepends=True):
+        for line in said:
             lines.append(line.rstrip("\n"))
             print(line, end="", flush=True)
         code = process.wait()

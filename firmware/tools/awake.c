@@ -10,18 +10,9 @@
  */
 #include <linux/hpet.h>
 
-#include "../init/text.h"
+#include "must.h"
 
 enum { PER_SECOND = 20 };
-
-static void must(const char *what, long result)
-{
-	if (result >= 0)
-		return;
-	complain_to = 2;
-	complain_errno("cannot ", what, result);
-	sys_exit(1);
-}
 
 __attribute__((used)) _Noreturn void start(long *stack)
 {

@@ -10,19 +10,9 @@
  */
 #include <linux/kvm.h>
 
-#include "../init/text.h"
+#include "must.h"
 
 enum { TRIES = 500, WAIT_MS = 20 };
-
-static long must(const char *what, long result)
-{
-	if (result < 0) {
-		complain_to = 2;
-		complain_errno("cannot ", what, result);
-		sys_exit(1);
-	}
-	return result;
-}
 
 __attribute__((used)) _Noreturn void start(long *stack)
 {

@@ -9,7 +9,7 @@
  * Each direction ends by itself: the end of input is passed on, and the end of what the other side
  * sends closes standard output. Status 1 and a line on standard error tell of a call that failed.
  */
-#include "../init/text.h"
+#include "must.h"
 
 enum { AF_VSOCK = 40, SOCK_STREAM = 1, SHUT_WR = 1, BACKLOG = 128 };
 
@@ -24,16 +24,6 @@ struct address {
 };
 
 static char buffer[64 << 10];
-
-static long must(const char *what, long result)
-{
-	if (result < 0) {
-		complain_to = 2;
-		complain_errno("cannot ", what, result);
-		sys_exit(1);
-	}
-	return result;
-}
 
 static int stream(void)
 {

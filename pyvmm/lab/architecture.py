@@ -75,7 +75,7 @@ ARCHITECTURES = {
         (),
         f"console=ttyAMA0 {_QUIET}",
         "ARM EL2",
-        # With one it stops now and then.
+        # Two do no harm there; one was not tried for long.
         2,
         64,
     ),

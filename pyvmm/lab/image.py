@@ -84,7 +84,7 @@ def prepare(arch: Architecture, say: Callable[[str], None] | None = None) -> Ima
 
 def _channels() -> str:
     """The ports that init serves, a line each."""
-    return "".join(f"/dev/virtio-ports/{inside.PORT}{n}\n" for n in range(inside.PULSE + 1))
+    return "".join(f"/dev/virtio-ports/{inside.PORT}{n}\n" for n in range(inside.PORTS))
 
 
 def _initramfs(arch: Architecture, tree: ModuleTree, busybox: bytes) -> bytes:

@@ -22,6 +22,8 @@ from __future__ import annotations
 CHANNELS = 8
 #: The channel without a view, over which the keeper asks whether the host still answers.
 PULSE = CHANNELS
+#: All of them.
+PORTS = PULSE + 1
 #: The name of channel N is this and N, as a virtio port and (with the N) as a 9p tag's.
 PORT = "pyvmm."
 

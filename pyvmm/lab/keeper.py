@@ -140,7 +140,7 @@ class Keeper:
         """QEMU, once its sockets are there. Started by the main thread, whose end would end it."""
         libc = ctypes.CDLL(None)
         program = self.machine.architecture.qemu
-        for number in range(inside.PULSE + 1):
+        for number in range(inside.PORTS):
             machine.channel_path(self.directory, number).unlink(missing_ok=True)
         qemu = subprocess.Popen(
             machine.command(self.machine, self._image, self.directory),

@@ -157,13 +157,13 @@ def command(machine: Machine, booted: image.Image, directory: Path) -> list[str]
         *("-kernel", str(booted.kernel), "-initrd", str(booted.initrd), "-append"),
         machine.architecture.command_line,
         *("-chardev", f"file,id=console,path={log_path(machine)},append=on", "-serial", "chardev:console"),
-        *("-device", f"virtio-serial-pci,max_ports={inside.PULSE + 2}"),
+        *("-device", f"virtio-serial-pci,max_ports={inside.PORTS + 1}"),
         *("-fsdev", f"{root},id=root", "-device", "virtio-9p-pci,fsdev=root,mount_tag=base"),
     ]
     if booted.system is not None:
         system = f"local,path={booted.system},security_model=none,readonly=on,multidevs=remap"
         line += ["-fsdev", f"{system},id=system", "-device", "virtio-9p-pci,fsdev=system,mount_tag=system"]
-    for n in range(inside.PULSE + 1):
+    for n in range(inside.PORTS):
         line += ["-chardev", f"socket,id=c{n},path={channel_path(directory, n)},server=on,wait=off"]
         line += ["-device", f"virtserialport,chardev=c{n},name={inside.PORT}{n}"]
     for n in range(inside.CHANNELS):

@@ -169,10 +169,6 @@ class Guest(Shell):
             attached.transport.load(attached.transport.save())
         self.machine.resume()
 
-    def connect(self, port: int) -> socket.socket:
-        """A connection to the guest's *port*, as soon as it listens."""
-        return self.reach_vsock(CID, port)
-
 
 @pytest.fixture(scope="module")
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
@@ -211,11 +207,11 @@ def test_transfer_over_vhost_net_goes_on_over_loads(guest: Guest) -> None:
 
 def test_connections_of_vhost_vsock_are_reset_by_a_load_and_new_ones_work(guest: Guest) -> None:
     guest.run("(vsock listen 1009 </dev/zero >/dev/null 2>&1; echo over >/tmp/ended) &")
-    with guest.connect(1009):
+    with guest.reach_vsock(CID, 1009):
         guest.save_and_load()
 
         guest.run("until [ -s /tmp/ended ]; do usleep 10000; done")
     guest.run("vsock echo 7 &")
-    with guest.connect(7) as sock:
+    with guest.reach_vsock(CID, 7) as sock:
         sock.sendall(b"again")
         assert sock.recv(100) == b"again"

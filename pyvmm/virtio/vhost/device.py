@@ -91,7 +91,6 @@ class VhostDevice(VirtioDevice):
         #: The eventfd by which the other side says that a queue is broken; -1 for none.
         self.error_fd = -1
         self._rings: list[Ring] = []
-        self.held = False
 
     @property
     def served(self) -> int:
