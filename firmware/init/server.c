@@ -19,6 +19,7 @@ enum {
 	PTY_DRAIN_MS = 200,
 	PTY_POLL_MS = 20,
 	RECONNECT_MS = 1000,
+	GONE_MS = 1000,
 };
 
 static struct {
@@ -340,6 +341,42 @@ static void reap(void)
 		}
 }
 
+static bool hung_up(void)
+{
+	struct pollfd probe = { channel.fd, 0, 0 };
+
+	sys_poll(&probe, 1, 0);
+	return probe.revents & POLLHUP;
+}
+
+/* Up to *ms*, until a host may have come: SIGIO says so. */
+static void wait_for_host(long ms)
+{
+	struct pollfd signals = { channel.signals, POLLIN, 0 };
+
+	sys_poll(&signals, 1, ms);
+	reap();
+}
+
+/*
+ * Whether the host is gone for good. A virtio port is told of hang-ups on a queue of its own, so
+ * that of the host before this one may come after this one's first frames, its arrival right behind.
+ * That host greets, and so ends what the other left.
+ */
+static bool left(void)
+{
+	long deadline = sys_now() + GONE_MS;
+
+	while (hung_up()) {
+		long rest = deadline - sys_now();
+
+		if (rest <= 0)
+			return true;
+		wait_for_host(rest);
+	}
+	return false;
+}
+
 static void disconnect(void)
 {
 	new_session();
@@ -352,16 +389,8 @@ static void disconnect(void)
 /* Wait for the host; a virtio port says POLLHUP as long as nobody is there. */
 static void connect(void)
 {
-	struct pollfd probe = { channel.fd, POLLIN | POLLOUT, 0 };
-	struct pollfd signals = { channel.signals, POLLIN, 0 };
-
-	for (;;) {
-		sys_poll(&probe, 1, 0);
-		if (!(probe.revents & POLLHUP))
-			break;
-		sys_poll(&signals, 1, RECONNECT_MS); /* SIGIO when a host comes */
-		reap();
-	}
+	while (hung_up())
+		wait_for_host(RECONNECT_MS);
 	channel.connected = true;
 	send_hello(0);
 	flush();
@@ -396,7 +425,8 @@ static bool turn(void)
 	    (fds[1].revents & POLLIN && !receive())) {
 		if (channel.tty)
 			return false;
-		disconnect();
+		if (left())
+			disconnect();
 	}
 	if (command.pid)
 		feed_command();
