@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import stat
 
@@ -11,8 +10,9 @@ from pyvmm.boot.errors import ImageError
 from pyvmm.errors import ConfigError
 from pyvmm.memory.errors import HostMemoryError
 from pyvmm.memory.guest import Region
-from pyvmm.memory.host import Anonymous, FileBacked, HostMemory, Hugetlb, Memfd
+from pyvmm.memory.host import PAGE_SIZE, Anonymous, FileBacked, HostMemory, Hugetlb, Memfd
 from pyvmm.memory.layout import Part, assemble, carve
+from pyvmm.units import format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ DEFAULT_CMDLINE = "console={} panic=-1"
 QUIET = "quiet"
 #: What the init that carries out ``exec`` needs to be told: it takes the port where its kernel has one.
 EXEC_CMDLINE = "rdinit=/.pyvmm/init pyvmm.exec=/dev/virtio-ports/pyvmm.exec|/dev/{}"
+#: The largest file taken for a kernel, an initrd or a firmware: 32-bit loaders reach no further.
+IMAGE_MAX = 4 << 30
 #: What a config says for the first serial port, whatever the kernel calls it here.
 SERIAL = "ttyS0"
 
@@ -42,7 +44,10 @@ def memory_parts(config: Config, share: bool) -> list[Part]:
 
 
 def read_image(path: str, what: str) -> memoryview:
-    """The bytes of regular file *path*, mapped. Raises ImageError naming *what* and the path."""
+    """The bytes of regular file *path*. Raises ImageError naming *what* and the path.
+
+    They are a copy: what is cut off from a mapped file ends its reader with SIGBUS.
+    """
     try:
         # O_NONBLOCK: opening a FIFO must not wait for its other end.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -53,11 +58,23 @@ def read_image(path: str, what: str) -> memoryview:
         if not stat.S_ISREG(status.st_mode):
             is_what = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise ImageError(f"{what} {path} is {is_what}; give the path of an image file")
-        if status.st_size == 0:
+        size = status.st_size
+        if size == 0:
             raise ImageError(f"{what} {path} is empty; give a whole image")
-        return memoryview(mmap.mmap(fd, status.st_size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ))
+        if size > IMAGE_MAX:
+            raise ImageError(
+                f"{what} {path} has {format_size(size)}; give an image of at most {format_size(IMAGE_MAX)}"
+            )
+        data = Anonymous(-(-size // PAGE_SIZE) * PAGE_SIZE).buffer[:size]
+        done = 0
+        while done < size:
+            got = os.readv(fd, [data[done:]])
+            if not got:
+                raise ImageError(f"{what} {path} was cut off while it was read; give a whole image")
+            done += got
+        return data.toreadonly()
     except OSError as error:
-        raise ImageError(f"{what} {path} cannot be mapped: {error.strerror}") from None
+        raise ImageError(f"{what} {path} cannot be read: {error.strerror}") from None
     finally:
         os.close(fd)
 

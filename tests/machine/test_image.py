@@ -62,6 +62,38 @@ def test_read_image_when_empty_says_so(tmp_path: Path) -> None:
     assert "is empty" in refusal(tmp_path / "empty")
 
 
+def test_read_image_when_larger_than_any_image_says_so_without_reading(tmp_path: Path) -> None:
+    (tmp_path / "sparse").touch()
+    os.truncate(tmp_path / "sparse", 1 << 40)
+
+    assert "has 1T; give an image of at most 4G" in refusal(tmp_path / "sparse")
+
+
+def test_an_image_stays_whole_when_its_file_is_cut_off_later(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(b"MZ" * 50000)
+
+    data = read_image(str(path), "kernel")
+    os.truncate(path, 0)
+
+    assert data == b"MZ" * 50000
+
+
+def test_read_image_when_cut_off_meanwhile_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(b"MZ" * 50000)
+    readv = os.readv
+
+    def cutting(fd: int, buffers: list[memoryview]) -> int:
+        done = readv(fd, [buffers[0][:4096]])
+        os.truncate(path, 4096)
+        return done
+
+    monkeypatch.setattr(os, "readv", cutting)
+
+    assert "was cut off while it was read" in refusal(path)
+
+
 def test_read_image_when_a_device_says_so() -> None:
     assert "not a regular file" in refusal("/dev/zero")
 
