@@ -66,6 +66,7 @@ class Block(VirtioDevice):
     config_fields = r.CONFIG_FIELDS
     config_writable = frozenset(("writeback",))
     own_thread = True
+    long_chains = True
 
     def __init__(self, disk: Disk, *, serial: str = "", queues: int = 1, cache: str = "writeback") -> None:
         if len(serial) > r.ID_SIZE or not (serial.isascii() and serial.isprintable()):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from struct import Struct
 
 from pyvmm.virtio.errors import ChainError
+from pyvmm.virtio.long_chain import LongChain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pyvmm.memory.vector import Vector
     from pyvmm.virtio.chain import Chain
 
 # Feature bits (5.2.3)
@@ -78,13 +80,26 @@ SEGMENT = Struct("<QII")
 class Request:
     """A chain as a request: what it is, and where its data and its status go.
 
-    The header is a copy, which the guest cannot change; ``data`` is views of guest memory, of
-    ``size`` bytes in all: those to write to the disk, or for IN and GET_ID those to fill.
+    The header is a copy, which the guest cannot change; ``data`` is views of guest memory, for IN and OUT
+    a Vector of many buffers too, of ``size`` bytes in all: those to write to the disk, or for IN and GET_ID
+    those to fill.
     """
 
     __slots__ = ("chain", "data", "kind", "room", "sector", "size", "status")
 
+    chain: Chain
+    data: list[memoryview] | Vector
+
     def __init__(self, chain: Chain) -> None:
+        if type(chain) is LongChain and len(chain.first) == _HEADER_SIZE and len(chain.last) == 1:
+            self.kind, _, self.sector = _unpack(chain.first)
+            if self.kind == (IN if chain.filled else OUT):
+                self.chain = chain
+                self.data = chain.vector
+                self.size = chain.vector.size
+                self.status = chain.last
+                self.room = self.size + 1 if chain.filled else 1
+                return
         writable = chain.writable
         if not writable:
             raise ChainError("a block request has no room for its status (5.2.6)")

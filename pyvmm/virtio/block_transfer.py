@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import deque
 
 from pyvmm.backends.disk.base import SECTOR
+from pyvmm.memory.vector import Vector
 from pyvmm.virtio import block_request as r
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm.backends.disk.base import Disk
+    from pyvmm.backends.disk.base import Disk, Views
     from pyvmm.backends.disk.pool import Pool
     from pyvmm.virtio.block_request import Request
     from pyvmm.virtio.queue import Queue
@@ -128,6 +129,11 @@ class Transfers:
             self._ready()
 
 
-def _joined(run: Run) -> tuple[list[memoryview], int]:
+def _joined(run: Run) -> tuple[Views, int]:
     """The data of neighbours as one, and its size."""
-    return [view for request in run for view in request.data], sum(request.size for request in run)
+    size = sum([request.size for request in run])
+    first = run[0].data
+    vectors = [request.data for request in run if type(request.data) is Vector]
+    if type(first) is Vector and len(vectors) == len(run):
+        return first.join(vectors[1:]), size
+    return [view for request in run for view in request.data], size

@@ -9,6 +9,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+#: A chain may be no longer than this in bytes (2.7.4).
+MAX_CHAIN_BYTES = (1 << 32) - 1
+
 
 class Chain:
     """What the driver made available at once: bytes to read, then bytes to write.

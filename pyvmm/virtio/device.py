@@ -66,6 +66,8 @@ class VirtioDevice:
     feature_names: Mapping[int, str] = {}
     #: The largest size of each queue: powers of two.
     queue_sizes: Sequence[int] = ()
+    #: Whether ``handle`` or ``kicked`` can do with a LongChain.
+    long_chains = False
     #: Its configuration space: field names and types, see ConfigSpace.
     config_fields: Mapping[str, str] = {}
     #: Those the driver may write.
@@ -84,6 +86,8 @@ class VirtioDevice:
     def __init__(self) -> None:
         self.config = ConfigSpace(self.config_fields, self.config_writable)
         self.queues = [Queue(index, size) for index, size in enumerate(self.queue_sizes)]
+        for queue in self.queues:
+            queue.long_chains = self.long_chains
         #: What the driver accepted.
         self.driver_features = 0
         #: True while the driver has the device running.

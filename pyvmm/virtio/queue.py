@@ -14,13 +14,14 @@ from struct import Struct
 from pyvmm.memory.errors import GuestMemoryError
 from pyvmm.notice import notice
 from pyvmm.pykvm.barrier import IN_ORDER, full_barrier
-from pyvmm.virtio.chain import Chain
+from pyvmm.virtio.chain import MAX_CHAIN_BYTES, Chain
 from pyvmm.virtio.errors import ChainError, QueueError, StateError, check_numbers, check_version
 from pyvmm.virtio.features import F_EVENT_IDX, F_INDIRECT_DESC
 from pyvmm.virtio.seam import Words, seam_descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from pyvmm.memory.guest import GuestMemory
@@ -35,15 +36,15 @@ USED_F_NO_NOTIFY = 1
 
 _FLAGS = NEXT | WRITE | INDIRECT
 
+#: Links of a chain from which on a sweep over its table pays.
+_LONG = 8
+
 #: Entries of the available ring that ``pop_room`` reads at once.
 _AT_ONCE = 32
 
 DESCRIPTOR_SIZE = 16  # a shift by 4 below
 #: The specification's bound on a queue's size.
 MAX_SIZE = 32768
-#: A chain may be no longer than this in bytes (2.7.4).
-MAX_CHAIN_BYTES = (1 << 32) - 1
-
 VERSION = 1
 
 # struct virtq_desc (2.7.5): le64 addr; le32 len; le16 flags; le16 next. In native order, which
@@ -71,6 +72,7 @@ class Queue:
         "_next_used",
         "_patience",
         "_published",
+        "_sweep",
         "_table",
         "_used",
         "_used16",
@@ -80,6 +82,7 @@ class Queue:
         "device",
         "driver",
         "index",
+        "long_chains",
         "max_size",
         "ready",
         "size",
@@ -89,6 +92,8 @@ class Queue:
     def __init__(self, index: int, max_size: int) -> None:
         self.index = index
         self.max_size = max_size
+        #: Whether ``pop`` may give a LongChain, which costs less where a request has many buffers.
+        self.long_chains = False
         self.reset()
 
     def reset(self) -> None:
@@ -112,6 +117,7 @@ class Queue:
         self._memory: Any = None
         self._table: Any = None
         self._main: Any = (0, 0, None)
+        self._sweep: Callable[[int, bytes], Chain | None] | None = None
 
     @property
     def in_flight(self) -> int:
@@ -147,6 +153,11 @@ class Queue:
         # Nearly every buffer lies in the largest region: its base, end and bytes.
         ram = max(memory.regions, key=lambda region: 0 if region.readonly else region.size)
         self._main = (0, 0, None) if ram.readonly else (ram.gpa, ram.end, ram.buffer)
+        self._sweep = None
+        if self.long_chains and not ram.readonly:
+            from pyvmm.virtio.long_chain import Sweeper
+
+            self._sweep = Sweeper(ram.buffer, ram.gpa, ram.address).chain
         table = self._words("descriptor table", self.desc, 2 * size, 8)
         avail = self._words("available ring", self.driver, 3 + size, 2)
         used16 = self._words("used ring", self.device, 3 + 4 * size, 2, True)
@@ -308,6 +319,10 @@ class Queue:
                 stop = address + size
                 if base <= address and stop <= end:
                     table = ram[address - base : stop - base]
+                    if left > _LONG and self._sweep is not None and parts is readable and not readable:
+                        table = table.tobytes()
+                        if (chain := self._sweep(head, table)) is not None:
+                            return chain
                 else:
                     table = self._memory.read(address, size)
                 fetch, index = _descriptor, 0

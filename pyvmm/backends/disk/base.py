@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from pyvmm.errors import StartError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.memory.vector import Vector
+
+    #: Pieces of memory in order. Many come as a Vector, which is gone through like a list.
+    Views = list[memoryview] | Vector
+
 #: The unit of a disk's size, in bytes, whatever its block size.
 SECTOR = 512
 #: The most views one read or write may come with: IOV_MAX of Linux (readv(2)).
@@ -37,15 +44,15 @@ class Disk:
     #: The size of transfers the medium likes best, in bytes; 0 when nobody knows.
     optimal_size = 0
 
-    def read(self, views: list[memoryview], offset: int, size: int) -> None:
+    def read(self, views: Views, offset: int, size: int) -> None:
         """Fill *views*, at most MAX_VIEWS and *size* bytes in all."""
         raise NotImplementedError
 
-    def read_now(self, views: list[memoryview], offset: int, size: int) -> bool:
+    def read_now(self, views: Views, offset: int, size: int) -> bool:
         """As ``read`` where nothing has to be waited for; False when it was not read, or not all of it."""
         return False
 
-    def write(self, views: list[memoryview], offset: int, size: int, durable: bool) -> None:
+    def write(self, views: Views, offset: int, size: int, durable: bool) -> None:
         """Write *views*, as ``read``; with *durable* it is on the medium when this returns."""
         raise NotImplementedError
 

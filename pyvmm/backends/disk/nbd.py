@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
+    from pyvmm.backends.disk.base import Views
+
 _NBDMAGIC = int.from_bytes(b"NBDMAGIC", "big")
 _IHAVEOPT = int.from_bytes(b"IHAVEOPT", "big")
 _FIXED_NEWSTYLE, _NO_ZEROES = 1, 2
@@ -66,14 +68,16 @@ class NbdDisk(Disk):
             raise
         self.readonly = bool(self._flags & _READ_ONLY)
 
-    def read(self, views: list[memoryview], offset: int, size: int) -> None:
+    def read(self, views: Views, offset: int, size: int) -> None:
         """Fill *views*."""
+        views = list(views)
         for start in range(0, size, _LIMIT):
             part = min(size - start, _LIMIT)
             self._request(_READ, 0, offset + start, part, into=cut(rest(views, start), part))
 
-    def write(self, views: list[memoryview], offset: int, size: int, durable: bool) -> None:
+    def write(self, views: Views, offset: int, size: int, durable: bool) -> None:
         """Write *views*."""
+        views = list(views)
         for start in range(0, size, _LIMIT):
             part = min(size - start, _LIMIT)
             data = cut(rest(views, start), part)

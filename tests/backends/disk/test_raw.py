@@ -56,7 +56,7 @@ def test_transfer_when_the_kernel_takes_it_in_pieces_is_whole(
     path: Path, disk: RawDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     preadv, pwritev = os.preadv, os.pwritev
-    monkeypatch.setattr(os, "preadv", lambda fd, views, at: preadv(fd, [views[0][:100]], at))
+    monkeypatch.setattr(os, "preadv", lambda fd, views, at, flags=0: preadv(fd, [views[0][:100]], at))
     monkeypatch.setattr(os, "pwritev", lambda fd, views, at, flags=0: pwritev(fd, [views[0][:100]], at))
     expected, got = path.read_bytes()[:1024], views(300, 724)
 

@@ -1,0 +1,130 @@
+"""Many buffers at once: an indirect table as the iovecs of readv(2), without a view of each buffer.
+
+A transfer of 256 KiB has 64 buffers, and 64 views of them cost more than the transfer itself. Here a whole
+table is one number, in which each descriptor (2.7.5) is a lane of 128 bits: le64 address, le32 length,
+le16 flags, le16 next. It is checked and made an array of struct iovec (void *base, size_t length) by ten
+operations on such numbers. A table of any other form is left to ``Queue.walk``.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from pyvmm.memory.vector import Vector
+from pyvmm.virtio.chain import MAX_CHAIN_BYTES, Chain
+
+# Descriptor flags (2.7.5).
+_NEXT = 1
+_WRITE = 2
+
+_LANE = 128
+_ADDRESS = (1 << 64) - 1
+_LENGTH = (1 << 32) - 1
+#: Where the length and the flags with next begin in a lane.
+_LENGTH_AT = 64
+_LINK_AT = 96
+#: The highest address plus 1, so that a sum of it, a length and an address stays in its lane.
+_LIMIT = 1 << 63
+
+_descriptor = Struct("<QIHH").unpack_from
+
+
+class LongChain(Chain):
+    """A chain of one buffer to read, many in ``vector``, to be ``filled`` or not, and one to write.
+
+    ``readable`` and ``writable`` are as any chain's, made when they are asked for.
+    """
+
+    __slots__ = ("filled", "first", "last", "vector")
+
+    def __init__(self, head: int, first: memoryview, vector: Vector, last: memoryview, filled: bool) -> None:
+        self.head = head
+        self.written = 0
+        self._reading = 0
+        self.first = first
+        self.vector = vector
+        self.last = last
+        self.filled = filled
+
+    @property
+    def readable(self) -> list[memoryview]:  # type: ignore[override]
+        """Views of what the driver gave to read."""
+        return [self.first] if self.filled else [self.first, *self.vector]
+
+    @property
+    def writable(self) -> list[memoryview]:  # type: ignore[override]
+        """Views of what the driver gave to be written."""
+        return [*self.vector, self.last] if self.filled else [self.last]
+
+
+class Sweeper:
+    """Makes long chains of tables whose buffers lie in *ram*, guest-physical *base* and host *start*."""
+
+    __slots__ = ("_base", "_end", "_lanes", "_ram", "_start")
+
+    def __init__(self, ram: memoryview, base: int, start: int) -> None:
+        self._ram = ram
+        self._base = base
+        self._end = base + len(ram)
+        self._start = start
+        self._lanes: dict[int, tuple[int, ...]] = {}
+
+    def chain(self, head: int, table: bytes) -> LongChain | None:
+        """The chain of *table*, a copy of descriptors one after the other; None when it is not so simple.
+
+        That is: one buffer to read first, one to be written last, in between any number of one kind, all of
+        them in the memory, and each naming the one behind it.
+        """
+        count = (len(table) >> 4) - 2
+        base, end = self._base, self._end
+        first, first_size, flags, following = _descriptor(table)
+        last, last_size, last_flags, _ = _descriptor(table, len(table) - 16)
+        if flags != _NEXT or following != 1 or last_flags != _WRITE or not first_size or not last_size:
+            return None
+        if not base <= first <= end - first_size or not base <= last <= end - last_size or end > _LIMIT:
+            return None
+        lanes = self._lanes.get(count) or self._prepare(count)
+        link_mask, links_in, links_out, addresses, lengths, low, low_bit, high, high_bits, shift = lanes
+        number = int.from_bytes(table[16:-16], "little")
+        links = number & link_mask
+        if links != links_in and links != links_out:
+            return None
+        address = number & addresses
+        length = number >> _LENGTH_AT & lengths
+        # A lane carries into its 65th bit when its address is not below the memory's first, and when its
+        # end is behind the memory's.
+        if (address + low) & low_bit != low_bit or (address + length + high) & high_bits:
+            return None
+        # A number is congruent to the sum of its digits modulo its base less one.
+        size = length % ((1 << _LANE) - 1)
+        if size + first_size + last_size > MAX_CHAIN_BYTES:
+            return None
+        iovecs = (address + shift | length << _LENGTH_AT).to_bytes(count * 16, "little")
+        ram = self._ram
+        return LongChain(
+            head,
+            ram[first - base : first - base + first_size],
+            Vector(iovecs, size, ram, self._start),
+            ram[last - base : last - base + last_size],
+            links == links_in,
+        )
+
+    def _prepare(self, count: int) -> tuple[int, ...]:
+        """What *count* lanes are compared with and added to. A guest uses a few counts, over and over."""
+        if len(self._lanes) >= 64:
+            self._lanes.clear()
+        ones = sum(1 << _LANE * lane for lane in range(count))
+        following = sum(lane + 2 << _LANE * lane + _LINK_AT + 16 for lane in range(count))
+        found = self._lanes[count] = (
+            ones * 0xFFFFFFFF << _LINK_AT,
+            following + (ones * (_NEXT | _WRITE) << _LINK_AT),
+            following + (ones * _NEXT << _LINK_AT),
+            ones * _ADDRESS,
+            ones * _LENGTH,
+            ones * (_ADDRESS + 1 - self._base),
+            ones << 64,
+            ones * (_ADDRESS - self._end),
+            ones * 3 << 64,
+            ones * (self._start - self._base),
+        )
+        return found
