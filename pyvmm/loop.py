@@ -198,7 +198,11 @@ class Loop:
             if events and callback is not None and fd in self._always:
                 called += 1
                 self._call(callback, events)
-        return called + self._run_timers() + self._run_soon()
+        if self._timers:
+            called += self._run_timers()
+        if self._soon:
+            called += self._run_soon()
+        return called
 
     def stop(self) -> None:
         """End ``run`` after its present turn. Any thread."""

@@ -31,7 +31,7 @@ USED_BUFFER = 1
 CONFIG_CHANGE = 2
 
 #: Seconds after a cause in which acknowledgements are left where KVM counts them.
-SETTLE = 0.01
+SETTLE = 0.05
 #: Acknowledgements above twice the interrupts of that time that a driver with a shared line may make.
 SPURIOUS = 8
 

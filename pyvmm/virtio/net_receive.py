@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 BACKLOG = 4 << 20
 #: Frames read from a backend before others get their turn.
 BUDGET = 64
+#: Frames that came alone, one after the other, after which a read looks for another behind them again.
+LONE = 4
 #: The room that is asked for at least: a frame of the usual MTU.
 _USUAL = HEADER + 1518
 _ONE = (1).to_bytes(2, "little")
@@ -85,6 +87,7 @@ class Receiver:
         self._views: list[memoryview] = []
         self._room = 0
         self._want = _USUAL
+        self._lone = 0  # pulls in a row that found one frame
         self._backlog: deque[bytes] = deque()
         self._backlog_size = 0
         self._spill = memoryview(bytearray(HEADER + MAX_FRAME + 1))
@@ -93,7 +96,10 @@ class Receiver:
     # From a backend that is read
 
     def pull(self, read: Callable[[list[memoryview]], int]) -> int:
-        """Read frames until *read* raises BlockingIOError: EMPTY; or MORE, or STARVED. Raises QueueError."""
+        """Read frames until *read* raises BlockingIOError: EMPTY; or MORE, or STARVED. Raises QueueError.
+
+        MORE after a single frame, when one came at a time lately: the caller is told when there is another.
+        """
         with self.lock:
             found = self._pull(read)
             if self._queue.publish():
@@ -104,13 +110,15 @@ class Receiver:
         if not self._drain():
             return STARVED
         wanted = self._filter.passes
-        for _ in range(BUDGET):
+        alone, self._lone = self._lone, 0
+        for count in range(1 if alone % LONE else BUDGET):
             if self._room < self._want and not self._grow(self._want) and not self._heads:
                 self.starved = True
                 return STARVED
             try:
                 size = read(self._iov)
             except BlockingIOError:
+                self._lone = alone + 1 if count == 1 else 0
                 return EMPTY
             if size < HEADER + MIN_FRAME:
                 continue
@@ -127,6 +135,8 @@ class Receiver:
                 self._finish(size)
             elif not self._overflow(size):
                 return STARVED
+        if alone % LONE:
+            self._lone = alone + 1
         return MORE
 
     def discard(self, read: Callable[[list[memoryview]], int]) -> None:
