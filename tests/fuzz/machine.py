@@ -169,7 +169,7 @@ class Program:
             *[self.kick] * 4,
             *[self.again] * 3,
             self.indirect,
-            self.indirect,
+            self.long_table,
             self.host,
             self.host,
             self.data,
@@ -271,6 +271,23 @@ class Program:
             self.put(table + 16 * i, address, size, flags if tape.byte() & 1 else flags & 3, following)
         length = tape.word() if tape.byte() & 1 else 16 * count
         self.put(self.rings(index), table, length, 4 | tape.byte() & 3, 0)
+        self.give(index, 0)
+        self.notify(index)
+
+    def long_table(self) -> None:
+        """A table of a header, many buffers and a status, as disks get them; one descriptor may be any."""
+        tape, index, how = self.tape, self.queue(), self.tape.byte()
+        count, way = 7 + (how & 31), how >> 5 & 1
+        table, at, size = BUFFERS + (tape.byte() << 7), BUFFERS + (tape.byte() << 7), tape.byte() << 6
+        self.memory.write(at, tape.take(16).ljust(16, b"\0"))
+        self.put(table, at, 16, 1, 1)
+        for i in range(1, count + 1):
+            self.put(table + 16 * i, at + 64 * i, size, 1 | way << 1, i + 1)
+        last = table + 16 * (count + 1)
+        self.put(last, at + 32, 1, 2, 0)
+        if how & 64:
+            self.put(min(last, table + (tape.byte() << 4)), *self.fields())
+        self.put(self.rings(index), table, 16 * (count + 2), 4, 0)
         self.give(index, 0)
         self.notify(index)
 

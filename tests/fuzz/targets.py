@@ -25,7 +25,8 @@ class Echo(VirtioDevice):
 
     device_id = 0x3F
     name = "echo"
-    queue_sizes = (16, 8)
+    queue_sizes = (64, 8)
+    long_chains = True
     config_fields = {"a": "u8", "b": "u16", "c": "u64", "d": "bytes5"}
     config_writable = frozenset({"b", "d"})
 
