@@ -23,6 +23,8 @@ _LENGTH = (1 << 32) - 1
 #: Where the length and the flags with next begin in a lane.
 _LENGTH_AT = 64
 _LINK_AT = 96
+#: Counts of lanes whose constants are kept, 40 KiB each at most for a disk.
+_KEPT = 16
 #: The highest address plus 1, so that a sum of it, a length and an address stays in its lane.
 _LIMIT = 1 << 63
 
@@ -111,10 +113,12 @@ class Sweeper:
 
     def _prepare(self, count: int) -> tuple[int, ...]:
         """What *count* lanes are compared with and added to. A guest uses a few counts, over and over."""
-        if len(self._lanes) >= 64:
+        if len(self._lanes) >= _KEPT:
             self._lanes.clear()
-        ones = sum(1 << _LANE * lane for lane in range(count))
-        following = sum(lane + 2 << _LANE * lane + _LINK_AT + 16 for lane in range(count))
+        ones = int.from_bytes((1).to_bytes(16, "little") * count, "little")
+        following = int.from_bytes(
+            b"".join([bytes(14) + lane.to_bytes(2, "little") for lane in range(2, count + 2)]), "little"
+        )
         found = self._lanes[count] = (
             ones * 0xFFFFFFFF << _LINK_AT,
             following + (ones * (_NEXT | _WRITE) << _LINK_AT),

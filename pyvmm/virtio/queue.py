@@ -36,8 +36,8 @@ USED_F_NO_NOTIFY = 1
 
 _FLAGS = NEXT | WRITE | INDIRECT
 
-#: Links of a chain from which on a sweep over its table pays.
-_LONG = 8
+#: Links of a chain from which on a sweep over its table pays, and as many as readv(2) takes.
+_LONG, _LONGEST = 8, 1024
 
 #: Entries of the available ring that ``pop_room`` reads at once.
 _AT_ONCE = 32
@@ -319,7 +319,12 @@ class Queue:
                 stop = address + size
                 if base <= address and stop <= end:
                     table = ram[address - base : stop - base]
-                    if left > _LONG and self._sweep is not None and parts is readable and not readable:
+                    if (
+                        _LONG < left <= _LONGEST
+                        and self._sweep is not None
+                        and parts is readable
+                        and not readable
+                    ):
                         table = table.tobytes()
                         if (chain := self._sweep(head, table)) is not None:
                             return chain
