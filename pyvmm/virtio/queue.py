@@ -319,14 +319,10 @@ class Queue:
                 stop = address + size
                 if base <= address and stop <= end:
                     table = ram[address - base : stop - base]
-                    if (
-                        _LONG < left <= _LONGEST
-                        and self._sweep is not None
-                        and parts is readable
-                        and not readable
-                    ):
+                    sweep = self._sweep
+                    if sweep is not None and _LONG < left <= _LONGEST and not readable and not writable:
                         table = table.tobytes()
-                        if (chain := self._sweep(head, table)) is not None:
+                        if (chain := sweep(head, table)) is not None:
                             return chain
                 else:
                     table = self._memory.read(address, size)
