@@ -360,9 +360,12 @@ class VirtioMmio(Device, Signal):
     def save(self) -> dict[str, object]:
         """Transport and device; the vCPUs are paused. Waits for what the device has under way.
 
-        A device that another process or the kernel runs stands still until ``load`` or ``resume``.
+        From then on the device stands still, until ``load`` or ``resume``: what it did further, it would do
+        behind the back of what is saved.
         """
         with self._control, self.device.busy:
+            if not self.device.held:
+                self.device.hold()
             return {
                 "version": STATE_VERSION,
                 **{name: getattr(self, name) for name in _SAVED},
@@ -374,7 +377,7 @@ class VirtioMmio(Device, Signal):
         if self.device.held:
             with self._control, self.device.busy:
                 if self.device.held:
-                    self.device.resumed()
+                    self.device.release()
 
     def load(self, state: dict[str, Any]) -> None:
         """Take back what ``save`` gave; a device that was running runs again.

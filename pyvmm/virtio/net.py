@@ -405,6 +405,19 @@ class Net(VirtioDevice):
 
     # State
 
+    def hold(self) -> None:
+        """As any device; frames that other guests push wait."""
+        for receiver in self._receivers:
+            receiver.hold()
+        super().hold()
+
+    def release(self) -> None:
+        """As any device; the receive queues are run for what waited."""
+        super().release()
+        for pair, receiver in enumerate(self._receivers):
+            receiver.held = False
+            self.kick(2 * pair)
+
     def save(self) -> dict[str, Any]:
         """Queues, filter, and the chains taken and not used yet."""
         return super().save() | {
