@@ -392,6 +392,8 @@ class VirtioMmio(Device, Signal):
                 if state["_driver_features"] & ~self.device.offered_features:
                     raise ValueError("it has features that this device does not offer")
                 self.device.load(state["device"])
+                for name in _SAVED:  # before the start: what the device signals at once comes on top
+                    setattr(self, name, state[name])
                 if state["_status"] & f.DRIVER_OK and not state["_needs_reset"]:
                     self.device.start(self._memory, state["_driver_features"], self)
             except BaseException as error:
@@ -403,8 +405,6 @@ class VirtioMmio(Device, Signal):
                         "options and the memory it had when it was saved"
                     ) from None
                 raise
-            for name in _SAVED:
-                setattr(self, name, state[name])
             if self.device.active:
                 self._started()
             self._show(_READABLE)
