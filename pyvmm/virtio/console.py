@@ -231,11 +231,15 @@ class VirtioConsole(VirtioDevice):
         return state
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take back what ``save`` gave."""
+        """Take back what ``save`` gave; the driver is told who is at the host's ends now."""
         super().load(state)
         for port, saved in zip(self.ports, state["ports"], strict=True):
             port.load(saved)
         self._messages = {(number, event): bytes.fromhex(text) for number, event, text in state["messages"]}
+        for port in self.ports if state["driver_features"] & F_MULTIPORT else ():
+            if port.known:  # sent when the queues are run, at the start
+                key = port.number, PORT_OPEN
+                self._messages[key] = CONTROL.pack(*key, port.backend.connected)
 
 
 def from_words(all_words: Sequence[Words], on_quit: Callable[[], object] | None = None) -> VirtioConsole:

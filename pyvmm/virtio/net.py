@@ -162,6 +162,7 @@ class Net(VirtioDevice):
         if state is not None:
             self._filter.load(state["filter"])
             self._offloads, self._pairs = state["offloads"], state["pairs"]
+            self._show_link()  # as it is now, whatever the state says
         self._control = Control(self._filter, self._set_mac, self._set_pairs, self._set_offloads)
         self._control_index = 2 * self._max_pairs if self.has(F_MQ) else 2
         return state
