@@ -35,13 +35,15 @@ _SWEEP = 64
 class Timer:
     """A call that ``Loop.call_later`` will make once."""
 
-    __slots__ = ("_function", "_loop", "when")
+    __slots__ = ("_function", "_loop", "cancelled", "when")
 
     def __init__(self, loop: Loop, when: float, function: Callable[[], object]) -> None:
         self._loop = loop
         self._function: Callable[[], object] | None = function
         #: The time it is due, in seconds of the loop's clock.
         self.when = when
+        #: Whether ``cancel`` was called.
+        self.cancelled = False
 
     @property
     def active(self) -> bool:
@@ -50,6 +52,7 @@ class Timer:
 
     def cancel(self) -> None:
         """Never make the call; nothing happens when it was made already. Any thread."""
+        self.cancelled = True
         if self._take() is not None:
             self._loop._cancelled_one()
 

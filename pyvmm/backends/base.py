@@ -45,7 +45,8 @@ class CharBackend:
     def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
         """Begin: ``receive(data)`` gets input, never more than the ``space()`` bytes that fit now.
 
-        When ``space()`` said 0, input waits for ``resume``. Raises BackendError.
+        When ``space()`` said 0, or ``receive`` returned False and took nothing, input waits for ``resume``.
+        Raises BackendError.
         """
 
     def write(self, data: bytes) -> None:

@@ -20,7 +20,7 @@ _LARGEST = 64 << 10
 class Inlet:
     """Reads one file descriptor and gives ``receive`` what ``space`` says fits.
 
-    The rest, less than 4 KiB, waits; meanwhile the descriptor is not read, so that
+    The rest, and what ``receive`` returned False for, waits; meanwhile the descriptor is not read, so that
     the writer feels it and nothing is lost. *on_end* is called when there is no more input:
     end of file, hang-up, error.
 
@@ -103,7 +103,8 @@ class Inlet:
             room = self._space()
             if room <= 0:
                 break
-            self._receive(bytes(self._waiting[:room]))
+            if self._receive(bytes(self._waiting[:room])) is False:
+                break
             del self._waiting[:room]
         if self._fd >= 0:
             self._watch(not self._waiting or self._sift is not None)

@@ -83,9 +83,9 @@ class Channel(CharBackend):
             room = self._space()
             if room <= 0:
                 return
-            part = bytes(self._to_guest[:room])
+            if self._receive(bytes(self._to_guest[:room])) is False:
+                return
             del self._to_guest[:room]
-            self._receive(part)
 
     def _deliver(self) -> None:
         self._scheduled = False

@@ -145,11 +145,11 @@ class Block(VirtioDevice):
         """The driver chose how writes are cached."""
         self._choose_cache()
 
-    def save(self) -> dict[str, Any]:
-        """The state, when every transfer under way has ended. Under ``busy``; the machine is paused."""
+    def hold(self) -> None:
+        """As any device, when every transfer under way has ended."""
         self._transfers.drain()
         self._collect()
-        return super().save()
+        super().hold()
 
     def load(self, state: dict[str, Any]) -> None:
         """Take back what ``save`` gave. Raises StateError too when the image's size is another one."""

@@ -105,6 +105,14 @@ class VirtioConsole(VirtioDevice):
         if not self.has(F_MULTIPORT):
             first = self.ports[0]
             first.known = first.open = True
+        self._resume_input()
+
+    def release(self) -> None:
+        """As any device; input goes on."""
+        super().release()
+        self._resume_input()
+
+    def _resume_input(self) -> None:
         for port in self.ports:
             if port.open:
                 port.backend.resume()
@@ -162,8 +170,10 @@ class VirtioConsole(VirtioDevice):
 
     def _tell(self, port: Port, event: int, value: int = 1, more: bytes = b"") -> None:
         if self.has(F_MULTIPORT):
-            self._messages[port.number, event] = CONTROL.pack(port.number, event, value) + more
-            self.soon(self._send_messages)
+            key = port.number, event
+            if key not in self._messages:  # else it is about to be sent, or waits for a buffer
+                self.soon(self._send_messages)
+            self._messages[key] = CONTROL.pack(port.number, event, value) + more
 
     def _send_messages(self) -> None:
         queue, messages = self.queues[CONTROL_RX], self._messages
@@ -221,11 +231,15 @@ class VirtioConsole(VirtioDevice):
         return state
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take back what ``save`` gave."""
+        """Take back what ``save`` gave; the driver is told who is at the host's ends now."""
         super().load(state)
         for port, saved in zip(self.ports, state["ports"], strict=True):
             port.load(saved)
         self._messages = {(number, event): bytes.fromhex(text) for number, event, text in state["messages"]}
+        for port in self.ports if state["driver_features"] & F_MULTIPORT else ():
+            if port.known:  # sent when the queues are run, at the start
+                key = port.number, PORT_OPEN
+                self._messages[key] = CONTROL.pack(*key, port.backend.connected)
 
 
 def from_words(all_words: Sequence[Words], on_quit: Callable[[], object] | None = None) -> VirtioConsole:

@@ -198,7 +198,7 @@ class Port:
         """Bytes of input that fit now. The backend asks; 0 makes it wait for ``resume``."""
         device = self._device
         with device.busy:
-            if not device.active or not self.open:
+            if not device.active or device.held or not self.open:
                 return 0
             try:
                 return self._room or self._find_room()
@@ -206,12 +206,14 @@ class Port:
                 device.broken(error)
                 return 0
 
-    def receive(self, data: bytes) -> None:
-        """Input from the backend, no more than ``space`` said."""
+    def receive(self, data: bytes) -> bool:
+        """Input from the backend, no more than ``space`` said; False when it is to wait after all."""
         device = self._device
         with device.busy:
+            if device.held:
+                return False  # saved meanwhile
             if not device.active:
-                return  # reset meanwhile: as typed into a machine that restarts
+                return True  # reset meanwhile: as typed into a machine that restarts
             if self.size is not None:
                 now = device.loop.clock()
                 if now - self._last_input > SILENCE:
@@ -227,6 +229,7 @@ class Port:
                 at += chain.write(view[at:])
                 rx.push(chain, chain.written)
             device.publish(rx)
+            return True
 
     def room_added(self) -> None:
         """The driver put buffers into the receive queue."""

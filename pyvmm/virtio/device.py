@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from _thread import allocate_lock
+from functools import partial
 
 from pyvmm.errors import GuestError, PyvmmError
 from pyvmm.memory.errors import GuestMemoryError
@@ -52,8 +53,9 @@ class VirtioDevice:
     """One virtio device. A subclass declares what it is and says what a request does.
 
     ``handle`` and every callback made by ``watch``, ``later`` and ``soon`` run in the device's loop
-    thread, one at a time, and only while the driver has the device running. A GuestError that one of these
-    callbacks raises stops the device until the driver resets it; any other error is a defect.
+    thread, one at a time, and only while the driver has the device running. From ``save`` on they wait until
+    the machine goes on: nothing of guest memory changes behind the back of what is saved. A GuestError that
+    one of these callbacks raises stops the device until the driver resets it; any other error is a defect.
     """
 
     #: What the specification calls the device by (section 5).
@@ -80,8 +82,6 @@ class VirtioDevice:
     shares_memory = False
     #: Host memory it shares with the guest besides RAM, by identifier (2.10).
     shared_regions: Mapping[int, HostMemory] = {}
-    #: Queues that another process or the kernel serves stand still since ``save``, until the machine goes on.
-    held = False
 
     def __init__(self) -> None:
         self.config = ConfigSpace(self.config_fields, self.config_writable)
@@ -92,6 +92,8 @@ class VirtioDevice:
         self.driver_features = 0
         #: True while the driver has the device running.
         self.active = False
+        #: True while it stands still, since it was saved; kicks and callbacks wait.
+        self.held = False
         #: Held while anything of the device runs; ``stop`` therefore waits for it.
         self.busy = allocate_lock()
         self.memory: GuestMemory
@@ -99,10 +101,16 @@ class VirtioDevice:
         self._signal = Signal()
         # Between a start and the reset; ``active`` ends earlier when the device breaks.
         self._begun = False
+        # Active and not held: the one question asked before anything is done.
+        self._serving = False
         # A callback belongs to the life of the device it was made in.
         self._life = 0
-        self._watched: dict[int, Callable[[int], object]] = {}
+        self._watched: dict[int, tuple[int, Callable[[int], object]]] = {}
         self._timers: set[Timer] = set()
+        # While held: watched descriptors that are ready, out of the loop so that it does not turn for them;
+        # and what is to be called when the machine goes on, in order, a kick once a queue.
+        self._parked: set[int] = set()
+        self._deferred: dict[object, Callable[[], object]] = {}
 
     # For a subclass to fill in
 
@@ -178,7 +186,9 @@ class VirtioDevice:
 
     def config_changed(self) -> None:
         """Tell the driver that fields of ``config`` have changed."""
-        if self.active:
+        if self.held:
+            self.soon(self.config_changed)
+        elif self.active:
             self._signal.config()
 
     def kick(self, queue: int) -> None:
@@ -187,17 +197,20 @@ class VirtioDevice:
 
     def watch(self, fd: int, events: int, callback: Callable[[int], object]) -> None:
         """Have ``callback(events)`` called when *fd* is ready, until ``unwatch`` or a reset."""
-        guarded = self._guarded(callback)
-        self._watched[fd] = guarded
+        guarded = self._guarded(callback, fd)
+        self._watched[fd] = events, guarded
         self.loop.add(fd, events, guarded)
 
     def rewatch(self, fd: int, events: int) -> None:
         """Wait for other *events* of a watched *fd*."""
-        self.loop.modify(fd, events)
+        if fd not in self._parked:
+            self.loop.modify(fd, events)
+        self._watched[fd] = events, self._watched[fd][1]
 
     def unwatch(self, fd: int) -> None:
         """Forget *fd*; nothing happens when it is not watched."""
         if self._watched.pop(fd, None) is not None:
+            self._parked.discard(fd)
             self.loop.remove(fd)
 
     def later(self, seconds: float, callback: Callable[[], object]) -> Timer:
@@ -205,7 +218,8 @@ class VirtioDevice:
 
         def fire() -> None:
             self._timers.discard(timer)
-            callback()
+            if not timer.cancelled:  # while it waited for the machine to go on
+                callback()
 
         # Guarded, so that it cannot fire before it has its name, by whatever thread it was asked for.
         timer = self.loop.call_later(seconds, self._guarded(fire))
@@ -220,7 +234,7 @@ class VirtioDevice:
 
     def broken(self, error: PyvmmError) -> None:
         """Stop serving until the driver resets: there is nothing to go on with, by its fault or another's."""
-        self.active = False
+        self.active = self._serving = False
         self._let_go()  # a watched descriptor nobody reads would keep the loop turning
         notice(f"virtio {self.name} broken", f"{self.name} stopped until its driver resets it: {error}")
         self._signal.needs_reset()
@@ -252,11 +266,12 @@ class VirtioDevice:
                     if queue.ready:
                         queue.activate(memory, features)
             self._life += 1
-            self.active = self._begun = True
+            self.held = False
+            self.active = self._begun = self._serving = True
             try:
                 self.started()
             except BaseException:
-                self.active = self._begun = False
+                self.active = self._begun = self._serving = False
                 self._let_go()
                 raise
 
@@ -264,13 +279,14 @@ class VirtioDevice:
         """The driver reset the device, or the machine is over. Waits for what is under way. Any thread."""
         with self.busy:
             begun = self._begun
-            self.active = self._begun = False
+            self.active = self._begun = self._serving = False
             self._life += 1
             self._let_go()
             try:
                 if begun:
                     self.stopped()
             finally:
+                self.held = False
                 for queue in self.queues:
                     queue.reset()
                 self.driver_features = 0
@@ -278,7 +294,9 @@ class VirtioDevice:
     def run_queue(self, index: int) -> None:
         """The driver kicked queue *index*. In the device's loop; a kick of a stopped device is dropped."""
         with self.busy:
-            if not self.active:
+            if not self._serving:
+                if self.active:
+                    self._deferred.setdefault(index, partial(VirtioDevice.run_queue, self, index))
                 return
             queue = self.queues[index]
             if not queue.ready:
@@ -293,8 +311,22 @@ class VirtioDevice:
                 queue.tired = False
                 self._signal.kick(index)
 
+    def hold(self) -> None:
+        """Stand still, to be saved, until ``release`` or ``stop``. Under ``busy``; the machine is paused."""
+        if self.active:
+            for queue in self.queues:
+                self.publish(queue)  # whoever loads the state takes for told what was given back
+        self.held, self._serving = True, False
+
+    def release(self) -> None:
+        """The machine goes on: do what waited meanwhile. Any thread, under ``busy``, when ``held``."""
+        self.held, self._serving = False, self.active
+        deferred, self._deferred = self._deferred, {}
+        for callback in deferred.values():
+            self.loop.call_soon(callback)
+
     def save(self) -> dict[str, Any]:
-        """The state as plain values, with a ``version``; the machine is paused."""
+        """The state as plain values, with a ``version``; the device is held."""
         return {
             "version": VERSION,
             "device_id": self.device_id,
@@ -302,9 +334,6 @@ class VirtioDevice:
             "config": self.config.read(0, len(self.config)).hex(),
             "queues": [queue.save() for queue in self.queues],
         }
-
-    def resumed(self) -> None:
-        """The machine goes on: begin again what ``save`` stopped. Under ``busy``, when ``held``."""
 
     def load(self, state: dict[str, Any]) -> None:
         """Take back what ``save`` gave, before ``start``.
@@ -329,14 +358,17 @@ class VirtioDevice:
         for timer in list(self._timers):
             timer.cancel()
         self._timers.clear()
+        self._deferred.clear()
 
-    def _guarded(self, callback: Callable[..., object]) -> Callable[..., None]:
-        """*callback*, one at a time with everything else of the device, and only in this life of it."""
+    def _guarded(self, callback: Callable[..., object], fd: int = -1) -> Callable[..., None]:
+        """*callback*, of events of *fd* if it is given: one at a time with everything else, in this life."""
         life = self._life
 
         def guarded(*arguments: object) -> None:
             with self.busy:
-                if not self.active or self._life != life:
+                if not self._serving or self._life != life:
+                    if self.active and self._life == life:
+                        self._put_off(guarded, fd)
                     return
                 try:
                     callback(*arguments)
@@ -346,3 +378,18 @@ class VirtioDevice:
                     self._signal.failed(error)
 
         return guarded
+
+    def _put_off(self, guarded: Callable[..., None], fd: int) -> None:
+        """Have *guarded* called when the machine goes on; what is ready then tells again by itself."""
+        if fd < 0:
+            self._deferred[guarded] = guarded
+        elif fd in self._watched:
+            self.loop.remove(fd)
+            self._parked.add(fd)
+            again = self._guarded(partial(self._watch_again, fd))
+            self._deferred[again] = again
+
+    def _watch_again(self, fd: int) -> None:
+        if fd in self._parked:
+            self._parked.remove(fd)
+            self.loop.add(fd, *self._watched[fd])

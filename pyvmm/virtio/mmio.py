@@ -360,9 +360,12 @@ class VirtioMmio(Device, Signal):
     def save(self) -> dict[str, object]:
         """Transport and device; the vCPUs are paused. Waits for what the device has under way.
 
-        A device that another process or the kernel runs stands still until ``load`` or ``resume``.
+        From then on the device stands still, until ``load`` or ``resume``: what it did further, it would do
+        behind the back of what is saved.
         """
         with self._control, self.device.busy:
+            if not self.device.held:
+                self.device.hold()
             return {
                 "version": STATE_VERSION,
                 **{name: getattr(self, name) for name in _SAVED},
@@ -374,7 +377,7 @@ class VirtioMmio(Device, Signal):
         if self.device.held:
             with self._control, self.device.busy:
                 if self.device.held:
-                    self.device.resumed()
+                    self.device.release()
 
     def load(self, state: dict[str, Any]) -> None:
         """Take back what ``save`` gave; a device that was running runs again.
@@ -389,6 +392,8 @@ class VirtioMmio(Device, Signal):
                 if state["_driver_features"] & ~self.device.offered_features:
                     raise ValueError("it has features that this device does not offer")
                 self.device.load(state["device"])
+                for name in _SAVED:  # before the start: what the device signals at once comes on top
+                    setattr(self, name, state[name])
                 if state["_status"] & f.DRIVER_OK and not state["_needs_reset"]:
                     self.device.start(self._memory, state["_driver_features"], self)
             except BaseException as error:
@@ -400,8 +405,6 @@ class VirtioMmio(Device, Signal):
                         "options and the memory it had when it was saved"
                     ) from None
                 raise
-            for name in _SAVED:
-                setattr(self, name, state[name])
             if self.device.active:
                 self._started()
             self._show(_READABLE)

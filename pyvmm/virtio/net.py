@@ -162,6 +162,7 @@ class Net(VirtioDevice):
         if state is not None:
             self._filter.load(state["filter"])
             self._offloads, self._pairs = state["offloads"], state["pairs"]
+            self._show_link()  # as it is now, whatever the state says
         self._control = Control(self._filter, self._set_mac, self._set_pairs, self._set_offloads)
         self._control_index = 2 * self._max_pairs if self.has(F_MQ) else 2
         return state
@@ -404,6 +405,19 @@ class Net(VirtioDevice):
         raise error
 
     # State
+
+    def hold(self) -> None:
+        """As any device; frames that other guests push wait."""
+        for receiver in self._receivers:
+            receiver.hold()
+        super().hold()
+
+    def release(self) -> None:
+        """As any device; the receive queues are run for what waited."""
+        super().release()
+        for pair, receiver in enumerate(self._receivers):
+            receiver.held = False
+            self.kick(2 * pair)
 
     def save(self) -> dict[str, Any]:
         """Queues, filter, and the chains taken and not used yet."""

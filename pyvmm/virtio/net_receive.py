@@ -67,6 +67,8 @@ class Receiver:
         self.lock = allocate_lock()
         #: False from the reset on: nothing of guest memory is touched any more.
         self.open = True
+        #: The device is held: frames that are delivered wait.
+        self.held = False
         #: What the driver takes unfinished.
         self.offloads = offloads
         #: Frames that found no room, were too long or broke a rule.
@@ -189,7 +191,7 @@ class Receiver:
                     return
                 if self._capture is not None:
                     self._capture.frame(b"".join(views))
-                if not self._backlog:
+                if not self._backlog and not self.held:
                     want = HEADER + size
                     if self._room < want:
                         self._grow(want)
@@ -219,6 +221,13 @@ class Receiver:
             self._queue.disarm()
             self._drain()
             if self._queue.publish():
+                self._used()
+
+    def hold(self) -> None:
+        """Leave the queue alone until ``held`` is False again, and tell the driver of what came before."""
+        with self.lock:
+            self.held = True
+            if self.open and self._queue.publish():
                 self._used()
 
     def close(self) -> None:
@@ -324,6 +333,8 @@ class Receiver:
 
     def _drain(self) -> bool:
         """Place what waits; False when some still does."""
+        if self.held:
+            return not self._backlog
         while self._backlog:
             frame = self._backlog.popleft()
             self._backlog_size -= len(frame)

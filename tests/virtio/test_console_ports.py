@@ -255,6 +255,18 @@ def test_state_with_open_ports_is_taken_over(ports: Ports) -> None:
     assert not ports.console.ports[2].open
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_state_when_loaded_tells_the_driver_whether_somebody_is_at_the_host_now(
+    ports: Ports, there: bool
+) -> None:
+    ports.tell(1, c.PORT_READY)
+    state = ports.driver.transport.save()
+    ports.ends[1].connect(there)
+    ports.driver.transport.load(state)
+
+    assert ports.told() == [(1, c.PORT_OPEN, int(there), b"")]
+
+
 def test_close_closes_the_backends() -> None:
     ports = Ports()
     ports.driver.close()

@@ -554,6 +554,20 @@ def test_load_when_saved_in_the_middle_of_setting_up_goes_on_from_there(idle: Fa
     assert idle.device.active and idle.device.queues[0].ready
 
 
+def test_load_when_the_device_interrupts_as_soon_as_it_is_started_keeps_the_cause() -> None:
+    class Eager(Copier):
+        def started(self) -> None:
+            chain = self.queues[0].pop()
+            if chain is not None:
+                self.complete(self.queues[0], chain, 0)
+
+    with FakeDriver(Eager()) as driver:
+        driver.queues[0].add([b"x"])
+        driver.transport.load(driver.transport.save())
+
+        assert driver.acknowledge() == USED_BUFFER
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -8,6 +8,7 @@ from pyvmm.backends.net.base import CSUM, TSO4, NetBackend
 from pyvmm.virtio import net_features as nf
 from pyvmm.virtio.errors import QueueError
 from pyvmm.virtio.features import COMMON, F_EVENT_IDX, F_VERSION_1
+from pyvmm.virtio.interrupt import CONFIG_CHANGE
 from pyvmm.virtio.net import Net
 from tests.virtio.net_driver import BROADCAST, HEADER, NetDriver, Wire, frame, wired
 
@@ -323,6 +324,17 @@ def test_saved_device_when_loaded_into_another_goes_on() -> None:
         assert driver.received() == [frame(61), frame(63)]
         assert other.device.mac == OWN
         other.close()
+
+
+def test_saved_device_when_its_link_went_down_meanwhile_tells_so_once_loaded() -> None:
+    with wired() as (driver, _):
+        state = driver.transport.save()
+        driver.device.set_link(False)
+        driver.run()
+        told_early = driver.acknowledge()
+        driver.transport.load(state)
+
+        assert (told_early, driver.config(6, 2), driver.acknowledge()) == (0, 0, CONFIG_CHANGE)
 
 
 def test_saved_device_when_it_was_broken_begins_anew_after_its_drivers_reset() -> None:

@@ -14,8 +14,6 @@ from pyvmm.virtio.errors import DeviceError, QueueError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from pyvmm.memory.guest import GuestMemory
     from pyvmm.virtio.queue import Queue
 
@@ -143,19 +141,23 @@ class VhostDevice(VirtioDevice):
         """A queue could not be taken back: say so."""
         notice(f"virtio {self.name} stop", f"{self.name}: a queue could not be stopped: {error}")
 
-    def save(self) -> dict[str, Any]:
-        """As any device. The rings stand still from then on: what the other side did further, it would do
-        behind the back of what is saved."""
-        if not self.held:
-            for ring in self._rings:
+    def hold(self) -> None:
+        """As any device; the other side stops the rings, and says where they stand."""
+        for ring in self._rings:
+            try:
                 ring.base = self.control.stop_ring(ring.index)
-                self.queues[ring.index].begin_at(ring.base)
-            self.held = bool(self._rings)
-        return super().save()
+            except DeviceError:
+                if self.active:
+                    raise
+                break  # it broke before, and the other side is gone
+            self.queues[ring.index].begin_at(ring.base)
+        super().hold()
 
-    def resumed(self) -> None:
-        """The other side goes on with the rings."""
-        self.held = False
+    def release(self) -> None:
+        """As any device; the other side goes on with the rings."""
+        super().release()
+        if not self.active:
+            return
         try:
             for ring in self._rings:
                 self.control.start_ring(ring)
@@ -178,7 +180,6 @@ class VhostDevice(VirtioDevice):
             self.loop.remove(self._watched_kicks.pop())
         rings, self._rings = self._rings, []
         if self.held:
-            self.held = False
             return
         for ring in rings:
             try:

@@ -189,6 +189,17 @@ def test_back_end_when_it_goes_away_needs_a_reset_and_says_so_once(
     assert said.count("closed the connection") == 1, said
 
 
+def test_save_when_the_back_end_has_gone_away_gives_a_state_that_needs_a_reset(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with served("rng", path=path) as process, FakeDriver(front_end(path, ids.ENTROPY, 1, 0)) as driver:
+        process.kill()
+        driver.run(lambda: driver.status & f.DEVICE_NEEDS_RESET)
+        state = driver.transport.save()
+        driver.transport.resume()
+
+        assert state["_needs_reset"] and driver.status & f.DEVICE_NEEDS_RESET
+
+
 def test_driver_when_it_starts_a_device_whose_back_end_is_gone_is_told_at_once(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
