@@ -94,7 +94,9 @@ def wanted(
     shared = environment.places(os.getcwd(), foreign=not kind.native_programs)
     version = f"{image.digest(kind)} {environment.fingerprint(shared)}"
     writes = tuple(os.path.realpath(path) for path in writable)
-    python = sys.prefix if not kind.native_programs and sys.prefix != sys.base_prefix else ""
+    # A link's target lies elsewhere outside of the view, where its interpreter is put.
+    own = not kind.native_programs and sys.prefix != sys.base_prefix
+    python = os.path.realpath(sys.prefix) if own else ""
     return Machine(memory, cpus, writes, shared, version, name, arch, python)
 
 
