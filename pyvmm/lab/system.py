@@ -62,6 +62,11 @@ _LINKS = ("bin", "lib", "sbin")
 _LAYOUT = 2
 
 
+def plan() -> str:
+    """Changes when other packages are taken, or the same ones laid out otherwise."""
+    return "\n".join([str(_LAYOUT), *PACKAGES])
+
+
 def fetched(architecture: str) -> bool:
     """Whether all packages are in the cache, so that no network is needed."""
     return {f"{architecture}/{name}" for name in PACKAGES} <= set(debian.fetched())

@@ -21,6 +21,16 @@ def test_wanted_when_it_is_the_other_architecture_is_another_machine() -> None:
 
 
 @foreign
+def test_wanted_when_its_programs_are_others_is_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = machine.wanted("arm64")
+    monkeypatch.setattr(system, "PACKAGES", system.PACKAGES[1:])
+
+    after = machine.wanted("arm64")
+
+    assert (after.family, after.key == before.key) == (before.family, False)
+
+
+@foreign
 def test_command_when_programs_are_foreign_offers_a_system_of_their_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
