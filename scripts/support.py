@@ -75,6 +75,10 @@ FEATURES: dict[str, tuple[str, ...]] = {
         f"{ARM}test_features.py::test_features_when_masked_are_not_seen_by_the_guest",
         f"{GUEST}test_processor.py::test_cpuid_when_four_processors_tells_four",
     ),
+    "minimal kernel of `pyvmm guest kernel`": (
+        f"{GUEST}test_minimal_kernel.py",
+        f"{ARM}test_minimal_kernel.py",
+    ),
     "virtio: all devices in one guest, poweroff, reboot": (f"{ARM}test_virtio.py",),
     "virtio block": (f"{GUEST}test_virtio_block.py",),
     "virtio block: nothing lost when the VMM is killed": (f"{GUEST}test_virtio_block_kill.py",),

@@ -53,16 +53,17 @@ NO_HYPOTHESIS = ["-p", "no:hypothesispytest"]
 IN_ARM64_LAB = (
     ("arm64", ["tests/guest/arm64"]),
     ("arm64", ["tests/guest/test_virtio_block.py", "tests/guest/test_virtio_balloon.py"]),
-    # passt and virtiofsd are not among that host's programs; there is no minimal kernel for it.
-    ("arm64", ["tests/guest/test_virtio_net.py", "-k", "not TestUser"]),
+    ("arm64", ["tests/guest/test_virtio_block_kill.py"]),
+    ("arm64", ["tests/guest/test_virtio_net.py"]),
     ("arm64", ["tests/guest/test_virtio_console.py"]),
     ("arm64", ["tests/guest/test_virtio_vsock.py"]),
-    ("arm64", ["tests/guest/test_virtio_vhost.py", "-k", "vhost_net"]),
+    ("arm64", ["tests/guest/test_virtio_vhost.py", "tests/guest/test_virtio_vhost_save.py"]),
+    ("arm64", ["tests/guest/test_virtio_tools.py", "tests/guest/test_virtio_examples.py"]),
+    ("arm64-gicv2", [f"tests/guest/arm64/test_{name}.py" for name in ("firmware", "linux", "virtio")]),
     (
-        "arm64",
-        ["tests/guest/test_virtio_tools.py", "tests/guest/test_virtio_examples.py", "-k", "not TestBuses"],
+        "arm64-gicv2",
+        ["tests/guest/test_virtio_block.py", "tests/guest/test_virtio_vhost.py", "-k", "block or vhost_net"],
     ),
-    ("arm64-gicv2", ["tests/guest/arm64/test_firmware.py", "tests/guest/arm64/test_linux.py"]),
 )
 LAB_LIMIT = "10m"
 #: Emulated hosts at a time; one has about one CPU's worth to do.
@@ -110,6 +111,7 @@ def main() -> int:
         lambda: debian.package("linux-image-amd64"),
         minimal_kernel,
         lambda: default_guest("arm64"),
+        lambda: minimal_kernel("arm64"),
         lambda: debian.package("u-boot-qemu", "arm64"),
     ):
         try:

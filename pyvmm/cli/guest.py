@@ -66,7 +66,8 @@ def _parser() -> Parser:
     kernel = verbs.add_parser(
         "kernel", help="build a minimal guest kernel from Debian's source; prints its path"
     )
-    kernel.add_argument("-o", "--output", metavar="FILE", help="copy the bzImage there")
+    kernel.add_argument("-o", "--output", metavar="FILE", help="copy the image there")
+    _add_architecture(kernel)
     kernel.set_defaults(action=_kernel)
 
     path = verbs.add_parser("path", help="the paths of the default guest's kernel and initrd")
@@ -127,7 +128,7 @@ def _given_file(text: str) -> Entry:
 def _kernel(arguments: argparse.Namespace) -> list[str]:
     from pyvmm.guests.kernel import minimal_kernel
 
-    image = minimal_kernel() / "bzImage"
+    image = minimal_kernel(arguments.arch)
     if arguments.output is None:
         return [str(image)]
     _write(Path(arguments.output), image.read_bytes())

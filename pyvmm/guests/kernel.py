@@ -1,8 +1,9 @@
-"""A minimal guest kernel: Debian's kernel source built with ``minimal.config`` on top of tinyconfig.
+"""A minimal guest kernel: Debian's kernel source built with our configuration on top of tinyconfig.
 
-Everything a guest of pyvmm uses is built in: nothing to load, quick to boot. A build takes some
-minutes and about 2 GB in the cache while it runs; the result is kept under a name made of the
-source's version and the configuration's hash.
+That is ``minimal.config`` and the architecture's ``minimal-ARCHITECTURE.config``. Everything a guest of
+pyvmm uses is built in: nothing to load, quick to boot. A build takes some minutes and about 2 GB in the
+cache while it runs; the result is kept under a name made of the source's version and the
+configuration's hash.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
+from pyvmm.arch import native
 from pyvmm.errors import StartError
 from pyvmm.guests import cache, debian
 
@@ -21,7 +24,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 SOURCE_PACKAGE = "linux-source"
-FRAGMENT = Path(__file__).with_name("minimal.config")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is built for one architecture, *arch* to the kernel's makefiles.
+
+    *image*: what is booted, by its path in the source; *prefix*: that of a cross compiler; *others*: what
+    is kept besides.
+    """
+
+    arch: str
+    image: str
+    prefix: str
+    others: tuple[str, ...] = ()
+
+
+#: By Debian's name of the architecture.
+TARGETS = {
+    "amd64": Target("x86_64", "arch/x86/boot/bzImage", "x86_64-linux-gnu-", ("vmlinux",)),
+    "arm64": Target("arm64", "arch/arm64/boot/Image", "aarch64-linux-gnu-"),
+}
 
 #: Programs the build runs, by the Debian package that has them.
 _TOOLS = {
@@ -49,48 +72,62 @@ class KernelBuildError(StartError):
     """The minimal kernel cannot be built on this machine."""
 
 
-def minimal_kernel(say: Callable[[str], None] | None = None) -> Path:
-    """The directory with ``bzImage``, ``vmlinux`` and ``config``, from the cache or built now.
+def minimal_kernel(architecture: str = native.DEBIAN, say: Callable[[str], None] | None = None) -> Path:
+    """The image: ``bzImage`` or ``Image``, from the cache or built now.
 
-    Raises KernelBuildError, PackageError or CacheError.
+    Beside it lie ``config`` and, on amd64, ``vmlinux``. Raises KernelBuildError, PackageError or CacheError.
     """
+    # The package is the same for every architecture.
     source = debian.package(SOURCE_PACKAGE, "amd64", say)
-    key = hashlib.sha256(FRAGMENT.read_bytes()).hexdigest()[:16]
-    return cache.entry(f"kernel/{source.version}-{key}", partial(_build, source, say or debian.tell))
+    key = hashlib.sha256(fragment(architecture).encode()).hexdigest()[:16]
+    build = partial(_build, source, architecture, say or debian.tell)
+    place = cache.entry(f"kernel/{architecture}-{source.version}-{key}", build)
+    return place / PurePath(TARGETS[architecture].image).name
 
 
-def _build(source: debian.Package, say: Callable[[str], None], place: Path) -> None:
-    check_tools()
+def fragment(architecture: str) -> str:
+    """The configuration beyond tinyconfig."""
+    names = ("minimal.config", f"minimal-{architecture}.config")
+    return "".join(Path(__file__).with_name(name).read_text() for name in names)
+
+
+def _build(source: debian.Package, architecture: str, say: Callable[[str], None], place: Path) -> None:
+    check_tools(architecture)
+    target, wanted = TARGETS[architecture], fragment(architecture)
     [tarball] = (source.root / "usr/src").glob("linux-source-*.tar.*")
     tree = place.with_name("source")
     tree.mkdir()
     log = place.with_name("log")
     say(f"unpacking the kernel source {source.version}")
     _run(log, "tar", "--extract", "--strip-components=1", "--file", str(tarball), "--directory", str(tree))
-    make = ("make", "-C", str(tree), "ARCH=x86_64")
+    make = ("make", "-C", str(tree), f"ARCH={target.arch}", f"CROSS_COMPILE={_prefix(architecture)}")
     _run(log, *make, "tinyconfig")
     with (tree / ".config").open("a") as config:
-        config.write(FRAGMENT.read_text())
+        config.write(wanted)
     _run(log, *make, "olddefconfig")
-    dropped = missing_options(FRAGMENT.read_text(), (tree / ".config").read_text())
+    dropped = missing_options(wanted, (tree / ".config").read_text())
     if dropped:
         raise KernelBuildError(
-            f"the kernel source {source.version} does not take {', '.join(dropped)} of {FRAGMENT.name}; "
-            "see what these options depend on"
+            f"the kernel source {source.version} does not take {', '.join(dropped)} of our "
+            "configuration; see what these options depend on"
         )
-    say("building the minimal guest kernel; this takes some minutes, once")
-    _run(log, *make, f"-j{len(os.sched_getaffinity(0))}", "bzImage")
+    say(f"building the minimal guest kernel for {architecture}; this takes some minutes, once")
+    _run(log, *make, f"-j{len(os.sched_getaffinity(0))}", PurePath(target.image).name)
     place.mkdir()
-    shutil.copy(tree / "arch/x86/boot/bzImage", place / "bzImage")
-    shutil.copy(tree / "vmlinux", place / "vmlinux")
+    for path in (target.image, *target.others):
+        shutil.copy(tree / path, place)
     shutil.copy(tree / ".config", place / "config")
 
 
-def missing_options(fragment: str, config: str) -> list[str]:
-    """The lines of *fragment* that the final *config* does not have."""
+def _prefix(architecture: str) -> str:
+    return "" if architecture == native.DEBIAN else TARGETS[architecture].prefix
+
+
+def missing_options(wanted: str, config: str) -> list[str]:
+    """The lines of *wanted* that the final *config* does not have."""
     settled = set(config.splitlines())
-    wanted = [line for line in fragment.splitlines() if line.startswith("CONFIG_")]
-    return [line for line in wanted if line not in settled and not _is_off(line, settled)]
+    options = [line for line in wanted.splitlines() if line.startswith("CONFIG_")]
+    return [line for line in options if line not in settled and not _is_off(line, settled)]
 
 
 def _is_off(line: str, settled: set[str]) -> bool:
@@ -98,11 +135,14 @@ def _is_off(line: str, settled: set[str]) -> bool:
     return value == "n" and not any(other.startswith(f"{name}=") for other in settled)
 
 
-def check_tools() -> None:
+def check_tools(architecture: str) -> None:
     """Raise KernelBuildError with the Debian packages that are missing."""
     import subprocess
 
-    missing = [package for tool, package in _TOOLS.items() if shutil.which(tool) is None]
+    tools = dict(_TOOLS)
+    if prefix := _prefix(architecture):
+        tools[f"{prefix}gcc"] = f"gcc-{prefix[:-1].replace('_', '-')}"
+    missing = [package for tool, package in tools.items() if shutil.which(tool) is None]
     if "gcc" not in missing:
         probe = ["gcc", "-E", "-include", "gelf.h", "-x", "c", "/dev/null"]
         if subprocess.run(probe, capture_output=True, check=False).returncode != 0:

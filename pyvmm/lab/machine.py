@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyvmm.errors import ConfigError
-from pyvmm.lab import environment, image, inside
+from pyvmm.lab import environment, image, inside, system
 from pyvmm.lab.architecture import Architecture, find
 from pyvmm.lab.errors import LabError
 
@@ -92,9 +92,12 @@ def wanted(
                 f"{path} cannot be written from the lab; give a directory that exists, without a comma"
             )
     shared = environment.places(os.getcwd(), foreign=not kind.native_programs)
-    version = f"{image.digest(kind)} {environment.fingerprint(shared)}"
+    programs = "" if kind.native_programs else system.plan()
+    version = f"{image.digest(kind)} {programs} {environment.fingerprint(shared)}"
     writes = tuple(os.path.realpath(path) for path in writable)
-    python = sys.prefix if not kind.native_programs and sys.prefix != sys.base_prefix else ""
+    # A link's target lies elsewhere outside of the view, where its interpreter is put.
+    own = not kind.native_programs and sys.prefix != sys.base_prefix
+    python = os.path.realpath(sys.prefix) if own else ""
     return Machine(memory, cpus, writes, shared, version, name, arch, python)
 
 

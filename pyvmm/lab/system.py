@@ -1,7 +1,7 @@
 """The programs of an emulated host that cannot run this machine's: a small Debian, made from packages.
 
-busybox, Python, the packages pyvmm needs that are not pure Python, and tools for ext4. It is unpacked into a
-directory of the cache, which the host mounts.
+busybox, Python, the packages pyvmm needs that are not pure Python, tools for ext4, and the programs beside
+which pyvmm runs: virtiofsd and passt. It is unpacked into a directory of the cache, which the host mounts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: Python, what its extension modules are linked with (pyroute2 wants sqlite3), the compiled packages of
-#: pyproject.toml, and mkfs.ext4.
+#: pyproject.toml, mkfs.ext4, passt, and virtiofsd with what it is linked with.
 PACKAGES = (
     "busybox-static",
     "libc6",
@@ -46,13 +46,25 @@ PACKAGES = (
     "libext2fs2",
     "libss2",
     "libsqlite3-0",
+    "passt",
+    "qemu-system-common",
+    "libcap-ng0",
+    "libglib2.0-0",
+    "libnuma1",
+    "libpcre2-8-0",
+    "libseccomp2",
 )
 #: Where Debian's packages for Python lie.
 PYTHON_PACKAGES = "/usr/lib/python3/dist-packages"
 PYTHON = "/usr/bin/python3.11"
 _LINKS = ("bin", "lib", "sbin")
 # To be raised when the same packages are to be laid out otherwise.
-_LAYOUT = 1
+_LAYOUT = 2
+
+
+def plan() -> str:
+    """Changes when other packages are taken, or the same ones laid out otherwise."""
+    return "\n".join([str(_LAYOUT), *PACKAGES])
 
 
 def fetched(architecture: str) -> bool:
@@ -82,8 +94,12 @@ def prepare(architecture: str, say: Callable[[str], None] | None = None) -> Path
         for name in ("dev", "proc", "root", "run", "sys", "tmp"):
             (place / name).mkdir(exist_ok=True)
         (place / "etc").mkdir(exist_ok=True)
-        (place / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
-        (place / "etc/group").write_text("root:x:0:\n")
+        # passt started by root goes on as nobody.
+        (place / "etc/passwd").write_text(
+            "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"
+        )
+        (place / "etc/group").write_text("root:x:0:\nnogroup:x:65534:\n")
+        (place / "etc/resolv.conf").touch()
         _compile(place)
 
     return cache.entry(f"lab/system-{architecture}-{key}", build)

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.guest.disk_guest import LIMIT, check, command, expected, ext4, files, tool
+from tests.guest.native import ARM64
 
 pytestmark = [pytest.mark.hw, pytest.mark.timeout(2 * LIMIT)]
 
 #: How often the VMM is killed, how many times in one test, and how many guests run at a time.
-KILLS = 20
+KILLS = 8 if ARM64 else 20
 BATCH = 4
 AT_ONCE = 2
 

@@ -32,7 +32,7 @@ head -c 200 /dev/urandom > /tmp/data; dd if=/tmp/data of=$eeprom bs=200 seek=0 2
 echo == eeprom; head -c 200 $eeprom | cmp - /tmp/data && echo same; wc -c < $eeprom
 echo == nobody; i2cget -y $number 0x22 0 2> /dev/null || echo refused
 
-chip=$(ls -d /sys/class/gpio/gpiochip*); base=$(cat $chip/base)
+label=$(grep -l ^virtio /sys/class/gpio/gpiochip*/label); chip=${label%/*}; base=$(cat $chip/base)
 echo == chip; cat $chip/ngpio; cat $chip/label
 cd /sys/class/gpio
 echo $base > export; echo $((base + 8)) > export
@@ -61,7 +61,7 @@ def with_buses() -> subprocess.CompletedProcess[bytes]:
     """One guest of the minimal kernel with adapter and expander, for all tests here."""
     return execute(
         "--kernel",
-        str(minimal_kernel() / "bzImage"),
+        str(minimal_kernel()),
         "--initrd",
         default_guest().initrd,
         "--device",

@@ -316,8 +316,8 @@ class TestUser:
         with urllib.request.urlopen("http://127.0.0.1:18080/page", timeout=30) as page:
             assert page.read() == b"forwarded\n"
 
-    def test_20_mb_arrive_whole_both_ways(self, guest: Shell) -> None:
-        block, count = pattern(), 20
+    def test_megabytes_arrive_whole_both_ways(self, guest: Shell) -> None:
+        block, count = pattern(), volume(20)
         digest = hashlib.md5()
 
         def give(connection: socket.socket) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pyvmm.cli import guest
 from pyvmm.cli import main as cli
-from pyvmm.guests import cpio, debian, default
+from pyvmm.guests import cpio, debian, default, kernel
 
 from .apt import Apt
 from .test_initramfs import BUSYBOX
@@ -56,6 +56,17 @@ def test_fetch_without_names_fetches_the_default_guest_and_list_shows_it(capsys)
     assert len(capsys.readouterr().out.split()) == 2
     guest.main(["list"])
     assert capsys.readouterr().out.split() == ["amd64/busybox-static", "amd64/linux-image-cloud-amd64"]
+
+
+def test_kernel_is_built_for_the_architecture_asked_for(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(kernel, "minimal_kernel", lambda architecture: tmp_path / architecture)
+    (tmp_path / "arm64").write_bytes(b"image")
+
+    guest.main(["kernel", "--arch", "arm64", "--output", str(tmp_path / "copy")])
+    guest.main(["kernel"])
+
+    assert (tmp_path / "copy").read_bytes() == b"image"
+    assert capsys.readouterr().out.split() == [str(tmp_path / "copy"), str(tmp_path / NATIVE)]
 
 
 def test_initramfs_has_what_was_given(capsys, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pyvmm.arch import native
 from pyvmm.guests import kernel
 
 
@@ -20,17 +21,24 @@ def test_options_the_kernel_did_not_take_are_named(config, missing):
     assert kernel.missing_options("# text\nCONFIG_A=y\nCONFIG_N=256\nCONFIG_B=n\n", config) == missing
 
 
-def test_fragment_has_each_option_once():
-    lines = kernel.FRAGMENT.read_text().splitlines()
+@pytest.mark.parametrize("architecture", kernel.TARGETS)
+def test_fragment_has_each_option_once(architecture):
+    lines = kernel.fragment(architecture).splitlines()
     names = [line.partition("=")[0] for line in lines if line and not line.startswith("#")]
     assert all(name.startswith("CONFIG_") for name in names)
     assert len(names) == len(set(names))
 
 
-def test_build_without_its_tools_names_their_packages(monkeypatch):
+@pytest.mark.parametrize(
+    ("host", "last"),
+    [("amd64", "perl, gcc-aarch64-linux-gnu; "), ("arm64", "perl; ")],
+    ids=["cross", "native"],
+)
+def test_build_without_its_tools_names_their_packages(monkeypatch, host, last):
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(kernel.KernelBuildError, match="make, gcc, binutils, flex, bison, bc, tar"):
-        kernel.check_tools()
+    monkeypatch.setattr(native, "DEBIAN", host)
+    with pytest.raises(kernel.KernelBuildError, match=f"make, gcc, binutils, flex, bison, bc, tar, .*{last}"):
+        kernel.check_tools("arm64")
 
 
 @pytest.mark.parametrize(

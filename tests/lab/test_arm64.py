@@ -21,6 +21,16 @@ def test_wanted_when_it_is_the_other_architecture_is_another_machine() -> None:
 
 
 @foreign
+def test_wanted_when_its_programs_are_others_is_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = machine.wanted("arm64")
+    monkeypatch.setattr(system, "PACKAGES", system.PACKAGES[1:])
+
+    after = machine.wanted("arm64")
+
+    assert (after.family, after.key == before.key) == (before.family, False)
+
+
+@foreign
 def test_command_when_programs_are_foreign_offers_a_system_of_their_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -41,7 +51,18 @@ def test_renew_command_when_programs_are_foreign_names_data_and_interpreter() ->
     assert words[:3] == ["sh", "/etc/pyvmm/view", "3"]
     assert "/usr/lib" not in words
     if sys.prefix != sys.base_prefix:
-        assert words[-2:] == ["python", sys.prefix]
+        assert words[-2:] == ["python", os.path.realpath(sys.prefix)]
+
+
+@foreign
+def test_wanted_when_the_virtual_environment_is_reached_by_a_link_names_its_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "venv")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "link"))
+
+    assert machine.wanted("arm64").python == str(tmp_path / "venv")
 
 
 def test_own_directories_leave_programs_devices_and_state_out() -> None:
