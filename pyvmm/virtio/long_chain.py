@@ -13,15 +13,16 @@ from struct import Struct
 from pyvmm.memory.vector import Vector
 from pyvmm.virtio.chain import MAX_CHAIN_BYTES, Chain
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 # Descriptor flags (2.7.5).
 _NEXT = 1
 _WRITE = 2
 
-_LANE = 128
-_ADDRESS = (1 << 64) - 1
-_LENGTH = (1 << 32) - 1
-#: Where the length and the flags with next begin in a lane.
-_LENGTH_AT = 64
+_WORD = (1 << 64) - 1
+#: Where the flags with next begin in a lane.
 _LINK_AT = 96
 #: Counts of lanes whose constants are kept, 40 KiB each at most for a disk.
 _KEPT = 16
@@ -69,7 +70,7 @@ class Sweeper:
         self._base = base
         self._end = base + len(ram)
         self._start = start
-        self._lanes: dict[int, tuple[int, ...]] = {}
+        self._lanes: dict[int, Any] = {}
 
     def chain(self, head: int, table: bytes) -> LongChain | None:
         """The chain of *table*, a copy of descriptors one after the other; None when it is not so simple.
@@ -86,22 +87,23 @@ class Sweeper:
         if not base <= first <= end - first_size or not base <= last <= end - last_size or end > _LIMIT:
             return None
         lanes = self._lanes.get(count) or self._prepare(count)
-        link_mask, links_in, links_out, addresses, lengths, low, low_bit, high, high_bits, shift = lanes
+        links_in, links_out, link_mask, low_words, low, low_bit, high, high_bits, shift, sizes = lanes
         number = int.from_bytes(table[16:-16], "little")
         links = number & link_mask
         if links != links_in and links != links_out:
             return None
-        address = number & addresses
-        length = number >> _LENGTH_AT & lengths
+        number ^= links  # addresses and lengths alone
+        address = number & low_words
         # A lane carries into its 65th bit when its address is not below the memory's first, and when its
         # end is behind the memory's.
-        if (address + low) & low_bit != low_bit or (address + length + high) & high_bits:
+        if base and (address + low) & low_bit != low_bit:
             return None
-        # A number is congruent to the sum of its digits modulo its base less one.
-        size = length % ((1 << _LANE) - 1)
+        if (address + (number >> 64 & low_words) + high) & high_bits:
+            return None
+        size = sum(sizes(table, 16))
         if size + first_size + last_size > MAX_CHAIN_BYTES:
             return None
-        iovecs = (address + shift | length << _LENGTH_AT).to_bytes(count * 16, "little")
+        iovecs = (number + shift).to_bytes(count * 16, "little")
         ram = self._ram
         return LongChain(
             head,
@@ -111,7 +113,7 @@ class Sweeper:
             links == links_in,
         )
 
-    def _prepare(self, count: int) -> tuple[int, ...]:
+    def _prepare(self, count: int) -> Any:
         """What *count* lanes are compared with and added to. A guest uses a few counts, over and over."""
         if len(self._lanes) >= _KEPT:
             self._lanes.clear()
@@ -120,15 +122,15 @@ class Sweeper:
             b"".join([bytes(14) + lane.to_bytes(2, "little") for lane in range(2, count + 2)]), "little"
         )
         found = self._lanes[count] = (
-            ones * 0xFFFFFFFF << _LINK_AT,
             following + (ones * (_NEXT | _WRITE) << _LINK_AT),
             following + (ones * _NEXT << _LINK_AT),
-            ones * _ADDRESS,
-            ones * _LENGTH,
-            ones * (_ADDRESS + 1 - self._base),
+            ones * 0xFFFFFFFF << _LINK_AT,
+            ones * _WORD,
+            ones * (_WORD + 1 - self._base),
             ones << 64,
-            ones * (_ADDRESS - self._end),
+            ones * (_WORD - self._end),
             ones * 3 << 64,
             ones * (self._start - self._base),
+            Struct("<" + count * "8xI4x").unpack_from,
         )
         return found
