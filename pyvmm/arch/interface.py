@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pyvmm.backends.base import CharBackend
     from pyvmm.board.board import Board
     from pyvmm.board.bus import Bus
+    from pyvmm.board.device import Line
     from pyvmm.boot.entry import Entry
     from pyvmm.config import Config
     from pyvmm.loop import Loop
@@ -94,6 +95,9 @@ class Platform(Protocol):
 
     def finish_vcpus(self) -> None:
         """All vCPUs are made; virtio devices come next."""
+
+    def line(self, vm: Vm, gsi: int) -> Line:
+        """Interrupt *gsi*, the number that KVM's irqfd has for it, too."""
 
     def load_kernel(
         self, memory: GuestMemory, kernel: memoryview, cmdline: str, initrds: Sequence[bytes | memoryview]

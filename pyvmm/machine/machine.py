@@ -328,7 +328,13 @@ class Machine:
         from pyvmm.virtio.spec import make_devices
 
         bus = self.virtio = VirtioBus(
-            self.vm, self.board, self.mmio, self.memory, self.loop, self.device_failed
+            self.vm,
+            self.board,
+            self.mmio,
+            lambda gsi: self._platform.line(self.vm, gsi),
+            self.memory,
+            self.loop,
+            self.device_failed,
         )
         self._closers.append(bus.close)
         waiting = list(devices)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctypes import addressof, c_uint64, create_string_buffer
+from ctypes import addressof, c_int, c_uint64, c_ulong, c_void_p, create_string_buffer, get_errno
 
 from pyvmm.pykvm import ioctls, ioctls_x86
 from pyvmm.pykvm.abi import (
@@ -22,11 +22,13 @@ from pyvmm.pykvm.const import (
     KVM_MSI_VALID_DEVID,
     KVM_PIT_SPEAKER_DUMMY,
 )
+from pyvmm.pykvm.errors import failed
+from pyvmm.pykvm.libc import bare_ioctl
 from pyvmm.pykvm.vcpu import Vcpu
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pyvmm.pykvm.abi_arm64 import kvm_vcpu_init
     from pyvmm.pykvm.abi_irq import kvm_irq_routing_entry
@@ -126,6 +128,25 @@ class Vm(VmOrVcpu):
         line.irq = gsi
         line.level = level
         self.put(ioctls.KVM_IRQ_LINE, line)
+
+    def irq_pulse(self, gsi: int) -> Callable[[], None]:
+        """A function that drives the interrupt input *gsi* to 1 and to 0 again, its arguments converted once.
+
+        For as long as the VM is open, and for one thread at a time.
+        """
+        levels = [kvm_irq_level(level=level) for level in (1, 0)]
+        for line in levels:
+            line.irq = gsi
+        up, down = (
+            (c_int(self.fd), c_ulong(ioctls.KVM_IRQ_LINE), c_void_p(addressof(line))) for line in levels
+        )
+        call = bare_ioctl
+
+        def pulse(_: object = levels) -> None:  # which must live as long as it is called
+            if call(*up) < 0 or call(*down) < 0:
+                raise failed(ioctls.KVM_IRQ_LINE, get_errno())
+
+        return pulse
 
     def set_gsi_routing(self, entries: Sequence[kvm_irq_routing_entry]) -> None:
         """Replace the routing table; ``pyvmm.pykvm.routing`` makes entries."""

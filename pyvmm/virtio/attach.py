@@ -1,13 +1,13 @@
 """Virtio devices put into a machine: a page of registers, an interrupt, and a doorbell a queue.
 
-The guest's kicks and acknowledgements come as eventfds (KVM_IOEVENTFD), our interrupts go as one
-(KVM_IRQFD), and where KVM can, the registers are read-only memory to the guest (KVM_MEM_READONLY): what a
-device costs while it runs is not a single exit.
+The guest's kicks and acknowledgements come as eventfds (KVM_IOEVENTFD), and where KVM can, the registers
+are read-only memory to the guest (KVM_MEM_READONLY): what a device costs while it runs is not a single exit.
 """
 
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from pyvmm.board.device import Line
 from pyvmm.board.space import DOORBELL, IRQ, MMIO
@@ -34,7 +34,10 @@ _REGION_ALIGN = 2 << 20
 
 
 class EventLine(Line):
-    """An interrupt pulsed by signalling an eventfd that KVM listens to."""
+    """An interrupt pulsed by signalling an eventfd that KVM listens to (KVM_IRQFD): for those who are not us.
+
+    KVM leaves the pulse of a pin to another thread of the kernel, which KVM_IRQ_LINE needs not.
+    """
 
     __slots__ = ("fd",)
 
@@ -51,14 +54,14 @@ class Attached:
 
     __slots__ = ("_closers", "base", "device", "gsi", "kicks", "line", "name", "transport")
 
-    def __init__(self, name: str, device: VirtioDevice, base: int, gsi: int) -> None:
+    def __init__(self, name: str, device: VirtioDevice, base: int, gsi: int, line: Line) -> None:
         self.name = name
         self.device = device
         self.base = base
         self.gsi = gsi
         #: The eventfd of each queue's kicks.
         self.kicks: list[int] = []
-        self.line = EventLine()
+        self.line = line
         self.transport: VirtioMmio
         self._closers: list[Callable[[], object]] = []
 
@@ -71,6 +74,7 @@ class Attached:
 class VirtioBus:
     """The virtio devices of one machine, in the order they were attached.
 
+    :param line: the interrupt line of a number that irqfd knows
     :param loop: runs the queues of devices without a thread of their own
     :param failed: gets the name and the exception of a device whose own code is defective
     """
@@ -80,6 +84,7 @@ class VirtioBus:
         vm: Vm,
         board: Board,
         mmio: Bus,
+        line: Callable[[int], Line],
         memory: GuestMemory,
         loop: Loop,
         failed: Callable[[str, Exception], object],
@@ -88,6 +93,9 @@ class VirtioBus:
         self._vm = vm
         self._board = board
         self._mmio = mmio
+        self._line = line
+        # One for all who share an interrupt.
+        self._lines: dict[int, Line] = {}
         self._memory = memory
         self._loop = loop
         self._failed = failed
@@ -130,16 +138,19 @@ class VirtioBus:
         device.name = name
         window = self._board.allocate(MMIO, SIZE, name, SIZE)
         gsi = self._board.allocate(IRQ, 1, name, shared=True).base
-        attached = Attached(name, device, window.base, gsi)
+        event = EventLine() if device.external else None
+        line = event or self._lines.setdefault(gsi, self._line(gsi))
+        attached = Attached(name, device, window.base, gsi, line)
         self.attached.append(attached)
         closers = attached._closers
-        closers.append(lambda: os.close(attached.line.fd))
+        if event is not None:
+            closers.append(partial(os.close, event.fd))
+            self._vm.irqfd(event.fd, gsi)
         loop = self._loop
         if device.own_thread:
             thread = LoopThread(name)
             closers.append(thread.close)
             loop = thread.loop
-        self._vm.irqfd(attached.line.fd, gsi)
         for queue in range(len(device.queues)):
             kick = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             attached.kicks.append(kick)
@@ -162,8 +173,8 @@ class VirtioBus:
         self._share(attached)
         self._mmio.attach(window, transport)
         closers.append(transport.close)
-        if device.external:
-            device.wire(attached.kicks, attached.line.fd)
+        if event is not None:
+            device.wire(attached.kicks, event.fd)
         return attached
 
     def close(self) -> None:

@@ -67,6 +67,21 @@ def test_irq_line_when_raised_runs_the_handler(guest: Guest) -> None:
     assert served(machine)
 
 
+def test_irq_pulse_when_called_runs_the_handler(guest: Guest) -> None:
+    machine = waiting(guest)
+    pulse = machine.vm.irq_pulse(IRQ)
+
+    pulse()
+    assert served(machine)
+
+
+def test_irq_pulse_when_vm_has_no_irqchip_is_refused_with_advice(guest: Guest) -> None:
+    machine = guest(HLT)
+
+    with pytest.raises(KvmError, match=r"KVM_IRQ_LINE failed with ENXIO .*create_irqchip"):
+        machine.vm.irq_pulse(IRQ)()
+
+
 def test_irq_line_when_vm_has_no_irqchip_is_refused_with_advice(guest: Guest) -> None:
     machine = guest(HLT)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyvmm.arch.arm64 import cpu, layout
+from pyvmm.arch.lines import IrqLine
 from pyvmm.board.board import Board
 from pyvmm.board.device import Line
 from pyvmm.board.space import IRQ, MMIO, PORT
@@ -37,19 +38,9 @@ PL011 = "pl011"
 NS16550 = "16550"
 
 
-class SpiLine(Line):
-    """A shared peripheral interrupt of the in-kernel GIC, driven by KVM_IRQ_LINE."""
-
-    __slots__ = ("_number", "_vm")
-
-    def __init__(self, vm: Vm, gsi: int) -> None:
-        self._vm = vm
-        # Linux Documentation/virt/kvm/api.rst, 4.25.
-        self._number = KVM_ARM_IRQ_TYPE_SPI << KVM_ARM_IRQ_TYPE_SHIFT | gsi + layout.SPI_FIRST_INTID
-
-    def set(self, level: bool) -> None:
-        """Drive the wire."""
-        self._vm.irq_line(self._number, level)
+def spi(vm: Vm, gsi: int) -> IrqLine:
+    """A shared peripheral interrupt of the in-kernel GIC. Linux Documentation/virt/kvm/api.rst, 4.25."""
+    return IrqLine(vm, KVM_ARM_IRQ_TYPE_SPI << KVM_ARM_IRQ_TYPE_SHIFT | gsi + layout.SPI_FIRST_INTID)
 
 
 class UartPlace:
@@ -143,7 +134,7 @@ class Platform:
 
         def line(irq: int, owner: str) -> Line:
             board.place(IRQ, irq, 1, owner)
-            return SpiLine(vm, irq)
+            return spi(vm, irq)
 
         def attach(base: int, size: int, device: Device, owner: str) -> None:
             mmio.attach(board.place(MMIO, base, size, owner), device)
@@ -195,6 +186,10 @@ class Platform:
         if "pmu" in self._features:
             for vcpu in self._vcpus:
                 cpu.start_pmu(vcpu)
+
+    def line(self, vm: Vm, gsi: int) -> Line:
+        """As the interface says."""
+        return spi(vm, gsi)
 
     def load_kernel(
         self, memory: GuestMemory, kernel: memoryview, cmdline: str, initrds: Sequence[bytes | memoryview]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyvmm.arch.lines import IrqLine
 from pyvmm.arch.x86_64 import chips, layout
 from pyvmm.arch.x86_64.cpu import set_boot_msrs, set_entry, set_local_interrupts
 from pyvmm.arch.x86_64.cpuid import Cpuid, CpuModel
@@ -32,20 +33,6 @@ if TYPE_CHECKING:
     from pyvmm.loop import Loop
     from pyvmm.memory.guest import GuestMemory
     from pyvmm.pykvm import Kvm, Vcpu, Vm
-
-
-class GsiLine(Line):
-    """A pin of the in-kernel interrupt controllers, driven by KVM_IRQ_LINE."""
-
-    __slots__ = ("_gsi", "_vm")
-
-    def __init__(self, vm: Vm, gsi: int) -> None:
-        self._vm = vm
-        self._gsi = gsi
-
-    def set(self, level: bool) -> None:
-        """Drive the pin."""
-        self._vm.irq_line(self._gsi, level)
 
 
 class Refused(Device):
@@ -129,6 +116,10 @@ class Platform:
     def finish_vcpus(self) -> None:
         """Nothing is to be done when all vCPUs are made."""
 
+    def line(self, vm: Vm, gsi: int) -> Line:
+        """As the interface says."""
+        return IrqLine(vm, gsi)
+
     def load_kernel(
         self, memory: GuestMemory, kernel: memoryview, cmdline: str, initrds: Sequence[bytes | memoryview]
     ) -> Entry:
@@ -172,7 +163,7 @@ class Platform:
 
         def serial(base: int, irq: int, owner: str, backend: CharBackend) -> Serial16550A:
             board.place(IRQ, irq, 1, owner)
-            port = Serial16550A(loop, GsiLine(vm, irq))
+            port = Serial16550A(loop, IrqLine(vm, irq))
             attach(base, layout.SERIAL_SIZE, port, owner)
             port.connect(backend)
             self._serial_ports.append((owner, base, irq))
@@ -187,12 +178,12 @@ class Platform:
         board.place(IRQ, layout.RTC_IRQ, 1, "RTC")
         below = sum(r.size for r in memory.regions if r.gpa < layout.GAP_START)
         above = sum(r.size for r in memory.regions if r.gpa >= layout.GAP_END)
-        rtc = Mc146818(loop, GsiLine(vm, layout.RTC_IRQ), below, above)
+        rtc = Mc146818(loop, IrqLine(vm, layout.RTC_IRQ), below, above)
         attach(layout.RTC, layout.RTC_SIZE, rtc, "RTC")
         power = AcpiPm(events.poweroff, lambda: events.reset("ACPI reset register"))
         attach(layout.ACPI_PM, acpi_pm.SIZE, power, "ACPI power registers")
         board.place(IRQ, layout.GED_IRQ, 1, "generic event device")
-        self._ged = Ged(GsiLine(vm, layout.GED_IRQ))
+        self._ged = Ged(IrqLine(vm, layout.GED_IRQ))
         attach(layout.ACPI_PM + acpi_pm.SIZE, ged.SIZE, self._ged, "generic event device")
         if self._config.debug_exit is not None:
             attach(self._config.debug_exit, debugexit.SIZE, DebugExit(events.debug_exit), "debug exit")
