@@ -95,7 +95,7 @@ def wanted(
     programs = "" if kind.native_programs else system.plan()
     version = f"{image.digest(kind)} {programs} {environment.fingerprint(shared)}"
     writes = tuple(os.path.realpath(path) for path in writable)
-    # A link's target lies elsewhere outside of the view, where its interpreter is put.
+    # By its real path: a link would point elsewhere inside the host's view.
     own = not kind.native_programs and sys.prefix != sys.base_prefix
     python = os.path.realpath(sys.prefix) if own else ""
     return Machine(memory, cpus, writes, shared, version, name, arch, python)

@@ -65,7 +65,10 @@ def read_image(path: str, what: str) -> memoryview:
             raise ImageError(
                 f"{what} {path} has {format_size(size)}; give an image of at most {format_size(IMAGE_MAX)}"
             )
-        data = Anonymous(-(-size // PAGE_SIZE) * PAGE_SIZE).buffer[:size]
+        try:
+            data = Anonymous(-(-size // PAGE_SIZE) * PAGE_SIZE).buffer[:size]
+        except HostMemoryError:
+            raise ImageError(f"{what} {path}: the host has no memory for its {format_size(size)}") from None
         done = 0
         while done < size:
             got = os.readv(fd, [data[done:]])

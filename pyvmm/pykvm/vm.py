@@ -23,7 +23,7 @@ from pyvmm.pykvm.const import (
     KVM_PIT_SPEAKER_DUMMY,
 )
 from pyvmm.pykvm.errors import failed
-from pyvmm.pykvm.libc import bare_ioctl
+from pyvmm.pykvm.libc import brief_ioctl
 from pyvmm.pykvm.vcpu import Vcpu
 
 TYPE_CHECKING = False
@@ -42,17 +42,19 @@ class Vm(VmOrVcpu):
     All methods raise KvmError when KVM refuses.
     """
 
-    __slots__ = ("_run_size", "_vcpus")
+    __slots__ = ("_pulse_fd", "_run_size", "_vcpus")
 
     def __init__(self, fd: int, run_size: int) -> None:
         super().__init__(fd)
         self._run_size = run_size
+        self._pulse_fd = c_int(fd)
         self._vcpus: list[Vcpu] = []
 
     def close(self) -> None:
         """Close the vCPUs and the VM; a second call does nothing."""
         while self._vcpus:
             self._vcpus.pop().close()
+        self._pulse_fd.value = -1  # another file may get the number
         super().close()
 
     def check_extension(self, name: str | int) -> int:
@@ -132,15 +134,15 @@ class Vm(VmOrVcpu):
     def irq_pulse(self, gsi: int) -> Callable[[], None]:
         """A function that drives the interrupt input *gsi* to 1 and to 0 again, its arguments converted once.
 
-        For as long as the VM is open, and for one thread at a time.
+        One thread at a time calls it. It raises KvmError when KVM refuses, and once the VM is closed.
         """
         levels = [kvm_irq_level(level=level) for level in (1, 0)]
         for line in levels:
             line.irq = gsi
         up, down = (
-            (c_int(self.fd), c_ulong(ioctls.KVM_IRQ_LINE), c_void_p(addressof(line))) for line in levels
+            (self._pulse_fd, c_ulong(ioctls.KVM_IRQ_LINE), c_void_p(addressof(line))) for line in levels
         )
-        call = bare_ioctl
+        call = brief_ioctl
 
         def pulse(_: object = levels) -> None:  # which must live as long as it is called
             if call(*up) < 0 or call(*down) < 0:

@@ -139,7 +139,9 @@ class VirtioBus:
         window = self._board.allocate(MMIO, SIZE, name, SIZE)
         gsi = self._board.allocate(IRQ, 1, name, shared=True).base
         event = EventLine() if device.external else None
-        line = event or self._lines.setdefault(gsi, self._line(gsi))
+        line = event or self._lines.get(gsi)
+        if line is None:
+            line = self._lines[gsi] = self._line(gsi)
         attached = Attached(name, device, window.base, gsi, line)
         self.attached.append(attached)
         closers = attached._closers

@@ -190,7 +190,8 @@ class Block(VirtioDevice):
                 size, sector = request.size, request.sector
                 stop = sector + (size >> 9)
                 plain = request.kind in _TRANSFERS and size and not size & 511 and stop <= sectors
-                if plain and sector == end and request.kind == kind and size <= room and views > 0:
+                goes_on = plain and sector == end and request.kind == kind
+                if goes_on and size <= room and len(request.data) <= views:
                     run.append(request)
                 else:
                     if run:

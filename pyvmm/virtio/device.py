@@ -111,6 +111,7 @@ class VirtioDevice:
         # and what is to be called when the machine goes on, in order, a kick once a queue.
         self._parked: set[int] = set()
         self._deferred: dict[object, Callable[[], object]] = {}
+        self._config_due = False  # one of them tells of the configuration: others may change it without end
 
     # For a subclass to fill in
 
@@ -186,10 +187,12 @@ class VirtioDevice:
 
     def config_changed(self) -> None:
         """Tell the driver that fields of ``config`` have changed."""
-        if self.held:
-            self.soon(self.config_changed)
-        elif self.active:
-            self._signal.config()
+        if not self.held:
+            if self.active:
+                self._signal.config()
+        elif not self._config_due:
+            self._config_due = True
+            self.soon(self._config_changed_meanwhile)
 
     def kick(self, queue: int) -> None:
         """Have *queue* run again soon."""
@@ -295,7 +298,7 @@ class VirtioDevice:
         """The driver kicked queue *index*. In the device's loop; a kick of a stopped device is dropped."""
         with self.busy:
             if not self._serving:
-                if self.active:
+                if self.active:  # past what looks at kicks from outside: it has seen this one
                     self._deferred.setdefault(index, partial(VirtioDevice.run_queue, self, index))
                 return
             queue = self.queues[index]
@@ -359,6 +362,7 @@ class VirtioDevice:
             timer.cancel()
         self._timers.clear()
         self._deferred.clear()
+        self._config_due = False
 
     def _guarded(self, callback: Callable[..., object], fd: int = -1) -> Callable[..., None]:
         """*callback*, of events of *fd* if it is given: one at a time with everything else, in this life."""
@@ -378,6 +382,10 @@ class VirtioDevice:
                     self._signal.failed(error)
 
         return guarded
+
+    def _config_changed_meanwhile(self) -> None:
+        self._config_due = False
+        self.config_changed()
 
     def _put_off(self, guarded: Callable[..., None], fd: int) -> None:
         """Have *guarded* called when the machine goes on; what is ready then tells again by itself."""

@@ -24,7 +24,7 @@ _WRITE = 2
 _WORD = (1 << 64) - 1
 #: Where the flags with next begin in a lane.
 _LINK_AT = 96
-#: Counts of lanes whose constants are kept, 40 KiB each at most for a disk.
+#: Counts of lanes whose constants are kept: 50 KiB each at most for a disk, 200 KiB for any queue.
 _KEPT = 16
 #: The highest address plus 1, so that a sum of it, a length and an address stays in its lane.
 _LIMIT = 1 << 63

@@ -103,6 +103,7 @@ class Net(VirtioDevice):
         self._writes = [backend.writer(pair) for pair in range(pairs)]
         self._sending: dict[int, Chain] = {}  # by queue: the chain that found no room
         self._watching: dict[int, int] = {}  # by pair: the descriptor
+        self._reconnecting = False  # the next turn looks at the backend anew
         self._loaded: dict[str, Any] | None = None
         backend.on_change = self._backend_changed
 
@@ -188,6 +189,7 @@ class Net(VirtioDevice):
         self._receivers = []
         self._sending.clear()
         self._watching.clear()
+        self._reconnecting = False
         self.backend.stopped()
 
     def broken(self, error: PyvmmError) -> None:
@@ -387,9 +389,12 @@ class Net(VirtioDevice):
                 if fd >= 0 and (fd != self.backend.fd(pair) or not self.backend.carrier):
                     self.unwatch(fd)
                     self._watching[pair] = -1
-            self.soon(self._reconnected)
+            if not self._reconnecting:
+                self._reconnecting = True
+                self.soon(self._reconnected)
 
     def _reconnected(self) -> None:
+        self._reconnecting = False
         self._watch()
         for index in list(self._sending):
             self._send(index >> 1, self.queues[index])

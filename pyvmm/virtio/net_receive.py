@@ -63,7 +63,7 @@ class Receiver:
         again: Callable[[], object],
         broken: Callable[[QueueError], object],
     ) -> None:
-        #: Held while anything touches the queue; nothing else is taken under it.
+        #: Held while anything touches the queue; under it only the interrupt is raised.
         self.lock = allocate_lock()
         #: False from the reset on: nothing of guest memory is touched any more.
         self.open = True

@@ -36,7 +36,7 @@ USED_F_NO_NOTIFY = 1
 
 _FLAGS = NEXT | WRITE | INDIRECT
 
-#: Links of a chain from which on a sweep over its table pays, and as many as readv(2) takes.
+#: A sweep over a table pays with more links than the one; readv(2) takes no more than the other.
 _LONG, _LONGEST = 8, 1024
 
 #: Entries of the available ring that ``pop_room`` reads at once.

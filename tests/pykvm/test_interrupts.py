@@ -256,3 +256,16 @@ def test_speaker_port_when_asked_for_is_answered_in_the_kernel(guest: Guest) -> 
 
     assert machine.run() == KVM_EXIT_IO
     assert machine.io()[1] == 0x80
+
+
+def test_irq_pulse_when_the_vm_is_closed_is_refused_whoever_has_its_number_now(guest: Guest) -> None:
+    machine = waiting(guest)
+    number, pulse = machine.vm.fd, machine.vm.irq_pulse(IRQ)
+    machine.vm.close()
+    other = os.open(os.devnull, os.O_RDONLY)
+    try:
+        assert other <= number
+        with pytest.raises(KvmError, match="EBADF"):
+            pulse()
+    finally:
+        os.close(other)

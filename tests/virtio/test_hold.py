@@ -312,6 +312,20 @@ def test_configuration_when_it_changes_meanwhile_is_told_afterwards() -> None:
         assert (stood, driver.acknowledge()) == (True, CONFIG_CHANGE)
 
 
+def test_configuration_changed_again_and_again_while_saved_is_told_once_and_kept_once() -> None:
+    device = Copier()
+    with FakeDriver(device) as driver:
+        saved = Saved(driver)
+        for _ in range(100):
+            device.config_changed()
+            driver.loop.run_once(0)
+        kept = len(device._deferred)
+        before = driver.interrupts
+        resume(driver, saved)
+
+        assert (kept, driver.interrupts - before, driver.acknowledge()) == (1, 1, CONFIG_CHANGE)
+
+
 def test_what_waits_when_the_device_is_saved_again_at_once_waits_on() -> None:
     device = Copier()
     with FakeDriver(device) as driver:
