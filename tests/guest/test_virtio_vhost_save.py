@@ -58,7 +58,7 @@ def greet(driver: FakeDriver, cid: int) -> None:
         for request in receive.collect():
             data = receive.data(request)
             fields = p.HEADER.unpack(data[: p.HEADER_SIZE])
-            if fields[3] == port:
+            if fields[3] == port and fields[6] != p.OP_CREDIT_UPDATE:  # which comes when the host likes
                 found.append((fields[6], data[p.HEADER_SIZE :]))
         return bool(found)
 
