@@ -164,8 +164,8 @@ def command(machine: Machine, booted: image.Image, directory: Path) -> list[str]
         *("-fsdev", f"{root},id=root", "-device", "virtio-9p-pci,fsdev=root,mount_tag=base"),
     ]
     if booted.system is not None:
-        system = f"local,path={booted.system},security_model=none,readonly=on,multidevs=remap"
-        line += ["-fsdev", f"{system},id=system", "-device", "virtio-9p-pci,fsdev=system,mount_tag=system"]
+        programs = f"local,path={booted.system},security_model=none,readonly=on,multidevs=remap"
+        line += ["-fsdev", f"{programs},id=system", "-device", "virtio-9p-pci,fsdev=system,mount_tag=system"]
     for n in range(inside.PORTS):
         line += ["-chardev", f"socket,id=c{n},path={channel_path(directory, n)},server=on,wait=off"]
         line += ["-device", f"virtserialport,chardev=c{n},name={inside.PORT}{n}"]

@@ -12,14 +12,11 @@ from struct import Struct
 
 from pyvmm.memory.vector import Vector
 from pyvmm.virtio.chain import MAX_CHAIN_BYTES, Chain
+from pyvmm.virtio.queue import NEXT, WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-# Descriptor flags (2.7.5).
-_NEXT = 1
-_WRITE = 2
 
 _WORD = (1 << 64) - 1
 #: Where the flags with next begin in a lane.
@@ -82,7 +79,7 @@ class Sweeper:
         base, end = self._base, self._end
         first, first_size, flags, following = _descriptor(table)
         last, last_size, last_flags, _ = _descriptor(table, len(table) - 16)
-        if flags != _NEXT or following != 1 or last_flags != _WRITE or not first_size or not last_size:
+        if flags != NEXT or following != 1 or last_flags != WRITE or not first_size or not last_size:
             return None
         if not base <= first <= end - first_size or not base <= last <= end - last_size or end > _LIMIT:
             return None
@@ -122,8 +119,8 @@ class Sweeper:
             b"".join([bytes(14) + lane.to_bytes(2, "little") for lane in range(2, count + 2)]), "little"
         )
         found = self._lanes[count] = (
-            following + (ones * (_NEXT | _WRITE) << _LINK_AT),
-            following + (ones * _NEXT << _LINK_AT),
+            following + (ones * (NEXT | WRITE) << _LINK_AT),
+            following + (ones * NEXT << _LINK_AT),
             ones * 0xFFFFFFFF << _LINK_AT,
             ones * _WORD,
             ones * (_WORD + 1 - self._base),

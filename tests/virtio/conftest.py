@@ -1,7 +1,8 @@
-"""Every test may say what it has to say: the limit on notices is per process."""
+"""What tests of virtio share. Each may say what it has to say: the limit on notices is per process."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -14,3 +15,12 @@ def fresh_notices() -> Iterator[None]:
     notice._sites.clear()
     yield
     notice._sites.clear()
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """A pipe's end to read, and the one to write."""
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -19,14 +18,6 @@ from pyvmm.virtio.queue import Queue
 from tests.virtio.rings import ALL, EVENTS, PLAIN, Copier, Pair, count
 
 PATIENCE = 10.0
-
-
-@pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    ends = os.pipe()
-    yield ends
-    for end in ends:
-        os.close(end)
 
 
 class Blocking(Copier):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,14 +66,6 @@ def load(driver: FakeDriver, saved: Saved) -> None:
 def go_on(request: pytest.FixtureRequest) -> GoOn:
     found: GoOn = request.param
     return found
-
-
-@pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    ends = os.pipe()
-    yield ends
-    for end in ends:
-        os.close(end)
 
 
 # Each kind
