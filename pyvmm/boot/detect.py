@@ -82,16 +82,19 @@ def load(
     data: bytes | memoryview,
     params: BootParams,
     how: str = "auto",
+    elf: memoryview | None = None,
 ) -> Entry:
     """Load a kernel and all that goes with it into *memory*; return where CPU 0 starts.
 
     *how* is one of METHODS. With "auto" a bzImage is unpacked on the host, where that is
-    possible, and its ELF file started; BZIMAGE leaves it to the kernel's own decompressor.
-    Raises ImageError; the caller knows the file's name and puts it in front.
+    possible, and its ELF file started (*elf*, if it has been); BZIMAGE leaves it to the kernel's own
+    decompressor. Raises ImageError; the caller knows the file's name and puts it in front.
     """
     kind = detect(data) if how == "auto" else how
     if kind == BZIMAGE:
-        return _load_unpacked(memory, data, params) if how == "auto" else load_bzimage(memory, data, params)
+        if how == BZIMAGE:
+            return load_bzimage(memory, data, params)
+        return _load_unpacked(memory, data, params, unpacked(data) if elf is None else elf)
     if kind == MULTIBOOT2:
         return load_multiboot2(memory, data, params)
     if kind == MULTIBOOT:
@@ -101,14 +104,25 @@ def load(
     raise ImageError(f"{how!r} is no way to boot; choose one of {', '.join(METHODS)}")
 
 
-def _load_unpacked(memory: GuestMemory, data: bytes | memoryview, params: BootParams) -> Entry:
+def unpacked(data: bytes | memoryview) -> memoryview | None:
+    """The ELF file in a bzImage; None where there is none that can be unpacked here."""
     from pyvmm.boot.payload import PayloadError, unpack_cached
 
+    try:
+        return unpack_cached(BzImage(data).payload) if detect(data) == BZIMAGE else None
+    except (PayloadError, ImageError):
+        return None
+
+
+def _load_unpacked(
+    memory: GuestMemory, data: bytes | memoryview, params: BootParams, elf: memoryview | None
+) -> Entry:
     header = BzImage(data)
     try:
-        kernel = unpack_cached(header.payload)
-        return load_elf(memory, kernel, params, header=header)
+        if elf is not None:
+            return load_elf(memory, elf, params, header=header)
     except DoesNotFitError:
         raise
-    except (PayloadError, ImageError):
-        return load_bzimage(memory, data, params)
+    except ImageError:
+        pass  # its own decompressor may know better
+    return load_bzimage(memory, data, params)

@@ -47,6 +47,8 @@ _MACHINES = {
 _MAX_SEGMENTS = 128
 _MAX_NOTES = 1 << 16
 _ZEROES = bytes(1 << 16)
+#: Of a section header: name, offset, size; the rest is for linkers.
+_SECTION = struct.Struct("<I20xQQ24x")
 
 
 class Segment:
@@ -209,6 +211,26 @@ class ElfImage:
             if segment.filesz:
                 memory.write(segment.paddr, self.data[segment.offset : segment.offset + segment.filesz])
             clear(memory, segment.paddr + segment.filesz, segment.memsz - segment.filesz)
+
+
+def section(data: memoryview, name: bytes) -> memoryview | None:
+    """What section *name* of a 64-bit file holds; None where it has none, or no sound list of them."""
+    try:
+        if bytes(data[:5]) != MAGIC + bytes([ELFCLASS64]):
+            return None
+        (at,) = struct.unpack_from("<Q", data, 40)
+        size, count, names = struct.unpack_from("<HHH", data, 58)
+        if size != _SECTION.size:
+            return None
+        headers = [_SECTION.unpack_from(data, at + index * size) for index in range(count)]
+        _, strings, length = headers[names]
+    except (struct.error, IndexError, OverflowError):
+        return None
+    table, wanted = data[strings : strings + length], name + b"\0"
+    for place, offset, size in headers:
+        if table[place : place + len(wanted)] == wanted:
+            return data[offset : offset + size]
+    return None
 
 
 def check_range(memory: GuestMemory, what: str, base: int, end: int, reserved: Sequence[Range]) -> None:

@@ -36,6 +36,8 @@ _LZMA_MEMORY = 256 << 20
 _TRAILER = struct.Struct("<8sIQ")
 _TRAILER_MAGIC = b"PYVMMELF"
 _STALE_SECONDS = 3600
+#: How exactly an entry's time of use is kept: noting it copies the file on an overlay.
+_NOTE_SECONDS = 3600
 #: The modification time, in nanoseconds, of an entry that is on the disk as it was made.
 _SEALED = 0
 
@@ -189,10 +191,11 @@ def _read(path: str) -> memoryview | None:
             return None
         if status.st_mtime_ns != _SEALED and zlib.crc32(data) != crc:
             return None
-        try:
-            os.utime(fd, ns=(time.time_ns(), status.st_mtime_ns))
-        except OSError:
-            pass  # somebody else's or read-only: still good to read
+        if time.time() - status.st_atime > _NOTE_SECONDS:
+            try:
+                os.utime(fd, ns=(time.time_ns(), status.st_mtime_ns))
+            except OSError:
+                pass  # somebody else's or read-only: still good to read
         return data
     except (OSError, ValueError):
         return None

@@ -5,9 +5,7 @@ Source: Linux drivers/virtio/virtio_mmio.c and Documentation/admin-guide/kernel-
 
 from __future__ import annotations
 
-from pyvmm.boot.bzimage import BzImage
-from pyvmm.boot.detect import BZIMAGE, detect
-from pyvmm.boot.errors import ImageError
+from pyvmm.boot.elf import section
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,27 +17,22 @@ _CMDLINE_PARENT = b"virtio-mmio-cmdline"
 _ACPI_ID = b"LNRO0005"
 
 
-def device_words(kernel: memoryview, cmdline: str, devices: Sequence[tuple[int, int]], page_size: int) -> str:
-    """*cmdline* with *devices*, (address, interrupt) each, where *kernel* finds them in no other way."""
+def device_words(image: memoryview, cmdline: str, devices: Sequence[tuple[int, int]], page_size: int) -> str:
+    """*cmdline* with *devices*, (address, interrupt) each, where a kernel finds them in no other way.
+
+    *image* is the kernel, unpacked where that could be done.
+    """
     if not devices:
         return cmdline
-    image = _unpacked(kernel)
-    if image is None or not _holds(image, _CMDLINE_PARENT):
+    constants = section(image, b".rodata")
+    if constants is None:
+        constants = image
+    if not _holds(constants, _CMDLINE_PARENT):
         return cmdline
-    if _holds(image, _ACPI_ID) and "acpi=off" not in cmdline.split():
+    if _holds(constants, _ACPI_ID) and "acpi=off" not in cmdline.split():
         return cmdline
     words = [f"virtio_mmio.device={page_size >> 10}K@{base:#x}:{gsi}" for base, gsi in devices]
     return " ".join(filter(None, [cmdline, *words]))
-
-
-def _unpacked(kernel: memoryview) -> memoryview | None:
-    """The kernel's ELF file; None where nothing can be known, which the loader tells better."""
-    from pyvmm.boot.payload import PayloadError, unpack_cached
-
-    try:
-        return unpack_cached(BzImage(kernel).payload) if detect(kernel) == BZIMAGE else kernel
-    except (PayloadError, ImageError):
-        return None
 
 
 def _holds(image: memoryview, text: bytes) -> bool:

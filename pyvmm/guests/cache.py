@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from pathlib import Path
 
 from pyvmm.errors import StartError
@@ -73,6 +72,8 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _build(path: Path, build: Callable[[Path], None]) -> None:
+    import shutil
+
     for left in path.parent.glob(".tmp-*"):
         if left.name.split("-", 2)[2] == path.name:
             shutil.rmtree(left, ignore_errors=True)  # of a holder that was killed: we have its lock

@@ -9,7 +9,6 @@ no privilege.
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
 
 from pyvmm.errors import ConfigError
 
@@ -23,7 +22,6 @@ class CpioError(ConfigError):
     """An archive that cannot be written or read."""
 
 
-@dataclass(frozen=True, slots=True)
 class Entry:
     """One file of an archive.
 
@@ -32,10 +30,13 @@ class Entry:
     minor) of a device node.
     """
 
-    path: str
-    mode: int
-    data: bytes = b""
-    device: tuple[int, int] = (0, 0)
+    __slots__ = ("data", "device", "mode", "path")
+
+    def __init__(self, path: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> None:
+        self.path = path
+        self.mode = mode
+        self.data = data
+        self.device = device
 
 
 def file(path: str, data: bytes, mode: int = 0o644) -> Entry:

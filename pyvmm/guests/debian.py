@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -36,14 +34,16 @@ class PackageError(StartError):
     """A package that cannot be had: no apt, no network, no such package."""
 
 
-@dataclass(frozen=True, slots=True)
 class Package:
     """An unpacked package: its real *name*, *version*, *architecture*, and *root*, its files."""
 
-    name: str
-    version: str
-    architecture: str
-    root: Path
+    __slots__ = ("architecture", "name", "root", "version")
+
+    def __init__(self, name: str, version: str, architecture: str, root: Path) -> None:
+        self.name = name
+        self.version = version
+        self.architecture = architecture
+        self.root = root
 
 
 def package(name: str, architecture: str = "amd64", say: Callable[[str], None] | None = None) -> Package:
@@ -114,6 +114,8 @@ def _fetch(name: str, architecture: str, say: Callable[[str], None]) -> str:
 
 
 def _need_apt(name: str) -> None:
+    import shutil
+
     if shutil.which("apt-get") is None:
         raise PackageError(
             f"cannot fetch {name}: guests come from Debian's packages and there is no apt-get here; "
@@ -239,6 +241,8 @@ Dir::Cache "{state / "cache"}";
 
 
 def _unpack(deb: Path, place: Path) -> None:
+    import shutil
+
     from debian.debfile import DebFile
 
     with deb.open("rb") as file, DebFile(fileobj=file).data.tgz() as archive:

@@ -7,7 +7,6 @@ built on first use and cached.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 from pyvmm.arch import native
 from pyvmm.guests import cache, debian
@@ -43,13 +42,15 @@ _MODPROBE = "bin/modprobe"
 _LAYOUT = 3
 
 
-@dataclass(frozen=True, slots=True)
 class Guest:
     """A guest ready to boot: the paths of its *kernel* image and *initrd*, the kernel's *release*."""
 
-    kernel: str
-    initrd: str
-    release: str
+    __slots__ = ("initrd", "kernel", "release")
+
+    def __init__(self, kernel: str, initrd: str, release: str) -> None:
+        self.kernel = kernel
+        self.initrd = initrd
+        self.release = release
 
 
 def default_guest(architecture: str = native.DEBIAN, say: Callable[[str], None] | None = None) -> Guest:

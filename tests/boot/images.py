@@ -72,6 +72,21 @@ def elf(
     return (ident + header + table).ljust(at, b"\0") + body
 
 
+def elf_of_sections(sections: dict[bytes, bytes]) -> memoryview:
+    """An ELF file of nothing but *sections*."""
+    names = b"\0" + b"\0".join([*sections, b".shstrtab"]) + b"\0"
+    bodies = [*sections.items(), (b".shstrtab", names)]
+    data, headers = bytes(64), bytes(64)
+    for name, body in bodies:
+        place = names.index(name + b"\0")
+        headers += struct.pack("<IIQQQQIIQQ", place, 1, 0, 0, len(data), len(body), 0, 0, 1, 0)
+        data += body
+    last = len(bodies)
+    fields = struct.pack("<QIHHHHHH", len(data), 0, 64, 56, 0, 64, last + 1, last)
+    ident = b"\x7fELF\x02\x01\x01".ljust(40, b"\0")
+    return memoryview(ident + fields + data[64:] + headers)
+
+
 def vmlinux(note: bool = True, bits: int = 64) -> bytes:
     return elf(
         [(16 * MIB, CODE * 4, 0x2000), (18 * MIB, b"data", 0x1000)],

@@ -6,10 +6,10 @@ import struct
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from pyvmm.boot.elf import ElfImage
+from pyvmm.boot.elf import ElfImage, section
 from pyvmm.boot.errors import DoesNotFitError, ImageError
 from pyvmm.boot.lowmem import KERNEL_RANGES
-from tests.boot.images import CODE, MIB, elf, pvh_note, ram
+from tests.boot.images import CODE, MIB, elf, elf_of_sections, pvh_note, ram
 
 
 @pytest.mark.parametrize("bits", [32, 64])
@@ -25,6 +25,26 @@ def test_elf_image_when_compared_with_pyelftools_reads_the_same(bits: int) -> No
     assert (image.bits, image.entry) == (other.elfclass, other.header.e_entry)
     notes = [n for s in other.iter_segments("PT_NOTE") for n in s.iter_notes()]
     assert image.note(b"Xen", 18) == notes[0].n_descdata
+
+
+def test_section_when_compared_with_pyelftools_is_the_same() -> None:
+    data = elf_of_sections({b".rodata.str": b"other", b".rodata": b"constants", b".data": b""})
+    other = ELFFile(io.BytesIO(data))
+
+    for name in (".rodata", ".data", ".shstrtab", ".bss"):
+        found = section(data, name.encode())
+        theirs = other.get_section_by_name(name)
+        assert (found is None) == (theirs is None)
+        assert found is None or bytes(found) == theirs.data()
+
+
+def test_section_when_the_file_is_cut_or_changed_anywhere_is_nothing_worse_than_none() -> None:
+    data = bytes(elf_of_sections({b".rodata": b"constants"}))
+    changed = [data[:at] + b"\xff" * 8 + data[at + 8 :] for at in range(0, len(data), 4)]
+
+    for broken in [*changed, *(data[:end] for end in range(len(data)))]:
+        found = section(memoryview(broken), b".rodata")
+        assert found is None or len(found) <= len(broken)
 
 
 def test_elf_load_when_memory_is_dirty_writes_the_file_and_clears_the_rest() -> None:

@@ -184,6 +184,19 @@ def test_unpack_cached_when_the_cache_is_full_drops_the_longest_unused(tmp_path:
     assert names[1] not in left
 
 
+@pytest.mark.parametrize(("age", "noted"), [(60, False), (7200, True)])
+def test_unpack_cached_when_the_entry_was_used_before_notes_it_once_an_hour(
+    age: int, noted: bool, lz4_packed: memoryview, tmp_path: Path
+) -> None:
+    unpack_cached(lz4_packed, str(tmp_path))
+    (entry,) = tmp_path.iterdir()
+    os.utime(entry, ns=(time.time_ns() - age * 10**9, entry.stat().st_mtime_ns))
+    before = entry.stat().st_ctime_ns
+    unpack_cached(lz4_packed, str(tmp_path))
+
+    assert (entry.stat().st_ctime_ns != before) == noted
+
+
 def test_unpack_cached_when_a_killed_process_left_a_file_removes_it(
     lz4_packed: memoryview, tmp_path: Path
 ) -> None:

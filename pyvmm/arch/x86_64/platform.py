@@ -124,13 +124,16 @@ class Platform:
         self, memory: GuestMemory, kernel: memoryview, cmdline: str, initrds: Sequence[bytes | memoryview]
     ) -> Entry:
         """A kernel and all that goes with it into *memory*. Raises ImageError."""
-        from pyvmm.boot.detect import load
+        from pyvmm.boot.detect import load, unpacked
 
+        elf = None
         if self.virtio:
             from pyvmm.boot.virtio_cmdline import device_words
 
-            cmdline = device_words(kernel, cmdline, self.virtio, self.virtio_size)
-        return load(memory, kernel, self.boot_params(memory, cmdline, initrds), self._config.boot)
+            elf = unpacked(kernel)
+            image = kernel if elf is None else elf
+            cmdline = device_words(image, cmdline, self.virtio, self.virtio_size)
+        return load(memory, kernel, self.boot_params(memory, cmdline, initrds), self._config.boot, elf)
 
     def load_firmware(self, memory: GuestMemory, data: memoryview, rom: RomImage | None) -> Entry:
         """Firmware into *memory*, unless it is a ROM, which is mapped already. Raises ImageError."""
