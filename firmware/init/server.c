@@ -20,6 +20,8 @@ enum {
 	PTY_POLL_MS = 20,
 	RECONNECT_MS = 1000,
 	GONE_MS = 1000,
+	STUCK_MS = 1000,
+	HELLO_SIZE = FRAME_OVERHEAD + 8,
 };
 
 static struct {
@@ -37,6 +39,7 @@ static struct {
 static struct {
 	uint8_t data[PAYLOAD_MAX + FRAME_OVERHEAD];
 	size_t used;
+	long look_at; /* when to look what half a frame is, if no more comes; or 0 */
 } in;
 
 static struct {
@@ -235,7 +238,27 @@ static bool receive(void)
 	}
 	memmove(in.data, in.data + at, in.used - at);
 	in.used -= at;
+	in.look_at = in.used ? sys_now() + STUCK_MS : 0;
 	return true;
+}
+
+/*
+ * The host before this one may have died in the middle of a frame, whose rest this one's greeting
+ * was taken for: all it says until it has its answer.
+ */
+static void find_greeting(void)
+{
+	struct frame frame;
+	bool complete;
+
+	in.look_at = 0;
+	if (in.used < HELLO_SIZE)
+		return;
+	frame_scan(in.data + in.used - HELLO_SIZE, HELLO_SIZE, &frame, &complete);
+	if (!complete || frame.type != HOST_HELLO)
+		return;
+	in.used = 0;
+	handle(&frame);
 }
 
 static void flush(void)
@@ -381,6 +404,7 @@ static void disconnect(void)
 {
 	new_session();
 	in.used = 0;
+	in.look_at = 0;
 	while (sys_read(channel.fd, in.data, sizeof(in.data)) > 0)
 		;
 	channel.connected = false;
@@ -418,6 +442,8 @@ static bool turn(void)
 		fds[4] = (struct pollfd){ command.in, POLLOUT, 0 };
 	if (command.pid && command.exited && command.pty)
 		wait = PTY_POLL_MS;
+	else if (in.look_at)
+		wait = STUCK_MS;
 	sys_poll(fds, 5, wait);
 	if (fds[0].revents)
 		reap();
@@ -428,6 +454,8 @@ static bool turn(void)
 		if (left())
 			disconnect();
 	}
+	if (in.look_at && sys_now() >= in.look_at)
+		find_greeting();
 	if (command.pid)
 		feed_command();
 	if (command.pid && command.exited)

@@ -1,6 +1,6 @@
 """Debian's stock kernel with our init under QEMU's emulation: the protocol over real channels.
 
-Three boots, some seconds each; no KVM is needed.
+A boot each, some seconds; no KVM is needed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from pyvmm.guests import cpio, debian
+from pyvmm.guests import cpio, debian, frames
 from pyvmm.guests.cache import CacheError
 from pyvmm.guests.default import default_guest
 from pyvmm.guests.execproto import EXIT, Request
@@ -31,6 +31,7 @@ pytestmark = [
 BOOT = 150
 END = 60
 FOLLOWERS = 200
+TORN = 5
 SETUP = b"echo setup ran > /run/setup\n"
 
 
@@ -186,6 +187,24 @@ def test_a_host_that_follows_another_at_once_keeps_its_command(guest, tmp_path):
         host.session.run(Request(["true"]))
         assert host.finish(limit=BOOT)[0] == 0
         for number in range(FOLLOWERS):
+            follower = qemu.connect("one")
+            follower.session.run(Request(["echo", str(number)]))
+            os.write(follower.fd, follower.session.outgoing())
+            os.close(host.fd)
+            host = follower
+            assert host.finish() == (0, f"{number}\n".encode(), b"")
+    finally:
+        qemu.close()
+
+
+def test_a_host_that_follows_one_cut_off_in_a_frame_keeps_its_command(guest, tmp_path):
+    qemu = with_ports(tmp_path, guest, "one")
+    try:
+        host = qemu.connect("one")
+        host.session.run(Request(["true"]))
+        assert host.finish(limit=BOOT)[0] == 0
+        for number in range(TORN):
+            os.write(host.fd, frames.encode(frames.HOST_STDIN, 1, bytes(2000))[: 9 + number])
             follower = qemu.connect("one")
             follower.session.run(Request(["echo", str(number)]))
             os.write(follower.fd, follower.session.outgoing())
