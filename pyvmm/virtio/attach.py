@@ -7,7 +7,6 @@ are read-only memory to the guest (KVM_MEM_READONLY): what a device costs while 
 from __future__ import annotations
 
 import os
-from functools import partial
 
 from pyvmm.board.device import Line
 from pyvmm.board.space import DOORBELL, IRQ, MMIO
@@ -36,7 +35,8 @@ _REGION_ALIGN = 2 << 20
 class EventLine(Line):
     """An interrupt pulsed by signalling an eventfd that KVM listens to (KVM_IRQFD): for those who are not us.
 
-    KVM leaves the pulse of a pin to another thread of the kernel, which KVM_IRQ_LINE needs not.
+    KVM leaves the pulse of a pin to another thread of the kernel, which KVM_IRQ_LINE needs not. All who share
+    the interrupt signal the same eventfd: of two pulses at once by different ways one would be lost.
     """
 
     __slots__ = ("fd",)
@@ -48,22 +48,31 @@ class EventLine(Line):
         """One edge."""
         os.eventfd_write(self.fd, 1)
 
+    def close(self) -> None:
+        """Give back the eventfd."""
+        fd, self.fd = self.fd, -1
+        os.close(fd)
+
 
 class Attached:
     """One device in its place: registers at *base*, interrupt *gsi*."""
 
-    __slots__ = ("_closers", "base", "device", "gsi", "kicks", "line", "name", "transport")
+    __slots__ = ("_closers", "base", "device", "gsi", "kicks", "name", "transport")
 
-    def __init__(self, name: str, device: VirtioDevice, base: int, gsi: int, line: Line) -> None:
+    def __init__(self, name: str, device: VirtioDevice, base: int, gsi: int) -> None:
         self.name = name
         self.device = device
         self.base = base
         self.gsi = gsi
         #: The eventfd of each queue's kicks.
         self.kicks: list[int] = []
-        self.line = line
         self.transport: VirtioMmio
         self._closers: list[Callable[[], object]] = []
+
+    @property
+    def line(self) -> Line:
+        """What interrupts the guest."""
+        return self.transport.interrupt.line
 
     def close(self) -> None:
         """Stop the device and give back its eventfds. Idempotent."""
@@ -96,6 +105,7 @@ class VirtioBus:
         self._line = line
         # One for all who share an interrupt.
         self._lines: dict[int, Line] = {}
+        self._closers: list[Callable[[], object]] = []
         self._memory = memory
         self._loop = loop
         self._failed = failed
@@ -138,16 +148,10 @@ class VirtioBus:
         device.name = name
         window = self._board.allocate(MMIO, SIZE, name, SIZE)
         gsi = self._board.allocate(IRQ, 1, name, shared=True).base
-        event = EventLine() if device.external else None
-        line = event or self._lines.get(gsi)
-        if line is None:
-            line = self._lines[gsi] = self._line(gsi)
-        attached = Attached(name, device, window.base, gsi, line)
+        line = self._line_for(device, gsi)
+        attached = Attached(name, device, window.base, gsi)
         self.attached.append(attached)
         closers = attached._closers
-        if event is not None:
-            closers.append(partial(os.close, event.fd))
-            self._vm.irqfd(event.fd, gsi)
         loop = self._loop
         if device.own_thread:
             thread = LoopThread(name)
@@ -168,21 +172,37 @@ class VirtioBus:
         transport = attached.transport = VirtioMmio(
             device,
             self._memory,
-            attached.line,
+            line,
             lambda queue: os.eventfd_write(attached.kicks[queue], 1),
             self._failed,
         )
         self._share(attached)
         self._mmio.attach(window, transport)
         closers.append(transport.close)
-        if event is not None:
-            device.wire(attached.kicks, event.fd)
+        if isinstance(line, EventLine) and device.external:
+            device.wire(attached.kicks, line.fd)
         return attached
 
     def close(self) -> None:
         """Close every device, the last first. Idempotent."""
         while self.attached:
             self.attached.pop().close()
+        while self._closers:
+            self._closers.pop()()
+
+    def _line_for(self, device: VirtioDevice, gsi: int) -> Line:
+        """The line of all who share *gsi*: an eventfd as soon as one of them is external."""
+        line = self._lines.get(gsi)
+        if device.external and not isinstance(line, EventLine):
+            line = self._lines[gsi] = EventLine()
+            self._closers.append(line.close)
+            self._vm.irqfd(line.fd, gsi)
+            for other in self.attached:
+                if other.gsi == gsi:
+                    other.transport.interrupt.line = line
+        if line is None:
+            line = self._lines[gsi] = self._line(gsi)
+        return line
 
     def _listen(self, attached: Attached) -> None:
         """Have KVM take the acknowledgement of used buffers."""

@@ -43,7 +43,7 @@ class Interrupt:
     """The causes of one device's interrupt; every cause pulses *line* once."""
 
     def __init__(self, line: Line) -> None:
-        self._line = line
+        self.line = line
         self._lock = allocate_lock()  # held for moments, and no other is taken meanwhile but the loop's
         self._hearing = allocate_lock()  # what KVM was told; no other is taken meanwhile
         self._status = 0
@@ -77,7 +77,7 @@ class Interrupt:
             )
             if settle:
                 self._state = _WAITING
-        self._line.pulse()
+        self.line.pulse()
         if settle:
             self._loop.call_later(SETTLE, self._settle)
 

@@ -407,6 +407,8 @@ class VirtioMmio(Device, Signal):
                 raise
             if self.device.active:
                 self._started()
+                if len(self.device.config):
+                    self.config()  # it may have changed while it was saved
             self._show(_READABLE)
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pyvmm.board.device import Line
 from pyvmm.board.space import DOORBELL, IRQ, MMIO
 from pyvmm.config import Config
 from pyvmm.errors import ConfigError, StartError
@@ -154,21 +155,28 @@ def test_kick_when_written_by_the_machine_itself_reaches_the_queue() -> None:
         assert seen == [0]
 
 
-def test_interrupt_when_shared_is_one_line_and_of_others_queues_an_eventfd() -> None:
+@pytest.mark.parametrize("external_first", [False, True])
+def test_interrupt_when_shared_is_one_line_and_an_eventfd_beside_others_queues(external_first: bool) -> None:
     class External(Copier):
         external = True
 
         def wire(self, kicks: list[int], interrupt: int) -> None:
             self.eventfds = (*kicks, interrupt)
 
-    others = External()
-    with machine(*[Copier() for _ in range(40)], others) as built:
+    ours = [Copier() for _ in range(40)]
+    others = [External(), External()]
+    with machine(*([*others, *ours] if external_first else [*ours, *others])) as built:
         assert built.virtio is not None
-        lines: dict[int, set[int]] = {}
-        for attached in built.virtio.attached[:-1]:
-            lines.setdefault(attached.gsi, set()).add(id(attached.line))
+        lines: dict[int, set[Line]] = {}
+        for attached in built.virtio.attached:
+            lines.setdefault(attached.gsi, set()).add(attached.line)
+            assert attached.transport.interrupt.line is attached.line
         assert len(lines) < 40
         assert {len(same) for same in lines.values()} == {1}
-        last = built.virtio.attached[-1]
-        assert isinstance(last.line, EventLine)
-        assert others.eventfds == (*last.kicks, last.line.fd)
+        outside = [attached for attached in built.virtio.attached if attached.device in others]
+        for device, attached in zip(others, outside, strict=True):
+            assert isinstance(attached.line, EventLine)
+            assert device.eventfds == (*attached.kicks, attached.line.fd)
+        with_others = {attached.gsi for attached in outside}
+        events = {gsi for gsi, same in lines.items() if isinstance(next(iter(same)), EventLine)}
+        assert events == with_others

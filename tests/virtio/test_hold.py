@@ -14,6 +14,7 @@ from pyvmm.backends.net.switch import Switch
 from pyvmm.loop import READ, WRITE, Loop, LoopThread
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio import vsock_packet as p
+from pyvmm.virtio.balloon import Balloon
 from pyvmm.virtio.console import VirtioConsole
 from pyvmm.virtio.console_port import Port
 from pyvmm.virtio.errors import QueueError
@@ -302,6 +303,16 @@ def test_configuration_when_it_changes_meanwhile_is_told_afterwards() -> None:
         resume(driver, saved)
 
         assert (stood, driver.acknowledge()) == (True, CONFIG_CHANGE)
+
+
+def test_configuration_that_changed_while_it_was_saved_is_told_by_a_load() -> None:
+    device = Balloon()
+    with FakeDriver(device) as driver:
+        device.config.num_pages = 7  # as the target's setter does, and a save comes between it and its call
+        saved = Saved(driver)
+        load(driver, saved)
+
+        assert driver.acknowledge() == CONFIG_CHANGE
 
 
 def test_configuration_changed_again_and_again_while_saved_is_told_once_and_kept_once() -> None:

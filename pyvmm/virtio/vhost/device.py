@@ -143,14 +143,17 @@ class VhostDevice(VirtioDevice):
 
     def hold(self) -> None:
         """As any device; the other side stops the rings, and says where they stand."""
+        failed = None
         for ring in self._rings:
             try:
                 ring.base = self.control.stop_ring(ring.index)
-            except DeviceError:
-                if self.active:
-                    raise
-                break  # it broke before, and the other side is gone
-            self.queues[ring.index].begin_at(ring.base)
+            except DeviceError as error:
+                failed = failed or error
+            else:
+                self.queues[ring.index].begin_at(ring.base)
+        if failed is not None and self.active:  # else it broke before, and was told of
+            self.broken(failed)
+            raise failed
         super().hold()
 
     def release(self) -> None:

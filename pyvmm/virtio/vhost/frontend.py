@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pyvmm.errors import PyvmmError
     from pyvmm.loop import Loop
     from pyvmm.virtio.spec import Words
 
@@ -139,6 +140,11 @@ class VhostUser(VhostDevice):
         except DeviceError:
             self._told = True  # the transport says why it did not start
             raise
+
+    def broken(self, error: PyvmmError) -> None:
+        """As any device, and nothing more is said of it."""
+        self._told = True
+        super().broken(error)
 
     def not_stopped(self, error: DeviceError) -> None:
         """The connection is over: the loop hears of that and tells."""

@@ -26,7 +26,7 @@ class Bench:
             device = Shout()
             device.name = name
             self.drivers[name] = FakeDriver(device, start=False)
-            attached = Attached(name, device, 0x1000 * number, 5 + number, self.drivers[name].line)
+            attached = Attached(name, device, 0x1000 * number, 5 + number)
             attached.transport = self.drivers[name].transport
             self.attached.append(attached)
 

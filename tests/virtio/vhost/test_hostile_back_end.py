@@ -164,6 +164,25 @@ def test_bad_answer_at_the_reset_is_survived(back: Callable[..., Back], answer: 
         assert driver.status == 0
 
 
+def test_bad_answer_at_a_save_refuses_it_and_needs_a_reset(
+    back: Callable[..., Back], capfd: pytest.CaptureFixture[str]
+) -> None:
+    def second(sock: socket.socket, message: p.Message) -> None:
+        index, _ = message.unpack(p.VRING_STATE)
+        p.send(sock, message.request, p.VRING_STATE.pack(index + index, 0), flags=p.REPLY)
+
+    with FakeDriver(back({p.GET_VRING_BASE: second}).device(queues=2)) as driver:
+        with pytest.raises(DeviceError, match="it answered GET_VRING_BASE of 1 with 2"):
+            driver.transport.save()
+        driver.run()
+        needs_reset = driver.status & f.DEVICE_NEEDS_RESET
+        again = driver.transport.save()  # of a device that needs a reset
+        driver.write(mmio.STATUS, 0)
+
+        assert (bool(needs_reset), again["_needs_reset"], driver.status) == (True, True, 0)
+        assert capfd.readouterr().err.count("its back end") == 1
+
+
 @pytest.mark.parametrize(
     "answer", [p.CONFIG.pack(0, 4, 0) + bytes(4), p.CONFIG.pack(0, 9, 0) + bytes(9), None]
 )
