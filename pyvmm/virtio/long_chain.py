@@ -4,6 +4,9 @@ A transfer of 256 KiB has 64 buffers, and 64 views of them cost more than the tr
 table is one number, in which each descriptor (2.7.5) is a lane of 128 bits: le64 address, le32 length,
 le16 flags, le16 next. It is checked and made an array of struct iovec (void *base, size_t length) by ten
 operations on such numbers. A table of any other form is left to ``Queue.walk``.
+
+What comes of a table depends on its bytes alone, and programs that go past their page cache use the same
+buffers over and over: the last ones are kept.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ _WORD = (1 << 64) - 1
 _LINK_AT = 96
 #: Counts of lanes whose constants are kept: 50 KiB each at most for a disk, 200 KiB for any queue.
 _KEPT = 16
+#: Vectors that are kept: 8 KiB each at most for a disk, 32 KiB for any queue.
+_VECTORS = 64
 #: The highest address plus 1, so that a sum of it, a length and an address stays in its lane.
 _LIMIT = 1 << 63
 
@@ -60,7 +65,7 @@ class LongChain(Chain):
 class Sweeper:
     """Makes long chains of tables whose buffers lie in *ram*, guest-physical *base* and host *start*."""
 
-    __slots__ = ("_base", "_end", "_lanes", "_ram", "_start")
+    __slots__ = ("_base", "_end", "_lanes", "_ram", "_start", "_vectors")
 
     def __init__(self, ram: memoryview, base: int, start: int) -> None:
         self._ram = ram
@@ -68,6 +73,8 @@ class Sweeper:
         self._end = base + len(ram)
         self._start = start
         self._lanes: dict[int, Any] = {}
+        # By the bytes between the first descriptor and the last: the vector, and whether it is to be filled.
+        self._vectors: dict[bytes, tuple[Vector, bool]] = {}
 
     def chain(self, head: int, table: bytes) -> LongChain | None:
         """The chain of *table*, a copy of descriptors one after the other; None when it is not so simple.
@@ -75,7 +82,6 @@ class Sweeper:
         That is: one buffer to read first, one to be written last, in between any number of one kind, all of
         them in the memory, and each naming the one behind it.
         """
-        count = (len(table) >> 4) - 2
         base, end = self._base, self._end
         first, first_size, flags, following = _descriptor(table)
         last, last_size, last_flags, _ = _descriptor(table, len(table) - 16)
@@ -83,9 +89,25 @@ class Sweeper:
             return None
         if not base <= first <= end - first_size or not base <= last <= end - last_size or end > _LIMIT:
             return None
+        between = table[16:-16]
+        found = self._vectors.get(between) or self._sweep(between)
+        if found is None or found[0].size + first_size + last_size > MAX_CHAIN_BYTES:
+            return None
+        ram = self._ram
+        return LongChain(
+            head,
+            ram[first - base : first - base + first_size],
+            found[0],
+            ram[last - base : last - base + last_size],
+            found[1],
+        )
+
+    def _sweep(self, between: bytes) -> tuple[Vector, bool] | None:
+        """The buffers of descriptors 1 to the last but one; whether they are to be filled."""
+        count = len(between) >> 4
         lanes = self._lanes.get(count) or self._prepare(count)
         links_in, links_out, link_mask, low_words, low, low_bit, high, high_bits, shift, sizes = lanes
-        number = int.from_bytes(table[16:-16], "little")
+        number = int.from_bytes(between, "little")
         links = number & link_mask
         if links != links_in and links != links_out:
             return None
@@ -93,22 +115,16 @@ class Sweeper:
         address = number & low_words
         # A lane carries into its 65th bit when its address is not below the memory's first, and when its
         # end is behind the memory's.
-        if base and (address + low) & low_bit != low_bit:
+        if self._base and (address + low) & low_bit != low_bit:
             return None
         if (address + (number >> 64 & low_words) + high) & high_bits:
             return None
-        size = sum(sizes(table, 16))
-        if size + first_size + last_size > MAX_CHAIN_BYTES:
-            return None
         iovecs = (number + shift).to_bytes(count * 16, "little")
-        ram = self._ram
-        return LongChain(
-            head,
-            ram[first - base : first - base + first_size],
-            Vector(iovecs, size, ram, self._start),
-            ram[last - base : last - base + last_size],
-            links == links_in,
-        )
+        if len(self._vectors) >= _VECTORS:
+            self._vectors.clear()
+        vector = Vector(iovecs, sum(sizes(between)), self._ram, self._start)
+        found = self._vectors[between] = vector, links == links_in
+        return found
 
     def _prepare(self, count: int) -> Any:
         """What *count* lanes are compared with and added to. A guest uses a few counts, over and over."""

@@ -91,16 +91,38 @@ def test_a_swept_chain_is_the_walked_one_whatever_the_table_says(
     buffers: list[tuple[int, int]], filled: bool, changes: list[tuple[int, tuple[int, int]]]
 ) -> None:
     memory = two_regions()
-    table = made(buffers, filled)
+    right = made(buffers, filled)
+    table = list(right)
     for at, (field, value) in changes:
         descriptor = list(table[at % len(table)])
         descriptor[field] = value
         table[at % len(table)] = (descriptor[0], descriptor[1], descriptor[2], descriptor[3])
-    lay(memory, table)
     swept, walked = queues(memory)
 
-    assert parts(swept) == parts(walked)
+    for one in (right, table, table):  # after one that was right, and again: some come from memory
+        lay(memory, one)
+        assert parts(swept) == parts(walked)
     memory.close()
+
+
+def test_a_table_of_buffers_seen_before_has_its_own_header_and_status() -> None:
+    memory = two_regions()
+    swept, walked = queues(memory)
+    table = made([(LOW + 0x10000, PAGE)] * 16, True)
+    lay(memory, table)
+    vector = swept.walk(0).vector  # type: ignore[attr-defined]
+    lay(memory, [(LOW + 64, 16, NEXT, 1), *table[1:-1], (LOW + 96, 1, WRITE, 0)])
+
+    assert swept.walk(0).vector is vector  # type: ignore[attr-defined]
+    assert parts(swept) == parts(walked)
+
+
+def test_buffers_of_more_tables_than_are_kept_are_still_those_of_each() -> None:
+    memory = two_regions()
+    swept, walked = queues(memory)
+    for number in (*range(200), *range(200)):
+        lay(memory, made([(LOW + 0x10000 + number, PAGE)] * 16, True))
+        assert parts(swept) == parts(walked)
 
 
 @pytest.mark.parametrize("filled", [True, False])
