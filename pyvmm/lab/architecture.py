@@ -9,6 +9,9 @@ from pyvmm.errors import ConfigError
 #: ``-cpu max`` with a pointer authentication that is cheap to emulate.
 _ARM64_CPU = "max,pauth-impdef=on"
 
+#: Without what makes programs copy by `rep movsb`, which QEMU repeats for every byte.
+_X86_64_CPU = "max,erms=off,fsrm=off"
+
 # norandmaps halves the time of every program: QEMU keeps translated code by its address.
 # The rest spares the boot what an emulated machine does slowly.
 _QUIET = "quiet mitigations=off norandmaps panic=-1 nokaslr cryptomgr.notests audit=0"
@@ -51,7 +54,7 @@ ARCHITECTURES = {
         "amd64",
         "qemu-system-x86_64",
         "qemu-system-x86",
-        ("-M", "q35,smm=off,vmport=off,usb=off", "-cpu", "max"),
+        ("-M", "q35,smm=off,vmport=off,usb=off", "-cpu", _X86_64_CPU),
         # The cloud kernel has neither 9p nor kvm-amd.
         "linux-image-amd64",
         ("kvm-amd",),

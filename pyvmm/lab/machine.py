@@ -47,7 +47,8 @@ class Machine:
     @property
     def key(self) -> str:
         """The same for the same request: the name of the machine's directory."""
-        return f"{self.family}-{_hash(self.version, self.architecture.command_line)}"
+        kind = self.architecture
+        return f"{self.family}-{_hash(self.version, kind.command_line, *kind.options)}"
 
     @property
     def family(self) -> str:

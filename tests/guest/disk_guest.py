@@ -50,7 +50,13 @@ def files(image: Path, directory: str, place: Path) -> dict[int, bytes]:
     return {int(path.name): path.read_bytes() for path in (place / directory).iterdir()}
 
 
-@cache
 def expected(number: int) -> bytes:
-    """What ``disk files`` puts into file *number*."""
-    return bytes(number * 31 + at * 7 + (at >> 8) & 0xFF for at in range(1 + number * 7919 % _MAX_FILE))
+    """What ``disk files`` puts into file *number*: at *at*, the low byte of 31 number + 7 at + (at >> 8)."""
+    size = 1 + number * 7919 % _MAX_FILE
+    rows = [_row(number * 31 + row * (7 * 256 + 1) & 0xFF) for row in range((size >> 8) + 1)]
+    return b"".join(rows)[:size]
+
+
+@cache
+def _row(first: int) -> bytes:
+    return bytes(first + at * 7 & 0xFF for at in range(256))

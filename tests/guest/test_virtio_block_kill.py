@@ -16,7 +16,7 @@ from tests.guest.native import ARM64
 pytestmark = [pytest.mark.hw, pytest.mark.timeout(2 * LIMIT)]
 
 #: How often the VMM is killed, how many times in one test, and how many guests run at a time.
-KILLS = 8 if ARM64 else 20
+KILLS = 4 if ARM64 else 20
 BATCH = 4
 AT_ONCE = 2
 
