@@ -98,6 +98,11 @@ class Loop:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def inside(self) -> bool:
+        """Whether the caller is the thread that turned the loop last."""
+        return self._thread == get_ident()
+
     def add(self, fd: int, events: int, callback: Callable[[int], object]) -> None:
         """Call ``callback(events)`` when *fd* is ready; *events* is READ, WRITE or both.
 

@@ -7,6 +7,7 @@ are read-only memory to the guest (KVM_MEM_READONLY): what a device costs while 
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from pyvmm.board.device import Line
 from pyvmm.board.space import DOORBELL, IRQ, MMIO
@@ -121,11 +122,15 @@ class VirtioBus:
     def spare_exits(self, shown: bool) -> None:
         """Let the guest acknowledge interrupts without an exit, and with *shown* read registers, too.
 
-        Once, after the last ``attach``. Not a device with a tap on its transport, which is to see them.
-        Raises as ``attach``.
+        And where there is one CPU for all, let a device have its kicks by exits (``prompt``). Once, after the
+        last ``attach``. Not a device with a tap on its transport, which is to see what the driver does, when
+        it does it. Raises as ``attach``.
         """
         plain = [attached for attached in self.attached if type(attached.transport) is VirtioMmio]
+        one_cpu = len(os.sched_getaffinity(0)) == 1
         for attached in plain:
+            if one_cpu and not attached.device.external:
+                attached.transport.doorbell = partial(self._take_kicks, attached)
             try:
                 self._listen(attached)
             except OSError as error:
@@ -203,6 +208,11 @@ class VirtioBus:
         if line is None:
             line = self._lines[gsi] = self._line(gsi)
         return line
+
+    def _take_kicks(self, attached: Attached, queue: int, take: bool) -> None:
+        """Have KVM take the kicks of *queue*, or leave them to the registers."""
+        bell = attached.base + QUEUE_NOTIFY
+        self._vm.ioeventfd(attached.kicks[queue], bell, _REGISTER_WIDTH, queue, deassign=not take)
 
     def _listen(self, attached: Attached) -> None:
         """Have KVM take the acknowledgement of used buffers."""

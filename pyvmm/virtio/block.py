@@ -2,12 +2,15 @@
 
 Data goes straight between the image and guest memory. Requests are carried out in the order they come,
 in the device's own thread, neighbours that lie next to each other on the disk as one; transfers that would
-wait for the medium in a pool of threads, where the disk allows that.
+wait for the medium in a pool of threads, where the disk allows that. Where there is one CPU for all, vCPUs
+carry out requests that need not wait.
 """
 
 from __future__ import annotations
 
 import errno
+from collections import deque
+from functools import partial
 from time import perf_counter
 
 from pyvmm.backends.disk.base import SECTOR, DiskError
@@ -22,6 +25,7 @@ from pyvmm.virtio.errors import ChainError, StateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from pyvmm.backends.disk.base import Disk
@@ -84,6 +88,9 @@ class Block(VirtioDevice):
         self._cache = cache
         self._sectors = 0
         self._stopping = False
+        # Whether the present thread is the loop's, which may wait for the medium; what a vCPU left to it.
+        self._inside = True
+        self._left: deque[Callable[[], object]] = deque()
         self._transfers = Transfers(
             disk,
             lambda request, error: self._failed(_NAMES[request.kind], error),
@@ -129,10 +136,14 @@ class Block(VirtioDevice):
         if self.has(r.F_CONFIG_WCE) and not self.has(r.F_FLUSH):
             self.config.writeback = 0  # 5.2.5.2
         self._choose_cache()
+        if self.disk.tells:
+            for queue in self.queues:
+                self.prompt(queue.index)
 
     def stopped(self) -> None:
         """The driver reset the device."""
         self.config.writeback = self._cache != "writethrough"
+        self._left.clear()
 
     def stop(self) -> None:
         """The driver reset the device, or the machine is over: only transfers under way are waited for."""
@@ -147,6 +158,7 @@ class Block(VirtioDevice):
 
     def hold(self) -> None:
         """As any device, when every transfer under way has ended."""
+        self._catch_up()
         self._transfers.drain()
         self._collect()
         super().hold()
@@ -171,8 +183,12 @@ class Block(VirtioDevice):
     # Requests
 
     def kicked(self, queue: Queue) -> None:
-        """Serve *queue*: a run of neighbouring reads or writes is one transfer."""
-        pop, left, sectors = queue.pop, queue.size, self._sectors
+        """Serve *queue*: a run of neighbouring reads or writes is one transfer.
+
+        A vCPU's thread serves one request, if it need not wait, and leaves the rest to the loop.
+        """
+        inside = self._inside = self.loop.inside
+        pop, left, sectors = queue.pop, queue.size if inside else 1, self._sectors
         run: list[Request] = []
         # What would go on with the run: a request of this kind at this sector, with this much room.
         kind, end, room, views = -1, 0, 0, 0
@@ -215,17 +231,25 @@ class Block(VirtioDevice):
                 self._transfer(queue, run)
                 run = []
                 kind = -1
-            if not left:
+            if not left and inside:
                 self.kick(queue.index)
                 break
             if not queue.arm():
+                break
+            if not inside:
+                self.kick(queue.index)
                 break
             queue.disarm()
         self.publish(queue)
 
     def _transfer(self, queue: Queue, run: list[Request]) -> None:
         """Read or write what *run* wants, neighbours on the disk."""
-        statuses = self._transfers.carry_out(queue, run)
+        if self._inside:
+            statuses = self._transfers.carry_out(queue, run)
+        else:
+            statuses = self._transfers.at_once(run) if run[0].size <= MERGE_BYTES else None
+            if statuses is None:
+                self._leave(partial(self._transfer, queue, run))
         if statuses is not None:
             _give_back(queue, run, statuses)
 
@@ -242,6 +266,9 @@ class Block(VirtioDevice):
     def _serve(self, queue: Queue, request: Request) -> None:
         """A request by itself: neither a read nor a write, or one that is refused."""
         kind = request.kind
+        if not self._inside and not (self.disk.in_memory and kind == r.FLUSH):
+            self._leave(partial(self._serve, queue, request))
+            return
         try:
             if kind == r.FLUSH:
                 if self._cache != "unsafe":
@@ -271,6 +298,20 @@ class Block(VirtioDevice):
                 status = r.IOERR
         request.status[0] = status
         queue.push(request.chain, request.room)
+
+    def _leave(self, work: Callable[[], object]) -> None:
+        """Have the loop do *work* soon."""
+        self._left.append(work)
+        if len(self._left) == 1:
+            self.soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        """Do what was left to the loop."""
+        self._inside = True
+        while self._left and not self._stopping:
+            self._left.popleft()()
+        for queue in self.queues:
+            self.publish(queue)
 
     def _give_id(self, request: Request) -> int:
         if request.size < r.ID_SIZE:

@@ -44,6 +44,10 @@ class Signal:
     def kick(self, queue: int) -> None:
         """Run *queue* again soon, as if the driver had kicked it."""
 
+    def prompt(self, queue: int, on: bool) -> bool:
+        """The vCPU that kicks *queue* is to run it itself, or no more; returns whether it does."""
+        return False
+
     def failed(self, error: Exception) -> None:
         """The device's own code raised *error*: a defect of the device."""
         raise error
@@ -53,9 +57,10 @@ class VirtioDevice:
     """One virtio device. A subclass declares what it is and says what a request does.
 
     ``handle`` and every callback made by ``watch``, ``later`` and ``soon`` run in the device's loop
-    thread, one at a time, and only while the driver has the device running. From ``save`` on they wait until
-    the machine goes on: nothing of guest memory changes behind the back of what is saved. A GuestError that
-    one of these callbacks raises stops the device until the driver resets it; any other error is a defect.
+    thread (in a vCPU's, too, where the device asked for it: ``prompt``), one at a time, and only while the
+    driver has the device running. From ``save`` on they wait until the machine goes on: nothing of guest
+    memory changes behind the back of what is saved. A GuestError that one of these callbacks raises stops
+    the device until the driver resets it; any other error is a defect.
     """
 
     #: What the specification calls the device by (section 5).
@@ -198,6 +203,14 @@ class VirtioDevice:
         """Have *queue* run again soon."""
         self._signal.kick(queue)
 
+    def prompt(self, queue: int, on: bool = True) -> bool:
+        """Where there is one CPU for all, have the vCPU that kicks *queue* run it itself, or no more.
+
+        Only for a queue that never waits for anything in another thread than the loop's. Under ``busy``.
+        Returns whether vCPUs run it now: elsewhere they never do.
+        """
+        return self._signal.prompt(queue, on)
+
     def watch(self, fd: int, events: int, callback: Callable[[int], object]) -> None:
         """Have ``callback(events)`` called when *fd* is ready, until ``unwatch`` or a reset."""
         guarded = self._guarded(callback, fd)
@@ -297,22 +310,20 @@ class VirtioDevice:
     def run_queue(self, index: int) -> None:
         """The driver kicked queue *index*. In the device's loop; a kick of a stopped device is dropped."""
         with self.busy:
-            if not self._serving:
-                if self.active:  # past what looks at kicks from outside: it has seen this one
-                    self._deferred.setdefault(index, partial(VirtioDevice.run_queue, self, index))
-                return
-            queue = self.queues[index]
-            if not queue.ready:
-                return
-            try:
-                self.kicked(queue)
-            except GuestError as error:
-                self.broken(error)
-            except Exception as error:
-                self._signal.failed(error)
-            if queue.tired:
-                queue.tired = False
-                self._signal.kick(index)
+            self._run_queue(index)
+
+    def run_promptly(self, index: int) -> bool:
+        """As ``run_queue``, after ``prompt``, in a vCPU's thread; False when it is better left to the loop.
+
+        As it is while the device is at work: that may wait for something, and a vCPU never does.
+        """
+        if not self.busy.acquire(False):
+            return False
+        try:
+            self._run_queue(index)
+        finally:
+            self.busy.release()
+        return True
 
     def hold(self) -> None:
         """Stand still, to be saved, until ``release`` or ``stop``. Under ``busy``; the machine is paused."""
@@ -354,6 +365,25 @@ class VirtioDevice:
             queue.load(saved)
 
     # Inside
+
+    def _run_queue(self, index: int) -> None:
+        """Under ``busy``."""
+        if not self._serving:
+            if self.active:  # past what looks at kicks from outside: it has seen this one
+                self._deferred.setdefault(index, partial(VirtioDevice.run_queue, self, index))
+            return
+        queue = self.queues[index]
+        if not queue.ready:
+            return
+        try:
+            self.kicked(queue)
+        except GuestError as error:
+            self.broken(error)
+        except Exception as error:
+            self._signal.failed(error)
+        if queue.tired:
+            queue.tired = False
+            self._signal.kick(index)
 
     def _let_go(self) -> None:
         for fd in list(self._watched):

@@ -99,6 +99,9 @@ class VirtioMmio(Device, Signal):
         self.name = device.name
         #: (base, bytes) of shared memory regions by identifier, once they are placed.
         self.shared: dict[int, tuple[int, int]] = {}
+        #: Where there is one CPU for all: called with a queue and whether KVM is to take its kicks.
+        self.doorbell: Callable[[int, bool], object] | None = None
+        self._prompt: set[int] = set()
         self.interrupt = Interrupt(line)
         self._memory = memory
         self._kick = kick
@@ -293,7 +296,8 @@ class VirtioMmio(Device, Signal):
     def _notified(self, index: int) -> None:
         """A kick that made it here: KVM took it for us where it could."""
         if index < len(self.device.queues):
-            self._kick(index)
+            if index not in self._prompt or not self.device.run_promptly(index):
+                self._kick(index)
         else:
             notice(f"virtio {self.name} notify", f"{self.name}: kick of queue {index}, which it has not")
 
@@ -304,7 +308,7 @@ class VirtioMmio(Device, Signal):
         )
         return 0
 
-    # Signals of the device, from its loop
+    # Signals of the device, from whoever runs it
 
     def used(self, queue: int) -> None:
         """Used elements: one edge."""
@@ -323,6 +327,15 @@ class VirtioMmio(Device, Signal):
     def kick(self, queue: int) -> None:
         """Run a queue again."""
         self._kick(queue)
+
+    def prompt(self, queue: int, on: bool) -> bool:
+        """Have the vCPU that kicks *queue* run it itself, or no more; returns whether it does."""
+        if self.doorbell is None:
+            return False
+        if on != (queue in self._prompt):
+            self.doorbell(queue, not on)
+            self._prompt ^= {queue}
+        return on
 
     def failed(self, error: Exception) -> None:
         """A defect in the device's code."""

@@ -1,7 +1,7 @@
 """A split virtqueue, the device's side. Section 2.7.
 
 Descriptors lie in a table, their heads in the available ring that the driver writes and the used ring
-that the device writes. The queue belongs to one thread; only the set-up fields are others'.
+that the device writes. One thread at a time uses the queue; only the set-up fields are others'.
 """
 
 from __future__ import annotations

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -14,6 +16,8 @@ from tests.guest.native import volume
 pytestmark = [pytest.mark.hw, pytest.mark.timeout(2 * LIMIT)]
 
 FILES = volume(1000)
+FEW = volume(200)
+HESITANT = Path(__file__).with_name("hesitant_disk.py")
 
 
 @pytest.fixture(scope="module")
@@ -22,51 +26,61 @@ def initrd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def said(initrd: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """One guest with four disks that does everything; its words by section. The images lie in ``folder``."""
-    folder = tmp_path_factory.mktemp("disks")
+def folder() -> Iterator[Path]:
+    """In memory: on a host of one CPU the vCPUs carry out requests themselves."""
+    with TemporaryDirectory(dir="/dev/shm") as path:
+        yield Path(path)
+
+
+@pytest.fixture(scope="module")
+def said(initrd: Path, folder: Path) -> dict[str, list[str]]:
+    """One guest with five disks that does everything; its words by section. The images lie in *folder*.
+
+    A device of a user's comes first: the hesitant disk is vda.
+    """
     ext4(folder / "files")
     ext4(folder / "readonly")
+    ext4(folder / "hesitant", "16M")
     (folder / "raw").write_bytes(os.urandom(32 << 20))
     os.truncate(folder / "raw", 32 << 20)
     subprocess.run(["truncate", "-s", "16M", folder / "load"], check=True)
     script = f"""
         section() {{ echo "== $1"; }}
         mkdir -p /m /r
-        section serial; cat /sys/block/vda/serial
-        section queues; ls /sys/block/vda/mq | wc -l; ls /sys/block/vdb/mq | wc -l
-        section sectors; cat /sys/block/vda/size /sys/block/vda/queue/logical_block_size
-        section caches; cat /sys/block/vda/queue/write_cache /sys/block/vdc/queue/write_cache
-        section switch; echo "write through" > /sys/block/vda/cache_type; cat /sys/block/vda/queue/write_cache
-        section files; mount -t ext4 /dev/vda /m; disk files /m/made {FILES} | tail -n 1; umount /m
-        section readonly; cat /sys/block/vdb/ro; mount -t ext4 -o ro /dev/vdb /r && ls /r; umount /r
-        dd if=/dev/zero of=/dev/vdb bs=512 count=1 2>&1 | grep -c 'can.t open\\|not permitted\\|Read-only'
-        section discard; disk discard /dev/vdc && sync && echo done
+        section serial; cat /sys/block/vdb/serial
+        section queues; ls /sys/block/vdb/mq | wc -l; ls /sys/block/vdc/mq | wc -l
+        section sectors; cat /sys/block/vdb/size /sys/block/vdb/queue/logical_block_size
+        section caches; cat /sys/block/vdb/queue/write_cache /sys/block/vdd/queue/write_cache
+        section switch; echo "write through" > /sys/block/vdb/cache_type; cat /sys/block/vdb/queue/write_cache
+        section files; mount -t ext4 /dev/vdb /m; disk files /m/made {FILES} | tail -n 1; umount /m
+        section readonly; cat /sys/block/vdc/ro; mount -t ext4 -o ro /dev/vdc /r && ls /r; umount /r
+        dd if=/dev/zero of=/dev/vdc bs=512 count=1 2>&1 | grep -c 'can.t open\\|not permitted\\|Read-only'
+        section discard; disk discard /dev/vdd && sync && echo done
         section load
-        name=$(basename $(readlink /sys/block/vdd/device))
+        name=$(basename $(readlink /sys/block/vde/device))
         cd /sys/bus/virtio/drivers/virtio_blk
         for turn in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
-            disk read /dev/vdd 4096 4 60000 random >/dev/null 2>&1 &
-            disk write /dev/vdd 65536 2 60000 sequential >/dev/null 2>&1 &
+            disk read /dev/vde 4096 4 60000 random >/dev/null 2>&1 &
+            disk write /dev/vde 65536 2 60000 sequential >/dev/null 2>&1 &
             usleep 50000
             echo $name > unbind; wait; echo $name > bind
-            while [ ! -b /dev/vdd ]; do usleep 10000; done
+            while [ ! -b /dev/vde ]; do usleep 10000; done
         done
-        cd /; disk write /dev/vdd 65536 1 100 sequential > /dev/null && echo works
+        cd /; disk write /dev/vde 65536 1 100 sequential > /dev/null && echo works
+        section hesitant
+        mount -t ext4 /dev/vda /m; disk files /m/made {FEW} | tail -n 1; umount /m
+        disk read /dev/vda 4096 4 300 random > /dev/null && echo works
         section end
     """
     names = ("files,serial=pyvmm-disk-1,queues=2", "readonly,ro", "raw,cache=writethrough", "load")
     disks = [word for name in names for word in ("--disk", str(folder / name))]
+    options = ("--cpus", "2", *disks, "--device", f"{HESITANT}:HesitantDisk,path={folder / 'hesitant'}")
     done = subprocess.run(
-        command(initrd, script, "--cpus", "2", *disks), capture_output=True, text=True, timeout=LIMIT + 20
+        command(initrd, script, *options), capture_output=True, text=True, timeout=LIMIT + 20
     )
     assert done.returncode == 0, (done.stdout, done.stderr)
     sections = {part.splitlines()[0]: part.splitlines()[1:] for part in done.stdout.split("== ")[1:]}
-    return {**sections, "folder": [str(folder)], "stderr": done.stderr.splitlines()}
-
-
-def folder(said: dict[str, list[str]]) -> Path:
-    return Path(said["folder"][0])
+    return {**sections, "stderr": done.stderr.splitlines()}
 
 
 def test_guest_came_to_the_end_without_a_complaint(said: dict[str, list[str]]) -> None:
@@ -91,14 +105,15 @@ def test_cache_is_the_one_asked_for_and_the_guest_can_switch_it(said: dict[str, 
     assert said["switch"] == ["write through"]
 
 
-def test_files_that_the_guest_made_are_on_the_image(said: dict[str, list[str]], tmp_path: Path) -> None:
-    image = folder(said) / "files"
+@pytest.mark.parametrize(("image", "count", "after"), [("files", FILES, []), ("hesitant", FEW, ["works"])])
+def test_files_that_the_guest_made_are_on_the_image(
+    said: dict[str, list[str]], folder: Path, tmp_path: Path, image: str, count: int, after: list[str]
+) -> None:
+    check(folder / image)
+    found = files(folder / image, "made", tmp_path / "dump")
 
-    check(image)
-    found = files(image, "made", tmp_path / "dump")
-
-    assert said["files"] == [str(FILES - 1)]
-    assert sorted(found) == list(range(FILES))
+    assert said[image] == [str(count - 1), *after]
+    assert sorted(found) == list(range(count))
     assert [number for number, data in found.items() if data != expected(number)] == []
 
 
@@ -106,8 +121,8 @@ def test_readonly_disk_is_mounted_and_not_written(said: dict[str, list[str]]) ->
     assert said["readonly"] == ["1", "lost+found", "1"]
 
 
-def test_discard_makes_the_image_sparse(said: dict[str, list[str]]) -> None:
-    status = (folder(said) / "raw").stat()
+def test_discard_makes_the_image_sparse(said: dict[str, list[str]], folder: Path) -> None:
+    status = (folder / "raw").stat()
 
     assert said["discard"] == ["done"]
     assert (status.st_size, status.st_blocks) == (32 << 20, 0)

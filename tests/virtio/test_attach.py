@@ -155,6 +155,42 @@ def test_kick_when_written_by_the_machine_itself_reaches_the_queue() -> None:
         assert seen == [0]
 
 
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_kick_when_the_device_is_prompt_and_there_is_one_cpu_runs_the_queue_itself(cpus: int) -> None:
+    mine = os.sched_getaffinity(0)
+    if len(mine) < cpus:
+        pytest.skip("this host has one CPU")
+    device = Copier()
+    seen: list[int] = []
+    device.run_queue = seen.append  # type: ignore[method-assign]
+    device.run_promptly = lambda index: bool(seen.append(index) or True)  # type: ignore[method-assign]
+    os.sched_setaffinity(0, sorted(mine)[:cpus])
+    try:
+        with machine(device) as built:
+            assert built.virtio is not None
+            transport = built.virtio.attached[0].transport
+
+            def kick() -> list[int]:
+                """Who ran the queue: this thread, the loop."""
+                seen.clear()
+                transport.write(mmio.QUEUE_NOTIFY, 4, 0)
+                at_once = len(seen)
+                built.loop.run_once(0)
+                return [at_once, len(seen) - at_once]
+
+            before = kick()
+            transport.prompt(0, True)
+            while_prompt = kick()
+            transport.prompt(0, True)  # not twice: KVM would refuse
+            transport.prompt(0, False)
+            after = kick()
+    finally:
+        os.sched_setaffinity(0, mine)
+
+    assert before == after == [0, 1]
+    assert while_prompt == ([1, 0] if cpus == 1 else [0, 1])
+
+
 @pytest.mark.parametrize("external_first", [False, True])
 def test_interrupt_when_shared_is_one_line_and_an_eventfd_beside_others_queues(external_first: bool) -> None:
     class External(Copier):

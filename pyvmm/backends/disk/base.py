@@ -37,6 +37,10 @@ class Disk:
     parallel = False
     #: Whether every transfer waits for the medium: there is no cache of the host's in between.
     direct = False
+    #: Whether it lies in the host's memory: nothing that is done with it waits for a medium.
+    in_memory = False
+    #: Whether ``read_now`` never waits.
+    tells = False
     #: The smallest unit that can be written, in bytes.
     block_size = SECTOR
     #: The smallest unit that is written without reading around it, in bytes.
@@ -49,7 +53,10 @@ class Disk:
         raise NotImplementedError
 
     def read_now(self, views: Views, offset: int, size: int) -> bool:
-        """As ``read`` where nothing has to be waited for; False when it was not read, or not all of it."""
+        """As ``read`` where nothing has to be waited for; False when it was not read, or not all of it.
+
+        A disk that does not tell may wait nevertheless.
+        """
         return False
 
     def write(self, views: Views, offset: int, size: int, durable: bool) -> None:

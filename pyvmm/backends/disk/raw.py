@@ -30,11 +30,14 @@ _KEEP_SIZE = 1
 _PUNCH_HOLE = 2
 _ZERO_RANGE = 16
 
+# <linux/magic.h>
+_TMPFS_MAGIC = 0x01021994
+
 _PAGE = 4096
 #: Bytes that go through a buffer of ours at once: with direct I/O, and where zeroes must be written.
 _BUFFER = 1 << 20
 
-_fallocate = function("fallocate")
+_fallocate, _fstatfs = function("fallocate"), function("fstatfs")
 # ssize_t preadv2(int fd, const struct iovec *iov, int iovcnt, off_t offset, int flags), and pwritev2.
 _preadv2, _pwritev2 = function("preadv2"), function("pwritev2")
 _preadv2.argtypes = _pwritev2.argtypes = (c_int, c_char_p, c_int, c_long, c_int)  # type: ignore[attr-defined]
@@ -60,8 +63,6 @@ class RawDisk(Disk):
         self.readonly = readonly
         self.direct = direct
         self._guarded = guarded
-        #: RWF_NOWAIT, until the file system says that it has no such thing.
-        self._now = os.RWF_NOWAIT
         #: The error of a flush that failed: what it lost never comes back, so no later one succeeds.
         self._lost: OSError | None = None
         self._fd = _open(path, readonly, direct)
@@ -70,6 +71,10 @@ class RawDisk(Disk):
             lock(self._fd, path, not readonly)
             self._look()
             self.size = self._measure()
+            self.in_memory = not self._is_device and _lies_in_memory(self._fd)
+            # RWF_NOWAIT, unless the file system has no such thing.
+            self._now = 0 if direct or not _knows_nowait(self._fd) else os.RWF_NOWAIT
+            self.tells = not direct and (self.in_memory or self._now != 0)
         except BaseException:
             self.close()
             raise
@@ -97,10 +102,6 @@ class RawDisk(Disk):
                 return _read(self._fd, views, offset, self._now) == size
             except BlockingIOError:
                 return False
-            except OSError as error:
-                if error.errno != errno.EOPNOTSUPP:
-                    raise
-                self._now = 0
         self.read(views, offset, size)
         return True
 
@@ -268,6 +269,22 @@ def _vectored(call: Callable[..., int], fd: int, vector: Vector, offset: int, fl
         if get_errno() != errno.EINTR:
             raise OSError(get_errno(), os.strerror(get_errno()))
     return done
+
+
+def _lies_in_memory(fd: int) -> bool:
+    # struct statfs begins with long f_type, and has 120 bytes (statfs(2)).
+    found = (c_long * 16)()
+    return _fstatfs(fd, found) == 0 and found[0] == _TMPFS_MAGIC
+
+
+def _knows_nowait(fd: int) -> bool:
+    try:
+        os.preadv(fd, [bytearray(1)], 0, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _open(path: str, readonly: bool, direct: bool) -> int:
