@@ -47,6 +47,10 @@ QUEUE_SIZE = 256
 CONTROL_SIZE = 64
 #: Frames sent before the driver and the other end learn of it.
 PUBLISH_EACH = 32
+#: Bytes of a frame that may be an answer.
+SHORT = 512
+#: Kicks in a row that change who serves them.
+CONVERSATION = 32
 
 
 class Net(VirtioDevice):
@@ -102,6 +106,10 @@ class Net(VirtioDevice):
         self._reads = [backend.reader(pair) for pair in range(pairs)]
         self._writes = [backend.writer(pair) for pair in range(pairs)]
         self._sending: dict[int, Chain] = {}  # by queue: the chain that found no room
+        self._sent = 0  # bytes of the last frame
+        # By pair: whether vCPUs send themselves, and how many kicks in a row were better done the other way.
+        self._prompted = [False] * pairs
+        self._misjudged = [0] * pairs
         self._watching: dict[int, int] = {}  # by pair: the descriptor
         self._reconnecting = False  # the next turn looks at the backend anew
         self._loaded: dict[str, Any] | None = None
@@ -213,6 +221,8 @@ class Net(VirtioDevice):
         if index == self._control_index:
             super().kicked(queue)
         elif index & 1:
+            if self.backend.prompt:
+                self._weigh(index >> 1)
             self._send(index >> 1, queue)
         elif index >> 1 < len(self._receivers):
             receiver = self._receivers[index >> 1]
@@ -220,6 +230,27 @@ class Net(VirtioDevice):
             if not receiver.starved and self._watching.get(index >> 1, -1) >= 0:
                 self._rewatch(index >> 1)
                 self._receive(index >> 1)
+
+    def run_promptly(self, index: int) -> bool:
+        """As any device's, for an answer."""
+        return self._answers(index >> 1) and super().run_promptly(index)
+
+    def _answers(self, pair: int) -> bool:
+        """Whether what is sent now seems to be an answer: short, after a short frame that came alone.
+
+        Anything else costs less in a batch, and a batch lets TCP make long segments.
+        """
+        receivers = self._receivers  # a reset puts others in their place
+        return self._sent <= SHORT and pair < len(receivers) and receivers[pair].asked()
+
+    def _weigh(self, pair: int) -> None:
+        """Let vCPUs send themselves as long as most of it is answers."""
+        on = self._prompted[pair]
+        misjudged = self.loop.inside if on else self._answers(pair)
+        self._misjudged[pair] = self._misjudged[pair] + 1 if misjudged else 0
+        if self._misjudged[pair] == CONVERSATION:
+            self._misjudged[pair] = 0
+            self._prompted[pair] = self.prompt(2 * pair + 1, not on)
 
     def handle(self, queue: int, chain: Chain) -> int:
         """One command of the control queue."""
@@ -245,7 +276,7 @@ class Net(VirtioDevice):
                 continue
             left -= 1
             views = chain.readable
-            size = sum(map(len, views)) - HEADER
+            size = self._sent = sum(map(len, views)) - HEADER
             if chain.writable or not MIN_FRAME <= size <= MAX_FRAME:
                 self._refuse_frame(chain, size)
             elif up:

@@ -90,6 +90,7 @@ class Receiver:
         self._room = 0
         self._want = _USUAL
         self._lone = 0  # pulls in a row that found one frame
+        self._fresh = False
         self._backlog: deque[bytes] = deque()
         self._backlog_size = 0
         self._spill = memoryview(bytearray(HEADER + MAX_FRAME + 1))
@@ -113,6 +114,7 @@ class Receiver:
             return STARVED
         wanted = self._filter.passes
         alone, self._lone = self._lone, 0
+        self._fresh = True
         for count in range(1 if alone % LONE else BUDGET):
             if self._room < self._want and not self._grow(self._want) and not self._heads:
                 self.starved = True
@@ -140,6 +142,11 @@ class Receiver:
         if alone % LONE:
             self._lone = alone + 1
         return MORE
+
+    def asked(self) -> bool:
+        """Whether a short frame came alone since this was last called, and nothing else. Any thread."""
+        fresh, self._fresh = self._fresh, False
+        return fresh and self._lone > 0 and self._want == _USUAL
 
     def discard(self, read: Callable[[list[memoryview]], int]) -> None:
         """Read frames and drop them: the link is down."""

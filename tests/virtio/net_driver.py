@@ -22,6 +22,7 @@ class Wire(NetBackend):
     """The test has the other end in its hands: a socket pair for each queue pair."""
 
     offloads = 15
+    prompt = True
 
     def __init__(self, pairs: int = 1) -> None:
         super().__init__()

@@ -36,7 +36,7 @@ class NetBackend:
 
     A frame comes and goes as a list of views: ``HEADER`` bytes of virtio_net_hdr_v1, then the frame. The
     device's loop calls everything but ``attach`` and ``close``; ``send`` and ``receive`` only between
-    ``started`` and ``stopped``.
+    ``started`` and ``stopped``; ``send`` of a ``prompt`` one a vCPU, too.
     """
 
     #: CSUM, TSO4, TSO6, ECN: what it takes from the guest, and can keep from doing for it.
@@ -45,6 +45,8 @@ class NetBackend:
     pairs = 1
     #: True: frames carry headers another guest wrote, and offloads this one may not have accepted.
     foreign = False
+    #: Any thread may ``send`` that holds the device's lock: all else that touches what it uses holds it, too.
+    prompt = False
     #: Bytes of the largest IP packet that goes over it; None: what the user says, or 1500.
     mtu: int | None = None
 

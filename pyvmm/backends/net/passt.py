@@ -75,6 +75,8 @@ class Passt(NetBackend):
     :param mtu: the largest packet; by default 65520
     """
 
+    prompt = True
+
     def __init__(self, forwards: Sequence[Forward] = (), *, mtu: int | None = None) -> None:
         super().__init__()
         self.mtu = mtu or MTU
