@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from random import Random
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from pyvmm.memory.guest import GuestMemory
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio import features as f
 from pyvmm.virtio import mmio
@@ -78,17 +80,20 @@ def walked(
         at = following
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(table=TABLES, inner=TABLES, ring=RING, indirect=st.booleans(), start=st.sampled_from([0, 7, 65533]))
-def test_queue_when_table_and_ring_are_random_serves_and_refuses_what_the_model_does(
-    table: list[Descriptor], inner: list[Descriptor], ring: list[int], indirect: bool, start: int
-) -> None:
+def laid_out(
+    memory: GuestMemory,
+    table: list[Descriptor],
+    inner: list[Descriptor],
+    ring: list[int],
+    indirect: bool,
+    start: int,
+) -> tuple[Queue, list[Descriptor]]:
+    """A queue at position *start* whose driver made *ring* available, and the table that it has."""
     # An indirect table elsewhere would hold whatever lies there: put all of them to the one place.
     table = [
         (TABLE_AT if flags & TABLE and inside(address, length, False) else address, length, flags, following)
         for address, length, flags, following in table
     ]
-    memory = two_regions()
     rings_at = LOW + 0x1000
     for i in range(SIZE):
         for base, one in ((rings_at, table[i]), (TABLE_AT, inner[i])):
@@ -102,6 +107,16 @@ def test_queue_when_table_and_ring_are_random_serves_and_refuses_what_the_model_
         memory.write_u16(queue.driver + 4 + 2 * ((start + i) % SIZE), head)
     memory.write_u16(queue.driver + 2, (start + len(ring)) & 0xFFFF)
     memory.write_u16(queue.device + 2, start)
+    return queue, table
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(table=TABLES, inner=TABLES, ring=RING, indirect=st.booleans(), start=st.sampled_from([0, 7, 65533]))
+def test_queue_when_table_and_ring_are_random_serves_and_refuses_what_the_model_does(
+    table: list[Descriptor], inner: list[Descriptor], ring: list[int], indirect: bool, start: int
+) -> None:
+    memory = two_regions()
+    queue, table = laid_out(memory, table, inner, ring, indirect, start)
 
     got = []
     broken = False
@@ -127,6 +142,75 @@ def test_queue_when_table_and_ring_are_random_serves_and_refuses_what_the_model_
     used = [memory.read_u32(queue.device + 4 + 8 * ((start + i) % SIZE)) for i in range(len(valid))]
     assert used == valid
     assert memory.read_u16(queue.device + 2) == (start + len(valid)) & 0xFFFF
+    memory.close()
+
+
+#: What tells each place in RAM from all others.
+NOISE = Random(1).randbytes(END - LOW)
+#: Receive buffers as drivers have them: one behind the other, across the seam, out of memory; and others.
+ROOM = st.lists(
+    st.one_of(
+        st.tuples(
+            st.one_of(st.integers(0, 10).map(lambda at: SEAM + PAGE * (at - 2)), ADDRESSES),
+            st.sampled_from([PAGE, PAGE, 300, 0]),
+            st.sampled_from([WRITE, WRITE, WRITE, WRITE | NEXT, 0]),
+            st.integers(0, SIZE),
+        ),
+        st.tuples(ADDRESSES, LENGTHS, FLAGS, st.integers(0, SIZE)),
+    ),
+    min_size=SIZE,
+    max_size=SIZE,
+)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    table=ROOM,
+    inner=TABLES,
+    ring=RING,
+    start=st.sampled_from([0, 5, 65533]),
+    want=st.one_of(st.integers(1, 8 * PAGE), st.just(1 << 40)),
+)
+def test_pop_room_when_table_and_ring_are_random_takes_what_the_model_does(
+    table: list[Descriptor], inner: list[Descriptor], ring: list[int], start: int, want: int
+) -> None:
+    memory = two_regions()
+    memory.write(LOW, NOISE)
+    queue, table = laid_out(memory, table, inner, ring, True, start)
+
+    heads: list[int] = []
+    lengths: list[int] = []
+    views: list[memoryview] = []
+    broken = False
+    try:
+        got = queue.pop_room(want, heads, lengths, views)
+    except QueueError:
+        broken, got = True, sum(lengths)
+
+    taken: list[tuple[int, int]] = []
+    refused: list[int] = []
+    parts: list[tuple[int, int]] = []
+    beyond = False
+    for head in ring:
+        if total(parts) >= want:
+            break
+        if head >= SIZE:
+            beyond = True
+            break
+        found = walked(table, inner, head, True)
+        if found is None or found[0] or not found[1]:
+            refused.append(head)
+        else:
+            parts += found[1]
+            taken.append((head, total(found[1])))
+    assert broken == beyond
+    assert list(zip(heads, lengths, strict=True)) == taken
+    assert got == total(parts)
+    assert b"".join(views) == b"".join(memory.read(address, length) for address, length in parts)
+    assert queue.bad_chains == len(refused)
+    queue.publish()
+    used = [memory.read_u32(queue.device + 4 + 8 * ((start + i) % SIZE)) for i in range(len(refused))]
+    assert used == refused
     memory.close()
 
 
