@@ -63,12 +63,17 @@ IN_ARM64_LAB = (
     ("arm64-gicv2", [f"tests/guest/arm64/test_{name}.py" for name in ("firmware", "linux", "virtio")]),
     (
         "arm64-gicv2",
-        ["tests/guest/test_virtio_block.py", "tests/guest/test_virtio_vhost.py", "-k", "block or vhost_net"],
+        [
+            "tests/guest/test_virtio_block.py",
+            "tests/guest/test_virtio_vhost.py",
+            "-k",
+            "block or vhost_net_that",
+        ],
     ),
 )
 LAB_LIMIT = "10m"
-#: Emulated hosts at a time; one has about one CPU's worth to do.
-LABS = min(2, len(os.sched_getaffinity(0)))
+#: Suites at a time; one, here or on an emulated host, has about one CPU's worth to do.
+AT_ONCE = min(2, len(os.sched_getaffinity(0)))
 #: Hosts a piece gets when they are lost, and when tests fail, since one also breaks guests (docs/lab.md).
 LAB_TRIES, TEST_TRIES = 3, 2
 #: Exit codes of `pyvmm lab` for a host that ended or hung, not of the tests on it.
@@ -91,7 +96,7 @@ class Suite:
         """Run it, on other hosts too if need be."""
         failures = 0
         while True:
-            self.code, self.output = step(self.command, at_once=not self.in_lab)
+            self.code, self.output = step(self.command, alone=False)
             failures += self.code not in (0, *LAB_LOST)
             if (
                 self.code == 0
@@ -120,9 +125,8 @@ def main() -> int:
         except PyvmmError as error:
             print(f"== no guest packages: {error}", flush=True)
     here, in_lab = suites()
-    here.run()
-    with ThreadPoolExecutor(LABS) as pool:
-        list(pool.map(Suite.run, in_lab))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(Suite.run, (here, *in_lab)))
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     skips: list[str] = []
     for suite in (here, *in_lab):
@@ -178,15 +182,18 @@ def piece(host: str, words: Iterable[str], options: Iterable[str] = ()) -> Suite
 _printing = threading.Lock()
 
 
-def step(command: list[str], *, at_once: bool = True) -> tuple[int, list[str]]:
-    """Run *command*, its output shown *at_once* or at its end; the exit code and the output's lines."""
+def step(command: list[str], *, alone: bool = True) -> tuple[int, list[str]]:
+    """Run *command*; the exit code and the output's lines, shown as they come or, not *alone*, at its end."""
     begin = time.monotonic()
+    words = [Path(word).name if word.startswith("/") else word for word in command]
+    if not alone:
+        with _printing:
+            print(f".. {' '.join(words)}", flush=True)
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
     )
     assert process.stdout is not None
-    said = process.stdout if at_once else process.stdout.readlines()
-    words = [Path(word).name if word.startswith("/") else word for word in command]
+    said = process.stdout if alone else process.stdout.readlines()
     with _printing:
         print(f"\n== {' '.join(words)}", flush=True)
         lines = []
