@@ -1,13 +1,14 @@
 """The PL061: eight general-purpose lines. One of them is the machine's power button.
 
 After the PL061 Technical Reference Manual (ARM DDI 0190B, section 3.3), and what Linux's
-``drivers/gpio/gpio-pl061.c`` relies on. ``press`` pulses a line that the guest has as an input; what
-the guest drives as an output is given to ``on_output``.
+``drivers/gpio/gpio-pl061.c`` relies on. ``press`` raises a line that the guest has as an input until
+the guest saw that; what the guest drives as an output is given to ``on_output``.
 """
 
 from __future__ import annotations
 
 from _thread import allocate_lock
+from functools import partial
 
 from pyvmm.board.device import Level, Line
 from pyvmm.devices.primecell import PrimeCell, words
@@ -33,8 +34,10 @@ AFSEL = 0x420
 _STORED = (DIR, IS, IBE, IEV, IE, AFSEL)
 _LINES = 0xFF
 
-#: Seconds a pressed button stays down: longer than drivers wait for it to settle.
+#: Seconds a pressed button stays down at least: longer than drivers wait for it to settle.
 PRESSED = 0.1
+#: Times as long it stays down at most, for a guest that does not look.
+PATIENCE = 50
 
 
 class Pl061(PrimeCell):
@@ -57,12 +60,18 @@ class Pl061(PrimeCell):
         self._inputs = 0
         self._outputs = 0
         self._edges = 0
+        self._seen = 0  # lines that were read high since they were pressed last
         self._regs = dict.fromkeys(_STORED, 0)
 
     def press(self, number: int) -> None:
-        """Push the button on line *number* (0-7), and let it go a moment later. Any thread."""
+        """Push the button on line *number* (0-7), and let it go when the guest has seen it. Any thread.
+
+        A guest that gets no processor for a while looks when its driver's time to settle is long over.
+        """
         self.drive(number, True)
-        self._loop.call_soon(lambda: self._loop.call_later(PRESSED, lambda: self.drive(number, False)))
+        with self._lock:
+            self._seen &= ~(1 << number)
+        self._loop.call_soon(partial(self._let_go, number, PATIENCE))
 
     def drive(self, number: int, level: bool) -> None:
         """The host's level on line *number* (0-7). Any thread."""
@@ -98,7 +107,9 @@ class Pl061(PrimeCell):
     def _read_register(self, offset: int) -> int:
         with self._lock:
             if offset < DATA_END:
-                return self._pins() & offset >> 2
+                pins = self._pins() & offset >> 2
+                self._seen |= pins
+                return pins
             if offset == RIS:
                 return self._pending()
             if offset == MIS:
@@ -123,6 +134,13 @@ class Pl061(PrimeCell):
             now = self._outputs & self._regs[DIR]
         if now != was:
             self._on_output(now)
+
+    def _let_go(self, number: int, patience: int) -> None:
+        """In the loop, every ``PRESSED`` seconds."""
+        if patience == PATIENCE or (patience and not self._seen >> number & 1):
+            self._loop.call_later(PRESSED, partial(self._let_go, number, patience - 1))
+        else:
+            self.drive(number, False)
 
     # Under the lock.
 

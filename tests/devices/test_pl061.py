@@ -94,6 +94,49 @@ def test_button_when_pressed_goes_down_and_up() -> None:
     assert (gpio[0x3FC], gpio[RIS]) == (0, 8)
 
 
+def test_button_when_pressed_stays_down_until_the_guest_has_looked() -> None:
+    gpio = Gpio()
+    gpio[IBE], gpio[IE] = 8, 8
+
+    gpio.press(3)
+    gpio.clock.move(1)
+    assert gpio[RIS] == 8
+    gpio[IC] = 8
+    gpio.clock.move(1)
+    assert (gpio[RIS], gpio[4 << 2]) == (0, 0)  # another line is no look at the button
+    gpio.clock.move(1)
+    assert gpio[8 << 2] == 8
+    gpio.clock.move(1)
+
+    assert (gpio[8 << 2], gpio[RIS]) == (0, 8)
+
+
+def test_button_when_pressed_again_is_let_go_when_that_was_seen() -> None:
+    gpio = Gpio()
+    gpio.press(3)
+    assert gpio[0x3FC] == 8
+    gpio.clock.move(0.05)
+    gpio.press(3)
+    gpio.clock.move(1)
+    assert gpio[0x3FC] == 8
+    gpio.clock.move(1)
+
+    assert gpio[0x3FC] == 0
+
+
+def test_button_when_nobody_looks_is_let_go_after_some_seconds() -> None:
+    gpio = Gpio()
+    gpio[IBE], gpio[IE] = 8, 8
+
+    gpio.press(3)
+    gpio[IC] = 8
+    gpio.clock.move(4)
+    assert gpio[RIS] == 0
+    gpio.clock.move(2)
+
+    assert gpio[RIS] == 8
+
+
 def test_load_when_given_what_save_gave_is_the_same() -> None:
     gpio, other = Gpio(), Gpio()
     gpio[DIR], gpio[IE], gpio[IEV] = 0xF0, 8, 8
