@@ -185,17 +185,17 @@ _printing = threading.Lock()
 def step(command: list[str], *, alone: bool = True) -> tuple[int, list[str]]:
     """Run *command*; the exit code and the output's lines, shown as they come or, not *alone*, at its end."""
     begin = time.monotonic()
-    words = [Path(word).name if word.startswith("/") else word for word in command]
+    words = " ".join(Path(word).name if word.startswith("/") else word for word in command)
     if not alone:
         with _printing:
-            print(f".. {' '.join(words)}", flush=True)
+            print(f".. {words}", flush=True)
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
     )
     assert process.stdout is not None
     said = process.stdout if alone else process.stdout.readlines()
     with _printing:
-        print(f"\n== {' '.join(words)}", flush=True)
+        print(f"\n== {words}", flush=True)
         lines = []
         for line in said:
             lines.append(line.rstrip("\n"))

@@ -36,8 +36,8 @@ _LINES = 0xFF
 
 #: Seconds a pressed button stays down at least: longer than drivers wait for it to settle.
 PRESSED = 0.1
-#: Times as long it stays down at most, for a guest that does not look.
-PATIENCE = 50
+#: Times that much longer it stays down at most, for a guest that does not look.
+PATIENCE = 49
 
 
 class Pl061(PrimeCell):
@@ -68,10 +68,10 @@ class Pl061(PrimeCell):
 
         A guest that gets no processor for a while looks when its driver's time to settle is long over.
         """
-        self.drive(number, True)
         with self._lock:
-            self._seen &= ~(1 << number)
-        self._loop.call_soon(partial(self._let_go, number, PATIENCE))
+            self._seen &= ~(1 << number)  # before the line rises: the guest may look at once
+        self.drive(number, True)
+        self._loop.call_later(PRESSED, partial(self._let_go, number, PATIENCE))
 
     def drive(self, number: int, level: bool) -> None:
         """The host's level on line *number* (0-7). Any thread."""
@@ -136,8 +136,8 @@ class Pl061(PrimeCell):
             self._on_output(now)
 
     def _let_go(self, number: int, patience: int) -> None:
-        """In the loop, every ``PRESSED`` seconds."""
-        if patience == PATIENCE or (patience and not self._seen >> number & 1):
+        """Release the button if the guest has seen it, or *patience* is at its end. In the loop."""
+        if patience and not self._seen >> number & 1:
             self._loop.call_later(PRESSED, partial(self._let_go, number, patience - 1))
         else:
             self.drive(number, False)

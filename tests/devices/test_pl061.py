@@ -116,6 +116,7 @@ def test_button_when_pressed_again_is_let_go_when_that_was_seen() -> None:
     gpio.press(3)
     assert gpio[0x3FC] == 8
     gpio.clock.move(0.05)
+    assert gpio[0x3FC] == 8  # not long enough yet for a driver that lets it settle
     gpio.press(3)
     gpio.clock.move(1)
     assert gpio[0x3FC] == 8
