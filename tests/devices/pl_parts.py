@@ -45,9 +45,6 @@ class Clock:
         self.timers.append(timer)
         return timer
 
-    def call_soon(self, function: Callable[[], object]) -> None:
-        function()
-
     def move(self, seconds: float) -> None:
         """Let time pass, a timer after the other."""
         end = self.now + seconds
