@@ -12,7 +12,7 @@ RUN python3 -m venv /opt/pyvmm \
 
 # The guest of `pyvmm run` without --kernel, fetched now so that a run needs no network.
 ENV PYVMM_CACHE=/var/cache/pyvmm PATH=/opt/pyvmm/bin:$PATH
-RUN pyvmm guest fetch && rm -rf /var/lib/apt/lists/*
+RUN pyvmm image fetch && rm -rf /var/lib/apt/lists/*
 
 ENTRYPOINT ["pyvmm"]
 CMD ["run"]

@@ -13,8 +13,8 @@ import math
 import struct
 from collections import deque
 
-from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.ring.chain import Chain
 
 INPUT = 18
 CFG_NAME, CFG_SERIAL, CFG_IDS, CFG_PROPERTIES, CFG_EVENTS, CFG_AXIS = 0x01, 0x02, 0x03, 0x10, 0x11, 0x12

@@ -12,9 +12,9 @@ from __future__ import annotations
 import struct
 
 from pyvmm.virtio import ids
-from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.errors import ChainError
+from pyvmm.virtio.ring.chain import Chain
 
 F_IRQ = 1 << 0
 GET_NAMES, GET_DIRECTION, SET_DIRECTION, GET_VALUE, SET_VALUE, IRQ_TYPE = range(1, 7)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import struct
 
 from pyvmm.virtio import ids
-from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.ring.chain import Chain
 
 F_ZERO_LENGTH_REQUEST = 1 << 0
 FLAG_FAIL_NEXT = 1 << 0

@@ -16,7 +16,7 @@ import time
 from pyvmm.arch import native
 from pyvmm.arch.x86_64.host import PVM
 from pyvmm.errors import PyvmmError
-from pyvmm.guests.default import default_guest
+from pyvmm.images.default import default_guest
 from pyvmm.pykvm import Kvm
 
 PROMPT = b"# "

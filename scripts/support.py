@@ -20,7 +20,7 @@ ARCHITECTURES = ("x86-64", "arm64")
 #: The architecture of each host, as the command lines of scripts/test name it.
 HOSTS = {"here": "x86-64", "x86_64": "x86-64", "arm64": "arm64", "arm64-gicv2": "arm64"}
 
-GUEST = "tests/guest/"
+GUEST = "tests/integration/"
 LINUX = f"{GUEST}test_linux.py::test_"
 ARM = f"{GUEST}arm64/"
 ARM_LINUX = f"{ARM}test_linux.py::test_"
@@ -75,7 +75,7 @@ FEATURES: dict[str, tuple[str, ...]] = {
         f"{ARM}test_features.py::test_features_when_masked_are_not_seen_by_the_guest",
         f"{GUEST}test_processor.py::test_cpuid_when_four_processors_tells_four",
     ),
-    "minimal kernel of `pyvmm guest kernel`": (
+    "minimal kernel of `pyvmm image kernel`": (
         f"{GUEST}test_minimal_kernel.py",
         f"{ARM}test_minimal_kernel.py",
     ),

@@ -17,9 +17,9 @@ from pathlib import Path
 from pyvmm import lab
 from pyvmm.arch.x86_64.host import SVM, VMX, virtualization
 from pyvmm.errors import PyvmmError
-from pyvmm.guests import debian
-from pyvmm.guests.default import default_guest
-from pyvmm.guests.kernel import minimal_kernel
+from pyvmm.images import debian
+from pyvmm.images.default import default_guest
+from pyvmm.images.kernel import minimal_kernel
 
 BIN = Path(sys.executable).parent
 PYTEST = [sys.executable, "-m", "pytest"]
@@ -33,16 +33,19 @@ CHECKS = (
     [str(BIN / "mypy")],
     [str(BIN / "lint-imports")],
 )
-LINUX = "tests/guest/test_linux.py"
+LINUX = "tests/integration/test_linux.py"
 #: Files that boot a kernel of their own, or many guests: a piece each.
 OF_THEIR_OWN = sorted(
-    ["tests/guest/test_minimal_kernel.py", *map(str, Path("tests/guest").glob("test_virtio_*.py"))]
+    [
+        "tests/integration/test_minimal_kernel.py",
+        *map(str, Path("tests/integration").glob("test_virtio_*.py")),
+    ]
 )
 #: What runs on the lab's AMD-V: what needs it, and the firmware suite a second time. In pieces,
 #: since an emulated host hangs now and then and the piece is then run again on another.
 IN_LAB = (
     [
-        *("-m", "hw or kvm", "tests/guest", "tests/memory"),
+        *("-m", "hw or kvm", "tests/integration", "tests/memory"),
         *(f"--ignore={path}" for path in (LINUX, *OF_THEIR_OWN)),
     ],
     [LINUX, "-k", "not exec and not memory"],
@@ -52,20 +55,20 @@ IN_LAB = (
 #: What runs on the lab's arm64 host. hypothesis has a compiled part, which is this machine's alone.
 NO_HYPOTHESIS = ["-p", "no:hypothesispytest"]
 IN_ARM64_LAB = (
-    ("arm64", ["tests/guest/arm64"]),
-    ("arm64", ["tests/guest/test_virtio_block.py", "tests/guest/test_virtio_balloon.py"]),
-    ("arm64", ["tests/guest/test_virtio_block_kill.py"]),
-    ("arm64", ["tests/guest/test_virtio_net.py"]),
-    ("arm64", ["tests/guest/test_virtio_console.py"]),
-    ("arm64", ["tests/guest/test_virtio_vsock.py"]),
-    ("arm64", ["tests/guest/test_virtio_vhost.py", "tests/guest/test_virtio_vhost_save.py"]),
-    ("arm64", ["tests/guest/test_virtio_tools.py", "tests/guest/test_virtio_examples.py"]),
-    ("arm64-gicv2", [f"tests/guest/arm64/test_{name}.py" for name in ("firmware", "linux", "virtio")]),
+    ("arm64", ["tests/integration/arm64"]),
+    ("arm64", ["tests/integration/test_virtio_block.py", "tests/integration/test_virtio_balloon.py"]),
+    ("arm64", ["tests/integration/test_virtio_block_kill.py"]),
+    ("arm64", ["tests/integration/test_virtio_net.py"]),
+    ("arm64", ["tests/integration/test_virtio_console.py"]),
+    ("arm64", ["tests/integration/test_virtio_vsock.py"]),
+    ("arm64", ["tests/integration/test_virtio_vhost.py", "tests/integration/test_virtio_vhost_save.py"]),
+    ("arm64", ["tests/integration/test_virtio_tools.py", "tests/integration/test_virtio_examples.py"]),
+    ("arm64-gicv2", [f"tests/integration/arm64/test_{name}.py" for name in ("firmware", "linux", "virtio")]),
     (
         "arm64-gicv2",
         [
-            "tests/guest/test_virtio_block.py",
-            "tests/guest/test_virtio_vhost.py",
+            "tests/integration/test_virtio_block.py",
+            "tests/integration/test_virtio_vhost.py",
             "-k",
             "block or vhost_net_that",
         ],

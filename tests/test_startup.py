@@ -45,7 +45,7 @@ def loaded() -> set[str]:
     ending = (
         "from pyvmm.cli.main import main\ncode = main(sys.argv[1:])\nprint(*sys.modules)\nsys.exit(code)\n"
     )
-    firmware = str(ROOT / "firmware" / "bin" / "exit.bin")
+    firmware = str(ROOT / "firmware" / "x86_64" / "bin" / "exit.bin")
 
     done = as_the_launcher(ending, "run", "--firmware", firmware, "--console", "none")
 
@@ -71,7 +71,7 @@ def test_run_of_firmware_loads_no_room_off_its_way(loaded: set[str]) -> None:
     rooms = {name.split(".")[1] for name in loaded if name.count(".") and name.startswith("pyvmm.")}
 
     assert rooms.isdisjoint({"guests", "lab"})
-    assert {f"pyvmm.cli.{verb}" for verb in ("doctor", "guest", "lab", "exec")}.isdisjoint(loaded)
+    assert {f"pyvmm.cli.{verb}" for verb in ("doctor", "image", "lab", "exec")}.isdisjoint(loaded)
     assert "pyvmm.machine.diagnose" not in loaded
     assert "site" not in loaded
 

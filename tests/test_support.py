@@ -11,17 +11,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LOG = """
-== python -m pyvmm lab x86_64 --timeout 6m -- python -m pytest -rap tests/guest
-PASSED tests/guest/test_a.py::test_one
-PASSED tests/guest/test_a.py::test_two[3-x y]
+== python -m pyvmm lab x86_64 --timeout 6m -- python -m pytest -rap tests/integration
+PASSED tests/integration/test_a.py::test_one
+PASSED tests/integration/test_a.py::test_two[3-x y]
 == 12 s, exit code 0
-== python -m pyvmm lab arm64 --timeout 6m -- python -m pytest -rap tests/guest
-PASSED tests/guest/test_a.py::test_one
-FAILED tests/guest/test_a.py::test_two[3] - assert False
-SKIPPED [1] tests/guest/test_b.py:7: no such thing
-== python -m pyvmm lab arm64-gicv2 --timeout 6m -- python -m pytest -rap tests/guest
-FAILED tests/guest/test_a.py::test_one - assert False
-PASSED tests/guest/test_c.py::test_three
+== python -m pyvmm lab arm64 --timeout 6m -- python -m pytest -rap tests/integration
+PASSED tests/integration/test_a.py::test_one
+FAILED tests/integration/test_a.py::test_two[3] - assert False
+SKIPPED [1] tests/integration/test_b.py:7: no such thing
+== python -m pyvmm lab arm64-gicv2 --timeout 6m -- python -m pytest -rap tests/integration
+FAILED tests/integration/test_a.py::test_one - assert False
+PASSED tests/integration/test_c.py::test_three
 """
 
 
@@ -58,13 +58,13 @@ def test_results_are_told_apart_by_the_host_they_came_from(support: ModuleType) 
 
     assert found == {
         "x86-64": {
-            "tests/guest/test_a.py::test_one": "PASSED",
-            "tests/guest/test_a.py::test_two[3-x": "PASSED",
+            "tests/integration/test_a.py::test_one": "PASSED",
+            "tests/integration/test_a.py::test_two[3-x": "PASSED",
         },
         "arm64": {
-            "tests/guest/test_a.py::test_one": "FAILED",
-            "tests/guest/test_a.py::test_two[3]": "FAILED",
-            "tests/guest/test_c.py::test_three": "PASSED",
+            "tests/integration/test_a.py::test_one": "FAILED",
+            "tests/integration/test_a.py::test_two[3]": "FAILED",
+            "tests/integration/test_c.py::test_three": "PASSED",
         },
     }
 
@@ -72,9 +72,9 @@ def test_results_are_told_apart_by_the_host_they_came_from(support: ModuleType) 
 @pytest.mark.parametrize(
     ("tests", "said"),
     [
-        (("tests/guest/test_a.py",), "fails"),
-        (("tests/guest/test_c.py::test_three",), "tested"),
-        (("tests/guest/test_b.py",), "-"),
+        (("tests/integration/test_a.py",), "fails"),
+        (("tests/integration/test_c.py::test_three",), "tested"),
+        (("tests/integration/test_b.py",), "-"),
     ],
 )
 def test_cell_says_tested_only_when_all_that_ran_passed(

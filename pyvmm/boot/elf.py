@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import struct
 
-from pyvmm.boot.e820 import ram_spans
 from pyvmm.boot.errors import DoesNotFitError, ImageError
+from pyvmm.boot.x86.e820 import ram_spans
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyvmm.boot.lowmem import Range
+    from pyvmm.boot.x86.lowmem import Range
     from pyvmm.memory.guest import GuestMemory
 
 MAGIC = b"\x7fELF"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pyvmm.boot.e820 import E820_RAM
 from pyvmm.boot.errors import DoesNotFitError
-from pyvmm.boot.lowmem import HIGH_MEMORY
+from pyvmm.boot.x86.e820 import E820_RAM
+from pyvmm.boot.x86.lowmem import HIGH_MEMORY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyvmm.boot.params import BootParams
+    from pyvmm.boot.x86.params import BootParams
     from pyvmm.memory.guest import GuestMemory
 
 _PAGE = 0x1000

@@ -11,8 +11,8 @@ from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import DEVICE_FAILED
 from pyvmm.signals import SIGHUP, SIGINT, SIGTERM, SignalFd, heard
-from pyvmm.virtio.spec import make_device
-from pyvmm.virtio.vhost.backend import BackEnd
+from pyvmm.virtio.options import make_device
+from pyvmm.virtio.vhost.server.backend import BackEnd
 
 OPTIONS = Options(
     "pyvmm device FILE.py:Class[,argument=value...] --socket PATH\n"

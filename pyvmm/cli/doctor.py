@@ -174,7 +174,7 @@ def _lab(architecture: Architecture) -> Finding:
 
 def _apt() -> Finding:
     if shutil.which("apt-get"):
-        return Finding("guest packages", OK, "apt-get is here: `pyvmm guest fetch`")
+        return Finding("guest packages", OK, "apt-get is here: `pyvmm image fetch`")
     return Finding(
         "guest packages", LIMITED, "no apt-get", "bring a kernel of your own: `pyvmm run --kernel FILE`"
     )

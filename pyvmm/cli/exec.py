@@ -11,8 +11,8 @@ from pyvmm.backends.base import CharBackend
 from pyvmm.backends.spec import make_backend
 from pyvmm.cli.manners import announce
 from pyvmm.errors import PyvmmError
-from pyvmm.guests.execproto import Request
-from pyvmm.guests.execrunner import PTY_WINDOW, ExecRunner
+from pyvmm.exec.runner import PTY_WINDOW, ExecRunner
+from pyvmm.exec.session import Request
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import CRASHED, OK, TOLD, Ending
 from pyvmm.machine.machine import Machine
@@ -27,8 +27,8 @@ from pyvmm.signals import (
     SignalFd,
     heard,
 )
-from pyvmm.virtio.console import VirtioConsole
-from pyvmm.virtio.console_port import Port
+from pyvmm.virtio.console.device import VirtioConsole
+from pyvmm.virtio.console.port import Port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

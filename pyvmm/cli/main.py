@@ -15,7 +15,7 @@ VERBS = {
     "run": "boot a guest",
     "doctor": "what this host can do, and what to do about what it cannot",
     "device": "serve a virtio device to another VMM, by vhost-user",
-    "guest": "fetch and build guest images",
+    "image": "fetch and build guest images",
     "lab": "run a command on an emulated KVM host",
     "new-device": "begin a virtio device of your own, with its tests",
     "replay": "play recorded queue traffic to a virtio device and compare",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from pyvmm.backends.base import CharBackend
     from pyvmm.config import Config
-    from pyvmm.virtio.console_port import Port
+    from pyvmm.virtio.console.port import Port
 
 
 def complain(sentence: str) -> None:

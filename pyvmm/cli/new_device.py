@@ -26,7 +26,7 @@ Its driver in the guest is virtio_rng, which gives the text out at /dev/hwrng.
 
 from __future__ import annotations
 
-from pyvmm.virtio.chain import Chain
+from pyvmm.virtio.ring.chain import Chain
 from pyvmm.virtio.device import VirtioDevice
 
 #: The most bytes one request gets: what a driver asks for may be no larger than what you allow.

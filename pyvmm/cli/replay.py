@@ -10,7 +10,7 @@ from pyvmm.config import DeviceWords, split_words
 from pyvmm.errors import ConfigError
 from pyvmm.testing.replay import PATIENCE, Replay
 from pyvmm.units import parse_seconds
-from pyvmm.virtio.spec import make_device
+from pyvmm.virtio.options import make_device
 from pyvmm.virtio.tools.record import Recording
 
 OPTIONS = Options(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pyvmm.backends.base import CharBackend
     from pyvmm.backends.terminal import Terminal
-    from pyvmm.virtio.console_port import Port
+    from pyvmm.virtio.console.port import Port
 
 OPTIONS = Options(
     "pyvmm run [BOARD.toml] [OPTION ...]",
@@ -201,7 +201,7 @@ def _config(values: dict[str, Any], words: list[str]) -> Config:
         return Config(**keys)
     # Debian's stock kernel with our user space. What else is wrong is told before it is fetched.
     config = Config(**{**keys, "kernel": "the default guest's"})
-    from pyvmm.guests.default import default_guest
+    from pyvmm.images.default import default_guest
 
     with Interruptible():
         guest = default_guest()

@@ -58,7 +58,7 @@ ARCHITECTURES = {
         # The cloud kernel has neither 9p nor kvm-amd.
         "linux-image-amd64",
         ("kvm-amd",),
-        ("tools/awake", "tools/hold"),
+        ("guest/tools/awake", "guest/tools/hold"),
         f"console=ttyS0 {_QUIET} tsc=reliable no_timer_check",
         "AMD-V",
         # QEMU runs each CPU in a thread of its own, which its code for SVM does not stand: with two, guests

@@ -6,15 +6,15 @@ import select
 import socket
 import time
 
-from pyvmm.guests import execproto
-from pyvmm.guests.execproto import ExecSession, Request
+from pyvmm.exec import session as execproto
+from pyvmm.exec.session import ExecSession, Request
 from pyvmm.lab.errors import LabLostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pyvmm.guests.execproto import Event
+    from pyvmm.exec.session import Event
 
 _READ_SIZE = 1 << 16
 

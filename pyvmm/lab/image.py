@@ -10,14 +10,14 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from pyvmm.guests import cache, cpio, debian, initramfs
+from pyvmm.images import cache, cpio, debian, initramfs
 from pyvmm.lab import inside, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm.guests.modules import ModuleTree
+    from pyvmm.images.modules import ModuleTree
     from pyvmm.lab.architecture import Architecture
 
 _BUSYBOX_PACKAGE = "busybox-static"
@@ -64,13 +64,13 @@ def prepare(arch: Architecture, say: Callable[[str], None] | None = None) -> Ima
     key = hashlib.sha256(f"{kernel.version} {busybox.version} {digest(arch)}".encode()).hexdigest()[:16]
 
     def unpack(place: Path) -> None:
-        from pyvmm.boot.bzimage import BzImage
         from pyvmm.boot.payload import decompress
+        from pyvmm.boot.x86.bzimage import BzImage
 
         place.write_bytes(decompress(BzImage(source.read_bytes()).payload))
 
     def build(place: Path) -> None:
-        from pyvmm.guests.modules import ModuleTree
+        from pyvmm.images.modules import ModuleTree
 
         modules = ModuleTree(kernel.root, release)
         place.write_bytes(_initramfs(arch, modules, initramfs.busybox_program(busybox)))

@@ -28,7 +28,7 @@ import threading
 import time
 from pathlib import Path
 
-from pyvmm.guests import cache
+from pyvmm.images import cache
 from pyvmm.lab import image, inside, machine
 from pyvmm.lab.channel import Channel
 from pyvmm.lab.errors import LabError, LabLostError

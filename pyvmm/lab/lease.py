@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict
 
 from pyvmm.errors import PyvmmError
-from pyvmm.guests import cache
+from pyvmm.images import cache
 from pyvmm.lab import image, machine
 from pyvmm.lab.channel import Channel
 from pyvmm.lab.errors import LabError, LabLostError

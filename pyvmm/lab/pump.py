@@ -7,14 +7,14 @@ import select
 import signal
 import time
 
-from pyvmm.guests import execproto
+from pyvmm.exec import session as execproto
 from pyvmm.lab.errors import LabLostError, LabTimeoutError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm.guests.execproto import Request
+    from pyvmm.exec.session import Request
     from pyvmm.lab.channel import Channel
 
 #: Seconds from the channel's opening to its greeting; the machine was seen well just before.

@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from pyvmm.guests import cache, debian, initramfs
+from pyvmm.images import cache, debian, initramfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

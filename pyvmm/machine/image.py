@@ -122,7 +122,7 @@ def load_image(config: Config, memory: GuestMemory, platform: Platform, rom: Rom
     kernel = read_image(config.kernel, "kernel")
     initrds = [read_image(path, "initrd") for path in config.initrd]
     if config.exec is not None:
-        from pyvmm.guests.initramfs import exec_overlay
+        from pyvmm.images.initramfs import exec_overlay
 
         initrds.append(memoryview(exec_overlay(native.DEBIAN)))
     cmdline = kernel_cmdline(config, platform)

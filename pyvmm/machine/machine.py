@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from pyvmm.config import Config
     from pyvmm.loop import Timer
     from pyvmm.pykvm import Vcpu
-    from pyvmm.virtio.attach import VirtioBus
-    from pyvmm.virtio.console import VirtioConsole
+    from pyvmm.virtio.console.device import VirtioConsole
     from pyvmm.virtio.device import VirtioDevice
+    from pyvmm.virtio.transport.bus import VirtioBus
 
 #: Seconds a panicked guest gets to reboot by itself (``panic=-1`` does at once).
 PANIC_GRACE = 2.0
@@ -247,7 +247,7 @@ class Machine:
         else:
             what = f" failed: {error}"
             if not isinstance(error, PyvmmError):  # a defect: whoever wrote the device wants the place
-                from pyvmm import blame
+                from pyvmm.host import blame
 
                 what = f" failed in {blame.place(error)}: {blame.describe(error)}"
             self.end(Ending(DEVICE_FAILED, "device", TOLD, name + what), error)
@@ -323,9 +323,9 @@ class Machine:
         platform.enter(self.vcpus[0].vcpu, load_image(config, self.memory, platform, rom))
 
     def _add_virtio(self, devices: Sequence[VirtioDevice]) -> None:
-        from pyvmm.virtio.attach import VirtioBus
         from pyvmm.virtio.ids import CONSOLE
-        from pyvmm.virtio.spec import make_devices
+        from pyvmm.virtio.options import make_devices
+        from pyvmm.virtio.transport.bus import VirtioBus
 
         bus = self.virtio = VirtioBus(
             self.vm,
@@ -357,7 +357,7 @@ class Machine:
         self._platform.virtio = [(attached.base, attached.gsi) for attached in bus.attached]
 
     def _watch_consoles(self, bus: VirtioBus) -> None:
-        from pyvmm.virtio.console import VirtioConsole
+        from pyvmm.virtio.console.device import VirtioConsole
 
         self.consoles = [a.device for a in bus.attached if isinstance(a.device, VirtioConsole)]
         for console in self.consoles:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ctypes import Array, Structure, byref, c_int, c_uint64, get_errno
 from os import close
 
+from pyvmm.host.libc import ioctl
 from pyvmm.pykvm.errors import failed
-from pyvmm.pykvm.libc import ioctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

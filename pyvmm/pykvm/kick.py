@@ -13,8 +13,8 @@ from ctypes import byref, c_int, c_long, c_uint64, get_errno
 from errno import EINTR
 from os import getpid, strerror
 
+from pyvmm.host.libc import function
 from pyvmm.pykvm.errors import KvmError
-from pyvmm.pykvm.libc import function
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

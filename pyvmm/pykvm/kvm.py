@@ -6,11 +6,11 @@ import os
 from ctypes import get_errno
 from errno import EINTR
 
+from pyvmm.host.libc import ioctl
 from pyvmm.pykvm import ioctls, ioctls_x86
 from pyvmm.pykvm.caps import capability
 from pyvmm.pykvm.errors import KvmError, failed
 from pyvmm.pykvm.handle import Handle
-from pyvmm.pykvm.libc import ioctl
 from pyvmm.pykvm.vm import Vm
 
 TYPE_CHECKING = False

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ctypes import addressof, c_int, c_ulong, create_string_buffer, get_errno
 from mmap import mmap
 
+from pyvmm.host.libc import bare_ioctl
 from pyvmm.pykvm import ioctls
-from pyvmm.pykvm.libc import bare_ioctl
 from pyvmm.pykvm.vcpu_arm64 import Arm64Vcpu
 from pyvmm.pykvm.vcpu_x86 import X86Vcpu
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ctypes import addressof, c_int, c_uint64, c_ulong, c_void_p, create_string_buffer, get_errno
 
+from pyvmm.host.libc import brief_ioctl
 from pyvmm.pykvm import ioctls, ioctls_x86
 from pyvmm.pykvm.abi import (
     kvm_coalesced_mmio_zone,
@@ -23,7 +24,6 @@ from pyvmm.pykvm.const import (
     KVM_PIT_SPEAKER_DUMMY,
 )
 from pyvmm.pykvm.errors import failed
-from pyvmm.pykvm.libc import brief_ioctl
 from pyvmm.pykvm.vcpu import Vcpu
 
 TYPE_CHECKING = False

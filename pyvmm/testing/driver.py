@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 
 from pyvmm.board.device import Line
+from pyvmm.host.barrier import full_barrier
 from pyvmm.loop import READ, Loop
 from pyvmm.memory.guest import GuestMemory, Region
 from pyvmm.memory.host import Anonymous, Memfd
-from pyvmm.pykvm.barrier import full_barrier
 from pyvmm.virtio import features as f
-from pyvmm.virtio import mmio
-from pyvmm.virtio.queue import DESCRIPTOR_SIZE
+from pyvmm.virtio.ring.queue import DESCRIPTOR_SIZE
+from pyvmm.virtio.transport import mmio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ import struct
 from pyvmm.errors import ConfigError
 from pyvmm.testing.driver import WRITE, FakeDriver, Request
 from pyvmm.virtio import features as f
-from pyvmm.virtio import mmio
 from pyvmm.virtio.tools import record
 from pyvmm.virtio.tools.record import Entry, Recording, RecordingError
+from pyvmm.virtio.transport import mmio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

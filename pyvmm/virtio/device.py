@@ -6,12 +6,12 @@ from _thread import allocate_lock
 from functools import partial
 
 from pyvmm.errors import GuestError, PyvmmError
+from pyvmm.host.notice import notice
 from pyvmm.memory.errors import GuestMemoryError
-from pyvmm.notice import notice
 from pyvmm.virtio.config_space import ConfigSpace
 from pyvmm.virtio.errors import ChainError, StateError, check_version
 from pyvmm.virtio.features import COMMON
-from pyvmm.virtio.queue import Queue
+from pyvmm.virtio.ring.queue import Queue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pyvmm.loop import Loop, Timer
     from pyvmm.memory.guest import GuestMemory
     from pyvmm.memory.host import HostMemory
-    from pyvmm.virtio.chain import Chain
+    from pyvmm.virtio.ring.chain import Chain
 
 
 VERSION = 1

@@ -15,19 +15,19 @@ import sys
 import typing
 from importlib import import_module, metadata
 
-from pyvmm import blame
 from pyvmm.errors import ConfigError, PyvmmError
+from pyvmm.host import blame
 from pyvmm.virtio.config_space import ConfigSpace
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.features import COMMON
-from pyvmm.virtio.queue import MAX_SIZE
+from pyvmm.virtio.ring.queue import MAX_SIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    from pyvmm.virtio.spec import Words
+    from pyvmm.virtio.options import Words
 
 #: The entry point group of installed devices.
 GROUP = "pyvmm.devices"

@@ -10,7 +10,7 @@ import time
 from pyvmm.backends.disk.raw import RawDisk
 from pyvmm.testing import FakeDriver
 from pyvmm.testing.driver import WRITE
-from pyvmm.virtio.block import Block
+from pyvmm.virtio.block.device import Block
 
 SIZE = 64 << 20
 BLOCK = 4096

@@ -16,8 +16,8 @@ import lab
 from common import Row, SkippedError, progress
 
 from pyvmm.errors import PyvmmError
-from pyvmm.guests import cache, debian
-from pyvmm.guests.default import default_guest
+from pyvmm.images import cache, debian
+from pyvmm.images.default import default_guest
 
 ARCH = "arm64"
 PACKAGE = "qemu-system-arm"

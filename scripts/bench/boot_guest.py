@@ -30,7 +30,7 @@ def one(run: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     # Held all the time: the kernel patches its code when the first counter comes and when the last one goes,
-    # which an emulated host may not survive (firmware/tools/hold.c).
+    # which an emulated host may not survive (firmware/guest/tools/hold.c).
     _ = Counter()
     for run in json.loads(sys.argv[1])["runs"]:
         print(json.dumps(one(run)), flush=True)

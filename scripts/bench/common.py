@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = Path(__file__).resolve().parent
-FIRMWARE = ROOT / "firmware" / "bin"
+FIRMWARE = ROOT / "firmware" / "x86_64" / "bin"
 #: Fewer pairs than this are a try, not a result.
 PAIRS = 7
 

@@ -19,8 +19,8 @@ from common import Row, interleave, pairs_row, progress
 from pyvmm.backends.base import CharBackend
 from pyvmm.backends.outlet import Outlet
 from pyvmm.testing import FakeDriver
-from pyvmm.virtio.console import VirtioConsole
-from pyvmm.virtio.console_port import Port
+from pyvmm.virtio.console.device import VirtioConsole
+from pyvmm.virtio.console.port import Port
 
 CHAIN = 64 << 10
 #: Bytes a round.

@@ -1,6 +1,6 @@
 """exit: what a port write costs that a Python device method handles, on this machine's KVM.
 
-``firmware/bin/io_loop.bin`` writes a port again and again. Three programs run it, each in a process
+``firmware/x86_64/bin/io_loop.bin`` writes a port again and again. Three programs run it, each in a process
 pinned to the same CPU: pyvmm's Machine, a bare KVM_RUN loop in Python, a loop in C. Nanoseconds
 per write, from the first to the last.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 import installed
 from common import BENCH, FIRMWARE, Row, SkippedError, interleave, pairs_row, program, progress
 
-from pyvmm.guests import cache
+from pyvmm.images import cache
 
 WRITES = 20_000
 PYTHON_TARGET = 1.3

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common import ROOT, SkippedError
 
-from pyvmm.guests import cache
+from pyvmm.images import cache
 
 #: What a wheel is made of.
 _PARTS = ("pyvmm", "firmware", "scripts/pyvmm", "pyproject.toml", "README.md", "LICENSE")

@@ -20,10 +20,10 @@ from typing import Any
 import installed
 from common import BENCH, ROOT, Row, SkippedError, pairs_row, program, progress
 
-from pyvmm.boot.bzimage import BzImage
 from pyvmm.boot.payload import unpack_cached
-from pyvmm.guests import cache, cpio
-from pyvmm.guests.default import Guest, default_guest
+from pyvmm.boot.x86.bzimage import BzImage
+from pyvmm.images import cache, cpio
+from pyvmm.images.default import Guest, default_guest
 
 #: A guest that has done its workloads says this.
 LINE = "bench over"
@@ -106,8 +106,8 @@ def initrd(
 
 
 def tool(name: str) -> Path:
-    """A program for guests out of firmware/tools."""
-    return ROOT / "firmware" / "tools" / f"{name}.x86_64"
+    """A program for guests out of firmware/guest/tools."""
+    return ROOT / "firmware" / "guest" / "tools" / f"{name}.x86_64"
 
 
 def run(name: str, command: list[str], line: str = LINE, limit: int = LIMIT) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import time
 from pyvmm.backends.net.switch import Switch
 from pyvmm.testing import FakeDriver
 from pyvmm.testing.driver import WRITE
-from pyvmm.virtio.net import Net
+from pyvmm.virtio.net.device import Net
 
 HEADER, FRAME, PAGE, PIECE = 12, 65536, 4096, 32768
 #: What the receive queue of 256 has room for.

@@ -1,6 +1,6 @@
 """start: a process from its start to the guest's first instruction to its end; memory beyond the guest's.
 
-The guest is ``firmware/bin/exit.bin``: the 16 bytes of the reset vector write to the debug-exit port.
+The guest is ``firmware/x86_64/bin/exit.bin``: the 16 bytes of the reset vector write to the debug-exit port.
 Time is the wall clock around posix_spawn and wait4, 256 MiB, no console. Memory is the Rss of all
 mappings in /proc/PID/smaps but those of 256 MiB and more (guest RAM), of a process whose
 guest has said that it spins; the Rss of guest RAM stands beside it.

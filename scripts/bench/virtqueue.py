@@ -15,8 +15,8 @@ from struct import Struct
 from common import Row, interleave, pairs_row, progress
 
 from pyvmm.testing import FakeDriver
-from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.ring.chain import Chain
 
 BATCH = 64
 BATCHES = 400

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pyvmm.testing import FakeDriver
 from pyvmm.testing.driver import WRITE
-from pyvmm.virtio import vsock_packet as p
-from pyvmm.virtio.vsock import RX, TX, Vsock
+from pyvmm.virtio.vsock import packet as p
+from pyvmm.virtio.vsock.device import RX, TX, Vsock
 
 CID, PORT, HOST_PORT = 3, 1024, 80
 #: Linux's packets to the host, and its buffers for those to the guest.

@@ -10,8 +10,7 @@ import pytest
 from pyvmm.backends.base import BackendError
 from pyvmm.backends.fifo import Fifo
 from pyvmm.loop import Loop
-
-from .console import Device, drain, until
+from tests.support.console import Device, drain, until
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ from pyvmm.backends.base import CharBackend
 from pyvmm.backends.inlet import Inlet
 from pyvmm.backends.outlet import LIMIT, Outlet
 from pyvmm.loop import Loop
-
-from .console import Device, drain, resident, until
+from tests.support.console import Device, drain, resident, until
 
 
 @pytest.fixture

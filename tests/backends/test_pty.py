@@ -9,8 +9,7 @@ import pytest
 
 from pyvmm.backends.pty import Pty
 from pyvmm.loop import Loop
-
-from .console import Device, drain, until
+from tests.support.console import Device, drain, until
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ import pytest
 
 from pyvmm.backends.terminal import Terminal
 from pyvmm.loop import Loop
-
-from .console import Device, until
+from tests.support.console import Device, until
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-GUEST = Path(__file__).with_name("terminal_guest.py")
+GUEST = Path(__file__).parents[1] / "support" / "terminal_guest.py"
 LIMIT = 30.0
 
 

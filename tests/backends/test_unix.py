@@ -11,8 +11,7 @@ import pytest
 from pyvmm.backends.base import BackendError
 from pyvmm.backends.unix import UnixSocket
 from pyvmm.loop import Loop
-
-from .console import Device, until
+from tests.support.console import Device, until
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pyvmm.boot.detect import detect, load
 from pyvmm.boot.errors import ImageError
-from pyvmm.boot.firmware import load_firmware_elf, load_firmware_rom
-from tests.boot.images import (
+from pyvmm.boot.x86.detect import detect, load
+from pyvmm.boot.x86.firmware import load_firmware_elf, load_firmware_rom
+from tests.support.images import (
     CODE,
     COMPRESSORS,
     MIB,

@@ -8,8 +8,8 @@ from elftools.elf.elffile import ELFFile
 
 from pyvmm.boot.elf import ElfImage, section
 from pyvmm.boot.errors import DoesNotFitError, ImageError
-from pyvmm.boot.lowmem import KERNEL_RANGES
-from tests.boot.images import CODE, MIB, elf, elf_of_sections, pvh_note, ram
+from pyvmm.boot.x86.lowmem import KERNEL_RANGES
+from tests.support.images import CODE, MIB, elf, elf_of_sections, pvh_note, ram
 
 
 @pytest.mark.parametrize("bits", [32, 64])

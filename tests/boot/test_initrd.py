@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from pyvmm.boot.e820 import E820_RESERVED, build_e820
 from pyvmm.boot.errors import DoesNotFitError
 from pyvmm.boot.initrd import load_initrds
-from pyvmm.boot.params import BootParams
-from tests.boot.images import MIB, params, ram
+from pyvmm.boot.x86.e820 import E820_RESERVED, build_e820
+from pyvmm.boot.x86.params import BootParams
+from tests.support.images import MIB, params, ram
 
 KERNEL = (16 * MIB, 20 * MIB)
 

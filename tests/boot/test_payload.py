@@ -10,7 +10,7 @@ import pytest
 
 from pyvmm.boot import payload
 from pyvmm.boot.payload import PayloadError, cache_directory, decompress, unpack_cached
-from tests.boot.images import COMPRESSORS, lz4_legacy, vmlinux, with_size
+from tests.support.images import COMPRESSORS, lz4_legacy, vmlinux, with_size
 
 DATA = vmlinux() + os.urandom(10_000) + bytes(300_000)
 

@@ -8,7 +8,7 @@ import pytest
 
 from pyvmm.cli.main import VERBS, main
 from pyvmm.cli.manners import complain
-from tests.cli.command import EXIT, MODULE, complains, pyvmm
+from tests.support.command import EXIT, MODULE, complains, pyvmm
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -67,12 +67,12 @@ def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
         (["doctor", "--parrot"], "--parrot"),
         (["doctor", "parrot"], "parrot"),
         (["doctor", "--json=5"], "--json"),
-        (["guest"], "VERB"),
-        (["guest", "parrot"], "'parrot'"),
-        (["guest", "fetch", "--arch", "z80"], "'z80'"),
-        (["guest", "initramfs"], "--output"),
-        (["guest", "initramfs", "-o"], "--output"),
-        (["guest", "list", "parrot"], "parrot"),
+        (["image"], "VERB"),
+        (["image", "parrot"], "'parrot'"),
+        (["image", "fetch", "--arch", "z80"], "'z80'"),
+        (["image", "initramfs"], "--output"),
+        (["image", "initramfs", "-o"], "--output"),
+        (["image", "list", "parrot"], "parrot"),
         (["lab"], "no command to run"),
         (["lab", "z80", "--", "true"], "'z80'"),
         (["lab", "--parrot", "--", "true"], "--parrot"),
@@ -159,12 +159,12 @@ def test_guest_by_default_when_something_else_is_wrong_is_not_fetched(
     def fetch() -> None:
         pytest.fail("the guest is fetched for nothing")
 
-    monkeypatch.setattr("pyvmm.guests.default.default_guest", fetch)
+    monkeypatch.setattr("pyvmm.images.default.default_guest", fetch)
 
     assert called(capsys, "run", "--memory", "lots")[0] == 65
 
 
-@pytest.mark.parametrize("arguments", [[], *([verb] for verb in VERBS), ["guest", "fetch"]])
+@pytest.mark.parametrize("arguments", [[], *([verb] for verb in VERBS), ["image", "fetch"]])
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_when_asked_for_goes_to_stdout(
     capsys: pytest.CaptureFixture[str], arguments: list[str], flag: str

@@ -17,7 +17,7 @@ DEVICE = f"{ROOT}/examples/gpio_expander.py:GpioExpander"
 
 def run(*options: str) -> int:
     """A guest that ends at once by itself."""
-    firmware = str(ROOT / "firmware" / "bin" / "exit.bin")
+    firmware = str(ROOT / "firmware" / "x86_64" / "bin" / "exit.bin")
     return main(["run", "--firmware", firmware, "--console", "none", "--timeout", "30", *options])
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.cli.handover import hand_over
-from tests.guest.harness import BIN, PASSED
+from tests.support.firmware_guest import BIN, PASSED
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(60)]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import EXIT, LIMIT, MODULE, complains, environment, pyvmm
+from tests.support.command import EXIT, LIMIT, MODULE, complains, environment, pyvmm
 
 pytestmark = pytest.mark.timeout(120)
 

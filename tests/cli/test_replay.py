@@ -59,7 +59,7 @@ def test_replay_of_a_recording_that_was_cut_off_says_so(
         ([], "replay takes a recording and a device"),
         (["nowhere", "--device", KIND], "nowhere cannot be read: No such file"),
         (["RECORDING"], "replay takes a recording and a device"),
-        (["RECORDING", "--device", "pyvmm.virtio.rng:Rng"], "was recorded from a device with id 99"),
+        (["RECORDING", "--device", "pyvmm.virtio.rng.device:Rng"], "was recorded from a device with id 99"),
         (["RECORDING", "--device", f"{KIND},pitch=3"], "'pitch' is unknown; it knows answer"),
         (["RECORDING", "--device", KIND, "--patience", "x"], "--patience: 'x' is not a duration"),
     ],

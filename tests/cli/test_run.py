@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import (
+from tests.support.command import (
     BIN,
     EXIT,
     HLT,
@@ -25,7 +25,7 @@ from tests.cli.command import (
     start,
     until,
 )
-from tests.machine.programs import outb, rom
+from tests.support.programs import outb, rom
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(120)]
 

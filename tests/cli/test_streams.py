@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import BIN, EXIT, LAUNCHER, LIMIT, MODULE, PASSED, complains, environment, pyvmm, start
+from tests.support.command import (
+    BIN,
+    EXIT,
+    LAUNCHER,
+    LIMIT,
+    MODULE,
+    PASSED,
+    complains,
+    environment,
+    pyvmm,
+    start,
+)
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(120)]
 
@@ -74,12 +85,12 @@ def test_launcher_when_standard_files_are_closed_runs_all_the_same() -> None:
     assert done.returncode == PASSED
 
 
-@pytest.mark.parametrize("verb", ["", "run", "doctor", "guest", "lab"])
+@pytest.mark.parametrize("verb", ["", "run", "doctor", "image", "lab"])
 def test_help_when_stdout_is_full_says_so(verb: str) -> None:
     complains(shell(f"pyvmm {verb} --help >/dev/full"), 64, "standard output: No space left")
 
 
-@pytest.mark.parametrize("verb", ["", "run", "doctor", "guest", "lab"])
+@pytest.mark.parametrize("verb", ["", "run", "doctor", "image", "lab"])
 def test_help_when_nobody_reads_it_is_silent(verb: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)

@@ -11,7 +11,18 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.cli.command import BIN, HLT, LAUNCHER, LIMIT, MODULE, PASSED, SPIN, OnTerminal, environment, until
+from tests.support.command import (
+    BIN,
+    HLT,
+    LAUNCHER,
+    LIMIT,
+    MODULE,
+    PASSED,
+    SPIN,
+    OnTerminal,
+    environment,
+    until,
+)
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(120)]
 

@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.devices.pl011 import CR, DR, FR, ICR, IFLS, IMSC, LCR_H, MIS, RIS, RSR, Pl011
-
-from .serial_port import Host, Timers, Wire
+from tests.support.serial_port import Host, Timers, Wire
 
 RX, TX, RT, BE, OE = 0x10, 0x20, 0x40, 0x200, 0x400
 FIFOS = 0x10

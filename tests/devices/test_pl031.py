@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyvmm.devices.pl031 import CR, DR, ICR, IMSC, LR, MIS, MR, RIS, Pl031
-
-from .pl_parts import Clock, Wire
+from tests.support.pl_parts import Clock, Wire
 
 
 class Rtc(Pl031):

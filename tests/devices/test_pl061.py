@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.devices.pl061 import DIR, IBE, IC, IE, IEV, IS, MIS, RIS, Pl061
-
-from .pl_parts import Clock, Wire
+from tests.support.pl_parts import Clock, Wire
 
 
 class Gpio(Pl061):

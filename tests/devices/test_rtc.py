@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .rtc_board import BINARY, H24, SET, START, UIP, Board
+from tests.support.rtc_board import BINARY, H24, SET, START, UIP, Board
 
 
 def test_time_when_read_after_power_on_is_the_hosts_in_bcd_and_24_hours() -> None:

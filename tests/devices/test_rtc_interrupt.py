@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from pyvmm.board.device import Line
 from pyvmm.devices.rtc import Mc146818
 from pyvmm.loop import Loop
-
-from .rtc_board import AF, AIE, BINARY, H24, IRQF, PF, PIE, SET, START, UF, UIE, Board
+from tests.support.rtc_board import AF, AIE, BINARY, H24, IRQF, PF, PIE, SET, START, UF, UIE, Board
 
 
 def quiet(now: float = START) -> Board:

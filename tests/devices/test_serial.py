@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyvmm.devices.serial import DLL, DLM, FCR, IER, IER_RDI, IER_THRI, IIR, LCR, LSR, MCR, MSR, RBR, SCR, THR
-
-from .serial_port import FIFO, IDLE, NO_INT, RDI, THRI, TIMEOUT, Port
+from tests.support.serial_port import FIFO, IDLE, NO_INT, RDI, THRI, TIMEOUT, Port
 
 
 @pytest.fixture

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.devices.serial import FCR, IIR, LSR, MCR, RBR
-
-from .serial_port import Port
+from tests.support.serial_port import Port
 
 VALUES = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFFFFFF, 8: (1 << 64) - 1}
 SIZES = st.sampled_from(sorted(VALUES))

@@ -22,8 +22,7 @@ from pyvmm.devices.serial import (
     SCR,
     THR,
 )
-
-from .serial_port import FIFO, IDLE, LOOPBACK, MSI, NO_INT, RDI, RLSI, THRI, Port
+from tests.support.serial_port import FIFO, IDLE, LOOPBACK, MSI, NO_INT, RDI, RLSI, THRI, Port
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyvmm.devices.sp805 import CONTROL, INTCLR, LOAD, LOCK, MIS, RIS, UNLOCK, VALUE, Sp805
-
-from .pl_parts import Clock, Wire
+from tests.support.pl_parts import Clock, Wire
 
 RESET, INTERRUPT = 2, 1
 

@@ -6,8 +6,7 @@ import pytest
 
 from pyvmm.devices.serial import LCR, LSR, SCR, THR
 from pyvmm.devices.spaced import Spaced
-
-from .serial_port import Host, Port
+from tests.support.serial_port import Host, Port
 
 
 @pytest.mark.parametrize("shift", [1, 2])

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.testing import FakeDriver
-from pyvmm.virtio import mmio
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.features import DEVICE_NEEDS_RESET
+from pyvmm.virtio.transport import mmio
 from pyvmm.virtio.user_device import load_class, make
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

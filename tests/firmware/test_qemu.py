@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-BIN = Path(__file__).resolve().parents[2] / "firmware" / "bin"
+BIN = Path(__file__).resolve().parents[2] / "firmware" / "x86_64" / "bin"
 QEMU = shutil.which("qemu-system-x86_64")
 
 pytestmark = pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is not installed")

@@ -27,7 +27,7 @@ def load(folder: Path) -> Any:
     return module.builder
 
 
-X86, ARM64 = load(FIRMWARE), load(FIRMWARE / "arm64")
+X86, ARM64 = load(FIRMWARE / "x86_64"), load(FIRMWARE / "arm64")
 BUILDERS = pytest.mark.parametrize("builder", [X86, ARM64], ids=["x86", "arm64"])
 PROGRAMS = pytest.mark.parametrize(
     ("builder", "program"),
@@ -83,7 +83,9 @@ def test_readme_when_read_names_every_program(builder: Any) -> None:
     assert [program.file for program in builder.programs if f"`{program.file}`" not in readme] == []
 
 
-@pytest.mark.parametrize("rom", sorted((FIRMWARE / "bin").glob("*.bin")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "rom", sorted((FIRMWARE / "x86_64" / "bin").glob("*.bin")), ids=lambda path: path.name
+)
 def test_rom_when_measured_is_whole_pages_and_small(rom: Path) -> None:
     size = rom.stat().st_size
 

@@ -28,18 +28,20 @@ def test_program_when_built_again_has_the_same_bytes(
 ) -> None:
     if shutil.which(compiler) is None or shutil.which("make") is None:
         pytest.skip(f"no {compiler} and make to build it with")
-    make = ["make", "-s", "-C", str(FIRMWARE / "tools"), f"MACHINE={machine}"]
+    make = ["make", "-s", "-C", str(FIRMWARE / "guest" / "tools"), f"MACHINE={machine}"]
     tools = subprocess.run([*make, "tools"], check=True, capture_output=True, text=True).stdout
-    if tools != (FIRMWARE / "init" / built_with).read_text():
+    if tools != (FIRMWARE / "guest" / "init" / built_with).read_text():
         pytest.skip(f"it was built with other tools than {' and '.join(tools.splitlines())}")
 
     subprocess.run([*make, f"PROGRAM={program}", f"OUT={tmp_path / program}"], check=True)
 
-    built = FIRMWARE / "tools" / f"{program}.{machine}"
+    built = FIRMWARE / "guest" / "tools" / f"{program}.{machine}"
     assert (tmp_path / program).read_bytes() == built.read_bytes()
 
 
 def test_disk_when_called_wrongly_says_what_it_can() -> None:
-    done = subprocess.run([FIRMWARE / "tools" / "disk.x86_64"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [FIRMWARE / "guest" / "tools" / "disk.x86_64"], capture_output=True, text=True, check=False
+    )
 
     assert (done.returncode, done.stderr) == (2, "disk: usage: disk files|read|write|discard|zero ...\n")

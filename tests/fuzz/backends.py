@@ -13,10 +13,10 @@ from pyvmm.backends.base import CharBackend
 from pyvmm.backends.disk.base import SECTOR, Disk
 from pyvmm.backends.net.base import ALL_OFFLOADS, HEADER, MAX_FRAME, NetBackend
 from pyvmm.loop import Loop
-from pyvmm.virtio.console import VirtioConsole
+from pyvmm.virtio.console.device import VirtioConsole
 from pyvmm.virtio.device import VirtioDevice
-from pyvmm.virtio.net import Net
-from pyvmm.virtio.vsock import Vsock
+from pyvmm.virtio.net.device import Net
+from pyvmm.virtio.vsock.device import Vsock
 
 DISK_SIZE = 64 << 10
 

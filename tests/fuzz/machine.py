@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pyvmm import notice
+from pyvmm.host import notice
 from pyvmm.memory.guest import GuestMemory, Region
 from pyvmm.memory.host import Anonymous
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio import features as f
-from pyvmm.virtio import mmio
-from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.device import VirtioDevice
-from pyvmm.virtio.queue import Queue
+from pyvmm.virtio.ring.chain import Chain
+from pyvmm.virtio.ring.queue import Queue
+from pyvmm.virtio.transport import mmio
 
 PAGE = 4096
 #: Two stretches of RAM that touch, a gap, and a ROM.

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pyvmm.virtio.balloon import Balloon
-from pyvmm.virtio.block import Block
-from pyvmm.virtio.chain import Chain
-from pyvmm.virtio.console import VirtioConsole
-from pyvmm.virtio.console_port import Port
+from pyvmm.virtio.balloon.device import Balloon
+from pyvmm.virtio.block.device import Block
+from pyvmm.virtio.console.device import VirtioConsole
+from pyvmm.virtio.console.port import Port
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.features import F_RING_PACKED
-from pyvmm.virtio.net import Net
-from pyvmm.virtio.rng import Rng
+from pyvmm.virtio.net.device import Net
+from pyvmm.virtio.ring.chain import Chain
+from pyvmm.virtio.rng.device import Rng
 from tests.fuzz import backends as b
 from tests.fuzz.machine import Counted, Feed, Ground, Program, silence
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.virtio.spec import MODULES
+from pyvmm.virtio.options import MODULES
 from tests.fuzz.targets import DEVICES, NOT_FUZZED, Target
 
 CORPUS = Path(__file__).parent / "corpus"

@@ -17,7 +17,7 @@ from pyvmm.lab.channel import Channel
 from pyvmm.lab.errors import LabError, LabLostError
 
 LIMIT = 20
-FAKE = Path(__file__).with_name("fake_qemu.py")
+FAKE = Path(__file__).parents[1] / "support" / "fake_qemu.py"
 
 
 @pytest.fixture

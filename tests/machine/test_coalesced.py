@@ -14,8 +14,8 @@ from pyvmm.board.device import Device
 from pyvmm.board.space import DEVICE, PORT, Window
 from pyvmm.machine.coalesced import CAPACITY, IDLE_TICK, PAGE, PATIENCE, TICK, CoalescedRing
 from pyvmm.pykvm import Vcpu
-from tests.guest.harness import PASSED, Transcript
-from tests.machine import programs
+from tests.support import programs
+from tests.support.firmware_guest import PASSED, Transcript
 
 LIMIT = 20.0
 

@@ -8,8 +8,8 @@ import pytest
 
 from pyvmm.arch.x86_64.host import PVM, virtualization
 from pyvmm.arch.x86_64.inspection import disassemble
-from tests.guest.harness import guest
-from tests.machine import programs
+from tests.support import programs
+from tests.support.firmware_guest import guest
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pyvmm.machine.ending import CRASHED, INFERRED, STOPPED, Ending, debug_exit
-from tests.guest.harness import Transcript
-from tests.machine import programs
+from tests.support import programs
+from tests.support.firmware_guest import Transcript
 
 
 def test_record_has_every_field_and_is_json() -> None:

@@ -11,9 +11,9 @@ from pyvmm.board.space import DEVICE, MMIO, PORT
 from pyvmm.errors import GuestError, StartError
 from pyvmm.machine.ending import Ending
 from pyvmm.machine.machine import Machine
-from tests.guest.harness import PASSED, MemoryLike, Transcript
-from tests.machine import programs
-from tests.machine.programs import INSB, INSW, OUTSB, OUTSW, PASS, inb, outb, string_io
+from tests.support import programs
+from tests.support.firmware_guest import PASSED, MemoryLike, Transcript
+from tests.support.programs import INSB, INSW, OUTSB, OUTSW, PASS, inb, outb, string_io
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(60)]
 

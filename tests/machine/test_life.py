@@ -19,8 +19,8 @@ from pyvmm.machine.ending import GUEST_FIRST, OK, STOPPED, TOLD, Ending
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.vcpu import VcpuThread
 from tests.conftest import INSIDE_LAB
-from tests.guest.harness import BIN, WATCHDOG, Transcript, guest
-from tests.machine import programs
+from tests.support import programs
+from tests.support.firmware_guest import BIN, WATCHDOG, Transcript, guest
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(120)]
 

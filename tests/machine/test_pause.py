@@ -12,8 +12,8 @@ import pytest
 
 from pyvmm.machine.ending import OK, STOPPED, TOLD, Ending
 from pyvmm.machine.machine import Machine
-from tests.guest.harness import Transcript
-from tests.machine import programs
+from tests.support import programs
+from tests.support.firmware_guest import Transcript
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(60)]
 

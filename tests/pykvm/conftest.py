@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from pyvmm.pykvm import Kvm
-
-from .real_mode import RealMode
+from tests.support.real_mode import RealMode
 
 
 @pytest.fixture

@@ -20,8 +20,7 @@ import pytest
 
 import pyvmm.pykvm
 from pyvmm.pykvm import caps, cpuid, msrs
-
-from .c_values import symbols, values
+from tests.support.c_values import symbols, values
 
 MACHINES = ("x86_64", "aarch64")
 KINDS = ("abi", "const", "ioctls")

@@ -16,8 +16,7 @@ from pyvmm.pykvm import Kvm, KvmError
 from pyvmm.pykvm import kvm as kvm_module
 from pyvmm.pykvm.const import KVM_DEV_TYPE_VFIO
 from pyvmm.pykvm.device import KvmDevice
-
-from .real_mode import HLT, RealMode, out
+from tests.support.real_mode import HLT, RealMode, out
 
 Guest = Callable[..., RealMode]
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,7 @@ import pytest
 from pyvmm.pykvm import KvmError, routing
 from pyvmm.pykvm.const import KVM_EXIT_HLT, KVM_EXIT_IO, KVM_EXIT_MMIO
 from pyvmm.pykvm.const_x86 import KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER
-
-from .real_mode import HLT, NOWHERE, STI, RealMode, out, put, word
+from tests.support.real_mode import HLT, NOWHERE, STI, RealMode, out, put, word
 
 pytestmark = pytest.mark.kvm
 Guest = Callable[..., RealMode]

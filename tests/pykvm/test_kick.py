@@ -11,8 +11,7 @@ import pytest
 
 from pyvmm.pykvm import KvmError
 from pyvmm.pykvm.kick import KICK_SIGNAL, Kick
-
-from .real_mode import DATA, HLT, SPIN, STI, RealMode, put
+from tests.support.real_mode import DATA, HLT, SPIN, STI, RealMode, put
 
 pytestmark = pytest.mark.kvm
 Guest = Callable[..., RealMode]

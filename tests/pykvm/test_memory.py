@@ -16,8 +16,7 @@ from pyvmm.pykvm.const import (
     KVM_MEM_LOG_DIRTY_PAGES,
     KVM_MEM_READONLY,
 )
-
-from .real_mode import CODE, DATA, HLT, MEMORY, NOWHERE, PAGE, RealMode, load, out, put, store
+from tests.support.real_mode import CODE, DATA, HLT, MEMORY, NOWHERE, PAGE, RealMode, load, out, put, store
 
 pytestmark = pytest.mark.kvm
 Guest = Callable[..., RealMode]

@@ -15,8 +15,7 @@ from pyvmm.pykvm.const import (
     KVM_EXIT_IO_OUT,
     KVM_EXIT_MMIO,
 )
-
-from .real_mode import CODE, DATA, HLT, NOWHERE, RealMode, inp, load, out, put, store, word
+from tests.support.real_mode import CODE, DATA, HLT, NOWHERE, RealMode, inp, load, out, put, store, word
 
 pytestmark = pytest.mark.kvm
 Guest = Callable[..., RealMode]

@@ -20,8 +20,7 @@ from pyvmm.pykvm.const import (
     KVM_REG_X86,
 )
 from pyvmm.pykvm.const_x86 import KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_VCPUEVENT_VALID_SHADOW
-
-from .real_mode import CODE, DATA, HLT, RealMode, put, store
+from tests.support.real_mode import CODE, DATA, HLT, RealMode, put, store
 
 pytestmark = pytest.mark.kvm
 Guest = Callable[..., RealMode]

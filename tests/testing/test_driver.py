@@ -6,8 +6,8 @@ import pytest
 
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio import features as f
-from pyvmm.virtio.chain import Chain
-from tests.virtio.rings import ALL, EVENTS, PLAIN, SEAM, Copier, Pair, two_regions
+from pyvmm.virtio.ring.chain import Chain
+from tests.support.rings import ALL, EVENTS, PLAIN, SEAM, Copier, Pair, two_regions
 
 
 class Silent(Copier):

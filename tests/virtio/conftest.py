@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyvmm import notice
+from pyvmm.host import notice
 
 
 @pytest.fixture(autouse=True)

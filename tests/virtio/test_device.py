@@ -10,12 +10,12 @@ import pytest
 from pyvmm.loop import READ, LoopThread
 from pyvmm.memory.errors import GuestMemoryError
 from pyvmm.testing import FakeDriver
-from pyvmm.virtio import mmio
-from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.errors import ChainError, QueueError
-from pyvmm.virtio.interrupt import CONFIG_CHANGE
-from pyvmm.virtio.queue import Queue
-from tests.virtio.rings import ALL, EVENTS, PLAIN, Copier, Pair, count
+from pyvmm.virtio.ring.chain import Chain
+from pyvmm.virtio.ring.queue import Queue
+from pyvmm.virtio.transport import mmio
+from pyvmm.virtio.transport.interrupt import CONFIG_CHANGE
+from tests.support.rings import ALL, EVENTS, PLAIN, Copier, Pair, count
 
 PATIENCE = 10.0
 

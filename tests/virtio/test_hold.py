@@ -13,18 +13,18 @@ import pytest
 from pyvmm.backends.net.switch import Switch
 from pyvmm.loop import READ, WRITE, Loop, LoopThread
 from pyvmm.testing import FakeDriver
-from pyvmm.virtio import vsock_packet as p
-from pyvmm.virtio.balloon import Balloon
-from pyvmm.virtio.console import VirtioConsole
-from pyvmm.virtio.console_port import Port
+from pyvmm.virtio.balloon.device import Balloon
+from pyvmm.virtio.console.device import VirtioConsole
+from pyvmm.virtio.console.port import Port
 from pyvmm.virtio.errors import QueueError
-from pyvmm.virtio.interrupt import CONFIG_CHANGE
-from pyvmm.virtio.net import Net
-from tests.virtio.disks import IN, OUT, Bench, header
-from tests.virtio.net_driver import NetDriver, frame, wired
-from tests.virtio.rings import Copier, Pair
-from tests.virtio.test_console import PipeEnds, give_buffers, received, send
-from tests.virtio.vsock_guest import VsockGuest
+from pyvmm.virtio.net.device import Net
+from pyvmm.virtio.transport.interrupt import CONFIG_CHANGE
+from pyvmm.virtio.vsock import packet as p
+from tests.support.disks import IN, OUT, Bench, header
+from tests.support.net_driver import NetDriver, frame, wired
+from tests.support.rings import Copier, Pair
+from tests.support.vsock_guest import VsockGuest
+from tests.virtio.console.test_device import PipeEnds, give_buffers, received, send
 
 GoOn = Callable[[FakeDriver, "Saved"], None]
 

@@ -14,10 +14,10 @@ import pytest
 from pyvmm.config import DeviceWords
 from pyvmm.testing import FakeDriver, Request
 from pyvmm.virtio import features as f
-from pyvmm.virtio import spec
-from pyvmm.virtio import vsock_packet as p
+from pyvmm.virtio import options as spec
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.errors import QueueError, StateError
+from pyvmm.virtio.vsock import packet as p
 
 ALL = sorted(("balloon", "disk", "hvc", "net", "rng", "vsock"))
 #: Kinds that are not a device type of ours, or whose state another process has.

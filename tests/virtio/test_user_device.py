@@ -10,9 +10,9 @@ from pyvmm.config import Config, DeviceWords, split_words
 from pyvmm.errors import ConfigError
 from pyvmm.machine.machine import Machine
 from pyvmm.testing import FakeDriver
-from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.device import VirtioDevice
-from pyvmm.virtio.spec import make_device
+from pyvmm.virtio.options import make_device
+from pyvmm.virtio.ring.chain import Chain
 
 HEAD = """
 from __future__ import annotations
@@ -63,7 +63,7 @@ def test_class_of_a_file_becomes_a_device_that_works(tmp_path: Path) -> None:
 
 
 def test_class_of_a_module_becomes_a_device() -> None:
-    assert asked("pyvmm.virtio.rng:Rng").device_id == 4
+    assert asked("pyvmm.virtio.rng.device:Rng").device_id == 4
 
 
 def test_installed_device_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +290,7 @@ def test_exception_at_the_end_is_told_and_the_other_devices_are_closed(
         def close(self) -> None:
             closed.append(self.name)
 
-    firmware = Path(__file__).resolve().parents[2] / "firmware" / "bin" / "exit.bin"
+    firmware = Path(__file__).resolve().parents[2] / "firmware" / "x86_64" / "bin" / "exit.bin"
     with Machine(
         Config(firmware=str(firmware), console="none", timeout=30), devices=[Well(""), Faulty("close")]
     ) as machine:

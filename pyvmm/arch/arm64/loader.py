@@ -7,14 +7,14 @@ most 2 MiB, all of it and the initrd in the 32 GiB that the kernel lies in; x0 i
 from __future__ import annotations
 
 from pyvmm.arch.arm64.tree import describe_boot
-from pyvmm.boot.arm64_image import ALIGN, Image, unpack
+from pyvmm.boot.arm64.image import ALIGN, Image, unpack
 from pyvmm.boot.devicetree import DeviceTreeError, apply_overlay, pack
 from pyvmm.boot.devicetree.blob import MAX_SIZE
 from pyvmm.boot.devicetree.blob import unpack as unpack_tree
-from pyvmm.boot.e820 import ram_spans
 from pyvmm.boot.entry import EL1, Entry
 from pyvmm.boot.errors import DoesNotFitError, ImageError
 from pyvmm.boot.initrd import lay_out, write_at
+from pyvmm.boot.x86.e820 import ram_spans
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -225,7 +225,7 @@ class Platform:
     def _tree(self, memory: GuestMemory) -> Tree:
         """The device tree, the user's or ours, with overlays; all but ``/chosen``."""
         from pyvmm.arch.arm64.tree import describe_memory
-        from pyvmm.boot.e820 import ram_spans
+        from pyvmm.boot.x86.e820 import ram_spans
 
         ram = [(base, end - base) for base, end in ram_spans(memory)]
         if self._config.dtb is not None:

@@ -6,8 +6,8 @@ vector table); Linux Documentation/arch/x86/boot.rst, the 32-bit and 64-bit boot
 
 from __future__ import annotations
 
-from pyvmm.boot import lowmem
 from pyvmm.boot.entry import LONG, REAL, Entry
+from pyvmm.boot.x86 import lowmem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

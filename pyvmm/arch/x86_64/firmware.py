@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm.boot.firmware import RomImage, is_elf, load_firmware_rom
+from pyvmm.boot.x86.firmware import RomImage, is_elf, load_firmware_rom
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

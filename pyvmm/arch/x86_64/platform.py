@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pyvmm.backends.base import CharBackend
     from pyvmm.board.bus import Bus
     from pyvmm.boot.entry import Entry
-    from pyvmm.boot.firmware import RomImage
-    from pyvmm.boot.params import BootParams
+    from pyvmm.boot.x86.firmware import RomImage
+    from pyvmm.boot.x86.params import BootParams
     from pyvmm.config import Config
     from pyvmm.devices.uart import Uart
     from pyvmm.loop import Loop
@@ -124,11 +124,11 @@ class Platform:
         self, memory: GuestMemory, kernel: memoryview, cmdline: str, initrds: Sequence[bytes | memoryview]
     ) -> Entry:
         """A kernel and all that goes with it into *memory*. Raises ImageError."""
-        from pyvmm.boot.detect import load, unpacked
+        from pyvmm.boot.x86.detect import load, unpacked
 
         elf = None
         if self.virtio:
-            from pyvmm.boot.virtio_cmdline import device_words
+            from pyvmm.boot.x86.virtio_cmdline import device_words
 
             elf = unpacked(kernel)
             image = kernel if elf is None else elf
@@ -139,7 +139,7 @@ class Platform:
         """Firmware into *memory*, unless it is a ROM, which is mapped already. Raises ImageError."""
         if rom is not None:
             return rom.entry
-        from pyvmm.boot.firmware import load_firmware_elf
+        from pyvmm.boot.x86.firmware import load_firmware_elf
 
         return load_firmware_elf(memory, data)
 
@@ -206,12 +206,12 @@ class Platform:
         self, memory: GuestMemory, cmdline: str, initrds: Sequence[bytes | memoryview]
     ) -> BootParams:
         """Write ACPI tables, MP table and reset code into *memory*; return what a loader needs besides."""
-        from pyvmm.boot import lowmem
         from pyvmm.boot.acpi import AcpiDevice, AcpiTables, PowerPorts
-        from pyvmm.boot.e820 import build_e820
-        from pyvmm.boot.mptable import write_mp_table
-        from pyvmm.boot.params import BootParams
-        from pyvmm.boot.reset import write_reset_code
+        from pyvmm.boot.x86 import lowmem
+        from pyvmm.boot.x86.e820 import build_e820
+        from pyvmm.boot.x86.mptable import write_mp_table
+        from pyvmm.boot.x86.params import BootParams
+        from pyvmm.boot.x86.reset import write_reset_code
 
         power = PowerPorts(
             sleep_control=layout.ACPI_PM + acpi_pm.SLEEP_CONTROL,

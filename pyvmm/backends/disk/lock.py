@@ -13,8 +13,8 @@ from ctypes import Structure, byref, c_int, c_long, c_short, get_errno
 from time import monotonic, sleep
 
 from pyvmm.backends.disk.base import DiskError
-from pyvmm.notice import notice
-from pyvmm.pykvm.libc import function
+from pyvmm.host.libc import function
+from pyvmm.host.notice import notice
 
 # A byte for each permission: held shared by whoever uses it, and by whoever does not allow it to others.
 _USED = 100

@@ -10,9 +10,9 @@ from ctypes import byref, c_char_p, c_int, c_long, c_uint, get_errno
 from pyvmm.backends.disk.base import SECTOR, Disk, DiskError
 from pyvmm.backends.disk.format import HEAD, detect
 from pyvmm.backends.disk.lock import lock
+from pyvmm.host.libc import function, ioctl
 from pyvmm.memory.vector import Vector
 from pyvmm.memory.views import cut, rest
-from pyvmm.pykvm.libc import function, ioctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

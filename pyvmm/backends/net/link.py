@@ -14,9 +14,9 @@ import socket
 from pyvmm.backends.base import BackendError
 from pyvmm.backends.listener import Listener, check_path
 from pyvmm.backends.net.base import ALL_OFFLOADS, NetBackend, NetBackendError
+from pyvmm.host.libc import function
+from pyvmm.host.notice import notice
 from pyvmm.loop import READ
-from pyvmm.notice import notice
-from pyvmm.pykvm.libc import function
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

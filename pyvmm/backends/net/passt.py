@@ -13,7 +13,7 @@ import subprocess
 
 from pyvmm.backends.net.base import HEADER, MAX_FRAME, NetBackend, NetBackendError
 from pyvmm.errors import ConfigError
-from pyvmm.notice import notice
+from pyvmm.host.notice import notice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

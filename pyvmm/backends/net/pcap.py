@@ -12,7 +12,7 @@ from _thread import allocate_lock, start_new_thread
 from struct import Struct
 
 from pyvmm.backends.net.base import NetBackendError
-from pyvmm.notice import notice
+from pyvmm.host.notice import notice
 
 #: Bytes of a file at most, unless its user says otherwise.
 LIMIT = 1 << 30

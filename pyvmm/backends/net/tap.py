@@ -11,7 +11,7 @@ from ctypes import addressof, c_int, create_string_buffer, get_errno
 from functools import partial
 
 from pyvmm.backends.net.base import ALL_OFFLOADS, HEADER, NetBackend, NetBackendError
-from pyvmm.pykvm.libc import ioctl
+from pyvmm.host.libc import ioctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

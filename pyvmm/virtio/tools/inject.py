@@ -10,10 +10,10 @@ from __future__ import annotations
 from random import Random
 
 from pyvmm.errors import ConfigError
-from pyvmm.notice import notice
+from pyvmm.host.notice import notice
 from pyvmm.units import parse_seconds
-from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.errors import QueueError
+from pyvmm.virtio.ring.chain import Chain
 from pyvmm.virtio.tools.tap import overlay
 
 TYPE_CHECKING = False
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm.virtio.device import VirtioDevice
-    from pyvmm.virtio.queue import Queue
+    from pyvmm.virtio.ring.queue import Queue
 
 DROP_KICK = "drop-kick"
 DELAY = "delay"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pyvmm.config import Config
-    from pyvmm.virtio.attach import Attached
+    from pyvmm.virtio.transport.bus import Attached
 
 #: Names every device.
 ALL = "all"

@@ -12,16 +12,16 @@ import time
 from _thread import allocate_lock
 
 from pyvmm.errors import ConfigError, StartError
-from pyvmm.notice import notice
-from pyvmm.virtio import mmio
+from pyvmm.host.notice import notice
 from pyvmm.virtio.tools.tap import Tap, bytes_of
+from pyvmm.virtio.transport import mmio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pyvmm.virtio.chain import Chain
     from pyvmm.virtio.device import VirtioDevice
+    from pyvmm.virtio.ring.chain import Chain
 
 MAGIC = b"pyvmmvq\n"
 VERSION = 1

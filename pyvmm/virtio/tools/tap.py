@@ -7,7 +7,7 @@ tap pays nothing. Taps can be stacked: the last one installed sees first what co
 
 from __future__ import annotations
 
-from pyvmm.virtio.chain import Chain
+from pyvmm.virtio.ring.chain import Chain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm.virtio.device import VirtioDevice
-    from pyvmm.virtio.mmio import VirtioMmio
-    from pyvmm.virtio.queue import Queue
+    from pyvmm.virtio.ring.queue import Queue
+    from pyvmm.virtio.transport.mmio import VirtioMmio
 
 USED, CONFIGURATION, NEEDS_RESET = "used buffers", "configuration change", "needs reset"
 

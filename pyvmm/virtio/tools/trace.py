@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import time
 
-from pyvmm import blame
 from pyvmm.errors import StartError
+from pyvmm.host import blame
 from pyvmm.virtio import features as f
-from pyvmm.virtio import ids, interrupt, mmio
+from pyvmm.virtio import ids
 from pyvmm.virtio.tools.tap import Tap, bytes_of
+from pyvmm.virtio.transport import interrupt, mmio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.virtio.chain import Chain
     from pyvmm.virtio.device import VirtioDevice
+    from pyvmm.virtio.ring.chain import Chain
 
 #: Bytes of a chain that a line shows.
 SHOWN = 32

@@ -6,8 +6,8 @@ no request passes through this process. Registers, status and features stay with
 
 from __future__ import annotations
 
+from pyvmm.host.notice import notice
 from pyvmm.loop import EDGE, READ
-from pyvmm.notice import notice
 from pyvmm.virtio import features as f
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.errors import DeviceError, QueueError
@@ -15,7 +15,7 @@ from pyvmm.virtio.errors import DeviceError, QueueError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.memory.guest import GuestMemory
-    from pyvmm.virtio.queue import Queue
+    from pyvmm.virtio.ring.queue import Queue
 
 #: Feature bits from 24 to 49 are not a device's own (6); of these we let the other side's through.
 PASSED = f.F_VERSION_1 | f.F_INDIRECT_DESC | f.F_EVENT_IDX | f.F_IN_ORDER

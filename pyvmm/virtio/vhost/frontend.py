@@ -9,8 +9,8 @@ import os
 import select
 import socket
 
+from pyvmm.host.notice import notice
 from pyvmm.loop import READ
-from pyvmm.notice import notice
 from pyvmm.virtio import ids
 from pyvmm.virtio.config_space import ConfigSpace
 from pyvmm.virtio.errors import DeviceError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pyvmm.errors import PyvmmError
     from pyvmm.loop import Loop
-    from pyvmm.virtio.spec import Words
+    from pyvmm.virtio.options import Words
 
 #: name: (identifier, queues, bytes of configuration space). The identifiers are section 5's.
 TYPES = {

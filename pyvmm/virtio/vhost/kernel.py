@@ -9,7 +9,7 @@ import os
 from ctypes import addressof, create_string_buffer, get_errno
 from struct import Struct
 
-from pyvmm.pykvm.libc import ioctl
+from pyvmm.host.libc import ioctl
 from pyvmm.virtio.errors import DeviceError
 from pyvmm.virtio.vhost.device import Control, Ring
 

@@ -6,8 +6,8 @@ The control queue stays with us: addresses, queue pairs and offloads are changed
 from __future__ import annotations
 
 from pyvmm.virtio import features as f
-from pyvmm.virtio.net import Net
-from pyvmm.virtio.net_features import F_MQ, F_MRG_RXBUF
+from pyvmm.virtio.net.device import Net
+from pyvmm.virtio.net.features import F_MQ, F_MRG_RXBUF
 from pyvmm.virtio.vhost.device import PASSED, Control, Ring, VhostDevice
 from pyvmm.virtio.vhost.kernel import KernelVhost
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pyvmm.virtio import ids
 from pyvmm.virtio.errors import DeviceError
-from pyvmm.virtio.queue import Queue
+from pyvmm.virtio.ring.queue import Queue
 from pyvmm.virtio.vhost.device import Ring, VhostDevice
 from pyvmm.virtio.vhost.kernel import VHOST_VSOCK_SET_GUEST_CID, VHOST_VSOCK_SET_RUNNING, KernelVhost
-from pyvmm.virtio.vsock_event import tell_reset
+from pyvmm.virtio.vsock.event import tell_reset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """What one port write costs bare Python: a KVM_RUN loop with pre-boxed arguments and a method call.
 
-Usage: ``bare_loop.py ROM WRITES [ROUNDS]`` with firmware/bin/io_loop.bin. Prints one line a
+Usage: ``bare_loop.py ROM WRITES [ROUNDS]`` with firmware/x86_64/bin/io_loop.bin. Prints one line a
 round: nanoseconds per exit. Nothing of pyvmm is used: this is the least a VMM in Python can
 cost, the same guest as kvm_loop.c runs. Pin it with taskset.
 

@@ -1,4 +1,4 @@
-/* What one port write costs a VMM in C: opens /dev/kvm, runs firmware/bin/io_loop.bin with nothing
+/* What one port write costs a VMM in C: opens /dev/kvm, runs firmware/x86_64/bin/io_loop.bin with nothing
    else in the machine, and prints the nanoseconds of one KVM_RUN and back.
 
    Usage: kvm_loop ROM WRITES [ROUNDS]. Prints one line a round: ns per exit.

@@ -14,9 +14,9 @@ from pyvmm.boot.entry import EL1
 from pyvmm.boot.errors import DoesNotFitError, ImageError
 from pyvmm.memory.guest import GuestMemory
 from pyvmm.memory.layout import Part, assemble
-from tests.boot.devicetree.tools import compiled
-from tests.boot.images import elf
-from tests.boot.test_arm64_image import image
+from tests.boot.arm64.test_image import image
+from tests.support.devicetree_tools import compiled
+from tests.support.images import elf
 
 MIB = 1 << 20
 RAM = 0x4000_0000

@@ -12,8 +12,8 @@ import pytest
 from pyvmm.arch.arm64 import layout
 from pyvmm.arch.arm64.tree import MachineTree, describe_boot, describe_memory
 from pyvmm.boot.devicetree import DeviceTreeError, Tree, apply_overlay, pack, unpack
-from pyvmm.guests import cache
-from tests.boot.devicetree.tools import compiled, run, source_of, tool
+from pyvmm.images import cache
+from tests.support.devicetree_tools import compiled, run, source_of, tool
 
 GIB = 1 << 30
 #: Linux Documentation/devicetree/bindings: what the machine has, and what those refer to.
@@ -76,7 +76,7 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (cache.directory() / "debian" / "amd64").glob("linux-source-*_*/usr/src/linux-source-*.tar.xz")
     )
     if not packages:
-        pytest.skip("the kernel's bindings are in its source: pyvmm guest fetch linux-source")
+        pytest.skip("the kernel's bindings are in its source: pyvmm image fetch linux-source")
 
     def extract(place: Path) -> None:
         folder = f"{packages[-1].name.removesuffix('.tar.xz')}/Documentation/devicetree/bindings"

@@ -14,9 +14,9 @@ import pytest
 
 from pyvmm.backends.net.base import NetBackendError
 from pyvmm.backends.net.link import Link
-from pyvmm.virtio.net import Net
-from pyvmm.virtio.net_header import LAYOUT
-from tests.virtio.net_driver import HEADER, NetDriver, frame
+from pyvmm.virtio.net.device import Net
+from pyvmm.virtio.net.header import LAYOUT
+from tests.support.net_driver import HEADER, NetDriver, frame
 
 
 def end_of(path: Path) -> NetDriver:

@@ -15,9 +15,9 @@ from pyvmm.backends.net.passt import Passt, parse_forwards
 from pyvmm.backends.net.tap import open_tap
 from pyvmm.errors import ConfigError
 from pyvmm.loop import Loop
-from pyvmm.virtio.net import Net
-from tests.backends.net.namespace import network_namespace
-from tests.virtio.net_driver import BROADCAST, NetDriver, frame
+from pyvmm.virtio.net.device import Net
+from tests.support.namespace import network_namespace
+from tests.support.net_driver import BROADCAST, NetDriver, frame
 
 
 class Fake(Passt):

@@ -12,8 +12,8 @@ import pytest
 
 from pyvmm.backends.net.base import NetBackendError
 from pyvmm.backends.net.pcap import Capture
-from pyvmm.virtio.net import Net
-from tests.virtio.net_driver import NetDriver, Wire, frame
+from pyvmm.virtio.net.device import Net
+from tests.support.net_driver import NetDriver, Wire, frame
 
 
 def records(path: Path) -> list[tuple[float, bytes]]:

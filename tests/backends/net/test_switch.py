@@ -9,13 +9,13 @@ from contextlib import ExitStack
 import pytest
 
 from pyvmm.backends.net.switch import ADDRESSES, Switch, named_switch
-from pyvmm.virtio import net_features as nf
 from pyvmm.virtio.features import COMMON
-from pyvmm.virtio.net import Net
-from pyvmm.virtio.net_header import LAYOUT
-from pyvmm.virtio.net_receive import BACKLOG
-from tests.virtio.net_driver import HEADER, NetDriver, frame
-from tests.virtio.test_net_header import tcp_frame
+from pyvmm.virtio.net import features as nf
+from pyvmm.virtio.net.device import Net
+from pyvmm.virtio.net.header import LAYOUT
+from pyvmm.virtio.net.receive import BACKLOG
+from tests.support.net_driver import HEADER, NetDriver, frame
+from tests.virtio.net.test_header import tcp_frame
 
 A, B, C = (bytes((0x52, 0x54, 0, 0, 0, n)) for n in (1, 2, 3))
 

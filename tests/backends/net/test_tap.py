@@ -12,9 +12,9 @@ import pytest
 from pyvmm.backends.net import tap as tap_module
 from pyvmm.backends.net.base import CSUM, HEADER, TSO4, NetBackendError
 from pyvmm.backends.net.tap import adopt, configure, open_queue, open_tap
-from pyvmm.virtio.net import Net
-from tests.backends.net.namespace import network_namespace
-from tests.virtio.net_driver import NetDriver, frame
+from pyvmm.virtio.net.device import Net
+from tests.support.namespace import network_namespace
+from tests.support.net_driver import NetDriver, frame
 
 #: <linux/if_tun.h>
 TUNSETPERSIST = 0x400454CB

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from .machine import BASE, gpa_of, piece, tables
+from tests.support.acpi_machine import BASE, gpa_of, piece, tables
 
 ALL = [b"RSDT", b"XSDT", b"FACP", b"APIC", b"DSDT"]
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.boot.acpi import AcpiDevice, AcpiTables, aml
-
-from .machine import COM1, piece, tables, virtio
+from tests.support.acpi_machine import COM1, piece, tables, virtio
 
 pytestmark = pytest.mark.skipif(
     shutil.which("iasl") is None, reason="needs iasl, from Debian's package acpica-tools"

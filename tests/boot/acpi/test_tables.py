@@ -8,8 +8,7 @@ import pytest
 
 from pyvmm.boot.acpi import AcpiDevice, AcpiTables, AcpiTablesError
 from pyvmm.boot.acpi.aml import AmlError
-
-from .machine import BASE, COM1, END, POWER, tables, virtio
+from tests.support.acpi_machine import BASE, COM1, END, POWER, tables, virtio
 
 
 class Memory:

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.boot.devicetree import DeviceTreeError, Node, Tree, pack, u64, unpack
-
-from .tools import compiled, source_of
+from tests.support.devicetree_tools import compiled, source_of
 
 SOURCE = """
 /memreserve/ 0x1000 0x2000;

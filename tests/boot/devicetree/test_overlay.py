@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.boot.devicetree import DeviceTreeError, apply_overlay, pack, unpack
-
-from .tools import compiled, overlaid, source_of
+from tests.support.devicetree_tools import compiled, overlaid, source_of
 
 BASE = """
 / {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pyvmm.testing import FakeDriver
-from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.ring.chain import Chain
 from pyvmm.virtio.tools.tap import Tap
 
 

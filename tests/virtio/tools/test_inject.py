@@ -7,8 +7,8 @@ import pytest
 from pyvmm.errors import ConfigError
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio.features import DEVICE_NEEDS_RESET
-from pyvmm.virtio.mmio import QUEUE_NOTIFY
 from pyvmm.virtio.tools.inject import Injector, parse
+from pyvmm.virtio.transport.mmio import QUEUE_NOTIFY
 from tests.virtio.tools.devices import Shout
 
 

@@ -10,9 +10,9 @@ import pytest
 from pyvmm.config import Config
 from pyvmm.errors import ConfigError
 from pyvmm.testing import FakeDriver
-from pyvmm.virtio.attach import Attached
 from pyvmm.virtio.tools.install import install
 from pyvmm.virtio.tools.record import Recording
+from pyvmm.virtio.transport.bus import Attached
 from tests.virtio.tools.devices import Shout
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pyvmm.errors import ConfigError, StartError
 from pyvmm.testing.replay import Replay
-from pyvmm.virtio.rng import Rng
+from pyvmm.virtio.rng.device import Rng
 from pyvmm.virtio.tools import record
 from pyvmm.virtio.tools.record import Recorder, Recording, RecordingError
 from tests.virtio.tools.devices import Shout, tapped

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pyvmm.testing import FakeDriver
-from pyvmm.virtio.chain import Chain
-from pyvmm.virtio.mmio import CONFIG, VirtioMmio
-from pyvmm.virtio.queue import Queue
+from pyvmm.virtio.ring.chain import Chain
+from pyvmm.virtio.ring.queue import Queue
 from pyvmm.virtio.tools.tap import Tap, bytes_of
+from pyvmm.virtio.transport.mmio import CONFIG, VirtioMmio
 from tests.virtio.tools.devices import Shout, tapped
 
 

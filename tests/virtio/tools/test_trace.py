@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pyvmm.errors import StartError
-from pyvmm.virtio import mmio
 from pyvmm.virtio.tools.trace import Trace, open_trace
+from pyvmm.virtio.transport import mmio
 from tests.virtio.tools.devices import Shout, tapped
 
 

@@ -14,9 +14,9 @@ import pytest
 from pyvmm.config import DeviceWords, split_words
 from pyvmm.errors import PyvmmError
 from pyvmm.testing import FakeDriver
-from pyvmm.virtio.spec import make_device
-from pyvmm.virtio.vhost import fs
-from pyvmm.virtio.vhost.fs import Share, command
+from pyvmm.virtio.fs import device as fs
+from pyvmm.virtio.fs.device import Share, command
+from pyvmm.virtio.options import make_device
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -74,7 +74,8 @@ def test_virtiofsd_speaks_fuse_and_is_gone_when_the_device_is_closed(tmp_path: P
 @needs_virtiofsd
 def test_virtiofsd_when_this_process_is_killed_ends_with_it(tmp_path: Path) -> None:
     code = (
-        "from pyvmm.virtio.spec import make_device\nfrom pyvmm.config import DeviceWords\nimport os, signal\n"
+        "from pyvmm.virtio.options import make_device\n"
+        "from pyvmm.config import DeviceWords\nimport os, signal\n"
         f"device = make_device(DeviceWords('share', {{'path': {str(tmp_path)!r}}}))\n"
         "print(device._process.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
     )

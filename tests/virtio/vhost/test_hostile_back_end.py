@@ -14,9 +14,9 @@ from pyvmm.memory.guest import GuestMemory, Region
 from pyvmm.memory.host import Anonymous, Memfd
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio import features as f
-from pyvmm.virtio import mmio
 from pyvmm.virtio.errors import DeviceError
-from pyvmm.virtio.interrupt import CONFIG_CHANGE
+from pyvmm.virtio.transport import mmio
+from pyvmm.virtio.transport.interrupt import CONFIG_CHANGE
 from pyvmm.virtio.vhost import user_protocol as p
 from pyvmm.virtio.vhost.channel import connect, mem_table
 from pyvmm.virtio.vhost.frontend import VhostUser

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from pyvmm.loop import Loop
 from pyvmm.virtio import features as f
-from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.ring.chain import Chain
 from pyvmm.virtio.vhost import user_protocol as p
-from pyvmm.virtio.vhost.session import Session
+from pyvmm.virtio.vhost.server.session import Session
 
 MEMORY = 1 << 20
 GPA, USER = 0x10000, 0x7F00_0000_0000

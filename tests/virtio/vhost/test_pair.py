@@ -14,8 +14,9 @@ import pytest
 
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio import features as f
-from pyvmm.virtio import ids, mmio
-from pyvmm.virtio.interrupt import CONFIG_CHANGE, USED_BUFFER
+from pyvmm.virtio import ids
+from pyvmm.virtio.transport import mmio
+from pyvmm.virtio.transport.interrupt import CONFIG_CHANGE, USED_BUFFER
 from pyvmm.virtio.vhost.channel import connect
 from pyvmm.virtio.vhost.frontend import VhostUser
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.guests import debian
-from pyvmm.guests.default import default_guest
-from pyvmm.guests.initramfs import build, busybox_program
-from pyvmm.guests.modules import ModuleTree
+from pyvmm.images import debian
+from pyvmm.images.default import default_guest
+from pyvmm.images.initramfs import build, busybox_program
+from pyvmm.images.modules import ModuleTree
 from tests.virtio.vhost.test_pair import served
 
 #: Seconds a boot gets; without help of the processor it takes 10.

@@ -13,10 +13,10 @@ from pyvmm.cli.device import parse
 from pyvmm.config import Config, DeviceWords, split_words
 from pyvmm.errors import PyvmmError
 from pyvmm.loop import Loop
-from pyvmm.virtio.rng import Rng
-from pyvmm.virtio.spec import make_device
+from pyvmm.virtio.options import make_device
+from pyvmm.virtio.rng.device import Rng
 from pyvmm.virtio.vhost import net, vsock
-from pyvmm.virtio.vhost.backend import BackEnd
+from pyvmm.virtio.vhost.server.backend import BackEnd
 
 
 def make(kind: str, text: str) -> None:

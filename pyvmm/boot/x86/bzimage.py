@@ -1,0 +1,141 @@
+"""bzImage: the compressed Linux kernel with its setup header, started by its own decompressor.
+
+Documentation/arch/x86/boot.rst, section numbers as of Linux 6.12. The 16-bit setup code is
+not run: the 64-bit entry is used where the kernel has one, else the 32-bit entry.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from pyvmm.boot.elf import check_range
+from pyvmm.boot.errors import ImageError
+from pyvmm.boot.initrd import load_initrds
+from pyvmm.boot.x86 import lowmem, zeropage
+from pyvmm.boot.x86.params import write_cmdline
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.boot.entry import Entry
+    from pyvmm.boot.x86.params import BootParams
+    from pyvmm.memory.guest import GuestMemory
+
+XLF_KERNEL_64 = 1 << 0
+#: Where a kernel is loaded that does not say where it wants to be.
+DEFAULT_LOAD = 0x100000
+#: "64-bit Boot Protocol": the entry point's offset from the start of the loaded kernel.
+ENTRY_64 = 0x200
+_SECTOR = 512
+
+
+class BzImage:
+    """A bzImage's setup header, checked; field names as in ``struct setup_header``.
+
+    *kernel*: the protected-mode code. *payload*: the compressed ELF file in it, empty where
+    the protocol (before 2.08) does not tell. Raises ImageError.
+    """
+
+    __slots__ = (
+        "cmdline_size",
+        "data",
+        "init_size",
+        "initrd_addr_max",
+        "kernel",
+        "payload",
+        "pref_address",
+        "relocatable",
+        "version",
+        "xloadflags",
+    )
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self.data = memoryview(data)
+        if len(self.data) < zeropage.SETUP_HEADER_END:
+            raise _cut("setup header", zeropage.SETUP_HEADER_END, len(self.data))
+        boot_flag, magic, self.version = (
+            self._field("<H", zeropage.BOOT_FLAG),
+            self._field("<I", zeropage.HEADER),
+            self._field("<H", zeropage.VERSION),
+        )
+        if boot_flag != zeropage.BOOT_FLAG_MAGIC or magic != zeropage.HEADER_MAGIC:
+            raise ImageError("this is not a bzImage; the magic number HdrS is not at its place")
+        if self.version < 0x0206 or not self.data[zeropage.LOADFLAGS] & zeropage.LOADED_HIGH:
+            raise ImageError(
+                f"this kernel speaks boot protocol {self.version >> 8}.{self.version & 0xFF:02}; 2.06 and a "
+                "bzImage are the least that is supported (Linux 2.6.22)"
+            )
+        setup_sects = self.data[zeropage.SETUP_HEADER] or 4
+        start = (setup_sects + 1) * _SECTOR
+        size = self._field("<I", 0x1F4) * 16
+        if not size or start >= len(self.data):
+            raise _cut("real-mode part", start, len(self.data))
+        # syssize is rounded up to a paragraph, and signing tools append to the file.
+        if start + size - 15 > len(self.data):
+            raise _cut("protected-mode code", start + size, len(self.data))
+        self.kernel = self.data[start : start + size]
+        self.initrd_addr_max = self._field("<I", 0x22C)
+        self.relocatable = bool(self.data[0x234])
+        self.cmdline_size = self._field("<I", zeropage.CMDLINE_SIZE)
+        self.xloadflags = self._field("<H", 0x236) if self.version >= 0x020C else 0
+        self.pref_address = self._field("<Q", 0x258) if self.version >= 0x020A else 0
+        self.init_size = self._field("<I", 0x260) if self.version >= 0x020A else 0
+        self.payload = self._find_payload()
+
+    def _field(self, layout: str, offset: int) -> int:
+        value: int = struct.unpack_from(layout, self.data, offset)[0]
+        return value
+
+    def _find_payload(self) -> memoryview:
+        if self.version < 0x0208:
+            return self.kernel[:0]
+        offset, length = self._field("<I", 0x248), self._field("<I", 0x24C)
+        if offset + length > len(self.kernel):
+            raise ImageError(
+                f"the payload of this bzImage ({length} bytes at {offset}) reaches beyond its kernel of "
+                f"{len(self.kernel)} bytes; the file is cut short or broken"
+            )
+        return self.kernel[offset : offset + length]
+
+    def zero_page(self) -> bytearray:
+        """A zero page with this kernel's setup header in it, everything else zero."""
+        end = min(zeropage.HEADER + self.data[0x201], zeropage.SETUP_HEADER_END)
+        page = bytearray(zeropage.SIZE)
+        page[zeropage.SETUP_HEADER : end] = self.data[zeropage.SETUP_HEADER : end]
+        return page
+
+    def load_address(self) -> int:
+        """Where the protected-mode code goes: as preferred, if it can be moved at all."""
+        if self.relocatable and self.pref_address >= DEFAULT_LOAD:
+            return self.pref_address
+        return DEFAULT_LOAD
+
+    def occupied(self, load: int) -> tuple[int, int]:
+        """``(base, end)`` the kernel uses, loaded at *load*, until it reads its memory map."""
+        run = load if self.relocatable or not self.pref_address else self.pref_address
+        return min(load, run), max(load + len(self.kernel), run + self.init_size)
+
+
+def load_bzimage(memory: GuestMemory, kernel: bytes | memoryview, params: BootParams) -> Entry:
+    """Load a bzImage with what *params* asks for. Raises ImageError, DoesNotFitError."""
+    image = BzImage(kernel)
+    load = image.load_address()
+    base, end = image.occupied(load)
+    check_range(memory, "the kernel, with the room it decompresses to,", base, end, lowmem.KERNEL_RANGES)
+    if end > lowmem.IDENTITY_SIZE:
+        raise ImageError(f"this kernel wants to be loaded at {load:#x}, above 4 GiB; it is broken")
+    cmdline = write_cmdline(memory, params.cmdline, image.cmdline_size)
+    initrd = load_initrds(memory, params, (base, end), image.initrd_addr_max)
+    page = image.zero_page()
+    struct.pack_into("<I", page, zeropage.CODE32_START, load & 0xFFFFFFFF)
+    memory.write(load, image.kernel)
+    rsi = zeropage.write_zero_page(memory, page, cmdline, initrd, params.e820, params.rsdp)
+    if image.xloadflags & XLF_KERNEL_64:
+        return lowmem.long_entry(memory, load + ENTRY_64, {"rsi": rsi, "rsp": lowmem.STACK_TOP})
+    return lowmem.protected_entry(memory, load, {"rsi": rsi, "rsp": lowmem.STACK_TOP})
+
+
+def _cut(what: str, needed: int, size: int) -> ImageError:
+    return ImageError(
+        f"the {what} of this bzImage would end at byte {needed}, but the file has only {size}; "
+        "it is cut short or broken"
+    )

@@ -1,0 +1,107 @@
+"""Firmware: a ROM that ends at 4 GiB and is entered at the reset vector, or an ELF file.
+
+A ROM is what QEMU's ``-bios`` takes. The place of a PC's firmware: the last bytes below
+4 GiB, and its last 128 KiB again below 1 MiB (Intel SDM vol. 3, 10.1.4 for the reset vector).
+"""
+
+from __future__ import annotations
+
+from pyvmm.boot.entry import REAL, Entry
+from pyvmm.boot.errors import ImageError
+from pyvmm.boot.x86 import lowmem
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.memory.guest import GuestMemory
+
+ROM_END = 1 << 32
+ROM_MAX = 16 << 20
+#: The copy below 1 MiB: at most this, ending there.
+LOW_COPY = 128 << 10
+LOW_COPY_END = 0x100000
+_PAGE = 0x1000
+_ELF_MAGIC = b"\x7fELF"
+
+#: What firmware with needs of its own carries in its image, and what it needs.
+_WANTS = (
+    (b"SeaBIOS", "SeaBIOS", "PCI and fw_cfg"),
+    (b"_FVH", "UEFI firmware", "PCI, flash memory and fw_cfg"),
+    (b"LARCHIVE", "coreboot", "the chipset it was built for"),
+    (b"etc/table-loader", "QEMU firmware (qboot)", "fw_cfg"),
+)
+
+
+class RomImage:
+    """A ROM and where it goes.
+
+    *data*: the bytes, in whole pages, for a read-only region at *base*, ending at 4 GiB.
+    *low*: their last 128 KiB or less, to be written at *low_base*, ending at 1 MiB. *entry*:
+    the reset vector.
+    """
+
+    __slots__ = ("base", "data", "entry", "low", "low_base")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.base = ROM_END - len(data)
+        self.low = data[-LOW_COPY:]
+        self.low_base = LOW_COPY_END - len(self.low)
+        self.entry = Entry(REAL)
+
+    @property
+    def places(self) -> list[tuple[int, int, int, str]]:
+        """``(base, offset, size, name)`` of each place the guest sees a part of *data* at."""
+        low, size = len(self.low), len(self.data)
+        return [
+            (self.low_base, size - low, low, "firmware ROM, low"),
+            (self.base, 0, size, "firmware ROM"),
+        ]
+
+
+def load_firmware_rom(data: bytes | memoryview) -> RomImage:
+    """Check a ROM and pad it at the front to whole pages.
+
+    Raises ImageError for one that is empty, larger than 16 MiB, empty at the reset vector,
+    or that needs devices this machine does not have.
+    """
+    rom = bytes(data)
+    if not rom:
+        raise ImageError("the firmware is empty; give a ROM image or an ELF file")
+    if len(rom) > ROM_MAX:
+        raise ImageError(f"the firmware has {len(rom)} bytes; a ROM may have at most {ROM_MAX} (16 MiB)")
+    for mark, name, needs in _WANTS:
+        if mark in rom:
+            raise ImageError(
+                f"this firmware is {name} and needs {needs}, which this machine does not have; "
+                "boot a kernel directly (--kernel) or use firmware written for this machine"
+            )
+    rom = bytes(-len(rom) % _PAGE) + rom
+    if rom[-16:] in (bytes(16), b"\xff" * 16):
+        raise ImageError(
+            "the firmware has no instruction at the reset vector, its last 16 bytes; "
+            "give a ROM image that ends with its entry, or an ELF file"
+        )
+    return RomImage(rom)
+
+
+def is_elf(data: bytes | memoryview) -> bool:
+    """Whether firmware bytes are an ELF file, for ``load_firmware_elf``, or a ROM."""
+    return bytes(data[:4]) == _ELF_MAGIC
+
+
+def load_firmware_elf(memory: GuestMemory, data: bytes | memoryview) -> Entry:
+    """Load an ELF firmware: ELF32 starts in flat protected mode, ELF64 in 64-bit mode.
+
+    Entered at ``e_entry`` with a stack of 4 KiB; in 64-bit mode the first 4 GiB are mapped
+    one to one. It may lie anywhere in RAM but on the descriptor table, stack and page
+    tables. Raises ImageError, DoesNotFitError.
+    """
+    from pyvmm.boot.elf import ElfImage  # a ROM starts without it
+
+    image = ElfImage(data)
+    entry = image.check_entry(image.physical_entry())
+    image.load(memory, lowmem.FIRMWARE_RANGES)
+    registers = {"rsp": lowmem.STACK_TOP}
+    if image.bits == 64:
+        return lowmem.long_entry(memory, entry, registers)
+    return lowmem.protected_entry(memory, entry, registers)

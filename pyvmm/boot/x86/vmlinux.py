@@ -1,0 +1,122 @@
+"""ELF kernels: by the PVH boot ABI where they have its note, else by the Linux boot protocol.
+
+PVH: Xen's docs/misc/pvh.pandoc and include/public/arch-x86/hvm/start_info.h. Linux: "64-bit
+Boot Protocol" and "32-bit Boot Protocol" of Documentation/arch/x86/boot.rst; a vmlinux is
+entered at its ``e_entry``.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from pyvmm.boot.elf import ElfImage
+from pyvmm.boot.errors import DoesNotFitError, ImageError
+from pyvmm.boot.initrd import load_initrds
+from pyvmm.boot.x86 import lowmem, zeropage
+from pyvmm.boot.x86.params import write_cmdline
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.boot.entry import Entry
+    from pyvmm.boot.x86.bzimage import BzImage
+    from pyvmm.boot.x86.params import BootParams
+    from pyvmm.memory.guest import GuestMemory
+
+XEN_ELFNOTE_PHYS32_ENTRY = 18
+XEN_HVM_START_MAGIC_VALUE = 0x336EC578
+#: Linux maps all of low memory on 64 bits, 896 MiB on 32.
+_INITRD_MAX_64 = 0x7FFFFFFF
+_INITRD_MAX_32 = 0x37FFFFFF
+
+
+def load_elf(
+    memory: GuestMemory,
+    data: bytes | memoryview,
+    params: BootParams,
+    protocol: str = "auto",
+    header: BzImage | None = None,
+) -> Entry:
+    """Load an ELF kernel. *protocol*: "auto", "pvh" or "linux64".
+
+    *header*: the bzImage the ELF file came out of; its setup header then gives limits and
+    boot parameters. Raises ImageError, DoesNotFitError.
+    """
+    image = ElfImage(data)
+    pvh = pvh_entry(image) if protocol in ("auto", "pvh") else None
+    if protocol == "pvh" and pvh is None:
+        raise ImageError(
+            "this ELF file has no PVH entry note (XEN_ELFNOTE_PHYS32_ENTRY); build the kernel with "
+            "CONFIG_PVH or boot it by the Linux protocol (linux64)"
+        )
+    if protocol == "linux64" and image.bits != 64:
+        raise ImageError(
+            "this ELF file is a 32-bit kernel and has no 64-bit entry; let the format be detected"
+        )
+    entry = image.check_entry(image.physical_entry() if pvh is None else pvh)
+    image.load(memory, lowmem.KERNEL_RANGES)
+    limit = zeropage.LINUX_CMDLINE_SIZE if header is None else header.cmdline_size
+    cmdline = write_cmdline(memory, params.cmdline, limit)
+    occupied = (image.segments[0].paddr, image.end)
+    if header is not None:
+        addr_max = header.initrd_addr_max
+        occupied = (occupied[0], max(occupied[1], occupied[0] + header.init_size))
+    else:
+        addr_max = _INITRD_MAX_64 if image.bits == 64 else _INITRD_MAX_32
+    initrd = load_initrds(memory, params, occupied, addr_max)
+    if pvh is not None:
+        start_info = write_start_info(memory, params, cmdline, [initrd] if initrd[1] else [])
+        return lowmem.protected_entry(memory, entry, {"rbx": start_info})
+    page = zeropage.fresh_header() if header is None else header.zero_page()
+    rsi = zeropage.write_zero_page(memory, page, cmdline, initrd, params.e820, params.rsdp)
+    registers = {"rsi": rsi, "rsp": lowmem.STACK_TOP}
+    if image.bits == 64:
+        return lowmem.long_entry(memory, entry, registers)
+    return lowmem.protected_entry(memory, entry, registers)
+
+
+def pvh_entry(image: ElfImage) -> int | None:
+    """The 32-bit physical entry point a PVH kernel names in its note; None without one."""
+    note = image.note(b"Xen", XEN_ELFNOTE_PHYS32_ENTRY)
+    if note is None:
+        return None
+    if len(note) not in (4, 8) or int.from_bytes(note, "little") >> 32:
+        raise ImageError(
+            f"the PVH entry note of this ELF file has {len(note)} bytes: {note[:8].hex()}; it is broken"
+        )
+    return int.from_bytes(note, "little")
+
+
+def write_start_info(
+    memory: GuestMemory, params: BootParams, cmdline: int, modules: list[tuple[int, int]]
+) -> int:
+    """Write struct hvm_start_info, version 1, with its module and memory lists; return its address."""
+    room = (lowmem.PVH_END - lowmem.PVH_MEMMAP) // 24
+    if len(params.e820) > room:
+        raise DoesNotFitError(
+            f"the memory map has {len(params.e820)} ranges, but at most {room} fit; place fewer"
+        )
+    # struct hvm_memmap_table_entry { uint64_t addr, size; uint32_t type, reserved; };
+    memmap = b"".join(struct.pack("<QQII", base, size, kind, 0) for base, size, kind in params.e820)
+    # struct hvm_modlist_entry { uint64_t paddr, size, cmdline_paddr, reserved; };
+    modlist = b"".join(struct.pack("<4Q", base, size, 0, 0) for base, size in modules)
+    # struct hvm_start_info { uint32_t magic, version, flags, nr_modules; uint64_t modlist_paddr,
+    #     cmdline_paddr, rsdp_paddr, memmap_paddr; uint32_t memmap_entries, reserved; };
+    info = struct.pack(
+        "<4I4Q2I",
+        XEN_HVM_START_MAGIC_VALUE,
+        1,
+        0,
+        len(modules),
+        lowmem.PVH_MODLIST if modules else 0,
+        cmdline,
+        params.rsdp,
+        lowmem.PVH_MEMMAP if memmap else 0,
+        len(params.e820),
+        0,
+    )
+    memory.write(lowmem.PVH_START_INFO, info)
+    if modlist:
+        memory.write(lowmem.PVH_MODLIST, modlist)
+    if memmap:
+        memory.write(lowmem.PVH_MEMMAP, memmap)
+    return lowmem.PVH_START_INFO

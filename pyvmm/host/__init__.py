@@ -1,0 +1,1 @@
+"""This host's own calls: libc through ctypes, barriers, reports."""

@@ -1,0 +1,164 @@
+"""The guest's first file system: our init, busybox, kernel modules, given files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pyvmm.errors import StartError
+from pyvmm.images import cpio, debian
+from pyvmm.images.cpio import Entry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from pyvmm.images.modules import Module
+
+#: Where init lies in ``exec_overlay``: to be given to the kernel as ``rdinit=``.
+OVERLAY_INIT = "/.pyvmm/init"
+
+# What busybox's udhcpc runs when it got, renewed or lost a lease.
+_LEASE = b"""\
+#!/bin/sh
+case $1 in
+deconfig)
+    ip addr flush dev "$interface"
+    ip link set "$interface" up
+    ;;
+bound | renew)
+    ip addr flush dev "$interface"
+    ip addr add "$ip/${mask:-24}" dev "$interface"
+    [ -z "$mtu" ] || ip link set "$interface" mtu "$mtu"
+    for one in $router; do
+        ip route replace "$one" dev "$interface" scope link
+        ip route replace default via "$one" dev "$interface"
+        break
+    done
+    : >/etc/resolv.conf
+    [ -z "$domain" ] || echo "search $domain" >>/etc/resolv.conf
+    for one in $dns; do
+        echo "nameserver $one" >>/etc/resolv.conf
+    done
+    ;;
+esac
+"""
+
+#: Loads what ``on_demand`` lists: the kernel calls it, with options and an alias.
+MODPROBE = """\
+#!/bin/sh
+for alias; do
+    list=/etc/pyvmm/lazy/$alias
+    [ -e "$list" ] || continue
+    while read -r module; do
+        [ -d "/sys/module/$(basename "$module" .ko | tr - _)" ] || insmod "$module"
+    done <"$list"
+    exit 0
+done
+exit 1
+"""
+
+_MACHINES = {name: machine for machine, name in debian.ARCHITECTURES.items()}
+
+
+class InitramfsError(StartError):
+    """An initramfs that cannot be made: a part is missing."""
+
+
+def exec_overlay(architecture: str = "amd64") -> bytes:
+    """A small archive to put after a user's own initrd, booted with ``rdinit=/.pyvmm/init``."""
+    return cpio.archive([cpio.file(OVERLAY_INIT[1:], init_program(architecture), 0o755)])
+
+
+def build(
+    init: bytes,
+    busybox: bytes,
+    *,
+    modules: Sequence[Module] = (),
+    files: Sequence[Entry] = (),
+) -> bytes:
+    """The archive of an initramfs. *modules* are loaded in the order given; *files* win over ours."""
+    entries = [
+        cpio.folder("dev"),
+        cpio.character_device("dev/console", 5, 1),
+        *(cpio.folder(name) for name in ("bin", "etc", "proc", "run", "sys", "usr")),
+        cpio.folder("root", 0o700),
+        cpio.folder("tmp", 0o1777),
+        *(cpio.symlink(name, "bin") for name in ("sbin",)),
+        *(cpio.symlink(f"usr/{name}", "../bin") for name in ("bin", "sbin")),
+        cpio.file("init", init, 0o755),
+        cpio.file("bin/busybox", busybox, 0o755),
+        *(cpio.symlink(f"bin/{name}", "busybox") for name in applets(busybox)),
+        cpio.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"),
+        cpio.file("etc/group", b"root:x:0:\n"),
+        cpio.folder("etc/udhcpc"),
+        cpio.file("etc/udhcpc/default.script", _LEASE, 0o755),
+        cpio.file("etc/pyvmm/modules", paths_of(modules)),
+        *(cpio.file(module.path, module.data) for module in modules),
+    ]
+    return cpio.archive([*entries, *files])
+
+
+def on_demand(wanted: Mapping[str, Sequence[Module]], path: str) -> list[Entry]:
+    """Entries of modules for which the kernel asks by an alias, and of the program that it runs to get them.
+
+    *wanted* has an alias' modules in load order; *path* is the program's, as /proc/sys/kernel/modprobe has
+    it. Aliases with nothing to load are left out.
+    """
+    wanted = {alias: order for alias, order in wanted.items() if order}
+    if not wanted:
+        return []
+    modules = {module.path: module for order in wanted.values() for module in order}
+    return [
+        *(cpio.file(f"etc/pyvmm/lazy/{alias}", paths_of(order)) for alias, order in wanted.items()),
+        *(cpio.file(module.path, module.data) for module in modules.values()),
+        cpio.file(path, MODPROBE.encode(), 0o755),
+    ]
+
+
+def paths_of(modules: Iterable[Module]) -> bytes:
+    """A line a module: where it lies."""
+    return "".join(f"/{module.path}\n" for module in modules).encode()
+
+
+def applets(busybox: bytes) -> list[str]:
+    """The names a busybox program answers to, from the sorted table in it: any architecture's.
+
+    Raises InitramfsError when there is no such table.
+    """
+    start = busybox.find(b"\0[\0[[\0")
+    table = busybox[start + 1 : busybox.find(b"\0\0", start + 1)] if start >= 0 else b""
+    names = [name.decode("ascii", "replace") for name in table.split(b"\0")]
+    if names != sorted(names) or "sh" not in names:
+        raise InitramfsError("the busybox program has no table of its commands; use Debian's busybox-static")
+    return [name for name in names if name != "busybox"]
+
+
+def kernel_image(kernel: debian.Package) -> Path:
+    """The bootable image in an unpacked kernel package. Raises InitramfsError when there is none."""
+    found = sorted((kernel.root / "boot").glob("vmlinu[xz]-*"))
+    if not found:
+        raise InitramfsError(f"the package {kernel.name} has no kernel in /boot; name a linux-image package")
+    return found[0]
+
+
+def busybox_program(busybox: debian.Package) -> bytes:
+    """The program in an unpacked busybox-static. Raises InitramfsError when it is not there."""
+    for name in ("bin/busybox", "usr/bin/busybox"):
+        if (busybox.root / name).is_file():
+            return (busybox.root / name).read_bytes()
+    raise InitramfsError(f"the package {busybox.name} has no busybox program; remove it from the cache")
+
+
+def init_program(architecture: str = "amd64") -> bytes:
+    """Our init for *architecture*, built by ``firmware/guest/init/Makefile``."""
+    return linux_program("guest/init/pyvmm-init", architecture)
+
+
+def linux_program(path: str, architecture: str = "amd64") -> bytes:
+    """One of our programs for Linux guests: its *path* in ``firmware``, without the machine's name."""
+    name = f"firmware/{path}.{_MACHINES[architecture]}"
+    package = Path(__file__).resolve().parent.parent  # a wheel has firmware inside, a checkout beside
+    for base in (package, package.parent):
+        if (base / name).is_file():
+            return (base / name).read_bytes()
+    raise InitramfsError(f"{name} is not part of this installation; no guest for {architecture} can be made")

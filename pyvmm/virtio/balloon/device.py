@@ -1,0 +1,272 @@
+"""The memory balloon: guest memory given back to the host while the guest runs. Section 5.5."""
+
+from __future__ import annotations
+
+from collections import deque
+from struct import Struct
+
+from pyvmm.host.notice import notice
+from pyvmm.memory.errors import GuestMemoryError
+from pyvmm.units import parse_seconds
+from pyvmm.virtio import ids
+from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.errors import ChainError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+    from pyvmm.virtio.options import Words
+    from pyvmm.virtio.ring.chain import Chain
+
+# Feature bits (5.5.3)
+F_STATS_VQ = 1 << 1
+F_DEFLATE_ON_OOM = 1 << 2
+F_PAGE_REPORTING = 1 << 5
+
+# Queues (5.5.2)
+INFLATE, DEFLATE, STATS, FREE_PAGE, REPORTING = 0, 1, 2, 3, 4
+
+#: A page of the balloon's, whatever the guest's own pages are.
+PAGE = 4096
+#: Page numbers one request may hold.
+MAX_PAGES = 16 << 10
+#: struct virtio_balloon_stat: tag, value.
+STAT = Struct("<HQ")
+#: Statistics one report may hold.
+MAX_STATS = 256
+#: What the tags mean (5.5.6.3, and from oom_kills on linux/virtio_balloon.h); memory in bytes.
+STAT_NAMES = (
+    "swap_in",
+    "swap_out",
+    "major_faults",
+    "minor_faults",
+    "free_memory",
+    "total_memory",
+    "available_memory",
+    "disk_caches",
+    "hugetlb_allocations",
+    "hugetlb_failures",
+    "oom_kills",
+    "allocation_stalls",
+    "async_scans",
+    "direct_scans",
+    "async_reclaims",
+    "direct_reclaims",
+)
+_LAST_PAGE = 0xFFFF_FFFF
+
+
+class Balloon(VirtioDevice):
+    """The memory balloon.
+
+    :param target: bytes the guest is to give up from the start
+    :param deflate_on_oom: the guest may take pages back rather than kill a process
+    :param stats: seconds between two questions for statistics; None: only when ``ask_stats`` asks
+    :param reporting: the guest tells of pages it has free, and the host takes their memory back
+    """
+
+    device_id = ids.BALLOON
+    name = "balloon"
+    feature_names = {
+        F_STATS_VQ: "STATS_VQ",
+        F_DEFLATE_ON_OOM: "DEFLATE_ON_OOM",
+        F_PAGE_REPORTING: "PAGE_REPORTING",
+    }
+    #: Any from the third on may be that of free pages, for which Linux wants 32 entries.
+    queue_sizes = (128, 128, 128, 128, 128)
+    config_fields = {"num_pages": "u32", "actual": "u32"}
+    config_writable = frozenset(("actual",))
+
+    def __init__(
+        self,
+        target: int = 0,
+        *,
+        deflate_on_oom: bool = False,
+        stats: float | None = None,
+        reporting: bool = False,
+    ) -> None:
+        super().__init__()
+        self.features = F_STATS_VQ
+        if deflate_on_oom:
+            self.features |= F_DEFLATE_ON_OOM
+        if reporting:
+            self.features |= F_PAGE_REPORTING
+        #: What the guest told last, by the names of STAT_NAMES; it tells what it knows.
+        self.stats: dict[str, int] = {}
+        #: How many reports of statistics came.
+        self.reports = 0
+        #: Bytes given back to the host so far.
+        self.discarded = 0
+        #: Page numbers, ranges and requests that broke a rule.
+        self.refused = 0
+        self._interval = stats
+        self._waiting: deque[Chain] = deque()  # buffers for statistics, the driver's when they are wanted
+        self._roles: dict[int, Callable[[Chain], int | None]] = {}
+        self.target = target
+
+    @property
+    def target(self) -> int:
+        """Bytes the guest is to give up. May be set at any time, by any thread; whole pages count.
+
+        Raises ValueError for less than 0 and for more than 16 TiB.
+        """
+        return int(self.config.num_pages) * PAGE
+
+    @target.setter
+    def target(self, size: int) -> None:
+        if not 0 <= size // PAGE <= _LAST_PAGE:
+            raise ValueError(f"a balloon of {size} bytes; it may have 0 to {_LAST_PAGE * PAGE}")
+        self.config.num_pages = size // PAGE
+        self.config_changed()
+
+    @property
+    def actual(self) -> int:
+        """Bytes the guest says that it has given up."""
+        return int(self.config.actual) * PAGE
+
+    def ask_stats(self) -> None:
+        """Ask the guest for statistics now; ``reports`` counts when they come. Any thread."""
+        if self.active:
+            self.soon(self._ask)
+
+    # The device
+
+    def started(self) -> None:
+        """Find out what each queue is for."""
+        roles = self._roles = {INFLATE: self._inflate, DEFLATE: self._deflate}
+        if self.has(F_STATS_VQ):
+            roles[STATS] = self._report
+            if self._interval is not None:
+                self.later(self._interval, self._tick)
+        if self.has(F_PAGE_REPORTING):
+            # The specification numbers all queues; drivers such as Linux's leave out those not negotiated.
+            roles[REPORTING if self.queues[REPORTING].ready else len(roles)] = self._free_pages
+
+    def stopped(self) -> None:
+        """Its buffers are the driver's again."""
+        self._waiting.clear()
+
+    def handle(self, queue: int, chain: Chain) -> int | None:
+        """One request."""
+        role = self._roles.get(queue)
+        return 0 if role is None else role(chain)
+
+    def refuse(self, error: Exception) -> None:
+        """Count a request that broke a rule."""
+        self.refused += 1
+        super().refuse(error)
+
+    def describe(self, queue: int, request: bytes) -> str:
+        """What a trace says of a request: the first page it names."""
+        if queue not in (INFLATE, DEFLATE) or len(request) < 4:
+            return ""
+        verb = "inflate" if queue == INFLATE else "deflate"
+        return f"{verb}, first page at {int.from_bytes(request[:4], 'little') * PAGE:#x}"
+
+    def save(self) -> dict[str, Any]:
+        """As every device; buffers for statistics that wait here are in the queue again."""
+        state = super().save()
+        queue = state["queues"][STATS]
+        queue["_next_avail"] = queue["_next_avail"] - len(self._waiting) & 0xFFFF
+        return state
+
+    # Inflate and deflate (5.5.6)
+
+    def _inflate(self, chain: Chain) -> int:
+        discard = self.memory.discard
+        for first, count in runs(page_numbers(chain)):
+            try:
+                self.discarded += discard(first * PAGE, count * PAGE)
+            except GuestMemoryError:  # some of them: the others are the guest's to give
+                for page in range(first, first + count):
+                    self._discard(page * PAGE, PAGE)
+        return 0
+
+    def _deflate(self, chain: Chain) -> int:
+        # The guest's first access gets a page of the host's; there is nothing to prepare.
+        contains = self.memory.contains
+        for page in page_numbers(chain):
+            if not contains(page * PAGE, PAGE):
+                self._wrong(page * PAGE)
+        return 0
+
+    def _discard(self, gpa: int, size: int) -> None:
+        try:
+            self.discarded += self.memory.discard(gpa, size)
+        except GuestMemoryError:
+            self._wrong(gpa)
+
+    def _wrong(self, gpa: int) -> None:
+        self.refused += 1
+        notice(
+            f"virtio {self.name} page", f"{self.name}: the driver named a page at {gpa:#x}, which is no RAM"
+        )
+
+    # Statistics (5.5.6.3)
+
+    def _report(self, chain: Chain) -> None:
+        data = chain.read_rest(MAX_STATS * STAT.size)
+        if len(data) % STAT.size:
+            raise ChainError(f"statistics of {len(data)} bytes; each has {STAT.size}")
+        self._waiting.append(chain)
+        if data:
+            self.stats = {
+                STAT_NAMES[tag]: value for tag, value in STAT.iter_unpack(data) if tag < len(STAT_NAMES)
+            }
+            self.reports += 1
+
+    def _ask(self) -> None:
+        if self._waiting:
+            self.complete(self.queues[STATS], self._waiting.popleft(), 0)
+
+    def _tick(self) -> None:
+        assert self._interval is not None, "it was asked for"
+        self._ask()
+        self.later(self._interval, self._tick)
+
+    # Free page reporting (5.5.6.7)
+
+    def _free_pages(self, chain: Chain) -> int:
+        for view in chain.writable:
+            self._discard(self.memory.locate(view), view.nbytes)
+        return 0
+
+
+def page_numbers(chain: Chain) -> Iterable[int]:
+    """The page numbers of an inflate or deflate request. Raises ChainError."""
+    data = chain.read_rest(4 * MAX_PAGES)
+    if len(data) % 4:
+        raise ChainError(f"page numbers of {len(data)} bytes; each has 4")
+    return memoryview(data).cast("I")
+
+
+def runs(pages: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """(first, count) of each run of neighbours, each page once."""
+    first = count = 0
+    for page in sorted(pages):
+        if page == first + count and count:
+            count += 1
+        elif not count or page >= first + count:
+            if count:
+                yield first, count
+            first, count = page, 1
+    if count:
+        yield first, count
+
+
+def from_words(words: Words) -> Balloon:
+    """``balloon=[target=SIZE][,deflate-on-oom][,stats=SECONDS][,reporting]``."""
+    stats = words.text("stats")
+    seconds = None if stats is None else parse_seconds(stats, "--balloon stats")
+    target = words.size("target", 0) or 0
+    try:
+        return Balloon(
+            target,
+            deflate_on_oom=words.flag("deflate-on-oom"),
+            stats=seconds,
+            reporting=words.flag("reporting"),
+        )
+    except ValueError as error:
+        raise words.error(f"target: {error}") from None

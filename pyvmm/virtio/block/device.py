@@ -1,0 +1,399 @@
+"""The block device: a disk image for the guest. Section 5.2.
+
+Data goes straight between the image and guest memory. Requests are carried out in the order they come,
+in the device's own thread, neighbours that lie next to each other on the disk as one; transfers that would
+wait for the medium in a pool of threads, where the disk allows that. Where there is one CPU for all, vCPUs
+carry out requests that need not wait.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from functools import partial
+from time import perf_counter
+
+from pyvmm.backends.disk.base import SECTOR, DiskError
+from pyvmm.host.notice import notice
+from pyvmm.units import parse_size
+from pyvmm.virtio import ids
+from pyvmm.virtio.block import request as r
+from pyvmm.virtio.block.request import Request
+from pyvmm.virtio.block.transfer import Transfers
+from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.errors import ChainError, StateError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from pyvmm.backends.disk.base import Disk
+    from pyvmm.virtio.options import Words
+    from pyvmm.virtio.ring.queue import Queue
+
+QUEUE_SIZE = 256
+#: Buffers a request may have: the queue's entries, less the header's and the status's.
+SEG_MAX = QUEUE_SIZE - 2
+MAX_QUEUES = 16
+
+#: Requests next to each other become one transfer up to this many bytes and buffers.
+MERGE_BYTES = 1 << 20
+MERGE_VIEWS = 512
+#: Seconds that finished requests may wait for others of their batch before the driver is told.
+HOLD = 0.0002
+
+#: Sectors one segment may cover: 1 GiB of a DISCARD; 32 MiB of a WRITE_ZEROES, which may have to be written.
+MAX_DISCARD = 1 << 21
+MAX_WRITE_ZEROES = 1 << 16
+MAX_SEGMENTS = 32
+
+CACHES = ("writeback", "writethrough", "unsafe")
+
+_TRANSFERS = (r.IN, r.OUT)
+_NAMES = {r.IN: "read", r.OUT: "write", r.FLUSH: "flush", r.DISCARD: "discard", r.WRITE_ZEROES: "zeroing"}
+
+
+class Block(VirtioDevice):
+    """A disk of what *disk* keeps; the device closes it.
+
+    :param serial: what GET_ID answers, 20 characters of ASCII at most
+    :param queues: request queues, 1 to 16; one thread serves them all
+    :param cache: ``writeback`` keeps writes in the host's cache until the guest flushes, ``writethrough``
+        brings each to the medium unless the guest chooses otherwise, ``unsafe`` ignores flushes
+
+    Raises DiskError for a serial or a number of queues out of range.
+    """
+
+    device_id = ids.BLOCK
+    name = "disk"
+    config_fields = r.CONFIG_FIELDS
+    config_writable = frozenset(("writeback",))
+    own_thread = True
+    long_chains = True
+
+    def __init__(self, disk: Disk, *, serial: str = "", queues: int = 1, cache: str = "writeback") -> None:
+        if len(serial) > r.ID_SIZE or not (serial.isascii() and serial.isprintable()):
+            raise DiskError(f"serial {serial!r} must be at most {r.ID_SIZE} printable characters of ASCII")
+        if not 1 <= queues <= MAX_QUEUES:
+            raise DiskError(f"a disk has 1 to {MAX_QUEUES} queues, not {queues}")
+        self.queue_sizes = (QUEUE_SIZE,) * queues
+        self.features = r.F_SEG_MAX | r.F_BLK_SIZE | r.F_TOPOLOGY | r.F_FLUSH | r.F_CONFIG_WCE
+        self.features |= r.F_RO if disk.readonly else r.F_DISCARD | r.F_WRITE_ZEROES
+        if queues > 1:
+            self.features |= r.F_MQ
+        super().__init__()
+        self.disk = disk
+        self.serial = serial
+        self._cache = cache
+        self._sectors = 0
+        self._stopping = False
+        # Whether the present thread is the loop's, which may wait for the medium; what a vCPU left to it.
+        self._inside = True
+        self._left: deque[Callable[[], object]] = deque()
+        self._transfers = Transfers(
+            disk,
+            lambda request, error: self._failed(_NAMES[request.kind], error),
+            lambda: self.soon(self._collect),
+        )
+        self._configure()
+
+    def _configure(self) -> None:
+        config, disk = self.config, self.disk
+        self._set_capacity()
+        config.seg_max = SEG_MAX
+        config.blk_size = disk.block_size
+        ratio = disk.physical_block_size // disk.block_size
+        config.physical_block_exp = ratio.bit_length() - 1
+        config.min_io_size = ratio
+        config.opt_io_size = disk.optimal_size // disk.block_size
+        config.writeback = self._cache != "writethrough"
+        config.num_queues = len(self.queues)
+        if not disk.readonly:
+            config.max_discard_sectors = MAX_DISCARD
+            config.max_discard_seg = config.max_write_zeroes_seg = MAX_SEGMENTS
+            config.discard_sector_alignment = disk.physical_block_size // SECTOR
+            config.max_write_zeroes_sectors = MAX_WRITE_ZEROES
+            config.write_zeroes_may_unmap = 1
+
+    # For whoever has the machine
+
+    def resized(self) -> bool:
+        """Take the image's size as it is now, and tell the driver; False when it has not changed. Any thread.
+
+        Raises DiskError when the image's size is no whole number of blocks.
+        """
+        if not self.disk.refresh():
+            return False
+        self._set_capacity()
+        self.config_changed()
+        return True
+
+    # The driver's life
+
+    def started(self) -> None:
+        """The driver is ready."""
+        if self.has(r.F_CONFIG_WCE) and not self.has(r.F_FLUSH):
+            self.config.writeback = 0  # 5.2.5.2
+        self._choose_cache()
+        if self.disk.tells:
+            for queue in self.queues:
+                self.prompt(queue.index)
+
+    def stopped(self) -> None:
+        """The driver reset the device."""
+        self.config.writeback = self._cache != "writethrough"
+        self._left.clear()
+
+    def stop(self) -> None:
+        """The driver reset the device, or the machine is over: only transfers under way are waited for."""
+        self._stopping = True
+        super().stop()
+        self._transfers.abandon()
+        self._stopping = False
+
+    def config_written(self, offset: int, size: int) -> None:
+        """The driver chose how writes are cached."""
+        self._choose_cache()
+
+    def hold(self) -> None:
+        """As any device, when every transfer under way has ended."""
+        self._catch_up()
+        self._transfers.drain()
+        self._collect()
+        super().hold()
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take back what ``save`` gave. Raises StateError too when the image's size is another one."""
+        super().load(state)
+        saved, writeback = self.config.capacity, self.config.writeback
+        self._configure()  # the image is what it is, whatever the state says
+        self.config.writeback = writeback & 1
+        if saved != self._sectors:
+            raise StateError(
+                f"disk {self.disk.path} has {self._sectors} sectors, and had {saved} when the guest was "
+                "saved; give the image that belongs to it"
+            )
+
+    def close(self) -> None:
+        """End the pool and close the image."""
+        self._transfers.close()
+        self.disk.close()
+
+    # Requests
+
+    def kicked(self, queue: Queue) -> None:
+        """Serve *queue*: a run of neighbouring reads or writes is one transfer.
+
+        A vCPU's thread serves one request, if it need not wait, and leaves the rest to the loop.
+        """
+        inside = self._inside = self.loop.inside
+        pop, left, sectors = queue.pop, queue.size if inside else 1, self._sectors
+        run: list[Request] = []
+        # What would go on with the run: a request of this kind at this sector, with this much room.
+        kind, end, room, views = -1, 0, 0, 0
+        told = perf_counter()
+        queue.disarm()
+        while True:
+            while left and (chain := pop()) is not None:
+                left -= 1
+                try:
+                    request = Request(chain)
+                except ChainError as error:
+                    self.refuse(error)
+                    queue.push(chain, 0)
+                    continue
+                size, sector = request.size, request.sector
+                stop = sector + (size >> 9)
+                plain = request.kind in _TRANSFERS and size and not size & 511 and stop <= sectors
+                goes_on = plain and sector == end and request.kind == kind
+                if goes_on and size <= room and len(request.data) <= views:
+                    run.append(request)
+                else:
+                    if run:
+                        self._transfer(queue, run)
+                        if self._stopping:
+                            return
+                        if perf_counter() - told > HOLD:
+                            self.publish(queue)
+                            told = perf_counter()
+                    if not plain:
+                        run = []
+                        kind = -1
+                        self._serve(queue, request)
+                        continue
+                    run = [request]
+                    kind, room, views = request.kind, MERGE_BYTES, MERGE_VIEWS
+                end = stop
+                room -= size
+                views -= len(request.data)
+            if run:
+                self._transfer(queue, run)
+                run = []
+                kind = -1
+            if not left and inside:
+                self.kick(queue.index)
+                break
+            if not queue.arm():
+                break
+            if not inside:
+                self.kick(queue.index)
+                break
+            queue.disarm()
+        self.publish(queue)
+
+    def _transfer(self, queue: Queue, run: list[Request]) -> None:
+        """Read or write what *run* wants, neighbours on the disk."""
+        if self._inside:
+            statuses = self._transfers.carry_out(queue, run)
+        else:
+            statuses = self._transfers.at_once(run) if run[0].size <= MERGE_BYTES else None
+            if statuses is None:
+                self._leave(partial(self._transfer, queue, run))
+        if statuses is not None:
+            _give_back(queue, run, statuses)
+
+    def _collect(self) -> None:
+        """Give back what was carried out meanwhile. In the device's loop."""
+        touched = []
+        for queue, run, statuses in self._transfers.finished():
+            _give_back(queue, run, statuses)
+            if queue not in touched:
+                touched.append(queue)
+        for queue in touched:
+            self.publish(queue)
+
+    def _serve(self, queue: Queue, request: Request) -> None:
+        """A request by itself: neither a read nor a write, or one that is refused."""
+        kind = request.kind
+        if not self._inside and not (self.disk.in_memory and kind == r.FLUSH):
+            self._leave(partial(self._serve, queue, request))
+            return
+        try:
+            if kind == r.FLUSH:
+                if self._cache != "unsafe":
+                    self.disk.flush()
+                status = r.OK
+            elif kind == r.GET_ID:
+                status = self._give_id(request)
+            elif kind in (r.DISCARD, r.WRITE_ZEROES):
+                status = self._forget(request)
+            elif kind in _TRANSFERS:
+                raise ChainError(
+                    f"{request.size} bytes at sector {request.sector} are not some whole sectors of the "
+                    f"disk's {self._sectors}"
+                )
+            elif kind == r.NO_HEADER:
+                raise ChainError("its header is shorter than 16 bytes (5.2.6)")
+            else:
+                status = r.UNSUPP
+        except ChainError as error:
+            self.refuse(error)
+            status = r.IOERR
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                status = r.UNSUPP
+            else:
+                self._failed(_NAMES[kind], error)
+                status = r.IOERR
+        request.status[0] = status
+        queue.push(request.chain, request.room)
+
+    def _leave(self, work: Callable[[], object]) -> None:
+        """Have the loop do *work* soon."""
+        self._left.append(work)
+        if len(self._left) == 1:
+            self.soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        """Do what was left to the loop."""
+        self._inside = True
+        while self._left and not self._stopping:
+            self._left.popleft()()
+        for queue in self.queues:
+            self.publish(queue)
+
+    def _give_id(self, request: Request) -> int:
+        if request.size < r.ID_SIZE:
+            raise ChainError(f"{request.size} bytes are too few for an identifier of {r.ID_SIZE}")
+        data = self.serial.encode().ljust(r.ID_SIZE, b"\0")
+        for view in request.data:
+            part = data[: len(view)]
+            view[: len(part)] = part
+            data = data[len(part) :]
+        return r.OK
+
+    def _forget(self, request: Request) -> int:
+        """DISCARD and WRITE_ZEROES: every segment is checked before the first is carried out."""
+        if self.disk.readonly:
+            return r.IOERR
+        size = request.size
+        if not 0 < size <= MAX_SEGMENTS * r.SEGMENT.size or size % r.SEGMENT.size:
+            raise ChainError(f"{size} bytes are no 1 to {MAX_SEGMENTS} whole segments of a discard (5.2.6.1)")
+        segments = r.segments(b"".join(request.data))
+        zeroes = request.kind == r.WRITE_ZEROES
+        most = MAX_WRITE_ZEROES if zeroes else MAX_DISCARD
+        for sector, count, flags in segments:
+            if flags & ~(r.UNMAP if zeroes else 0):
+                return r.UNSUPP
+            if count > most or sector + count > self._sectors:
+                raise ChainError(
+                    f"a discard of {count} sectors at {sector}; {most} is the most, of {self._sectors}"
+                )
+        for sector, count, flags in segments:
+            if not count:
+                continue
+            if zeroes:
+                unmap = bool(flags & r.UNMAP)
+                self.disk.write_zeroes(sector * SECTOR, count * SECTOR, unmap, self._transfers.durable)
+            else:
+                self.disk.discard(sector * SECTOR, count * SECTOR)
+        return r.OK
+
+    # Inside
+
+    def _set_capacity(self) -> None:
+        self._sectors = self.config.capacity = self.disk.size // SECTOR
+
+    def _choose_cache(self) -> None:
+        if self.has(r.F_CONFIG_WCE):
+            durable = not self.config.writeback
+        else:  # a driver that cannot flush relies on it
+            durable = self._cache == "writethrough" or not self.has(r.F_FLUSH)
+        self._transfers.durable = durable and self._cache != "unsafe"
+
+    def _failed(self, what: str, error: OSError) -> None:
+        notice(
+            f"disk {what}",
+            f"{self.name}: {what} of {self.disk.path} failed: {error.strerror or error}; "
+            "the guest gets an I/O error",
+        )
+
+
+def _give_back(queue: Queue, run: list[Request], statuses: list[int]) -> None:
+    for request, status in zip(run, statuses, strict=True):
+        request.status[0] = status
+        queue.push(request.chain, request.room)
+
+
+def from_words(words: Words) -> Block:
+    """``disk=PATH,ro,serial=...``: see docs/devices/block.md."""
+    from pyvmm.backends.disk.image import open_disk
+
+    cache = words.choice("cache", CACHES, "writeback")
+    queues = words.number("queues", 1, 1, MAX_QUEUES)
+    serial = words.text("serial", "") or ""
+    create = words.text("create")
+    disk = open_disk(
+        words.need("path"),
+        readonly=words.flag("ro"),
+        format=words.text("format", "auto") or "auto",
+        direct=words.flag("direct"),
+        snapshot=words.flag("snapshot"),
+        create=None if create is None else parse_size(create, "--disk create"),
+    )
+    try:
+        return Block(disk, serial=serial, queues=queues or 1, cache=cache)
+    except BaseException:
+        disk.close()
+        raise

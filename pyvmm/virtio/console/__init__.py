@@ -1,0 +1,1 @@
+"""The console device (virtio 1.2, section 5.3)."""

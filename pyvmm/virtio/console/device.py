@@ -1,0 +1,264 @@
+"""The console device: terminals and streams of bytes between guest and host. Section 5.3."""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from pyvmm.backends.spec import make_backend
+from pyvmm.host.notice import notice
+from pyvmm.virtio import ids
+from pyvmm.virtio.console.port import Port
+from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.errors import ChainError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from pyvmm.loop import Loop
+    from pyvmm.virtio.options import Words
+    from pyvmm.virtio.ring.chain import Chain
+    from pyvmm.virtio.ring.queue import Queue
+
+# Features (5.3.3)
+F_SIZE = 1 << 0
+F_MULTIPORT = 1 << 1
+
+# Control events (5.3.6.2)
+DEVICE_READY = 0
+PORT_ADD = 1
+PORT_REMOVE = 2
+PORT_READY = 3
+CONSOLE_PORT = 4
+RESIZE = 5
+PORT_OPEN = 6
+PORT_NAME = 7
+
+#: ``struct virtio_console_control``: port, event, value.
+CONTROL = Struct("<IHH")
+#: ``struct virtio_console_resize``: columns, rows. Linux before 6.15 reads them the other way round.
+_SIZE = Struct("<HH")
+
+#: Queue numbers (5.3.2) of the control queues; port 0 has 0 and 1, port n has 2n + 2 and 2n + 3.
+CONTROL_RX = 2
+CONTROL_TX = 3
+
+MAX_PORTS = 31
+MAX_NAME = 255
+_RX_SIZE = 64
+_TX_SIZE = 128
+_CONTROL_SIZE = 64
+
+
+class VirtioConsole(VirtioDevice):
+    """A console device with *ports*, 1 to 31 of them. The first should be a console.
+
+    With one console port without a name it is a plain console, without control queues: its driver then has
+    its size from the configuration space, which every kernel understands.
+    """
+
+    device_id = ids.CONSOLE
+    name = "console"
+    config_fields = {"cols": "u16", "rows": "u16", "max_nr_ports": "u32"}
+
+    def __init__(self, ports: Sequence[Port]) -> None:
+        self.ports = tuple(ports)
+        first = self.ports[0]
+        multiport = len(self.ports) > 1 or not first.console or bool(first.name)
+        sizes: tuple[int, ...] = (_RX_SIZE, _TX_SIZE)
+        if multiport:
+            sizes += (_CONTROL_SIZE, _CONTROL_SIZE) + (_RX_SIZE, _TX_SIZE) * (len(self.ports) - 1)
+            self.features = F_MULTIPORT
+        self.queue_sizes = sizes
+        super().__init__()
+        self.config.max_nr_ports = len(self.ports)
+        # What the driver is still to be told: the newest of each kind for each port, so it is bounded.
+        self._messages: dict[tuple[int, int], bytes] = {}
+        self._served: list[Callable[[], object]] = []
+
+    def tap(self, feed: Callable[[bytes], object]) -> None:
+        """Give *feed* a copy of what the guest writes to its first console."""
+        for port in self.ports:
+            if port.console:
+                port.tap = feed
+                return
+
+    # Life
+
+    def attach(self, loop: Loop) -> None:
+        """Live in *loop*, and open the backends. Raises BackendError."""
+        super().attach(loop)
+        queues = self.queues
+        for number, port in enumerate(self.ports):
+            rx = 2 * number + 2 if number else 0
+            self._served += [port.room_added, port.transmit]
+            if not number and len(queues) > 2:
+                self._served += [self._send_messages, self._take_messages]
+            port.attach(self, number, queues[rx], queues[rx + 1])
+            if port.size is not None:
+                self.features |= F_SIZE
+        self._set_size()
+
+    def started(self) -> None:
+        """The driver is ready; without ports of its own kind it has the first one open."""
+        if not self.has(F_MULTIPORT):
+            first = self.ports[0]
+            first.known = first.open = True
+        self._resume_input()
+
+    def release(self) -> None:
+        """As any device; input goes on."""
+        super().release()
+        self._resume_input()
+
+    def _resume_input(self) -> None:
+        for port in self.ports:
+            if port.open:
+                port.backend.resume()
+
+    def stopped(self) -> None:
+        """Forget what the driver knew; the backends stay."""
+        for port in self.ports:
+            port.reset()
+        self._messages.clear()
+
+    def close(self) -> None:
+        """Close the backends. Idempotent."""
+        for port in self.ports:
+            port.backend.close()
+
+    def kicked(self, queue: Queue) -> None:
+        """A port's queue, or a control queue."""
+        self._served[queue.index]()
+
+    # Size
+
+    def resized(self) -> None:
+        """A terminal at the host's end may have another size now. Any thread."""
+        self.loop.call_soon(self._resized)
+
+    def _resized(self) -> None:
+        with self.busy:
+            for port in self.ports:
+                size = port.backend.size()
+                if size is not None and size != port.size:
+                    port.size = size
+                    self._set_size()
+                    if self.active:
+                        self.tell_size(port)
+
+    def _set_size(self) -> None:
+        size = self.ports[0].size
+        if size is not None:
+            self.config.cols, self.config.rows = size
+
+    def tell_size(self, port: Port) -> None:
+        """Tell the driver the size of *port*'s terminal (5.3.4, 5.3.6.2)."""
+        if not port.number:
+            self.config_changed()
+        if port.known and port.console and port.size is not None and self.has(F_MULTIPORT):
+            self._tell(port, RESIZE, 0, _SIZE.pack(*port.size))
+
+    # Control messages
+
+    def connection_changed(self, port: Port) -> None:
+        """Somebody came to the host's end of *port*, or left. In the loop's thread."""
+        with self.busy:
+            if self.active and port.known:
+                self._tell(port, PORT_OPEN, port.backend.connected)
+
+    def _tell(self, port: Port, event: int, value: int = 1, more: bytes = b"") -> None:
+        if self.has(F_MULTIPORT):
+            key = port.number, event
+            if key not in self._messages:  # else it is about to be sent, or waits for a buffer
+                self.soon(self._send_messages)
+            self._messages[key] = CONTROL.pack(port.number, event, value) + more
+
+    def _send_messages(self) -> None:
+        queue, messages = self.queues[CONTROL_RX], self._messages
+        while messages and (chain := queue.pop() or (queue.pop() if queue.arm() else None)) is not None:
+            message = messages.pop(next(iter(messages)))
+            if chain.write(message) < len(message):
+                notice(
+                    f"virtio {self.name} control", f"{self.name}: a buffer for control messages is too small"
+                )
+            queue.push(chain, chain.written)
+        self.publish(queue)
+
+    def _take_messages(self) -> None:
+        super().kicked(self.queues[CONTROL_TX])
+
+    def handle(self, queue: int, chain: Chain) -> int:
+        """A control message of the driver's."""
+        number, event, value = CONTROL.unpack(chain.read(CONTROL.size))
+        if event == DEVICE_READY:
+            if value:
+                for port in self.ports:
+                    self._tell(port, PORT_ADD)
+            return 0
+        if number >= len(self.ports):
+            raise ChainError(f"a control message for port {number}, and there are {len(self.ports)}")
+        port = self.ports[number]
+        if event == PORT_READY:
+            port.known = bool(value)
+            if value:
+                self._introduce(port)
+        elif event == PORT_OPEN:
+            port.set_open(bool(value))
+        else:
+            raise ChainError(f"a control message with event {event}, which drivers do not send")
+        return 0
+
+    def _introduce(self, port: Port) -> None:
+        if port.console:
+            self._tell(port, CONSOLE_PORT)
+        if port.name:
+            self._tell(port, PORT_NAME, 1, port.name.encode())
+        if port.backend.connected:
+            self._tell(port, PORT_OPEN)
+        self.tell_size(port)
+
+    # State
+
+    def save(self) -> dict[str, Any]:
+        """As every device, with the ports; chains that we hold are in their queues again."""
+        state = super().save()
+        for saved in state["queues"]:
+            saved["_next_avail"] = saved["_next_used"]
+        state["ports"] = [port.save() for port in self.ports]
+        state["messages"] = [[*key, message.hex()] for key, message in self._messages.items()]
+        return state
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take back what ``save`` gave; the driver is told who is at the host's ends now."""
+        super().load(state)
+        for port, saved in zip(self.ports, state["ports"], strict=True):
+            port.load(saved)
+        self._messages = {(number, event): bytes.fromhex(text) for number, event, text in state["messages"]}
+        for port in self.ports if state["driver_features"] & F_MULTIPORT else ():
+            if port.known:  # sent when the queues are run, at the start
+                key = port.number, PORT_OPEN
+                self._messages[key] = CONTROL.pack(*key, port.backend.connected)
+
+
+def from_words(all_words: Sequence[Words], on_quit: Callable[[], object] | None = None) -> VirtioConsole:
+    """One device of every ``hvc`` that was asked for. Raises ConfigError.
+
+    Each has ``to`` (WHERE), ``name``, ``port``. *on_quit* is called at Ctrl-A x on a terminal.
+    """
+    if len(all_words) > MAX_PORTS:
+        raise all_words[0].error(f"{len(all_words)} ports are asked for; {MAX_PORTS} is the most")
+    ports: list[Port] = []
+    for words in all_words:
+        where, name = words.need("to"), words.text("name") or ""
+        if len(name.encode()) > MAX_NAME or not name.isprintable() or "/" in name:
+            raise words.error(
+                f"name={name!r} must be at most {MAX_NAME} printable characters without a slash"
+            )
+        if name and name in (port.name for port in ports):
+            raise words.error(f"name={name} is given twice; choose another one")
+        console = not words.flag("port")
+        words.finish()
+        ports.append(Port(make_backend(where, on_quit, "--hvc"), name, console))
+    return VirtioConsole(ports)

@@ -1,0 +1,182 @@
+"""A directory of the host's as a file system of the guest's: virtio-fs, served by virtiofsd. Section 5.11.
+
+Debian 12 has virtiofsd, the program in C, in qemu-system-common; later it is a package of its own, in
+Rust. Both take a listening socket by descriptor, and end when the connection does: it cannot outlive us.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+
+from pyvmm.backends.listener import private_pair
+from pyvmm.host.notice import notice
+from pyvmm.loop import READ
+from pyvmm.virtio import ids
+from pyvmm.virtio.errors import DeviceError
+from pyvmm.virtio.vhost.frontend import VhostUser, fs_config
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.loop import Loop
+    from pyvmm.virtio.options import Words
+
+#: Where Debian puts it, the newer first.
+PROGRAMS = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd")
+#: Marks the program in C, whose options differ.
+_IN_C = "/usr/lib/qemu/virtiofsd"
+QUEUE_SIZE = 1024
+#: Seconds it gets to end by itself once its connection is closed.
+GRACE = 2.0
+_LINE = 300
+#: A read-only bind mount over the directory, in a mount namespace of virtiofsd's own: the host
+#: itself refuses writes, whatever the guest does. The program in C has no option for that.
+_READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+
+
+class Share(VhostUser):
+    """Directory *path* under the name *tag*; with *readonly* the host refuses every write.
+
+    Raises DeviceError when there is no virtiofsd, or it does not start.
+    """
+
+    def __init__(self, path: str, tag: str, config: bytes, readonly: bool = False) -> None:
+        if not os.path.isdir(path):
+            raise DeviceError(f"--share {path} is not a directory; give one that exists")
+        self._what = f"--share {path}"
+        self._errors, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._said = b""
+        self._process: subprocess.Popen[bytes] | None = None
+        sock = None
+        try:
+            sock, self._process = _start(path, readonly, writer)
+            os.close(writer)
+            writer = -1
+            super().__init__(
+                sock, self._what, ids.FILE_SYSTEM, "fs", queues=2, queue_size=QUEUE_SIZE, config=config
+            )
+        except DeviceError as error:
+            if sock is None:
+                raise
+            sock.close()
+            self._reap()
+            self._listen(0)
+            why = self._said.decode(errors="replace").strip() or str(error)
+            raise DeviceError(f"{self._what}: virtiofsd does not start: {why}") from None
+        finally:
+            if writer >= 0:
+                os.close(writer)
+            if not hasattr(self, "_back") or sock is None:
+                self._close_errors()
+
+    def attach(self, loop: Loop) -> None:
+        """Listen to what virtiofsd complains about."""
+        super().attach(loop)
+        loop.add(self._errors, READ, self._listen)
+
+    def close(self) -> None:
+        """End virtiofsd."""
+        if hasattr(self, "loop") and self._errors >= 0:
+            self.loop.remove(self._errors)
+        super().close()
+        self._reap()
+        self._close_errors()
+
+    def _reap(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _listen(self, _: int) -> None:
+        """Pass its complaints on, at a limited rate."""
+        try:
+            data = os.read(self._errors, 4096)
+        except BlockingIOError:
+            return
+        if not data and hasattr(self, "loop"):
+            self.loop.remove(self._errors)
+        self._said = (self._said + data)[-4096:]
+        if not hasattr(self, "loop"):
+            return
+        *lines, self._said = self._said.split(b"\n")
+        for line in lines:
+            notice(f"{self._what} says", f"{self._what}: {line[:_LINE].decode(errors='replace')}")
+
+    def _close_errors(self) -> None:
+        fd, self._errors = self._errors, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def from_words(words: Words) -> Share:
+    """``share``: DIR[:TAG][,tag=TAG][,ro]."""
+    path = words.need("path")
+    tag = words.text("tag")
+    if tag is None and not os.path.isdir(path) and ":" in path:
+        path, _, tag = path.rpartition(":")
+    path = os.path.realpath(path)
+    if tag is None:
+        tag = os.path.basename(path) or "root"
+    config = fs_config(tag, 1, words.error)
+    readonly = words.flag("ro")
+    words.finish()
+    return Share(path, tag, config, readonly)
+
+
+def find_program() -> str:
+    """The path of virtiofsd. Raises DeviceError."""
+    for path in (*PROGRAMS, shutil.which("virtiofsd")):
+        if path is not None and os.access(path, os.X_OK):
+            return path
+    raise DeviceError(
+        "there is no virtiofsd on this host, which --share needs; install the package virtiofsd (Debian 12: "
+        "qemu-system-common)"
+    )
+
+
+def command(program: str, path: str, readonly: bool, root: bool) -> list[str]:
+    """The words that start *program* for directory *path*, but for the socket's."""
+    words = [
+        program,
+        *(
+            ("-f", "-o", "log_level=err", "-o", f"source={path}")
+            if program == _IN_C
+            else (f"--shared-dir={path}",)
+        ),
+    ]
+    # Who is not root is root in a user namespace of his own: files are his, whatever the guest calls them.
+    # virtiofsd in Rust makes that namespace itself.
+    user = () if root or (program != _IN_C and not readonly) else ("--user", "--map-root-user")
+    if readonly:
+        return ["unshare", *user, "--mount", "sh", "-c", _READ_ONLY, path, *words]
+    return ["unshare", *user, *words] if user else words
+
+
+def _start(path: str, readonly: bool, errors: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Run virtiofsd; a connection to it, made through a socket that nobody else ever sees."""
+    words = command(find_program(), path, readonly, os.geteuid() == 0)
+    if "," in path and words[-1].startswith("source="):
+        raise DeviceError(f"--share {path}: this virtiofsd takes no comma in a path; rename it")
+    listener, sock = private_pair()
+    with listener:
+        number = listener.fileno()
+        try:
+            process = subprocess.Popen(
+                [*words, f"--fd={number}"],
+                pass_fds=(number,),
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                start_new_session=True,  # Ctrl-C is for us: we end it in order
+            )
+        except OSError as error:
+            sock.close()
+            raise DeviceError(f"--share {path}: virtiofsd cannot be run: {error.strerror or error}") from None
+    return sock, process

@@ -1,0 +1,426 @@
+"""The receive side of one queue pair: frames into the driver's buffers. Section 5.1.6.3, 5.1.6.4.
+
+Chains are taken when there is a frame for them. A frame is read straight into as many of them as the
+last ones needed, and what a longer one has more into a spill buffer, from which it is copied into further
+chains: so a frame is never cut, and small ones cost a buffer each.
+"""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+from collections import deque
+
+from pyvmm.backends.net.base import HEADER, MAX_FRAME, MIN_FRAME
+from pyvmm.host.notice import notice
+from pyvmm.virtio.errors import QueueError
+from pyvmm.virtio.net.header import NUM_BUFFERS, PLAIN, HeaderError, check, complete, left_undone
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pyvmm.backends.net.pcap import Capture
+    from pyvmm.virtio.net.filter import Filter
+    from pyvmm.virtio.ring.queue import Queue
+
+#: Bytes of frames that wait for a driver without buffers, when other guests push them.
+BACKLOG = 4 << 20
+#: Frames read from a backend before others get their turn.
+BUDGET = 64
+#: Frames that came alone, one after the other, after which a read looks for another behind them again.
+LONE = 4
+#: The room that is asked for at least: a frame of the usual MTU.
+_USUAL = HEADER + 1518
+_ONE = (1).to_bytes(2, "little")
+
+# What ``pull`` found.
+EMPTY = 0  # nothing left to read
+MORE = 1  # the budget is used up
+STARVED = 2  # the driver has no buffers: to be tried again when it kicks
+
+
+class Receiver:
+    """Receive queue *queue*.
+
+    :param offloads: what the driver takes unfinished
+    :param mergeable: a frame may be spread over several chains (VIRTIO_NET_F_MRG_RXBUF)
+    :param foreign: headers come from another guest, and are checked
+    :param used: tells the driver of used buffers
+    :param again: has ``resume`` called soon
+    :param broken: called, from any thread, when the ring breaks its rules
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        *,
+        offloads: int,
+        mergeable: bool,
+        foreign: bool,
+        wanted: Filter,
+        capture: Capture | None,
+        used: Callable[[], object],
+        again: Callable[[], object],
+        broken: Callable[[QueueError], object],
+    ) -> None:
+        #: Held while anything touches the queue; under it only the interrupt is raised.
+        self.lock = allocate_lock()
+        #: False from the reset on: nothing of guest memory is touched any more.
+        self.open = True
+        #: The device is held: frames that are delivered wait.
+        self.held = False
+        #: What the driver takes unfinished.
+        self.offloads = offloads
+        #: Frames that found no room, were too long or broke a rule.
+        self.dropped = 0
+        #: The driver has no buffers and will kick when it has some.
+        self.starved = False
+        self._queue = queue
+        self._mergeable = mergeable
+        self._foreign = foreign
+        self._filter = wanted
+        self._capture = capture
+        self._used = used
+        self._again = again
+        self._broken = broken
+        # Chains taken and not used yet: the head and the bytes of each, and views of all.
+        self._heads: list[int] = []
+        self._sizes: list[int] = []
+        self._views: list[memoryview] = []
+        self._room = 0
+        self._want = _USUAL
+        self._lone = 0  # pulls in a row that found one frame
+        self._fresh = False
+        self._backlog: deque[bytes] = deque()
+        self._backlog_size = 0
+        self._spill = memoryview(bytearray(HEADER + MAX_FRAME + 1))
+        self._iov = [self._spill]
+
+    # From a backend that is read
+
+    def pull(self, read: Callable[[list[memoryview]], int]) -> int:
+        """Read frames until *read* raises BlockingIOError: EMPTY; or MORE, or STARVED. Raises QueueError.
+
+        MORE after a single frame, when one came at a time lately: the caller is told when there is another.
+        """
+        with self.lock:
+            found = self._pull(read)
+            if self._queue.publish():
+                self._used()
+        return found
+
+    def _pull(self, read: Callable[[list[memoryview]], int]) -> int:
+        if not self._drain():
+            return STARVED
+        wanted = self._filter.passes
+        alone, self._lone = self._lone, 0
+        self._fresh = True
+        for count in range(1 if alone % LONE else BUDGET):
+            if self._room < self._want and not self._grow(self._want) and not self._heads:
+                self.starved = True
+                return STARVED
+            try:
+                size = read(self._iov)
+            except BlockingIOError:
+                self._lone = alone + 1 if count == 1 else 0
+                return EMPTY
+            if size < HEADER + MIN_FRAME:
+                continue
+            self._want = max(size, self._want - (self._want >> 3), _USUAL)
+            if not wanted(self._peek(HEADER, 6)):
+                continue
+            if self._foreign and not self._unfinished(size):
+                if self._backlog:
+                    return STARVED
+                continue
+            if self._capture is not None:
+                self._capture.frame(self._gathered(size)[HEADER:])
+            if size <= self._room:
+                self._finish(size)
+            elif not self._overflow(size):
+                return STARVED
+        if alone % LONE:
+            self._lone = alone + 1
+        return MORE
+
+    def asked(self) -> bool:
+        """Whether a short frame came alone since this was last called, and nothing else. Any thread."""
+        fresh, self._fresh = self._fresh, False
+        return fresh and self._lone > 0 and self._want == _USUAL
+
+    def discard(self, read: Callable[[list[memoryview]], int]) -> None:
+        """Read frames and drop them: the link is down."""
+        try:
+            for _ in range(BUDGET):
+                read([self._spill])
+        except BlockingIOError:
+            pass
+
+    def _overflow(self, size: int) -> bool:
+        """A frame of *size* bytes is longer than the room there was: its end lies in the spill buffer."""
+        room = self._room
+        if size - room > len(self._spill) - 1:
+            self._drop(f"a frame of more than {MAX_FRAME} bytes")
+            return True
+        if not self._mergeable:
+            return self._place(self._gathered(size))
+        self._grow(size)
+        if self._room < size:
+            return self._place(self._gathered(size, room))
+        scatter([self._spill[: size - room]], self._views, room)
+        self._finish(size)
+        return True
+
+    def _unfinished(self, size: int) -> bool:
+        """Check a foreign header; False when its frame was dropped, or finished and placed in another way."""
+        try:
+            header = check(self._peek(0, HEADER), size - HEADER)
+        except HeaderError as error:
+            self._drop(f"a frame's header: {error}")
+            return False
+        if left_undone(header) & ~self.offloads:
+            self._complete(header, self._gathered(size)[HEADER:])
+            return False
+        self._poke(0, header)
+        return True
+
+    # From another guest
+
+    def deliver(self, header: bytes, views: Sequence[memoryview], size: int) -> None:
+        """Copy a frame of *size* bytes into the driver's buffers, or keep it until there are. Any thread."""
+        with self.lock:
+            if not self.open or not self._filter.passes(bytes(views[0][:6])):
+                return
+            try:
+                header = check(header, size)
+                if header is not PLAIN and left_undone(header) & ~self.offloads:
+                    self._complete(header, b"".join(views))
+                    return
+                if self._capture is not None:
+                    self._capture.frame(b"".join(views))
+                if not self._backlog and not self.held:
+                    want = HEADER + size
+                    if self._room < want:
+                        self._grow(want)
+                    if self._room >= want and (self._mergeable or self._sizes[0] >= want):
+                        self._poke(0, header)
+                        scatter(views, self._views, HEADER)
+                        self._finish(want)
+                        return
+                self._keep(header + b"".join(views))
+                if not self.starved:
+                    self._drain()
+            except HeaderError as error:
+                self._drop(f"a frame's header: {error}")
+            except QueueError as error:
+                self._broken(error)
+
+    def flush(self) -> None:
+        """Tell the driver of what was delivered. Any thread."""
+        with self.lock:
+            if self.open and self._queue.publish():
+                self._used()
+
+    def resume(self) -> None:
+        """The driver may have new buffers: fill them with what waited. Raises QueueError."""
+        with self.lock:
+            self.starved = False
+            self._queue.disarm()
+            self._drain()
+            if self._queue.publish():
+                self._used()
+
+    def hold(self) -> None:
+        """Leave the queue alone until ``held`` is False again, and tell the driver of what came before."""
+        with self.lock:
+            self.held = True
+            if self.open and self._queue.publish():
+                self._used()
+
+    def close(self) -> None:
+        """The driver is gone."""
+        with self.lock:
+            self.open = False
+            self._backlog.clear()
+
+    def save(self) -> list[int]:
+        """The heads of chains taken and not used."""
+        return list(self._heads)
+
+    def load(self, heads: Sequence[int]) -> None:
+        """Take back what ``save`` gave. Raises QueueError for a head the queue has not."""
+        for head in heads:
+            if not 0 <= head < self._queue.size:
+                raise QueueError(f"queue {self._queue.index} has no descriptor {head}")
+            chain = self._queue.walk(head)
+            self._heads.append(head)
+            self._sizes.append(chain.writable_size)
+            self._views += chain.writable
+            self._room += chain.writable_size
+        self._iov = [*self._views, self._spill]
+
+    # Room and what fills it; the lock is held
+
+    def _grow(self, want: int) -> bool:
+        """Take chains until there is room for *want* bytes; False when there is not."""
+        if not self._mergeable and self._heads:
+            return True  # one chain a frame: more would only be kept back
+        queue, found = self._queue, True
+        while self._room < want:
+            least = want - self._room if self._mergeable else 1
+            self._room += queue.pop_room(least, self._heads, self._sizes, self._views)
+            if self._room >= want or (self._heads and not self._mergeable):
+                break
+            if queue.tired:
+                # A driver that adds bad chains as fast as they are refused: others get their turn.
+                queue.tired = False
+                self._again()
+                found = False
+            else:
+                found = queue.arm()
+            if not found:
+                break
+            queue.disarm()
+        self._iov = [*self._views, self._spill]
+        return found
+
+    def _finish(self, size: int) -> None:
+        """A frame of *size* bytes, header and all, lies in the chains: give back those it fills."""
+        first, whole = self._views[0], self._sizes[0]
+        if size <= whole and first.nbytes >= whole:
+            # The usual case for short frames, made short: one chain of one buffer.
+            first[NUM_BUFFERS:HEADER] = _ONE
+            self._queue.give_back(self._heads.pop(0), size)
+            del self._sizes[0]
+            self._room -= whole
+            if first.nbytes > whole:  # a view may span several chains
+                self._views[0] = self._iov[0] = first[whole:]
+            else:
+                del self._views[0], self._iov[0]
+            return
+        count = self._queue.give_back_filled(self._heads, self._sizes, size)
+        self._poke(NUM_BUFFERS, count.to_bytes(2, "little"))
+        self._forget(count)
+
+    def _forget(self, count: int) -> None:
+        """The first *count* chains are the driver's again."""
+        gone = sum(self._sizes[:count])
+        self._room -= gone
+        views = self._views
+        whole = 0
+        while gone and gone >= (size := views[whole].nbytes):
+            gone -= size
+            whole += 1
+        if gone:  # a view may span several chains
+            views[whole] = views[whole][gone:]
+        del self._heads[:count], self._sizes[:count], views[:whole]
+        self._iov = [*views, self._spill]
+
+    def _complete(self, header: bytes, frame: bytes) -> None:
+        """Do for the driver what it does not take: checksums, segmentation."""
+        try:
+            frames = complete(header, frame)
+        except HeaderError as error:
+            self._drop(str(error))
+            return
+        for one in frames:
+            if self._capture is not None:
+                self._capture.frame(one)
+            self._keep(PLAIN + one)
+        if not self.starved:
+            self._drain()
+
+    def _keep(self, frame: bytes) -> None:
+        """Let *frame*, with its header, wait for buffers; the last is lost when there are too many."""
+        if self._backlog_size + len(frame) > BACKLOG:
+            self.dropped += 1
+            return
+        self._backlog.append(frame)
+        self._backlog_size += len(frame)
+
+    def _drain(self) -> bool:
+        """Place what waits; False when some still does."""
+        if self.held:
+            return not self._backlog
+        while self._backlog:
+            frame = self._backlog.popleft()
+            self._backlog_size -= len(frame)
+            if not self._place(frame):
+                return False
+        return True
+
+    def _place(self, frame: bytes) -> bool:
+        """Copy *frame*, header and all, into chains; False, and it waits, when there are too few."""
+        size = len(frame)
+        self._grow(size)
+        if self._mergeable:
+            if self._room < size:
+                if len(self._heads) >= self._queue.size:
+                    self._drop(f"a frame of {size} bytes is more than all buffers of the driver hold")
+                    return True
+                self._wait(frame)
+                return False
+        else:
+            if not self._heads:
+                self._wait(frame)
+                return False
+            if self._sizes[0] < size:
+                # Given back empty, so that a longer one can follow.
+                self._drop(f"a frame of {size} bytes; the driver's buffer has {self._sizes[0]}")
+                self._queue.give_back(self._heads[0], 0)
+                self._forget(1)
+                return True
+        scatter([memoryview(frame)], self._views, 0)
+        self._finish(size)
+        return True
+
+    def _wait(self, frame: bytes) -> None:
+        self._backlog.appendleft(frame)
+        self._backlog_size += len(frame)
+        self.starved = True
+
+    def _drop(self, why: str) -> None:
+        self.dropped += 1
+        notice("net receive", f"net: a received frame was dropped: {why}")
+
+    def _peek(self, start: int, size: int) -> bytes:
+        """*size* bytes from *start* of what was just read."""
+        first = self._iov[0]
+        if start + size <= first.nbytes:
+            return bytes(first[start : start + size])
+        return self._gathered(start + size)[start:]
+
+    def _poke(self, start: int, data: bytes) -> None:
+        scatter([memoryview(data)], self._iov, start)
+
+    def _gathered(self, size: int, room: int | None = None) -> bytes:
+        """The *size* bytes just read: *room* of them in the chains, the others in the spill buffer."""
+        parts, left = [], min(size, self._room if room is None else room)
+        rest = size - left
+        for view in self._views:
+            if left <= 0:
+                break
+            parts.append(view[:left])
+            left -= view.nbytes
+        return b"".join([*parts, self._spill[:rest]])
+
+
+def scatter(sources: Sequence[memoryview], targets: Sequence[memoryview], start: int) -> None:
+    """Copy all of *sources* to *targets* from byte *start* on; the targets have that much room."""
+    index = 0
+    while start >= targets[index].nbytes:
+        start -= targets[index].nbytes
+        index += 1
+    target = targets[index]
+    room = target.nbytes - start
+    for source in sources:
+        size, at = source.nbytes, 0
+        while size - at > room:
+            target[start:] = source[at : at + room]
+            at += room
+            index += 1
+            target, start = targets[index], 0
+            room = target.nbytes
+        target[start : start + size - at] = source[at:] if at else source
+        start += size - at
+        room -= size - at

@@ -1,0 +1,1 @@
+"""Split virtqueues, device side (virtio 1.2, section 2.7)."""

@@ -1,0 +1,1 @@
+"""The entropy device (virtio 1.2, section 5.4)."""

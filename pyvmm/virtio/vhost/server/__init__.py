@@ -1,0 +1,1 @@
+"""Devices of this process served to another VMM as a vhost-user back end."""

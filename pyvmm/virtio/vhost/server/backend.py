@@ -1,0 +1,64 @@
+"""Our vhost-user back end: any VirtioDevice, unchanged, for the front end of another process.
+
+Source: QEMU docs/interop/vhost-user.rst. One front end at a time; when it leaves, the next one is
+welcome.
+"""
+
+from __future__ import annotations
+
+from pyvmm.backends.listener import Listener
+from pyvmm.host.notice import notice
+from pyvmm.loop import READ, Loop
+from pyvmm.virtio.errors import DeviceError
+from pyvmm.virtio.vhost.server.session import Session
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.virtio.device import VirtioDevice
+
+
+class BackEnd:
+    """Serves *device* on the socket at *path* to one front end after the other.
+
+    :param failed: called with what the device's own code raised
+    Raises DeviceError for a device that runs elsewhere already, BackendError for a path that cannot be
+    listened on.
+    """
+
+    def __init__(
+        self, device: VirtioDevice, loop: Loop, path: str, failed: Callable[[Exception], object]
+    ) -> None:
+        if device.external:
+            raise DeviceError(
+                f"{device.name} is served by somebody else already; give a device of this process"
+            )
+        self.device = device
+        self.session: Session | None = None
+        self._loop = loop
+        self._failed = failed
+        self._listener = Listener(path)
+        device.attach(loop)
+        loop.add(self._listener.socket.fileno(), READ, self._accept)
+
+    def close(self) -> None:
+        """Let the front end go, stop and close the device, remove the socket."""
+        if self.session is not None:
+            self.session.close()
+        self._loop.remove(self._listener.socket.fileno())
+        self._listener.close()
+        self.device.close()
+
+    def _accept(self, _: int) -> None:
+        try:
+            sock, _address = self._listener.socket.accept()
+        except OSError:
+            return
+        self._loop.remove(self._listener.socket.fileno())  # the next one waits
+        self.session = Session(self.device, sock, self._loop, self._left, self._failed)
+
+    def _left(self, why: str) -> None:
+        self.session = None
+        notice("vhost-user session", f"{self.device.name}: the front end is gone: {why}")
+        self._loop.add(self._listener.socket.fileno(), READ, self._accept)

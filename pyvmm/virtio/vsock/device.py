@@ -1,0 +1,375 @@
+"""The socket device: streams between the guest's vsock ports and UNIX sockets of the host. Section 5.10."""
+
+from __future__ import annotations
+
+from pyvmm.host.notice import notice
+from pyvmm.loop import HANGUP, READ, WRITE
+from pyvmm.memory.views import cut
+from pyvmm.virtio import ids
+from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.errors import ChainError
+from pyvmm.virtio.vsock.clients import Clients
+from pyvmm.virtio.vsock.connection import UNWATCHED, Connection
+from pyvmm.virtio.vsock.deadlines import Deadlines
+from pyvmm.virtio.vsock.event import tell_reset
+from pyvmm.virtio.vsock.listener import Listener
+from pyvmm.virtio.vsock.outbox import Outbox
+from pyvmm.virtio.vsock.packet import (
+    CID_FIRST_GUEST,
+    CID_HOST,
+    CID_LAST_GUEST,
+    F_STREAM,
+    HEADER,
+    HEADER_SIZE,
+    MAX_DATA,
+    OP_CREDIT_REQUEST,
+    OP_CREDIT_UPDATE,
+    OP_REQUEST,
+    OP_RESPONSE,
+    OP_RST,
+    OP_RW,
+    OP_SHUTDOWN,
+    SHUTDOWN_BOTH,
+    TYPE_STREAM,
+    describe,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from typing import Any
+
+    from pyvmm.virtio.options import Words
+    from pyvmm.virtio.ring.chain import Chain
+    from pyvmm.virtio.ring.queue import Queue
+
+RX, TX, EVENT = 0, 1, 2
+
+#: Connections at once, clients that have not asked yet included: half of the usual limit of descriptors.
+MAX_CONNECTIONS = 512
+#: Bytes kept of a connection whose socket is slow: as Linux has it for the first, less for the others.
+SPACE = 256 << 10
+SMALL_SPACE = 32 << 10
+LARGE_CONNECTIONS = 64
+#: Seconds a guest gets to answer a request.
+PATIENCE = 5.0
+#: The ports of the host's end of connections that the host begins.
+FIRST_HOST_PORT, LAST_HOST_PORT = 1 << 30, (1 << 31) - 1
+
+
+class Vsock(VirtioDevice):
+    """Guest sockets.
+
+    :param cid: the guest's context identifier, 3 to 2**32 - 2
+    :param path: the UNIX socket for connections into the guest; those out of it go to PATH_PORT
+
+    Raises DeviceError when *path* cannot be listened on.
+    """
+
+    device_id = ids.SOCKET
+    name = "vsock"
+    features = F_STREAM
+    feature_names = {F_STREAM: "STREAM"}
+    queue_sizes = (256, 256, 16)
+    config_fields = {"guest_cid": "u64"}
+
+    def __init__(self, cid: int, path: str) -> None:
+        super().__init__()
+        self.config.guest_cid = self.cid = cid
+        self.path = path
+        #: Connections by (guest's port, host's port).
+        self.connections: dict[tuple[int, int], Connection] = {}
+        #: Packets and buffers of the driver's that broke a rule.
+        self.refused = 0
+        self._listener = Listener(path)
+        self._clients = Clients(self, self._listener, self._host_asks, lambda: not self._full)
+        self._unanswered = Deadlines(self, PATIENCE, self._not_answered)
+        self._lingering: set[Connection] = set()  # the guest is done with them, their sockets are not
+        self._outbox = Outbox(self, self.queues[RX])
+        self._next_port = FIRST_HOST_PORT
+        self._reset_event = False
+
+    # Life
+
+    def started(self) -> None:
+        """Accept connections."""
+        self._clients.accept_more()
+
+    def stopped(self) -> None:
+        """Every connection ends."""
+        self._clients.clear()
+        self._unanswered.clear()
+        self._outbox.clear()
+        for connection in (*self.connections.values(), *self._lingering):
+            connection.sock.close()
+        self.connections.clear()
+        self._lingering.clear()
+
+    def close(self) -> None:
+        """Remove the socket."""
+        self._listener.close()
+
+    def save(self) -> dict[str, Any]:
+        """Without the connections: who loads it has none of their sockets."""
+        state = super().save()
+        queue = state["queues"][RX]  # buffers that wait here for packets are the driver's again
+        queue["_next_avail"] = queue["_next_avail"] - self._outbox.held & 0xFFFF
+        return {**state, "next_port": self._next_port}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The driver is told that its connections are gone (5.10.6.7)."""
+        super().load(state)
+        self.config.guest_cid = self.cid
+        if not FIRST_HOST_PORT <= state["next_port"] <= LAST_HOST_PORT:
+            raise ValueError(f"{state['next_port']} is no port for the host's end of a connection")
+        self._next_port = state["next_port"]
+        self._reset_event = True
+
+    def describe(self, queue: int, request: bytes) -> str:
+        """The packet of a trace."""
+        return describe(request) if queue == TX else ""
+
+    # Queues
+
+    def kicked(self, queue: Queue) -> None:
+        """Packets from the guest, or room for packets to it."""
+        if queue.index == TX:
+            self._take_packets(queue)
+            self._outbox.send()
+        elif queue.index == RX:
+            self._outbox.send()
+        elif self._reset_event:
+            self._reset_event = not tell_reset(self, queue)
+
+    def take_more(self) -> None:
+        """Resets that held up the guest's packets are out."""
+        self.kick(TX)
+
+    def _take_packets(self, queue: Queue) -> None:
+        left, outbox = queue.size, self._outbox
+        queue.disarm()
+        while True:
+            while left and not outbox.full and (chain := queue.pop()) is not None:
+                left -= 1
+                try:
+                    self._packet(chain)
+                except ChainError as error:
+                    self.refused += 1
+                    self.refuse(error)
+                queue.push(chain, 0)
+            if outbox.full:
+                break  # it calls take_more when there is room
+            if not left:
+                self.kick(TX)
+                break
+            if not queue.arm():
+                break
+            queue.disarm()
+        self.publish(queue)
+
+    # From the guest
+
+    def _packet(self, chain: Chain) -> None:
+        """One packet. Raises ChainError for one without a whole header."""
+        source, target, guest_port, host_port, size, kind, op, flags, room, taken = HEADER.unpack(
+            chain.read(HEADER_SIZE)
+        )
+        if source != self.cid or target != CID_HOST or kind != TYPE_STREAM:
+            self._wrong(f"from CID {source} for CID {target} of type {kind}")
+            if op != OP_RST:
+                self._outbox.reset(guest_port, host_port, target, kind)
+            return
+        connection = self.connections.get((guest_port, host_port))
+        if connection is None:
+            if op == OP_REQUEST:
+                self._guest_asks(guest_port, host_port, room, taken)
+            elif op != OP_RST:
+                self._outbox.reset(guest_port, host_port)
+            return
+        connection.credit_told(room, taken)
+        if op == OP_RW:
+            self._guest_sends(connection, chain, size)
+        elif op == OP_CREDIT_UPDATE:
+            self._outbox.add(connection)
+        elif op == OP_CREDIT_REQUEST and connection.open:
+            connection.tell_credit()
+            self._outbox.add(connection)
+        elif op == OP_SHUTDOWN and connection.open:
+            connection.guest_shuts(flags)
+            self._goes_on(connection)
+        elif op == OP_RESPONSE and not connection.open:
+            self._guest_answers(connection)
+        elif op == OP_RST:
+            self._guest_resets(connection)
+        elif op == OP_REQUEST and connection.hung_up and connection.input_over:
+            self._drop(connection)  # that one was over for both sides
+            self._guest_asks(guest_port, host_port, room, taken)
+        else:
+            self._wrong(f"of operation {op}, for which its connection is not in the state")
+            self.abort(connection)
+
+    def _guest_asks(self, guest_port: int, host_port: int, room: int, taken: int) -> None:
+        try:
+            if self._full:
+                raise OSError(f"it has {MAX_CONNECTIONS} connections already")
+            sock = self._listener.connect(host_port)
+        except OSError as error:
+            notice(
+                f"virtio {self.name} connect",
+                f"{self.name}: the guest's connection to port {host_port} was refused: "
+                f"{self.path}_{host_port}: {error.strerror or error}",
+            )
+            self._outbox.reset(guest_port, host_port)
+            return
+        connection = self._add(guest_port, host_port, sock)
+        connection.credit_told(room, taken)
+        connection.respond()
+        self._goes_on(connection)
+
+    def _guest_answers(self, connection: Connection) -> None:
+        self._unanswered.remove(connection)
+        connection.open = True
+        try:
+            connection.sock.send(b"OK %d\n" % connection.host_port)
+        except OSError:
+            pass  # it left: its socket says so, too
+        self._goes_on(connection)
+
+    def _guest_sends(self, connection: Connection, chain: Chain, size: int) -> None:
+        given = chain.readable_size - HEADER_SIZE
+        if not connection.open or size > MAX_DATA or size > given:
+            self._wrong(f"with {size} bytes of data, of which it gave {given}")
+            self.abort(connection)
+        elif size:
+            views = chain.rest_readable()
+            if connection.deliver(views if size == given else cut(views, size), size):
+                self._goes_on(connection)
+            else:
+                self._wrong(f"with {size} bytes for which it had no credit")
+                self.abort(connection)
+
+    def _guest_resets(self, connection: Connection) -> None:
+        if connection.guest_shut and connection.backlog:
+            # It has said all, and no longer waits for whoever reads it slowly.
+            self._remove(connection)
+            connection.guest_shuts(SHUTDOWN_BOTH)
+            self._lingering.add(connection)
+            self.wait_for(connection)
+        else:
+            self._drop(connection)
+
+    def _wrong(self, what: str) -> None:
+        self.refused += 1
+        notice(f"virtio {self.name}", f"{self.name}: a packet of the driver's was refused: one {what}")
+
+    # From the host
+
+    def _host_asks(self, sock: socket.socket, port: int) -> None:
+        connection = self._add(port, self._free_port(port), sock)
+        connection.request()
+        self._unanswered.add(connection)
+        self._goes_on(connection)
+        self._outbox.send()
+
+    def _not_answered(self, connection: Connection) -> None:
+        self.abort(connection)
+        self._outbox.send()
+
+    def _ready(self, connection: Connection, events: int) -> None:
+        """A socket can be read or written, or its other end has left."""
+        if events & WRITE:
+            connection.flush()
+        if events & HANGUP:
+            connection.hang_up()
+        elif events & READ:
+            connection.readable = True
+        if connection in self._lingering:
+            if connection.backlog:
+                self.wait_for(connection)
+            else:
+                self._discard(connection)
+            return
+        if connection.finished or (connection.hung_up and not connection.open):
+            self.abort(connection)
+        else:
+            self._outbox.add(connection)
+        self._outbox.send()
+        if connection.sock.fileno() >= 0:  # it may have come to its end meanwhile
+            self.wait_for(connection)
+
+    # Connections
+
+    @property
+    def _full(self) -> bool:
+        return len(self.connections) + len(self._lingering) + len(self._clients) >= MAX_CONNECTIONS
+
+    def _free_port(self, guest_port: int) -> int:
+        while True:
+            port = self._next_port
+            self._next_port = port + 1 if port < LAST_HOST_PORT else FIRST_HOST_PORT
+            if (guest_port, port) not in self.connections:
+                return port
+
+    def _add(self, guest_port: int, host_port: int, sock: socket.socket) -> Connection:
+        space = SPACE if len(self.connections) < LARGE_CONNECTIONS else SMALL_SPACE
+        connection = Connection(guest_port, host_port, sock, space)
+        self.connections[guest_port, host_port] = connection
+        return connection
+
+    def _goes_on(self, connection: Connection) -> None:
+        """Something has happened: send what it gives reason to, wait for what comes next."""
+        if connection.finished:
+            self.abort(connection)  # an orderly end is confirmed by a reset, too (5.10.6.5)
+            return
+        self._outbox.add(connection)
+        self.wait_for(connection)
+
+    def wait_for(self, connection: Connection) -> None:
+        """Wait for the events of its socket that matter now."""
+        events = connection.interest
+        if events == connection.watched:
+            return
+        fd = connection.sock.fileno()
+        if events == UNWATCHED:
+            self.unwatch(fd)
+        elif connection.watched == UNWATCHED:
+            self.watch(fd, events, lambda happened: self._ready(connection, happened))
+        else:
+            self.rewatch(fd, events)
+        connection.watched = events
+
+    def abort(self, connection: Connection) -> None:
+        """End it and tell the guest."""
+        self._drop(connection)
+        self._outbox.reset(connection.guest_port, connection.host_port)
+
+    def _drop(self, connection: Connection) -> None:
+        """End it; the guest knows."""
+        self._remove(connection)
+        self._discard(connection)
+
+    def _remove(self, connection: Connection) -> None:
+        """It is none of the guest's any more."""
+        del self.connections[connection.guest_port, connection.host_port]
+        self._unanswered.remove(connection)
+        self._outbox.remove(connection)
+        connection.open = False
+
+    def _discard(self, connection: Connection) -> None:
+        self._lingering.discard(connection)
+        self.unwatch(connection.sock.fileno())
+        connection.watched = UNWATCHED
+        connection.sock.close()
+        self._clients.accept_more()
+
+
+def from_words(words: Words) -> VirtioDevice:
+    """``vsock=CID,path=SOCKET``, or ``vsock=CID,vhost`` for the host's own sockets of that kind."""
+    cid = words.number("cid", None, CID_FIRST_GUEST, CID_LAST_GUEST)
+    if cid is None:
+        raise words.error("cid is missing; give the guest a number from 3 on")
+    if words.flag("vhost"):
+        from pyvmm.virtio.vhost.vsock import VhostVsock
+
+        return VhostVsock(cid)
+    return Vsock(cid, words.need("path"))

@@ -1,0 +1,113 @@
+"""Debian's stock arm64 kernel, unmodified."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pyvmm.config import Config
+from pyvmm.images.default import Guest, default_guest
+from pyvmm.machine.ending import Ending
+from pyvmm.machine.machine import Machine
+from tests.support.firmware_guest import Transcript
+
+#: Seconds a boot gets; the emulated host takes 10 to 30.
+LIMIT = 120
+pytestmark = [pytest.mark.arm64, pytest.mark.timeout(LIMIT + 30)]
+
+QUIET = "console=ttyAMA0 quiet panic=-1"
+PROMPT = b"~ # "
+
+
+@pytest.fixture(scope="session")
+def stock() -> Guest:
+    return default_guest("arm64")
+
+
+def boot(stock: Guest, console: Transcript, *, cmdline: str = QUIET, **keys: object) -> Ending:
+    config = Config(
+        kernel=stock.kernel, initrd=stock.initrd, cmdline=cmdline, console="none", timeout=LIMIT, **keys
+    )
+    with Machine(config, console=console) as machine:
+        return machine.run()
+
+
+def test_stock_kernel_boots_to_a_shell_and_powers_off(stock: Guest) -> None:
+    # An answer is no longer than the port's FIFO: Transcript types without asking for room.
+    console = Transcript(
+        [(PROMPT, b"ls /sys/class/rtc\r"), (b"rtc0", b"cat /proc/interrupts\r"), (b"uart-pl011", b"exit\r")]
+    )
+
+    ending = boot(stock, console)
+
+    assert f"pyvmm guest ready: Linux {stock.release} aarch64, 1 CPUs" in console.text
+    assert re.search(r"GICv[23]|GIC-0", console.text)
+    assert (ending.code, ending.reason, ending.known) == (0, "poweroff", "told"), ending
+
+
+def test_stock_kernel_with_two_cpus_boots_and_reboots(stock: Guest) -> None:
+    console = Transcript([(PROMPT, b"reboot\r")])
+
+    ending = boot(stock, console, cpus=2)
+
+    assert f"Linux {stock.release} aarch64, 2 CPUs" in console.text
+    assert (ending.code, ending.reason, ending.known) == (0, "reboot", "told"), ending
+
+
+def test_stock_kernel_on_a_16550_boots_to_a_shell(stock: Guest) -> None:
+    console = Transcript([(PROMPT, b"exit\r")])
+
+    ending = boot(stock, console, cmdline="console=ttyS0 quiet panic=-1", uart="16550,shift=2")
+
+    assert "pyvmm guest ready" in console.text
+    assert (ending.code, ending.reason) == (0, "poweroff"), ending
+
+
+def test_stock_kernel_at_another_ram_base_and_uart_boots(stock: Guest) -> None:
+    console = Transcript([(PROMPT, b"grep RAM /proc/iomem; exit\r")])
+
+    ending = boot(stock, console, ram_base=0x8000_0000, uart="pl011,base=0x1c090000,irq=12")
+
+    assert "pyvmm guest ready" in console.text
+    assert "80000000-" in console.text
+    assert (ending.code, ending.reason) == (0, "poweroff"), ending
+
+
+def test_panic_when_it_happens_is_told_from_a_reboot(stock: Guest) -> None:
+    console = Transcript([(PROMPT, b"echo c >/proc/sysrq-trigger\r")])
+
+    ending = boot(stock, console)
+
+    assert (ending.code, ending.reason) == (7, "panic"), ending
+
+
+def test_power_button_when_pressed_shuts_the_guest_down(stock: Guest) -> None:
+    console = Transcript()
+    config = Config(kernel=stock.kernel, initrd=stock.initrd, cmdline=QUIET, console="none", timeout=LIMIT)
+    with Machine(config, console=console) as machine:
+        machine.start()
+        console.wait_for(PROMPT, LIMIT)
+        machine.power_button()
+        ending = machine.wait()
+
+    assert (ending.code, ending.reason) == (0, "poweroff"), ending
+
+
+def test_exec_when_its_command_ends_has_its_output_and_status(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pyvmm", "run", "--timeout", str(LIMIT), "--rng"]
+
+    done = subprocess.run(
+        [*command, "--exec", "uname -m; cat; ls /sys/bus/virtio/devices; exit 7"],
+        input=b"from outside\n",
+        capture_output=True,
+        timeout=LIMIT + 20,
+        check=False,
+    )
+
+    words = done.stdout.split()
+    assert (done.returncode, words[:3]) == (7, [b"aarch64", b"from", b"outside"]), done.stderr
+    assert b"virtio0" in words
