@@ -3,7 +3,7 @@
     pyvmm run --device examples/accelerometer.py:Accelerometer,rate=10
 
 It swings around its z axis. Linux drives it with virtio_input and gives its samples at
-/dev/input/eventN; see docs/devices/examples.md. Virtio 1.2, section 5.8; ``linux/virtio_input.h``,
+/dev/input/eventN; see docs/guide/example-devices.md. Virtio 1.2, section 5.8; ``linux/virtio_input.h``,
 ``linux/input-event-codes.h``.
 """
 

@@ -2,7 +2,7 @@
 
     pyvmm run --device examples/gpio_expander.py:GpioExpander,lines=16,wires=0:8+1:9
 
-Linux drives it with gpio-virtio; see docs/devices/examples.md. A wire ``0:8`` carries what the
+Linux drives it with gpio-virtio; see docs/guide/example-devices.md. A wire ``0:8`` carries what the
 guest drives on line 0 to its input 8, so that a guest can test itself; other code in
 this process moves an input with ``set_input``. Virtio 1.2, section 5.18; ``linux/virtio_gpio.h``.
 """

@@ -2,7 +2,7 @@
 
     pyvmm run --device examples/i2c_adapter.py:I2cAdapter,temperature=36.5
 
-Linux drives it with i2c-virtio; see docs/devices/examples.md. Virtio 1.2, section 5.15;
+Linux drives it with i2c-virtio; see docs/guide/example-devices.md. Virtio 1.2, section 5.15;
 ``linux/virtio_i2c.h`` has the structures.
 """
 

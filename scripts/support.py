@@ -1,4 +1,4 @@
-"""Writes the table of docs/support.md from what the guest tests said: ``support.py LOG...``.
+"""Writes the table of docs/reference/support.md from what the guest tests said: ``support.py LOG...``.
 
 A LOG is the output of scripts/test. Its headings tell on which host the lines behind them were said, and
 pytest's summary (``-rap``) which tests passed. A feature is tested on an architecture when a test of it
@@ -13,7 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "support.md"
+PAGE = ROOT / "docs" / "reference" / "support.md"
 BEGIN, END = "<!-- The table is written by scripts/support.py. -->\n", "<!-- end -->\n"
 
 ARCHITECTURES = ("x86-64", "arm64")

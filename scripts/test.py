@@ -77,7 +77,8 @@ IN_ARM64_LAB = (
 LAB_LIMIT = "10m"
 #: Suites at a time; one, here or on an emulated host, has about one CPU's worth to do.
 AT_ONCE = min(2, len(os.sched_getaffinity(0)))
-#: Hosts a piece gets when they are lost, and when tests fail, since one also breaks guests (docs/lab.md).
+#: Hosts a piece is run on when they are lost, and when tests fail: emulation also breaks guests
+#: (docs/guide/lab.md).
 LAB_TRIES, TEST_TRIES = 3, 2
 #: Exit codes of `pyvmm lab` for a host that ended or hung, not of the tests on it.
 LAB_LOST = (64, 124)

@@ -20,9 +20,3 @@ def test_every_promise_names_a_test_a_benchmark_or_says_pending() -> None:
     promises = [row for row in rows if not row.startswith(("| ---", "| promise", "| figure"))]
 
     assert [row for row in promises if not re.search(r"`tests/|`scripts/bench|\*pending\*", row)] == []
-
-
-def test_every_page_the_readme_links_to_exists() -> None:
-    links = re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text())
-
-    assert [link for link in links if not (ROOT / link).exists()] == []

@@ -1,6 +1,6 @@
 """Frames of the exec protocol, version 1: bytes to frames and back.
 
-The layout is that of ``docs/exec-protocol.md`` (section "Frames"); ``firmware/guest/init/frame.h``
+The layout is that of ``docs/internals/exec-protocol.md`` (section "Frames"); ``firmware/guest/init/frame.h``
 is the guest's half. All numbers are little-endian::
 
     u16 magic, u8 type, u8 run, u16 length, u16 low half of CRC-32 of these six bytes,

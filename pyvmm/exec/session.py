@@ -1,6 +1,7 @@
 """The host's half of the exec protocol: a state machine fed with bytes that gives bytes.
 
-``docs/exec-protocol.md`` describes the protocol; the guest's half is ``firmware/guest/init/server.c``.
+``docs/internals/exec-protocol.md`` describes the protocol; the guest's half is
+``firmware/guest/init/server.c``.
 Nothing here does I/O: a serial port of a machine and a socket of the lab use it alike::
 
     session = ExecSession()

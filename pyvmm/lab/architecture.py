@@ -62,7 +62,7 @@ ARCHITECTURES = {
         f"console=ttyS0 {_QUIET} tsc=reliable no_timer_check",
         "AMD-V",
         # QEMU runs each CPU in a thread of its own, which its code for SVM does not stand: with two, guests
-        # and the host itself crash within minutes of heavy use (docs/lab.md).
+        # and the host itself crash within minutes of heavy use (docs/guide/lab.md).
         1,
         # QEMU's own limit for a q35 machine without an IOMMU.
         255,

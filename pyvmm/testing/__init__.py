@@ -1,4 +1,4 @@
-"""For testing devices without a guest: the fake driver. Public; see ``docs/testing.md``."""
+"""For testing devices without a guest: the fake driver. Public; see ``docs/guide/testing.md``."""
 
 from pyvmm.testing.driver import DriverQueue, FakeDriver, Request
 

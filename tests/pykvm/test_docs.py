@@ -1,4 +1,4 @@
-"""The program in docs/pykvm.md does what the page says."""
+"""The program in docs/guide/pykvm.md does what the page says."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.kvm
 def test_example_when_run_prints_what_the_page_shows() -> None:
-    page = (ROOT / "docs/pykvm.md").read_text()
+    page = (ROOT / "docs/guide/pykvm.md").read_text()
     program, shown = re.findall(r"```(?:python)?\n(.*?)```", page, re.DOTALL)
 
     done = subprocess.run(

@@ -1,5 +1,5 @@
 /*
- * Frames of the exec protocol, version 1 (docs/exec-protocol.md):
+ * Frames of the exec protocol, version 1 (docs/internals/exec-protocol.md):
  *   u16 magic, u8 type, u8 run, u16 length, u16 low half of CRC-32 of these six bytes,
  *   payload, u32 CRC-32 of the payload; all little-endian.
  */

@@ -1,5 +1,5 @@
 /*
- * One channel, one process: frames in, commands run, frames out (docs/exec-protocol.md).
+ * One channel, one process: frames in, commands run, frames out (docs/internals/exec-protocol.md).
  * Everything is bounded: output is read from the command only while the host's credit and
  * the buffer towards the channel have room, and the host sends only what it has credit for.
  */

@@ -2,7 +2,7 @@
 
 A fault is decided by a generator of its own, seeded with the seed, the device's name and the fault's
 kind: the same events meet the same faults in every run. What a good driver makes of each is in
-docs/device-tools.md.
+docs/guide/device-tools.md.
 """
 
 from __future__ import annotations

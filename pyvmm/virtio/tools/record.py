@@ -1,7 +1,7 @@
 """The queue traffic of a device in a file: ``--record NAME=FILE``, read back by ``pyvmm replay``.
 
-The format is described in docs/device-tools.md. Every entry is written whole by one call, so that a file
-cut off anywhere is good up to its last whole entry; what lies behind it is not read.
+The format is described in docs/guide/device-tools.md. Each entry is written by one call, so a file that was
+cut off is valid up to its last complete entry; an incomplete one at its end is not read.
 """
 
 from __future__ import annotations
