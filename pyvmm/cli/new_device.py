@@ -26,8 +26,8 @@ Its driver in the guest is virtio_rng, which gives the text out at /dev/hwrng.
 
 from __future__ import annotations
 
-from pyvmm.virtio.ring.chain import Chain
 from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.ring.chain import Chain
 
 #: The most bytes one request gets: what a driver asks for may be no larger than what you allow.
 LIMIT = 4096
