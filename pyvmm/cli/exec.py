@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from functools import partial
 
 from pyvmm.backends.base import CharBackend
 from pyvmm.backends.spec import make_backend
 from pyvmm.cli.manners import announce
 from pyvmm.errors import PyvmmError
+from pyvmm.exec.channel import PORT_NAME, ExecChannel, ExecLink
 from pyvmm.exec.runner import PTY_WINDOW, ExecRunner
 from pyvmm.exec.session import Request
 from pyvmm.loop import Loop
@@ -32,86 +32,10 @@ from pyvmm.virtio.console.port import Port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from pyvmm.config import Config
 
-#: The name the guest's init looks for.
-PORT_NAME = "pyvmm.exec"
 #: Output bytes held for a reader that is slow; the UART takes no more until they are gone.
 _CHANNEL_BUFFER = 65536
-
-
-class Channel(CharBackend):
-    """One way to the guest, the other end of COM2 or of a virtio console's port.
-
-    What comes goes to *receiver* in the loop's thread; what is sent waits until the device takes it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.receiver: Callable[[bytes], None] | None = None
-        self._loop: Loop | None = None
-        self._to_guest = bytearray()
-        self._from_guest: list[bytes] = []
-        self._scheduled = False
-
-    def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
-        """Begin."""
-        self._loop, self._receive, self._space = loop, receive, space
-
-    def write(self, data: bytes) -> None:
-        """From the guest, in a vCPU's thread."""
-        assert self._loop is not None, "attach comes first"
-        self._from_guest.append(data)
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._deliver)
-
-    def send(self, data: bytes) -> None:
-        """To the guest, in the loop's thread."""
-        self._to_guest += data
-        self._push()
-
-    def resume(self) -> None:
-        """The port has room; called by any thread."""
-        assert self._loop is not None, "attach comes first"
-        self._loop.call_soon(self._push)
-
-    def _push(self) -> None:
-        while self._to_guest:
-            room = self._space()
-            if room <= 0:
-                return
-            if self._receive(bytes(self._to_guest[:room])) is False:
-                return
-            del self._to_guest[:room]
-
-    def _deliver(self) -> None:
-        self._scheduled = False
-        pieces, self._from_guest = self._from_guest, []
-        if self.receiver is not None and pieces:
-            self.receiver(b"".join(pieces))
-
-
-class Link:
-    """Both ways to the guest. Its init answers on one: the port, where its kernel drives it; it is faster."""
-
-    def __init__(self, channels: Sequence[Channel]) -> None:
-        self.receiver: Callable[[bytes], None] | None = None
-        self._channels = list(channels)
-        for channel in channels:
-            channel.receiver = partial(self._received, channel)
-
-    def send(self, data: bytes) -> None:
-        """To the guest: both ways until it has answered."""
-        for channel in self._channels:
-            channel.send(data)
-
-    def _received(self, channel: Channel, data: bytes) -> None:
-        self._channels = [channel]
-        if self.receiver is not None:
-            self.receiver(data)
 
 
 def run_exec(config: Config) -> tuple[int | None, Ending]:
@@ -121,8 +45,8 @@ def run_exec(config: Config) -> tuple[int | None, Ending]:
     window = PTY_WINDOW if size else _CHANNEL_BUFFER
     request = Request(["/bin/sh", "-c", config.exec], pty=size, window=window, env=_environment())
     status: list[int] = []
-    channel, port = Channel(), Channel()
-    link = Link((channel, port))
+    channel, port = ExecChannel(), ExecChannel()
+    link = ExecLink((channel, port))
     quiet = config.console == "stdio"  # the terminal is the command's
     console = CharBackend() if quiet else make_backend(config.console)
     with contextlib.closing(console), Loop() as loop:

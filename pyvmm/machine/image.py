@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 #: What a Linux kernel is told when the user says nothing.
 DEFAULT_CMDLINE = "console={} panic=-1"
-#: More for ``exec``, whose output is the command's: the kernel's log costs most of a boot's exits.
+#: More where commands are run: the kernel's log costs most of a boot's exits.
 QUIET = "quiet"
-#: What the init that carries out ``exec`` needs to be told: it takes the port where its kernel has one.
+#: What the init that serves the exec channel needs to be told: it takes the port where its kernel has one.
 EXEC_CMDLINE = "rdinit=/.pyvmm/init pyvmm.exec=/dev/virtio-ports/pyvmm.exec|/dev/{}"
 #: The largest file taken for a kernel, an initrd or a firmware: 32-bit loaders reach no further.
 IMAGE_MAX = 4 << 30
@@ -112,8 +112,13 @@ def regions_of(config: Config, rom: Rom | None, gap: tuple[int, int], share: boo
         raise
 
 
-def load_image(config: Config, memory: GuestMemory, platform: Platform, rom: Rom | None) -> Entry:
-    """Load what the config names; returns where CPU 0 starts."""
+def load_image(
+    config: Config, memory: GuestMemory, platform: Platform, rom: Rom | None, serve_exec: bool
+) -> Entry:
+    """Load what the config names; returns where CPU 0 starts.
+
+    With *serve_exec*, a Linux kernel starts the init that serves the exec channel.
+    """
     if config.firmware is not None:
         data = memoryview(rom.data) if rom is not None else read_image(config.firmware, "firmware")
         return _named(config.firmware, platform.load_firmware, memory, data, rom)
@@ -121,25 +126,25 @@ def load_image(config: Config, memory: GuestMemory, platform: Platform, rom: Rom
         raise ConfigError("there is nothing to boot: give a kernel (--kernel) or a firmware (--firmware)")
     kernel = read_image(config.kernel, "kernel")
     initrds = [read_image(path, "initrd") for path in config.initrd]
-    if config.exec is not None:
+    if serve_exec:
         from pyvmm.images.initramfs import exec_overlay
 
         initrds.append(memoryview(exec_overlay(native.DEBIAN)))
-    cmdline = kernel_cmdline(config, platform)
+    cmdline = kernel_cmdline(config, platform, serve_exec)
     return _named(config.kernel, platform.load_kernel, memory, kernel, cmdline, initrds)
 
 
-def kernel_cmdline(config: Config, platform: Platform) -> str:
-    """What the kernel is told: the user's words or ours, and what ``exec`` needs."""
+def kernel_cmdline(config: Config, platform: Platform, serve_exec: bool) -> str:
+    """What the kernel is told: the user's words or ours, and what the exec channel needs."""
     words = [config.cmdline]
     if config.cmdline is None:
         console = platform.console_name if config.kernel_console == SERIAL else config.kernel_console
         words = [
             DEFAULT_CMDLINE.format(console),
             platform.kernel_words,
-            QUIET if config.exec is not None else "",
+            QUIET if serve_exec else "",
         ]
-    if config.exec is not None:
+    if serve_exec:
         words.append(EXEC_CMDLINE.format(platform.channel_name))
     return " ".join(filter(None, words))
 

@@ -63,7 +63,8 @@ class Machine:
     :param config: what to build
     :param loop: the event loop to use instead of one of its own; stays the caller's
     :param console: a backend for COM1 instead of the one ``config.console`` names; stays the caller's
-    :param channel: a backend for COM2; without one there is no COM2
+    :param channel: a backend for COM2, which the guest's exec server may use; a kernel then starts the init
+        that has this server (docs/exec-protocol.md). Without one there is neither
     :param devices: virtio devices besides those ``config`` names; the machine closes them
     :param kvm_path: the KVM device
 
@@ -320,7 +321,9 @@ class Machine:
         platform.finish_vcpus()
         if devices or config.devices or config.looked_at:
             self._add_virtio(devices)
-        platform.enter(self.vcpus[0].vcpu, load_image(config, self.memory, platform, rom))
+        platform.enter(
+            self.vcpus[0].vcpu, load_image(config, self.memory, platform, rom, channel is not None)
+        )
 
     def _add_virtio(self, devices: Sequence[VirtioDevice]) -> None:
         from pyvmm.virtio.ids import CONSOLE

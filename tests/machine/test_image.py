@@ -149,13 +149,13 @@ def test_cmdline_when_made_has_the_users_words_or_what_the_architecture_needs(
 ) -> None:
     config = Config(kernel="x", **keys)
 
-    assert kernel_cmdline(config, platform(config, None)) == words  # type: ignore[arg-type]
+    assert kernel_cmdline(config, platform(config, None), False) == words  # type: ignore[arg-type]
 
 
 def test_cmdline_when_a_command_is_to_be_run_is_quiet_and_names_both_ways_to_it() -> None:
-    config = Config(kernel="x", exec="true")
+    config = Config(kernel="x")
 
-    words = kernel_cmdline(config, Arm64Platform(config, None)).split()  # type: ignore[arg-type]
+    words = kernel_cmdline(config, Arm64Platform(config, None), True).split()  # type: ignore[arg-type]
 
     assert words[:3] == ["console=ttyAMA0", "panic=-1", "quiet"]
     assert words[-1] == "pyvmm.exec=/dev/virtio-ports/pyvmm.exec|/dev/ttyAMA1"

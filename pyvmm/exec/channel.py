@@ -1,0 +1,102 @@
+"""The ways to a guest's exec server: backends of a serial port and of a virtio console's port."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from pyvmm.backends.base import CharBackend
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pyvmm.loop import Loop
+
+#: The name of the virtio console port that the guest's init looks for.
+PORT_NAME = "pyvmm.exec"
+#: Bytes from the guest that the loop has not handled yet, beyond which the guest waits.
+_PENDING_MAX = 1 << 20
+
+
+class ExecChannel(CharBackend):
+    """One way to the guest: what a serial port or a virtio console's port sends to and receives from.
+
+    What the guest sends goes to *receiver* in the loop's thread; what is sent to it waits until the device
+    has room.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.receiver: Callable[[bytes], None] | None = None
+        self._loop: Loop | None = None
+        self._to_guest = bytearray()
+        self._from_guest: list[bytes] = []
+        self._pending = 0
+        self._scheduled = False
+
+    def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
+        """Begin."""
+        self._loop, self._receive, self._space = loop, receive, space
+
+    def write(self, data: bytes) -> None:
+        """From the guest, in a vCPU's thread."""
+        assert self._loop is not None, "attach comes first"
+        self._from_guest.append(data)
+        self._pending += len(data)
+        if self._pending > _PENDING_MAX:
+            self.ready = False
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._deliver)
+
+    def send(self, data: bytes) -> None:
+        """To the guest, in the loop's thread."""
+        self._to_guest += data
+        self._push()
+
+    def resume(self) -> None:
+        """The port has room; called by any thread."""
+        assert self._loop is not None, "attach comes first"
+        self._loop.call_soon(self._push)
+
+    def _push(self) -> None:
+        while self._to_guest:
+            room = self._space()
+            if room <= 0:
+                return
+            if self._receive(bytes(self._to_guest[:room])) is False:
+                return
+            del self._to_guest[:room]
+
+    def _deliver(self) -> None:
+        self._scheduled = False
+        count = len(self._from_guest)  # more may come meanwhile, for the next call
+        pieces = self._from_guest[:count]
+        del self._from_guest[:count]
+        self._pending = 0
+        if not self.ready:
+            self.ready = True
+            if self.on_ready is not None:
+                self.on_ready()
+        if self.receiver is not None and pieces:
+            self.receiver(b"".join(pieces))
+
+
+class ExecLink:
+    """Both ways to the guest. Its init answers on one: the port, where its kernel drives it; it is faster."""
+
+    def __init__(self, channels: Sequence[ExecChannel]) -> None:
+        self.receiver: Callable[[bytes], None] | None = None
+        self._channels = list(channels)
+        for channel in channels:
+            channel.receiver = partial(self._received, channel)
+
+    def send(self, data: bytes) -> None:
+        """To the guest: both ways until it has answered."""
+        for channel in self._channels:
+            channel.send(data)
+
+    def _received(self, channel: ExecChannel, data: bytes) -> None:
+        self._channels = [channel]
+        if self.receiver is not None:
+            self.receiver(data)
