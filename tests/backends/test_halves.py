@@ -11,7 +11,8 @@ from pyvmm.backends.base import CharBackend
 from pyvmm.backends.inlet import Inlet
 from pyvmm.backends.outlet import LIMIT, Outlet
 from pyvmm.loop import Loop
-from tests.support.console import Device, drain, resident, until
+from tests.support.console import Device, drain, until
+from tests.support.process import resident
 
 
 @pytest.fixture

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-TUTORIAL, TESTING = "guide/own-device.md", "guide/testing.md"
-
-
-def files_of(page: str) -> dict[str, str]:
-    """The Python blocks of a page by the file name in their first line."""
-    blocks = re.findall(r"```python\n# (\S+\.py)\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
-    return dict(blocks)
+from tests.support.pages import ROOT, TESTING, TUTORIAL, files_of
 
 
 @pytest.mark.parametrize(("page", "passed"), [(TUTORIAL, 3), (TESTING, 6)])

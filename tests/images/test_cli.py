@@ -9,9 +9,8 @@ import pytest
 from pyvmm.cli import image
 from pyvmm.cli import main as cli
 from pyvmm.images import cpio, debian, default, kernel
-from tests.images.test_initramfs import BUSYBOX
-from tests.images.test_modules import elf
 from tests.support.apt import Apt
+from tests.support.guest_files import BUSYBOX, module_file
 
 NATIVE = debian.ARCHITECTURES.get(os.uname().machine, "amd64")
 
@@ -26,7 +25,7 @@ def apt(tmp_path, monkeypatch):
     on_demand = [name for names in default.ON_DEMAND.values() for name in names]
     names = (*default.DEFAULT_MODULES, *default.POWER_BUTTON.values(), *on_demand)
     members = [("./boot", None), ("./boot/vmlinuz-6.1.0-9-cloud-amd64", b"kernel"), (modules, None)]
-    members += [(f"{modules}/{name}.ko", elf([])) for name in names]
+    members += [(f"{modules}/{name}.ko", module_file([])) for name in names]
     apt.offer("linux-image-6.1.0-9-cloud-amd64", members=members)
     return apt
 

@@ -11,8 +11,7 @@ import pytest
 from pyvmm.images import cpio, initramfs
 from pyvmm.images.modules import Module
 from tests.support.exec_link import INIT
-
-BUSYBOX = b"\x7fELF...\0[\0[[\0cat\0sh\0umount\0\0more"
+from tests.support.guest_files import BUSYBOX
 
 
 def entries(data):

@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import gzip
 import lzma
-import struct
 
 import pytest
 import zstandard
 
 from pyvmm.images.modules import ModuleError, ModuleTree
-
-
-def elf(depends):
-    """A relocatable ELF with nothing but .modinfo."""
-    info = b"license=GPL\0depends=" + ",".join(depends).encode() + b"\0name=x\0"
-    names = b"\0.modinfo\0.shstrtab\0"
-    at = 64 + len(info) + len(names)
-    head = (
-        b"\x7fELF\2\1\1" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 1, 62, 1, 0, 0, at, 0, 64, 0, 0, 64, 3, 2)
-    )
-    sections = bytes(64)
-    sections += struct.pack("<IIQQQQIIQQ", 1, 1, 2, 0, 64, len(info), 0, 0, 1, 0)
-    sections += struct.pack("<IIQQQQIIQQ", 10, 3, 0, 0, 64 + len(info), len(names), 0, 0, 1, 0)
-    return head + info + names + sections
-
+from tests.support.guest_files import module_file
 
 PACKERS = {
     ".ko": bytes,
@@ -38,7 +23,7 @@ def make_tree(root, modules, packing=".ko", builtin=(), base="lib/modules"):
     folder = root / base / "6.1"
     (folder / "kernel/drivers").mkdir(parents=True)
     for name, depends in modules.items():
-        (folder / "kernel/drivers" / f"{name}{packing}").write_bytes(PACKERS[packing](elf(depends)))
+        (folder / "kernel/drivers" / f"{name}{packing}").write_bytes(PACKERS[packing](module_file(depends)))
     (folder / "modules.builtin").write_text("".join(f"kernel/{name}.ko\n" for name in builtin))
     return ModuleTree(root, "6.1")
 
@@ -57,7 +42,7 @@ def test_modules_when_they_depend_come_after_what_they_need(tmp_path, packing):
     modules = tree.load_order(["virtio_net", "virtio"])
     assert [module.name for module in modules] == ["failover", "net_failover", "virtio", "virtio_net"]
     assert modules[0].path == "lib/modules/6.1/kernel/drivers/failover.ko"
-    assert modules[0].data == elf([])
+    assert modules[0].data == module_file([])
 
 
 def test_modules_when_built_in_are_left_out(tmp_path):

@@ -14,41 +14,17 @@ from pyvmm.config import Config
 from pyvmm.images import debian
 from pyvmm.images.default import Guest, default_guest
 from pyvmm.images.initramfs import kernel_image
-from pyvmm.machine.ending import Ending
 from pyvmm.machine.machine import Machine
 from tests.support.command import OnTerminal, until
 from tests.support.firmware_guest import Transcript
+from tests.support.linux import LIMIT, PROMPT, QUIET, boot, execute
 
-#: Seconds a boot gets; the emulated host takes 10 to 30, twice that when it is shared.
-LIMIT = 240
 pytestmark = [pytest.mark.hw, pytest.mark.timeout(LIMIT + 30)]
-
-QUIET = "console=ttyS0 quiet panic=-1"
-PROMPT = b"~ # "
 
 
 @pytest.fixture(scope="session")
 def stock() -> Guest:
     return default_guest()
-
-
-def boot(stock: Guest, console: Transcript, *, cmdline: str = QUIET, **keys: object) -> Ending:
-    config = Config(
-        kernel=stock.kernel, initrd=stock.initrd, cmdline=cmdline, console="none", timeout=LIMIT, **keys
-    )
-    with Machine(config, console=console) as machine:
-        return machine.run()
-
-
-def execute(*options: str, command: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """``pyvmm run --exec`` as a user calls it."""
-    return subprocess.run(
-        [sys.executable, "-m", "pyvmm", "run", "--timeout", str(LIMIT), *options, "--exec", command],
-        input=stdin,
-        capture_output=True,
-        timeout=LIMIT + 20,
-        check=False,
-    )
 
 
 def test_bzimage_with_its_own_decompressor_boots_to_a_shell_and_powers_off(stock: Guest) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pyvmm.images.default import default_guest
 from pyvmm.images.kernel import minimal_kernel
-from tests.integration.test_linux import LIMIT, execute
+from tests.support.linux import LIMIT, execute
 
 pytestmark = [pytest.mark.hw, pytest.mark.timeout(LIMIT + 30)]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pyvmm.virtio.balloon.device import Balloon
-from tests.memory.test_host import mapping_of
+from tests.support.process import mapping_of
 from tests.support.shell import Shell
 
 pytestmark = [pytest.mark.hw, pytest.mark.timeout(300)]

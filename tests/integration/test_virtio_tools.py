@@ -15,8 +15,8 @@ from pyvmm.cli import new_device
 from pyvmm.testing.replay import Replay
 from pyvmm.virtio.tools.record import Recording
 from pyvmm.virtio.user_device import load_class, make
-from tests.integration.test_linux import LIMIT, execute
-from tests.test_device_docs import ROOT, TUTORIAL, files_of
+from tests.support.linux import LIMIT, execute
+from tests.support.pages import ROOT, TUTORIAL, files_of
 
 pytestmark = [pytest.mark.hw, pytest.mark.timeout(LIMIT + 30)]
 

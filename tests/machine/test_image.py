@@ -15,7 +15,7 @@ from pyvmm.arch.x86_64.platform import Platform as X86Platform
 from pyvmm.boot.errors import ImageError
 from pyvmm.config import Config
 from pyvmm.machine.image import kernel_cmdline, read_image
-from tests.support.programs import descriptors
+from tests.support.process import descriptors
 
 ROOT = Path(__file__).parents[2]
 

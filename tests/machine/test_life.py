@@ -19,7 +19,7 @@ from pyvmm.machine.ending import GUEST_FIRST, OK, STOPPED, TOLD, Ending
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.vcpu import VcpuThread
 from tests.conftest import INSIDE_LAB
-from tests.support import programs
+from tests.support import process, programs
 from tests.support.firmware_guest import BIN, WATCHDOG, Transcript, guest
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(120)]
@@ -88,17 +88,17 @@ def test_end_when_the_guest_ended_already_changes_nothing(tmp_path: Path) -> Non
 
 def test_close_when_running_stops_the_guest_and_gives_all_back(tmp_path: Path) -> None:
     gc.collect()  # what earlier tests left must not be given back in between
-    before = programs.descriptors(), programs.threads()
+    before = process.descriptors(), process.threads()
     machine = programs.machine(tmp_path, programs.COUNT, cpus=2)
     machine.start()
-    assert programs.threads() > before[1]
+    assert process.threads() > before[1]
 
     machine.close()
     machine.close()
 
     assert machine.ending is not None and machine.ending.code == STOPPED
-    until(lambda: programs.threads() == before[1])
-    assert programs.descriptors() == before[0]
+    until(lambda: process.threads() == before[1])
+    assert process.descriptors() == before[0]
 
 
 def test_close_when_called_by_several_at_once_closes_once(tmp_path: Path) -> None:
@@ -133,14 +133,14 @@ def test_close_when_a_device_raises_closes_the_others_and_says_so(tmp_path: Path
     def fail() -> None:
         raise ValueError("broken while closing")
 
-    before = programs.descriptors()
+    before = process.descriptors()
     machine = programs.machine(tmp_path, programs.PASS)
     machine._closers.append(fail)
 
     with pytest.raises(ValueError, match="broken while closing"):
         machine.run()
 
-    assert programs.descriptors() == before
+    assert process.descriptors() == before
 
 
 def test_start_when_running_already_is_refused_and_wait_still_ends(tmp_path: Path) -> None:
@@ -165,14 +165,14 @@ def test_interrupt_from_the_keyboard_when_running_reaches_the_caller_after_closi
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    before = programs.descriptors()
+    before = process.descriptors()
     machine = programs.machine(tmp_path, programs.COUNT)
     machine.loop.call_soon(interrupt)
 
     with pytest.raises(KeyboardInterrupt):
         machine.run()
 
-    assert programs.descriptors() == before
+    assert process.descriptors() == before
 
 
 def test_loop_of_the_caller_when_machines_ran_in_it_has_no_timer_of_theirs(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_loop_of_the_caller_when_machines_ran_in_it_has_no_timer_of_theirs(tmp_p
 def test_machine_when_the_host_gives_no_thread_says_so_and_closes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = programs.descriptors()
+    before = process.descriptors()
     machine = programs.machine(tmp_path, programs.COUNT, cpus=2)
     start, started = VcpuThread.start, []
 
@@ -210,7 +210,7 @@ def test_machine_when_the_host_gives_no_thread_says_so_and_closes(
     with machine, pytest.raises(StartError, match="no thread to vCPU 1"):
         machine.start()
 
-    assert programs.descriptors() == before
+    assert process.descriptors() == before
 
 
 @pytest.mark.parametrize(
@@ -238,14 +238,14 @@ def test_machine_when_it_cannot_be_built_leaves_nothing(
 ) -> None:
     config = Config(**{"firmware": EXIT, "console": "none", "memory": "1M", **keys})
     gc.collect()
-    before = programs.descriptors(), programs.threads()
+    before = process.descriptors(), process.threads()
 
     with pytest.raises(error) as caught:
         Machine(config, kvm_path=kvm_path)
 
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert (programs.descriptors(), programs.threads()) == before
+    assert (process.descriptors(), process.threads()) == before
 
 
 def test_many_machines_when_run_one_after_the_other_leave_nothing_behind() -> None:
@@ -256,13 +256,13 @@ def test_many_machines_when_run_one_after_the_other_leave_nothing_behind() -> No
     for _ in range(MANY // 10):
         one()
     gc.collect()
-    before = programs.descriptors(), programs.threads()
-    resident = programs.resident()
+    before = process.descriptors(), process.threads()
+    resident = process.resident()
 
     for _ in range(MANY):
         one()
 
     gc.collect()
-    until(lambda: programs.threads() <= before[1])
-    assert programs.descriptors() == before[0]
-    assert programs.resident() - resident < 2 << 20  # some of the allocator's own slack
+    until(lambda: process.threads() <= before[1])
+    assert process.descriptors() == before[0]
+    assert process.resident() - resident < 2 << 20  # some of the allocator's own slack

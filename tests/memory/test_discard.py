@@ -10,7 +10,7 @@ import pytest
 from pyvmm.memory.errors import GuestMemoryError
 from pyvmm.memory.guest import GuestMemory, Region
 from pyvmm.memory.host import HUGE_PAGE_SIZE, PAGE_SIZE, Anonymous, FileBacked, HostMemory, Memfd
-from tests.memory.test_host import mapping_of
+from tests.support.process import mapping_of
 
 SIZE = 16 * PAGE_SIZE
 

@@ -21,24 +21,9 @@ from pyvmm.memory.host import (
     Hugetlb,
     Memfd,
 )
+from tests.support.process import mapping_of
 
 MAKERS = [Anonymous, Memfd]
-
-
-def mapping_of(address: int) -> dict[str, str] | None:
-    """The entry of /proc/self/smaps that holds *address*; None when nothing is mapped there."""
-    entry: dict[str, str] | None = None
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        word = line.split()[0]
-        if not word.endswith(":"):
-            start, end = (int(part, 16) for part in word.split("-"))
-            entry = {"perms": line.split()[1]} if start <= address < end else None
-        elif entry is not None:
-            name, _, value = line.partition(":")
-            entry[name] = value.strip()
-            if name == "VmFlags":
-                return entry
-    return None
 
 
 @pytest.mark.parametrize("maker", MAKERS)

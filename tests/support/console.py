@@ -48,9 +48,3 @@ def drain(fd, size):
         assert part, "end of file came early"
         data += part
     return data
-
-
-def resident():
-    """This process's resident memory in bytes."""
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

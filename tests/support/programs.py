@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -60,19 +59,3 @@ def machine(
 def count(machine: Machine) -> int:
     """How far COUNT has come."""
     return int.from_bytes(machine.memory.read(COUNTER, 4), "little")
-
-
-def descriptors() -> int:
-    """Open file descriptors of this process."""
-    return len(os.listdir("/proc/self/fd"))
-
-
-def threads() -> int:
-    """Threads of this process, Python's or not."""
-    return len(os.listdir("/proc/self/task"))
-
-
-def resident() -> int:
-    """Bytes of this process in memory."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096

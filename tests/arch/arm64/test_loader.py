@@ -14,7 +14,7 @@ from pyvmm.boot.entry import EL1
 from pyvmm.boot.errors import DoesNotFitError, ImageError
 from pyvmm.memory.guest import GuestMemory
 from pyvmm.memory.layout import Part, assemble
-from tests.boot.arm64.test_image import image
+from tests.support.arm64_image import image
 from tests.support.devicetree_tools import compiled
 from tests.support.images import elf
 

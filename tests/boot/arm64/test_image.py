@@ -18,6 +18,7 @@ from pyvmm.boot.arm64.image import Image, unpack
 from pyvmm.boot.errors import DoesNotFitError, ImageError, NotAKernelError
 from pyvmm.memory.guest import GuestMemory
 from pyvmm.memory.layout import Part, assemble
+from tests.support.arm64_image import image
 
 MIB = 1 << 20
 RAM = 0x4000_0000
@@ -32,11 +33,6 @@ COMPRESSORS = {
 @pytest.fixture(autouse=True)
 def cache(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-
-
-def image(size: int = 0x30000, text_offset: int = 0, flags: int = 0xA, body: int = 0x4000) -> bytes:
-    head = struct.pack("<IIQQQ24x4sI", 0x91005A4D, 0x14000000, text_offset, size, flags, b"ARM\x64", 64)
-    return head + b"\x1f\x20\x03\xd5" * (body // 4)
 
 
 def zboot(packed: bytes, name: bytes, size: int | None = None, offset: int = 0x80) -> bytes:

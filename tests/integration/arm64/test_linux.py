@@ -11,29 +11,16 @@ import pytest
 
 from pyvmm.config import Config
 from pyvmm.images.default import Guest, default_guest
-from pyvmm.machine.ending import Ending
 from pyvmm.machine.machine import Machine
 from tests.support.firmware_guest import Transcript
+from tests.support.linux import LIMIT, PROMPT, QUIET, boot
 
-#: Seconds a boot gets; the emulated host takes 10 to 30.
-LIMIT = 120
 pytestmark = [pytest.mark.arm64, pytest.mark.timeout(LIMIT + 30)]
-
-QUIET = "console=ttyAMA0 quiet panic=-1"
-PROMPT = b"~ # "
 
 
 @pytest.fixture(scope="session")
 def stock() -> Guest:
     return default_guest("arm64")
-
-
-def boot(stock: Guest, console: Transcript, *, cmdline: str = QUIET, **keys: object) -> Ending:
-    config = Config(
-        kernel=stock.kernel, initrd=stock.initrd, cmdline=cmdline, console="none", timeout=LIMIT, **keys
-    )
-    with Machine(config, console=console) as machine:
-        return machine.run()
 
 
 def test_stock_kernel_boots_to_a_shell_and_powers_off(stock: Guest) -> None:

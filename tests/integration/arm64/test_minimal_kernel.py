@@ -12,8 +12,8 @@ from pyvmm.config import Config
 from pyvmm.images.default import default_guest
 from pyvmm.images.kernel import minimal_kernel
 from pyvmm.machine.machine import Machine
-from tests.integration.arm64.test_linux import LIMIT, PROMPT, QUIET
 from tests.support.firmware_guest import Transcript
+from tests.support.linux import LIMIT, PROMPT, QUIET
 
 pytestmark = [pytest.mark.arm64, pytest.mark.timeout(LIMIT + 30)]
 

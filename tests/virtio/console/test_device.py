@@ -17,7 +17,7 @@ from pyvmm.testing import FakeDriver
 from pyvmm.virtio import features as f
 from pyvmm.virtio.console.device import VirtioConsole
 from pyvmm.virtio.console.port import BATCH, DELAYS, MODERATION, Port
-from tests.support.console import resident
+from tests.support.process import resident
 
 RX, TX = 0, 1
 HUNDRED_MB = 100 << 20
