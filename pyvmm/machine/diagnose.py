@@ -5,7 +5,14 @@ from __future__ import annotations
 import os
 
 from pyvmm.arch import native
-from pyvmm.machine.ending import INFERRED, UNSUPPORTED, Ending
+from pyvmm.machine.ending import CRASHED, INFERRED, UNSUPPORTED, Ending
+from pyvmm.pykvm.const import (
+    KVM_EXIT_ARM_NISV,
+    KVM_EXIT_FAIL_ENTRY,
+    KVM_EXIT_HLT,
+    KVM_EXIT_INTERNAL_ERROR,
+    KVM_EXIT_SHUTDOWN,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +31,29 @@ EMULATION = 1
 _inspection = native.inspection()
 where = _inspection.where
 instruction = _inspection.instruction
+
+
+def diagnose(vcpu: Vcpu, index: int, memory: GuestMemory, reason: int, number: int = 0) -> Ending:
+    """The ending of a machine whose vCPU *index* cannot go on.
+
+    :param reason: the exit reason that KVM_RUN returned
+    :param number: the errno it failed with instead; 0 for none
+    """
+    if number:
+        return run_failed(vcpu, index, number)
+    if reason == KVM_EXIT_SHUTDOWN:
+        return Ending(CRASHED, "triple-fault", INFERRED, f"triple fault on vCPU {index}{where(vcpu)}")
+    if reason == KVM_EXIT_INTERNAL_ERROR:
+        return internal_error(vcpu, index, memory)
+    if reason == KVM_EXIT_FAIL_ENTRY:
+        return fail_entry(vcpu, index)
+    if reason == KVM_EXIT_ARM_NISV:
+        return no_syndrome(vcpu, index, memory)
+    if reason == KVM_EXIT_HLT:
+        detail = f"vCPU {index} halted with no interrupt controller to wake it"
+        return Ending(UNSUPPORTED, "halt", INFERRED, detail)
+    detail = f"vCPU {index}: KVM_RUN returned exit reason {reason}, which pyvmm does not handle"
+    return Ending(UNSUPPORTED, "unsupported", INFERRED, detail)
 
 
 def internal_error(vcpu: Vcpu, index: int, memory: GuestMemory) -> Ending:

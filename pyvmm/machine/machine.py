@@ -225,13 +225,19 @@ class Machine:
             return True
         return False
 
-    def checkpoint(self) -> bool:
-        """A vCPU came out of KVM_RUN because somebody wanted it: False when the machine ends."""
+    def checkpoint(self, vcpu: Vcpu) -> bool:
+        """A vCPU left KVM_RUN without an exit: wait while paused. False when the machine ends."""
         if self.ending is None:
             self._gate.stand()
         return self.ending is None
 
-    def wrote(self, port: int) -> None:
+    def cannot_go_on(self, vcpu: Vcpu, index: int, reason: int, number: int = 0) -> None:
+        """A vCPU cannot be run any further: end with what its state tells."""
+        from pyvmm.machine.diagnose import diagnose  # most guests end without it
+
+        self.end(diagnose(vcpu, index, self.memory, reason, number))
+
+    def first_write(self, port: int) -> None:
         """The guest wrote *port* for the first time: let KVM queue the writes to come, where it may."""
         with self._state:
             if port not in self._coalescible:

@@ -10,31 +10,41 @@ import _thread
 import errno
 
 from pyvmm.errors import StartError
-from pyvmm.machine.ending import CRASHED, FATAL, INFERRED, UNKNOWN, UNSUPPORTED, Ending
-from pyvmm.pykvm.const import (
-    KVM_EXIT_ARM_NISV,
-    KVM_EXIT_FAIL_ENTRY,
-    KVM_EXIT_HLT,
-    KVM_EXIT_INTERNAL_ERROR,
-    KVM_EXIT_INTR,
-    KVM_EXIT_IO,
-    KVM_EXIT_MMIO,
-    KVM_EXIT_SHUTDOWN,
-    KVM_EXIT_SYSTEM_EVENT,
-)
+from pyvmm.machine.ending import FATAL, UNKNOWN, Ending
+from pyvmm.pykvm.const import KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_MMIO, KVM_EXIT_SYSTEM_EVENT
 from pyvmm.pykvm.kick import Kick
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Protocol
 
     from pyvmm.board.bus import Bus
     from pyvmm.machine.coalesced import CoalescedRing
-    from pyvmm.machine.machine import Machine
     from pyvmm.pykvm import Vcpu
 
     PortEntry = tuple[Callable[..., Any], int, int, memoryview, int]
+
+    class VcpuOwner(Protocol):
+        """What a vCPU's thread tells the machine. All methods are called by any vCPU's thread."""
+
+        def end(self, ending: Ending, error: BaseException | None = None) -> None:
+            """The machine is to end; the first ending counts."""
+
+        def device_failed(self, name: str, error: Exception) -> None:
+            """Device *name* raised *error* while it handled an access."""
+
+        def checkpoint(self, vcpu: Vcpu) -> bool:
+            """The vCPU left KVM_RUN without an exit; blocks during a pause. False: the thread is to end."""
+
+        def system_event(self, kind: int) -> bool:
+            """KVM_EXIT_SYSTEM_EVENT of this type. False: the thread is to end."""
+
+        def first_write(self, port: int) -> None:
+            """The guest wrote a byte to *port* for the first time."""
+
+        def cannot_go_on(self, vcpu: Vcpu, index: int, reason: int, number: int = 0) -> None:
+            """KVM_RUN failed with errno *number*, or returned *reason*, from which the vCPU cannot go on."""
 
 
 # Word indexes into the run page, by the width of the view.
@@ -51,8 +61,8 @@ class VcpuThread:
     __slots__ = (
         "_done",
         "_kick",
-        "_machine",
         "_mmio",
+        "_owner",
         "_polled",
         "_port_entries",
         "_ports",
@@ -63,9 +73,9 @@ class VcpuThread:
     )
 
     def __init__(
-        self, machine: Machine, vcpu: Vcpu, index: int, ports: Bus, mmio: Bus, ring: CoalescedRing | None
+        self, owner: VcpuOwner, vcpu: Vcpu, index: int, ports: Bus, mmio: Bus, ring: CoalescedRing | None
     ) -> None:
-        self._machine = machine
+        self._owner = owner
         self._ports = ports
         self._mmio = mmio
         self._ring = ring
@@ -105,7 +115,7 @@ class VcpuThread:
             with self._kick.attached():
                 self._loop()
         except BaseException as error:  # nothing may vanish with the thread
-            self._machine.end(Ending(FATAL, "internal", UNKNOWN, f"vCPU {self.index}: {error!r}"), error)
+            self._owner.end(Ending(FATAL, "internal", UNKNOWN, f"vCPU {self.index}: {error!r}"), error)
         finally:
             self._done.release()
 
@@ -115,7 +125,7 @@ class VcpuThread:
                 if not self._run():
                     return
             except Exception as error:
-                self._machine.device_failed(self._device_in_charge(), error)
+                self._owner.device_failed(self._device_in_charge(), error)
                 return
 
     def _run(self) -> bool:
@@ -175,12 +185,10 @@ class VcpuThread:
                     ring.drain()
                 if code in (errno.EINTR, errno.EAGAIN):
                     self._kick.consume()
-                    if not self._machine.checkpoint():
+                    if not self._owner.checkpoint(vcpu):
                         return False
                 else:
-                    from pyvmm.machine import diagnose
-
-                    self._machine.end(diagnose.run_failed(vcpu, self.index, code))
+                    self._owner.cannot_go_on(vcpu, self.index, 0, code)
                     return False
 
     def _port(self, word: int) -> None:
@@ -198,7 +206,7 @@ class VcpuThread:
                 self._polled[word] = device, at
         if found is not None and outward and size == 1:
             found[0].write_many(found[1], bytes(view[at : at + count]))
-            self._machine.wrote(port)
+            self._owner.first_write(port)
             return
         for i in range(at, at + count):
             if outward:
@@ -216,26 +224,10 @@ class VcpuThread:
     def _other(self, reason: int) -> bool:
         """Exits that are rare or final. False when the machine ends."""
         if reason == KVM_EXIT_INTR:
-            return self._machine.checkpoint()
+            return self._owner.checkpoint(self.vcpu)
         if reason == KVM_EXIT_SYSTEM_EVENT:
-            return self._machine.system_event(self.vcpu.run32[_UNION64 * 2])
-        from pyvmm.machine import diagnose  # most guests end without it
-
-        if reason == KVM_EXIT_SHUTDOWN:
-            detail = f"triple fault on vCPU {self.index}{diagnose.where(self.vcpu)}"
-            self._machine.end(Ending(CRASHED, "triple-fault", INFERRED, detail))
-        elif reason == KVM_EXIT_INTERNAL_ERROR:
-            self._machine.end(diagnose.internal_error(self.vcpu, self.index, self._machine.memory))
-        elif reason == KVM_EXIT_FAIL_ENTRY:
-            self._machine.end(diagnose.fail_entry(self.vcpu, self.index))
-        elif reason == KVM_EXIT_ARM_NISV:
-            self._machine.end(diagnose.no_syndrome(self.vcpu, self.index, self._machine.memory))
-        elif reason == KVM_EXIT_HLT:
-            detail = f"vCPU {self.index} halted with no interrupt controller to wake it"
-            self._machine.end(Ending(UNSUPPORTED, "halt", INFERRED, detail))
-        else:
-            detail = f"vCPU {self.index}: KVM_RUN returned exit reason {reason}, which pyvmm does not handle"
-            self._machine.end(Ending(UNSUPPORTED, "unsupported", INFERRED, detail))
+            return self._owner.system_event(self.vcpu.run32[_UNION64 * 2])
+        self._owner.cannot_go_on(self.vcpu, self.index, reason)
         return False
 
     def _device_in_charge(self) -> str:
