@@ -110,6 +110,20 @@ class Loop:
         the cause is gone. The caller keeps *fd* and removes it before closing it.
         Raises OSError (EEXIST) for an fd that was added already, EBADF for one not open.
         """
+        # Stored first: once epoll knows it, an event may come before this call returns.
+        before = self._callbacks.get(fd)
+        self._callbacks[fd] = callback
+        self._added.add(fd)
+        try:
+            self._register(fd, events)
+        except BaseException:
+            if before is None:
+                del self._callbacks[fd]
+            else:
+                self._callbacks[fd] = before
+            raise
+
+    def _register(self, fd: int, events: int) -> None:
         try:
             self._epoll.register(fd, events)
         except PermissionError as error:
@@ -120,8 +134,6 @@ class Loop:
             with self._lock:
                 self._always[fd] = events
                 self._wake_up()
-        self._callbacks[fd] = callback
-        self._added.add(fd)
 
     def modify(self, fd: int, events: int) -> None:
         """Wait for other *events* of *fd*. With 0, ERROR and HANGUP still come.

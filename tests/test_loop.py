@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from pyvmm.loop import HANGUP, READ, WRITE, Loop
+from pyvmm.loop import EDGE, HANGUP, READ, WRITE, Loop
 
 
 class Clock:
@@ -49,6 +49,30 @@ def test_add_when_fd_stays_ready_calls_again(loop, event):
     loop.run_once(0)
     loop.run_once(0)
     assert seen == [READ, READ]
+
+
+def test_add_when_the_event_comes_before_it_returns_calls_back(loop, event):
+    class Eager:
+        """The loop's epoll; the loop's thread takes a turn as soon as a descriptor is known to it."""
+
+        def __init__(self, epoll):
+            self._epoll = epoll
+
+        def __getattr__(self, name):
+            return getattr(self._epoll, name)
+
+        def register(self, fd, events):
+            self._epoll.register(fd, events)
+            loop.run_once(0)
+
+    os.eventfd_write(event, 1)
+    loop._epoll = Eager(loop._epoll)
+    seen = []
+
+    loop.add(event, READ | EDGE, seen.append)
+    loop.run_once(0)
+
+    assert seen == [READ]
 
 
 def test_add_when_fd_is_there_already_raises_and_keeps_the_first(loop, event):

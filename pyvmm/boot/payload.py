@@ -4,10 +4,10 @@
 (scripts/Makefile.lib, ``size_append``) puts the unpacked size into the last four bytes;
 gzip's own trailer is the same number.
 
-The cache is ``$XDG_CACHE_HOME/pyvmm/payload``: a file per payload, named by its SHA-256,
-made aside and renamed, so that several processes may use it at once and none sees half a
-file. It ends with a checksum: a damaged entry is made anew. What was written whole has a time of change
-that no later write leaves to it, and is not summed again.
+The cache is ``payload`` in the user's cache directory (``host/cache.py``): a file for each payload, named by
+its SHA-256, written under a temporary name and renamed, so that several processes may use it at once and none
+sees half a file. It ends with a checksum; an entry whose checksum is wrong is made again. An entry that was
+written whole gets a modification time of 0, which any later write changes; its checksum is not computed again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import stat
 import struct
 import time
 import zlib
+
+from pyvmm.host.cache import cache_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,9 +38,9 @@ _LZMA_MEMORY = 256 << 20
 _TRAILER = struct.Struct("<8sIQ")
 _TRAILER_MAGIC = b"PYVMMELF"
 _STALE_SECONDS = 3600
-#: How exactly an entry's time of use is kept: noting it copies the file on an overlay.
+#: How old an entry's access time may be before it is updated: on an overlay file system that copies the file.
 _NOTE_SECONDS = 3600
-#: The modification time, in nanoseconds, of an entry that is on the disk as it was made.
+#: The modification time, in nanoseconds, of an entry that nobody has written to since it was made.
 _SEALED = 0
 
 
@@ -61,7 +63,8 @@ def unpack_cached(
             raise PayloadError("the payload is in no known compression format")
         unpack = decompress
     if directory is None:
-        directory = cache_directory()
+        base = cache_directory()
+        directory = f"{base}/payload" if base else None
     path = f"{directory}/{hashlib.sha256(payload).hexdigest()}.elf" if directory else ""
     if path:
         found = _read(path)
@@ -93,14 +96,6 @@ def decompress(payload: memoryview) -> bytes:
     if len(data) != size:
         raise PayloadError(f"the payload unpacks to {len(data)} bytes instead of {size}")
     return data
-
-
-def cache_directory() -> str | None:
-    """Where unpacked kernels are kept, by the XDG base directory rules; None without a home."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):
-        base = os.path.expanduser("~/.cache")
-    return f"{base}/pyvmm/payload" if os.path.isabs(base) else None
 
 
 def _decompressor(payload: memoryview) -> Callable[[memoryview, int], bytes] | None:

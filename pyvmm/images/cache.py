@@ -1,4 +1,4 @@
-"""The cache of guest images: ``$PYVMM_CACHE``, else ``$XDG_CACHE_HOME/pyvmm``, else ``~/.cache/pyvmm``.
+"""The cache of guest images, in the directory that ``host/cache.py`` names.
 
 An entry is a file or a directory that appears whole or not at all: it is built in a scratch
 directory beside its place, ``.tmp-PID-NAME``, and renamed. Several processes may want the
@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from pyvmm.errors import StartError
+from pyvmm.host.cache import cache_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,13 +27,11 @@ class CacheError(StartError):
 
 
 def directory() -> Path:
-    """The cache's directory; it need not exist."""
-    own = os.environ.get("PYVMM_CACHE")
-    if own:
-        return Path(own).absolute()
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification has relative paths ignored.
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "pyvmm"
+    """The cache's directory; it need not exist. Raises CacheError for a user without a home."""
+    path = cache_directory()
+    if path is None:
+        raise CacheError("there is no home directory for the cache; set PYVMM_CACHE to a directory")
+    return Path(path)
 
 
 def entry(name: str, build: Callable[[Path], None]) -> Path:

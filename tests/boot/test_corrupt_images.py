@@ -43,7 +43,7 @@ _EXTREMES = [0, 1, 0x7F, 0x80, 0xFF]
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PYVMM_CACHE", str(tmp_path))
 
 
 def _load(data: bytes) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.boot import payload
-from pyvmm.boot.payload import PayloadError, cache_directory, decompress, unpack_cached
+from pyvmm.boot.payload import PayloadError, decompress, unpack_cached
 from tests.support.images import COMPRESSORS, lz4_legacy, vmlinux, with_size
 
 DATA = vmlinux() + os.urandom(10_000) + bytes(300_000)
@@ -214,15 +214,21 @@ def test_unpack_cached_when_a_killed_process_left_a_file_removes_it(
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({"XDG_CACHE_HOME": "/c", "HOME": "/h"}, "/c/pyvmm/payload"),
-        ({"XDG_CACHE_HOME": "relative", "HOME": "/h"}, "/h/.cache/pyvmm/payload"),
-        ({"XDG_CACHE_HOME": "", "HOME": "/h"}, "/h/.cache/pyvmm/payload"),
+        ({"PYVMM_CACHE": "own", "XDG_CACHE_HOME": "c", "HOME": "h"}, "own/payload"),
+        ({"PYVMM_CACHE": "", "XDG_CACHE_HOME": "c", "HOME": "h"}, "c/pyvmm/payload"),
+        ({"PYVMM_CACHE": "", "XDG_CACHE_HOME": "", "HOME": "h"}, "h/.cache/pyvmm/payload"),
     ],
 )
-def test_cache_directory_when_the_environment_says_where_follows_it(
-    environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+def test_unpack_cached_when_no_directory_is_given_uses_the_users_cache(
+    environment: dict[str, str],
+    expected: str,
+    lz4_packed: memoryview,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, str(tmp_path / value) if value else "")
 
-    assert cache_directory() == expected
+    unpack_cached(lz4_packed)
+
+    assert [path.suffix for path in (tmp_path / expected).iterdir()] == [".elf"]
