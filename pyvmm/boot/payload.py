@@ -7,7 +7,8 @@ gzip's own trailer is the same number.
 The cache is ``payload`` in the user's cache directory (``host/cache.py``): a file for each payload, named by
 its SHA-256, written under a temporary name and renamed, so that several processes may use it at once and none
 sees half a file. It ends with a checksum; an entry whose checksum is wrong is made again. An entry that was
-written whole gets a modification time of 0, which any later write changes; its checksum is not computed again.
+written whole gets a modification time of 0, which any later write changes; its
+checksum is not verified again.
 """
 
 from __future__ import annotations
