@@ -14,8 +14,7 @@ from pyvmm import lab
 from pyvmm.lab import lease, machine
 from tests.lab.conftest import COMMAND, LIMIT, ROOT
 
-# An emulated host hangs or restarts now and then, whatever runs on it: two more chances.
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(LIMIT), pytest.mark.flaky(reruns=2)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(LIMIT)]
 
 OPEN_KVM = """
 import ctypes, os
