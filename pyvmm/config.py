@@ -71,6 +71,7 @@ class DeviceWords:
 class Config:
     """One machine as asked for. Keywords are the board file's keys.
 
+    :param name: what the guest is called, in messages and for its devices' addresses
     :param kernel: a kernel image: bzImage, ELF, multiboot; None boots ``firmware``
     :param firmware: a ROM image that ends at 4 GiB, or an ELF
     :param initrd: paths; several are concatenated

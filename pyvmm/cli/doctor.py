@@ -37,9 +37,7 @@ class Finding:
 
 def main(argv: list[str]) -> int:
     """Run ``pyvmm doctor``; 0 when a guest can run here, 64 when none can."""
-    parser = Parser(prog="pyvmm doctor", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     findings, able = examine()
     if arguments.json:
         print(json.dumps({"can_run": able, "findings": [asdict(finding) for finding in findings]}, indent=2))
@@ -51,6 +49,13 @@ def main(argv: list[str]) -> int:
                 print(f"{'':8} {'':{width}}  -> {finding.advice}")
         print(f"\nA guest {'can' if able else 'cannot'} run on this host.")
     return CAN_RUN if able else CANNOT_RUN
+
+
+def parser() -> Parser:
+    """The command line of ``pyvmm doctor``."""
+    doctor = Parser(prog="pyvmm doctor", description="What this host can do, and what to do about the rest.")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object")
+    return doctor
 
 
 def examine() -> tuple[list[Finding], bool]:

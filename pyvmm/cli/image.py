@@ -24,15 +24,16 @@ def main(argv: list[str]) -> int:
 
     Raises a PyvmmError for what cannot be done.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     for line in arguments.action(arguments):
         print(line)
     return 0
 
 
-def _parser() -> Parser:
-    parser = Parser(prog="pyvmm image", description="Fetch and build guest images; they are cached.")
-    verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=Parser)
+def parser() -> Parser:
+    """The command line of ``pyvmm image``."""
+    image = Parser(prog="pyvmm image", description="Fetch and build guest images; they are cached.")
+    verbs = image.add_subparsers(required=True, metavar="VERB", parser_class=Parser)
 
     fetch = verbs.add_parser(
         "fetch", help="fetch Debian packages through apt; prints where they are unpacked"
@@ -75,7 +76,7 @@ def _parser() -> Parser:
     path.set_defaults(action=_path)
 
     verbs.add_parser("list", help="the packages in the cache").set_defaults(action=_list)
-    return parser
+    return image
 
 
 def _add_architecture(parser: argparse.ArgumentParser) -> None:

@@ -48,7 +48,7 @@ class Options:
 def main(argv: list[str]) -> int:
     """Run ``pyvmm lab``; the command's own exit status, 124 when it took longer than --timeout."""
     if "-h" in argv[: argv.index("--") if "--" in argv else None] or argv[:1] == ["--help"]:
-        _parser().print_help()
+        parser().print_help()
         return 0
     options = parse(argv)
     if options.stop:
@@ -61,9 +61,9 @@ def main(argv: list[str]) -> int:
 def parse(argv: list[str]) -> Options:
     """The command line, checked. Raises ConfigError."""
     at = argv.index("--") if "--" in argv else len(argv)
-    parser = _parser()
+    lab = parser()
     try:
-        known, rest = parser.parse_known_args(argv[:at])
+        known, rest = lab.parse_known_args(argv[:at])
     except argparse.ArgumentError as error:
         raise ConfigError(f"lab: {error}; `pyvmm lab --help` tells how it is used") from None
     command = argv[at + 1 :]
@@ -124,38 +124,33 @@ def status() -> int:
     return 0 if found else 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line of ``pyvmm lab``."""
+    lab = argparse.ArgumentParser(
         prog="pyvmm lab",
         usage=_USAGE,
-        description=__doc__,
+        description="Run a command on an emulated KVM host as if it ran here.",
         exit_on_error=False,
         add_help=False,
         allow_abbrev=False,
     )
-    parser.add_argument(
+    lab.add_argument(
         "arch",
         nargs="?",
         default="x86_64",
         help="the host: x86_64 (AMD-V), arm64 (EL2), arm64-gicv2",
     )
-    parser.add_argument(
+    lab.add_argument(
         "--memory", metavar="SIZE", help="the emulated host's memory (default 4G, or half of this one's)"
     )
-    parser.add_argument("--cpus", metavar="N", type=int, help="its CPUs (default 1, of an arm64 host 2)")
-    parser.add_argument(
-        "--timeout", metavar="TIME", help="kill the command after this long and exit with 124"
-    )
-    parser.add_argument(
-        "--rw", metavar="DIR", action="append", default=[], help="what is written to DIR stays"
-    )
-    parser.add_argument(
-        "--fresh", action="store_true", help="a machine of its own that ends with the command"
-    )
-    parser.add_argument("--status", action="store_true", help="tell which machines are running")
-    parser.add_argument("--stop", action="store_true", help="end the machines that are running")
-    parser.add_argument("-h", "--help", action="help", help="show this text")
-    return parser
+    lab.add_argument("--cpus", metavar="N", type=int, help="its CPUs (default 1, of an arm64 host 2)")
+    lab.add_argument("--timeout", metavar="TIME", help="kill the command after this long and exit with 124")
+    lab.add_argument("--rw", metavar="DIR", action="append", default=[], help="what is written to DIR stays")
+    lab.add_argument("--fresh", action="store_true", help="a machine of its own that ends with the command")
+    lab.add_argument("--status", action="store_true", help="tell which machines are running")
+    lab.add_argument("--stop", action="store_true", help="end the machines that are running")
+    lab.add_argument("-h", "--help", action="help", help="show this text")
+    return lab
 
 
 def _directories() -> list[Path]:

@@ -35,12 +35,16 @@ class Option:
 
 
 class Options:
-    """A verb's command line."""
+    """A verb's command line.
+
+    :param usage: what follows ``usage:``, the program and the verb included
+    :param about: what the verb does
+    """
 
     def __init__(self, usage: str, about: str, options: list[Option]) -> None:
-        self._usage = usage
-        self._about = about
-        self._options = {option.name: option for option in options}
+        self.usage = usage
+        self.about = about
+        self.options = {option.name: option for option in options}
 
     def parse(self, argv: list[str]) -> tuple[dict[str, object], list[str]]:
         """``(values by key, positional arguments)``; only options that were given are in it.
@@ -63,7 +67,7 @@ class Options:
                 print(self.help())
                 sys.exit(0)
             name, equals, value = word.removeprefix("--").partition("=")
-            option = self._options.get(name) if word.startswith("--") else None
+            option = self.options.get(name) if word.startswith("--") else None
             if option is None:
                 raise ConfigError(f"{word.partition('=')[0]} is not an option here; --help lists them")
             if option.metavar.startswith("[") and not equals and (not rest or rest[-1].startswith("-")):
@@ -90,8 +94,8 @@ class Options:
 
     def help(self) -> str:
         """The text of ``--help``."""
-        lines = [f"usage: {self._usage}", "", self._about, ""]
-        for option in self._options.values():
+        lines = [f"usage: {self.usage}", "", self.about, ""]
+        for option in self.options.values():
             left = f"  --{option.name} {option.metavar}".rstrip()
             lines.append(f"{left:28} {option.help}" if len(left) < 28 else f"{left}\n{'':28} {option.help}")
         return "\n".join(lines)

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-#: Exit codes, as documented in docs/architecture.md.
+# Exit codes; docs/reference/exit-codes.md is made from these comments.
+#: the guest powered off or rebooted by its own will
 OK = 0
+#: stopped by the host: a signal, `--timeout`, Ctrl-A x, a power button that the guest ignored
 STOPPED = 3
+#: the guest's watchdog was not fed
 WATCHDOG = 4
+#: the guest did what this VMM or this host cannot carry out: KVM internal error, failed entry, refused access
 UNSUPPORTED = 5
+#: a device failed: an error in its own code, or of what stands behind it
 DEVICE_FAILED = 6
+#: the guest crashed: panic, triple fault
 CRASHED = 7
+#: chosen by the guest: byte v written to the debug-exit port gives 32 + (v & 31)
 GUEST_FIRST = 32
+#: an error after the start that is a defect of pyvmm
 FATAL = 96
 
-#: Sources of the knowledge.
+# How an ending is known.
+#: the guest said so: a register of the machine, a PSCI call, the debug-exit port
 TOLD = "told"
+#: concluded from what KVM reported, or from the console's output
 INFERRED = "inferred"
+#: neither
 UNKNOWN = "unknown"
 
 
 class Ending:
     """One record: how the guest ended.
 
-    :param code: the exit code (docs/architecture.md)
+    :param code: the exit code (docs/reference/exit-codes.md)
     :param reason: one word: poweroff, reboot, stopped, timeout, panic, triple-fault, debug-exit,
         unsupported, fail-entry, device, internal, ...
     :param known: told by the guest, inferred from what KVM reported, or unknown
