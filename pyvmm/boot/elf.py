@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import struct
 
-from pyvmm.boot.errors import DoesNotFitError, ImageError
-from pyvmm.boot.x86.e820 import ram_spans
+from pyvmm.boot.errors import ImageError
+from pyvmm.boot.ranges import check_range, clear
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyvmm.boot.x86.lowmem import Range
+    from pyvmm.boot.ranges import Range
     from pyvmm.memory.guest import GuestMemory
 
 MAGIC = b"\x7fELF"
@@ -46,7 +46,6 @@ _MACHINES = {
 #: A linker makes a handful; far more is a broken file.
 _MAX_SEGMENTS = 128
 _MAX_NOTES = 1 << 16
-_ZEROES = bytes(1 << 16)
 #: Of a section header: name, offset, size; the rest is for linkers.
 _SECTION = struct.Struct("<I20xQQ24x")
 
@@ -231,39 +230,6 @@ def section(data: memoryview, name: bytes) -> memoryview | None:
         if table[place : place + len(wanted)] == wanted:
             return data[offset : offset + size]
     return None
-
-
-def check_range(memory: GuestMemory, what: str, base: int, end: int, reserved: Sequence[Range]) -> None:
-    """Refuse *what*, at *base* to *end* (exclusive), outside guest RAM or on a reserved range."""
-    for taken in reserved:
-        if base < taken.end and taken.base < end:
-            raise DoesNotFitError(
-                f"{what} at {base:#x}-{end - 1:#x} overlaps the {taken.name} at {taken.base:#x}-"
-                f"{taken.end - 1:#x}; link the image for 1 MiB or above"
-            )
-    spans = ram_spans(memory)
-    if not any(low <= base and end <= high for low, high in spans):
-        top = spans[-1][1] if spans else 0
-        if end > top:
-            why = f"beyond the end of the guest's memory at {top:#x}"
-        else:
-            why = "which is not all RAM"
-        raise DoesNotFitError(
-            f"{what} goes to {base:#x}-{end - 1:#x}, {why}; give the guest more memory or link the image "
-            "elsewhere"
-        )
-
-
-def clear(memory: GuestMemory, base: int, size: int) -> None:
-    """Zero *size* bytes at *base*. Memory never touched is only looked at: it stays free on the host."""
-    if not size:
-        return
-    for view in memory.views(base, size, True):
-        for at in range(0, len(view), len(_ZEROES)):
-            chunk = view[at : at + len(_ZEROES)]
-            zeroes = _ZEROES[: len(chunk)]
-            if bytes(chunk) != zeroes:
-                chunk[:] = zeroes
 
 
 def _cut(what: str, needed: int, size: int) -> ImageError:

@@ -28,7 +28,8 @@ from pyvmm.machine.ending import (
     debug_exit,
 )
 from pyvmm.machine.gate import Gate
-from pyvmm.machine.image import load_image, read_rom, regions_of
+from pyvmm.machine.memory import regions_of
+from pyvmm.machine.payload import load_image, read_rom
 from pyvmm.machine.vcpu import VcpuThread
 from pyvmm.memory.guest import GuestMemory
 from pyvmm.memory.slots import Slots

@@ -147,6 +147,18 @@ class GuestMemory:
         for host in hosts.values():
             host.close()
 
+    def ram_spans(self) -> list[tuple[int, int]]:
+        """Writable memory as ``(first, end)``, ascending, adjacent regions joined; *end* is exclusive."""
+        spans: list[tuple[int, int]] = []
+        for region in self.regions:
+            if region.readonly:
+                continue
+            if spans and spans[-1][1] == region.gpa:
+                spans[-1] = (spans[-1][0], region.end)
+            else:
+                spans.append((region.gpa, region.end))
+        return spans
+
     def contains(self, gpa: int, size: int) -> bool:
         """Whether all *size* bytes at *gpa* are memory, seams between regions included."""
         index = bisect_right(self._span_bases, gpa)

@@ -14,7 +14,6 @@ from pyvmm.boot.devicetree.blob import unpack as unpack_tree
 from pyvmm.boot.entry import EL1, Entry
 from pyvmm.boot.errors import DoesNotFitError, ImageError
 from pyvmm.boot.initrd import lay_out, write_at
-from pyvmm.boot.x86.e820 import ram_spans
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def load_kernel(
         end = max(high for _, high in taken)
     else:
         entry, end = Image(unpack(kernel)).load(memory)
-    top = ram_spans(memory)[0][1]
+    top = memory.ram_spans()[0][1]
     at = -(-end // ALIGN) * ALIGN
     behind = at + ALIGN
     initrd = _load_initrds(memory, initrds, behind, top)
@@ -77,7 +76,7 @@ def load_firmware(
         entry, end = load_flat(memory, data, base)
         taken = [(entry, end)]
     describe_boot(tree, cmdline, None, stdout)
-    at = ram_spans(memory)[0][0]
+    at = memory.ram_spans()[0][0]
     for low, high in sorted(taken):
         if low < at + MAX_SIZE and at < high:
             at = -(-high // ALIGN) * ALIGN

@@ -225,9 +225,8 @@ class Platform:
     def _tree(self, memory: GuestMemory) -> Tree:
         """The device tree, the user's or ours, with overlays; all but ``/chosen``."""
         from pyvmm.arch.arm64.tree import describe_memory
-        from pyvmm.boot.x86.e820 import ram_spans
 
-        ram = [(base, end - base) for base, end in ram_spans(memory)]
+        ram = [(base, end - base) for base, end in memory.ram_spans()]
         if self._config.dtb is not None:
             from pyvmm.arch.arm64.loader import read_tree
 

@@ -12,7 +12,6 @@ import zlib
 
 from pyvmm.boot.errors import DoesNotFitError, ImageError, NotAKernelError
 from pyvmm.boot.payload import MAX_UNPACKED, PayloadError, unpack_cached
-from pyvmm.boot.x86.e820 import ram_spans
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class Image:
 
     def load(self, memory: GuestMemory) -> tuple[int, int]:
         """Write it to the start of RAM; ``(entry, end)``, *end* being free. Raises DoesNotFitError."""
-        spans = ram_spans(memory)
+        spans = memory.ram_spans()
         start, end = spans[0]
         base = -(-start // ALIGN) * ALIGN + self.text_offset
         if base + self.size > end:

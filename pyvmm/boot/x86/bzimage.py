@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import struct
 
-from pyvmm.boot.elf import check_range
 from pyvmm.boot.errors import ImageError
-from pyvmm.boot.initrd import load_initrds
+from pyvmm.boot.ranges import check_range
 from pyvmm.boot.x86 import lowmem, zeropage
+from pyvmm.boot.x86.initrd import load_initrds
 from pyvmm.boot.x86.params import write_cmdline
 
 TYPE_CHECKING = False

@@ -21,19 +21,6 @@ E820_ACPI = 3
 E820_NVS = 4
 
 
-def ram_spans(memory: GuestMemory) -> list[tuple[int, int]]:
-    """Writable memory as ``(base, end)``, neighbours joined: the guest sees no host seams."""
-    spans: list[tuple[int, int]] = []
-    for region in memory.regions:
-        if region.readonly:
-            continue
-        if spans and spans[-1][1] == region.gpa:
-            spans[-1] = (spans[-1][0], region.gpa + region.size)
-        else:
-            spans.append((region.gpa, region.gpa + region.size))
-    return spans
-
-
 def build_e820(
     memory: GuestMemory, reserved: Iterable[tuple[int, int, int]] = ()
 ) -> list[tuple[int, int, int]]:
@@ -43,7 +30,7 @@ def build_e820(
     away from the kernel, later ones win over earlier. The area from the MP table to 1 MiB
     is always reserved, read-only regions too.
     """
-    layers = [(base, end, E820_RAM) for base, end in ram_spans(memory)]
+    layers = [(base, end, E820_RAM) for base, end in memory.ram_spans()]
     layers += [(r.gpa, r.gpa + r.size, E820_RESERVED) for r in memory.regions if r.readonly]
     layers.append((lowmem.RAM_END, lowmem.HIGH_MEMORY, E820_RESERVED))
     layers += [(base, base + size, kind) for base, size, kind in reserved]

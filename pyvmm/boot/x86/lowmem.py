@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 
 from pyvmm.boot.entry import LONG, PROTECTED, Entry
+from pyvmm.boot.ranges import Range
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,17 +52,6 @@ _PRESENT_WRITABLE = 0x3
 _LARGE = 0x80
 #: What the page tables map, one to one.
 IDENTITY_SIZE = 4 << 30
-
-
-class Range:
-    """A named range of guest-physical addresses, *end* exclusive."""
-
-    __slots__ = ("base", "end", "name")
-
-    def __init__(self, name: str, base: int, end: int) -> None:
-        self.name = name
-        self.base = base
-        self.end = end
 
 
 GDT_RANGE = Range("descriptor table", GDT, GDT_END)

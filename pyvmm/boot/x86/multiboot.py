@@ -5,10 +5,10 @@ from __future__ import annotations
 import struct
 
 from pyvmm.boot.elf import MAGIC as ELF_MAGIC
-from pyvmm.boot.elf import ElfImage, check_range, clear
+from pyvmm.boot.elf import ElfImage
 from pyvmm.boot.errors import DoesNotFitError, ImageError
+from pyvmm.boot.ranges import check_range, clear
 from pyvmm.boot.x86 import lowmem
-from pyvmm.boot.x86.e820 import ram_spans
 from pyvmm.boot.x86.params import write_cmdline
 
 TYPE_CHECKING = False
@@ -153,7 +153,7 @@ def load_modules(
 def memory_sizes(memory: GuestMemory) -> tuple[int, int]:
     """KiB of RAM from 0 up, and from 1 MiB up to the first hole."""
     end = next(
-        (end for base, end in ram_spans(memory) if base <= lowmem.HIGH_MEMORY < end), lowmem.HIGH_MEMORY
+        (end for base, end in memory.ram_spans() if base <= lowmem.HIGH_MEMORY < end), lowmem.HIGH_MEMORY
     )
     return lowmem.RAM_END >> 10, min((end - lowmem.HIGH_MEMORY) >> 10, 0xFFFFFFFF)
 

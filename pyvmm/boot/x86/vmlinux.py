@@ -11,8 +11,8 @@ import struct
 
 from pyvmm.boot.elf import ElfImage
 from pyvmm.boot.errors import DoesNotFitError, ImageError
-from pyvmm.boot.initrd import load_initrds
 from pyvmm.boot.x86 import lowmem, zeropage
+from pyvmm.boot.x86.initrd import load_initrds
 from pyvmm.boot.x86.params import write_cmdline
 
 TYPE_CHECKING = False

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyvmm.boot.x86.e820 import E820_NVS, E820_RAM, E820_RESERVED, build_e820, ram_spans
+from pyvmm.boot.x86.e820 import E820_NVS, E820_RAM, E820_RESERVED, build_e820
 from pyvmm.memory.guest import GuestMemory, Region
 from pyvmm.memory.host import Anonymous
 from tests.support.images import MIB, ram
@@ -47,7 +47,7 @@ def test_build_e820_when_a_region_is_read_only_reserves_it() -> None:
     ]
     memory = GuestMemory(regions)
 
-    found, spans = build_e820(memory), ram_spans(memory)
+    found, spans = build_e820(memory), memory.ram_spans()
     memory.close()
 
     assert found[-1] == (0xFFFF0000, 0x10000, E820_RESERVED)

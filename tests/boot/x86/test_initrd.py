@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from pyvmm.boot.errors import DoesNotFitError
-from pyvmm.boot.initrd import load_initrds
 from pyvmm.boot.x86.e820 import E820_RESERVED, build_e820
+from pyvmm.boot.x86.initrd import load_initrds
 from pyvmm.boot.x86.params import BootParams
 from tests.support.images import MIB, params, ram
 

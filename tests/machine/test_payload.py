@@ -14,7 +14,7 @@ from pyvmm.arch.arm64.platform import Platform as Arm64Platform
 from pyvmm.arch.x86_64.platform import Platform as X86Platform
 from pyvmm.boot.errors import ImageError
 from pyvmm.config import Config
-from pyvmm.machine.image import kernel_cmdline, read_image
+from pyvmm.machine.payload import kernel_cmdline, read_image
 from tests.support.process import descriptors
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +122,7 @@ def test_read_image_when_unreadable_says_so(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
         "from pyvmm.boot.errors import ImageError\n"
-        "from pyvmm.machine.image import read_image\n"
+        "from pyvmm.machine.payload import read_image\n"
         "os.getuid() or os.setuid(65534)\n"
         "try: read_image(sys.argv[1], 'kernel')\n"
         "except ImageError as error: print(error)"

@@ -1,4 +1,4 @@
-"""From the paths in a Config to bytes in guest memory: RAM parts, ROM, kernel, initrds."""
+"""What a config boots: kernel, initrds and command line, or firmware, read and put into guest memory."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from pyvmm.arch import native
 from pyvmm.boot.errors import ImageError
 from pyvmm.errors import ConfigError
 from pyvmm.memory.errors import HostMemoryError
-from pyvmm.memory.guest import Region
-from pyvmm.memory.host import PAGE_SIZE, Anonymous, FileBacked, HostMemory, Hugetlb, Memfd
-from pyvmm.memory.layout import Part, assemble, carve
+from pyvmm.memory.host import PAGE_SIZE, Anonymous
 from pyvmm.units import format_size
 
 TYPE_CHECKING = False
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 
     from pyvmm.arch.interface import Platform, Rom
     from pyvmm.boot.entry import Entry
-    from pyvmm.config import Config, MemoryPart
+    from pyvmm.config import Config
     from pyvmm.memory.guest import GuestMemory
 
 #: What a Linux kernel is told when the user says nothing.
@@ -36,11 +34,6 @@ EXEC_CMDLINE = "rdinit=/.pyvmm/init pyvmm.exec=/dev/virtio-ports/pyvmm.exec|/dev
 IMAGE_MAX = 4 << 30
 #: What a config says for the first serial port, whatever the kernel calls it here.
 SERIAL = "ttyS0"
-
-
-def memory_parts(config: Config, share: bool) -> list[Part]:
-    """The memory parts as host objects to be made; with *share*, such as another process can map."""
-    return [Part(part.size, _maker(part, share), f"ram {index}") for index, part in enumerate(config.memory)]
 
 
 def read_image(path: str, what: str) -> memoryview:
@@ -90,28 +83,6 @@ def read_rom(config: Config) -> Rom | None:
     return _named(config.firmware, native.read_rom(), data, config)
 
 
-def regions_of(config: Config, rom: Rom | None, gap: tuple[int, int], share: bool) -> list[Region]:
-    """RAM around *gap* and, with a ROM, its places; RAM makes room for them.
-
-    With *share*, private memory becomes memory that another process can map.
-    """
-    ram = assemble(memory_parts(config, share), *gap)
-    if rom is None:
-        return ram
-    try:
-        host = Anonymous(max(offset + size for _, offset, size, _ in rom.places))
-        host.buffer[: len(rom.data)] = rom.data
-        regions = ram
-        for base, offset, size, name in rom.places:
-            regions = carve(regions, base, base + size)
-            regions.append(Region(base, size, host, offset, readonly=True, name=name))
-        return regions
-    except BaseException:
-        for region in ram:
-            region.host.close()
-        raise
-
-
 def load_image(
     config: Config, memory: GuestMemory, platform: Platform, rom: Rom | None, serve_exec: bool
 ) -> Entry:
@@ -155,19 +126,3 @@ def _named(path: str, function: Callable[..., T], *arguments: object) -> T:
         return function(*arguments)
     except ImageError as error:
         raise type(error)(f"{path}: {error}") from None
-
-
-def _maker(part: MemoryPart, share: bool) -> Callable[[int], HostMemory]:
-    path = part.path
-    if path is None:
-        return {"anonymous": Memfd if share else Anonymous, "memfd": Memfd, "hugetlb": Hugetlb}[part.backing]
-
-    def from_file(size: int) -> HostMemory:
-        host = FileBacked(path)
-        if host.size != size:
-            has = host.size
-            host.close()
-            raise HostMemoryError(f"memory file {path} has {has} bytes and the part {size}; make them equal")
-        return host
-
-    return from_file

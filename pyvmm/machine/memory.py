@@ -1,0 +1,58 @@
+"""The memory regions a config asks for: RAM out of its parts, the firmware's ROM."""
+
+from __future__ import annotations
+
+from pyvmm.memory.errors import HostMemoryError
+from pyvmm.memory.guest import Region
+from pyvmm.memory.host import Anonymous, FileBacked, HostMemory, Hugetlb, Memfd
+from pyvmm.memory.layout import Part, assemble, carve
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.arch.interface import Rom
+    from pyvmm.config import Config, MemoryPart
+
+
+def regions_of(config: Config, rom: Rom | None, gap: tuple[int, int], share: bool) -> list[Region]:
+    """RAM around *gap* and, with a ROM, its places; RAM makes room for them.
+
+    With *share*, private memory becomes memory that another process can map.
+    """
+    ram = assemble(memory_parts(config, share), *gap)
+    if rom is None:
+        return ram
+    try:
+        host = Anonymous(max(offset + size for _, offset, size, _ in rom.places))
+        host.buffer[: len(rom.data)] = rom.data
+        regions = ram
+        for base, offset, size, name in rom.places:
+            regions = carve(regions, base, base + size)
+            regions.append(Region(base, size, host, offset, readonly=True, name=name))
+        return regions
+    except BaseException:
+        for region in ram:
+            region.host.close()
+        raise
+
+
+def memory_parts(config: Config, share: bool) -> list[Part]:
+    """The memory parts as host objects to be made; with *share*, such as another process can map."""
+    return [Part(part.size, _maker(part, share), f"ram {index}") for index, part in enumerate(config.memory)]
+
+
+def _maker(part: MemoryPart, share: bool) -> Callable[[int], HostMemory]:
+    path = part.path
+    if path is None:
+        return {"anonymous": Memfd if share else Anonymous, "memfd": Memfd, "hugetlb": Hugetlb}[part.backing]
+
+    def from_file(size: int) -> HostMemory:
+        host = FileBacked(path)
+        if host.size != size:
+            has = host.size
+            host.close()
+            raise HostMemoryError(f"memory file {path} has {has} bytes and the part {size}; make them equal")
+        return host
+
+    return from_file
