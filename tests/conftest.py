@@ -2,13 +2,12 @@
 
 Markers: ``kvm`` needs /dev/kvm, ``arm64`` one of an arm64 host, ``hw`` a KVM that runs ring 0 in
 hardware (the lab has one), ``lab`` starts the lab, ``net`` needs the package mirrors or what was
-fetched before. A test that cannot run is skipped with the reason; PYVMM_REQUIRE=kvm,lab,net makes that
-a failure.
+fetched before. A test that cannot run is skipped with the reason; PYVMM_REQUIRE=kvm,lab makes that a failure,
+and PYVMM_REQUIRE=toolchain a skip for want of the compiler that the guest programs were built with.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 
 import pytest
@@ -16,14 +15,12 @@ import pytest
 from pyvmm.arch import native
 from pyvmm.errors import PyvmmError
 from pyvmm.pykvm import Kvm
+from tests.support.require import INSIDE_LAB, unavailable
 
 # Commands under test inherit what is ignored: nohup and a shell's background jobs ignore some.
 for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
-
-REQUIRED = frozenset(filter(None, os.environ.get("PYVMM_REQUIRE", "").split(",")))
-INSIDE_LAB = bool(os.environ.get("PYVMM_LAB"))
 
 
 def _no_kvm() -> str | None:
@@ -74,7 +71,7 @@ def _where_it_can_run(request: pytest.FixtureRequest, _reasons: dict[str, str | 
         reason = _reasons[mark]
         if reason is None:
             continue
-        # What needs hardware runs in the lab where this machine has none, so requiring the lab requires it.
-        if ("lab" if mark == "hw" else mark) in REQUIRED and not (mark == "lab" and INSIDE_LAB):
-            pytest.fail(f"{mark} is required here (PYVMM_REQUIRE), but: {reason}", pytrace=False)
-        pytest.skip(reason)
+        if mark == "lab" and INSIDE_LAB:
+            pytest.skip(reason)
+        # What needs hardware runs in the lab where this machine has none: requiring the lab requires it.
+        unavailable("lab" if mark == "hw" else mark, reason)

@@ -45,13 +45,15 @@ class Builder:
     """Builds the *programs* of *folder*, from its ``src/`` and ``lib/`` and what is common.
 
     :param prefix: what the tools' names begin with
+    :ivar compiler: the C compiler's name, which may have a version behind it (``gcc-12``)
     :param cflags: options of the compiler's besides CFLAGS
     """
 
     def __init__(self, folder: Path, programs: Sequence[Program], prefix: str, cflags: Sequence[str]) -> None:
         self.folder = folder
         self.programs = programs
-        self._prefix = prefix
+        self.prefix = prefix
+        self.compiler = f"{prefix}gcc"
         self._cflags = [*CFLAGS, *cflags]
 
     def make(self, program: Program, work: Path) -> bytes:
@@ -67,14 +69,15 @@ class Builder:
         """The first line of each tool's ``--version``, one a line. OSError where a tool is missing."""
         lines = []
         for tool in TOOLS:
-            done = subprocess.run(
-                [self._prefix + tool, "--version"], capture_output=True, text=True, check=True
-            )
+            done = subprocess.run([self._path(tool), "--version"], capture_output=True, text=True, check=True)
             lines.append(done.stdout.splitlines()[0])
         return "\n".join(lines) + "\n"
 
     def run(self, tool: str, *words: str | Path) -> None:
-        subprocess.run([self._prefix + tool, *map(str, words)], check=True, stdin=subprocess.DEVNULL)
+        subprocess.run([self._path(tool), *map(str, words)], check=True, stdin=subprocess.DEVNULL)
+
+    def _path(self, tool: str) -> str:
+        return self.compiler if tool == "gcc" else self.prefix + tool
 
     def compile(self, source: Path, name: str, out: Path, *options: str) -> None:
         """*source* of the program called *name*."""
@@ -95,7 +98,10 @@ class Builder:
         own = self.folder / "bin"
         parser = argparse.ArgumentParser(description="Build the guest programs of this folder.")
         parser.add_argument("--out", type=Path, default=own, help="folder for the results (default: bin/)")
-        out: Path = parser.parse_args().out
+        parser.add_argument("--cc", default=self.compiler, help="the C compiler (default: %(default)s)")
+        options = parser.parse_args()
+        out: Path = options.out
+        self.compiler = options.cc
         try:
             out.mkdir(parents=True, exist_ok=True)
             for program in self.programs:

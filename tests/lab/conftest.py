@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm import lab
+from tests.support.require import INSIDE_LAB, unavailable
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 120
@@ -21,8 +21,7 @@ def lab_host():
     """Skips, or fails where PYVMM_REQUIRE asks for the lab, when there can be none."""
     able, reason = lab.available()
     if not able:
-        required = "lab" in os.environ.get("PYVMM_REQUIRE", "").split(",") and not os.environ.get("PYVMM_LAB")
-        (pytest.fail if required else pytest.skip)(reason)
+        pytest.skip(reason) if INSIDE_LAB else unavailable("lab", reason)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 from pyvmm import lab
 from pyvmm.arch import native
 from pyvmm.lab import architecture, environment, image, inside, machine, system
+from tests.support.require import unavailable
 
 foreign = pytest.mark.skipif(native.NAME == "arm64", reason="this machine's programs run there")
 
@@ -98,7 +99,7 @@ def test_view_when_foreign_is_the_other_script() -> None:
 def test_run_when_on_arm64_sees_this_machines_files_with_its_own_python(tmp_path: Path) -> None:
     able, reason = lab.available("arm64")
     if not able:
-        pytest.skip(reason)
+        unavailable("lab", reason)
     (tmp_path / "file").write_text("from here")
     program = "import os, sys; print(os.uname().machine, open(sys.argv[1]).read()); sys.exit(7)"
 

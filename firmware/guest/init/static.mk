@@ -2,6 +2,7 @@
 # bytes (see BUILT-WITH).
 MACHINE = x86_64
 CROSS = $(if $(filter $(MACHINE),$(shell uname -m)),,$(MACHINE)-linux-gnu-)
+CC = $(CROSS)gcc
 
 CFLAGS = -std=gnu11 -Os -Wall -Wextra -Werror -ffreestanding -fno-pie -fno-stack-protector \
 	-fno-asynchronous-unwind-tables -fno-unwind-tables -fno-ident \
@@ -13,7 +14,7 @@ LDFLAGS = -nostdlib -static -no-pie -s -Wl,--build-id=none -Wl,--gc-sections \
 
 # The tools the committed binaries were built with; another version may give other bytes.
 tools:
-	@$(CROSS)gcc --version | head -n 1
+	@$(CC) --version | head -n 1
 	@$(CROSS)ld --version | head -n 1
 
 .PHONY: tools
