@@ -65,7 +65,7 @@ class Machine:
     :param loop: the event loop to use instead of one of its own; stays the caller's
     :param console: a backend for COM1 instead of the one ``config.console`` names; stays the caller's
     :param channel: a backend for COM2, which the guest's exec server may use; a kernel then starts the init
-        that has this server (docs/exec-protocol.md). Without one there is neither
+        that has this server (docs/internals/exec-protocol.md). Without one there is neither
     :param devices: virtio devices besides those ``config`` names; the machine closes them
     :param kvm_path: the KVM device
 

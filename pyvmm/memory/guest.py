@@ -223,10 +223,10 @@ class GuestMemory:
             at += view.nbytes
 
     def discard(self, gpa: int, size: int) -> int:
-        """Give whole pages within the range back to the host; they read as zeroes or as they were.
+        """Return the whole pages within the range to the host; they read as zeroes or as they were.
 
-        Returns the bytes given back. Raises GuestMemoryError, before anything is given back, for a range that
-        could not be written: outside memory, or in a ROM.
+        Returns how many bytes that are. Raises GuestMemoryError, before anything is returned, for a range
+        that could not be written: outside memory, or in a ROM.
         """
         if not self.contains(gpa, size):
             raise self._refusal(gpa, size, True)
@@ -293,7 +293,7 @@ class GuestMemory:
         return int.from_bytes(self.read(gpa, 8), "little")
 
     def write_u8(self, gpa: int, value: int) -> None:
-        """Store a byte at *gpa*. Raises GuestMemoryError, and ValueError for a value too wide."""
+        """Store *value*, below 2**8, at *gpa*. Raises GuestMemoryError, and ValueError for another value."""
         index = bisect_right(self._bases, gpa)
         if index and gpa < self._write_ends[index]:
             self._u8[index][gpa - self._starts[index]] = value
@@ -301,7 +301,7 @@ class GuestMemory:
             raise self._refusal(gpa, 1, True)
 
     def write_u16(self, gpa: int, value: int) -> None:
-        """Store two bytes at *gpa*. Raises GuestMemoryError, and ValueError for a value too wide."""
+        """Store *value*, below 2**16, at *gpa*. Raises GuestMemoryError, and ValueError for another value."""
         index = bisect_right(self._bases, gpa)
         if index and not gpa & 1 and gpa < self._write_ends[index]:
             self._u16[index][gpa - self._starts[index] >> 1] = value
@@ -309,7 +309,7 @@ class GuestMemory:
             self._write_number(gpa, 2, value)
 
     def write_u32(self, gpa: int, value: int) -> None:
-        """Store four bytes at *gpa*. Raises GuestMemoryError, and ValueError for a value too wide."""
+        """Store *value*, below 2**32, at *gpa*. Raises GuestMemoryError, and ValueError for another value."""
         index = bisect_right(self._bases, gpa)
         if index and not gpa & 3 and gpa < self._write_ends[index]:
             self._u32[index][gpa - self._starts[index] >> 2] = value
@@ -317,7 +317,7 @@ class GuestMemory:
             self._write_number(gpa, 4, value)
 
     def write_u64(self, gpa: int, value: int) -> None:
-        """Store eight bytes at *gpa*. Raises GuestMemoryError, and ValueError for a value too wide."""
+        """Store *value*, below 2**64, at *gpa*. Raises GuestMemoryError, and ValueError for another value."""
         index = bisect_right(self._bases, gpa)
         if index and not gpa & 7 and gpa < self._write_ends[index]:
             self._u64[index][gpa - self._starts[index] >> 3] = value

@@ -34,7 +34,8 @@ F_SEAL_GROW = 0x4
 class HostMemory:
     """One mapping of the host's, at least a page. The base of the kinds below.
 
-    ``fd`` is the file behind it that another process can map, or -1.
+    ``fd`` is the file behind it that another process can map, or -1. The memory begins at the first
+    multiple of *align* bytes (a power of two) in the mapping.
     """
 
     __slots__ = ("_mapping", "_start", "address", "buffer", "fd", "size")
@@ -59,9 +60,9 @@ class HostMemory:
         whole.release()
 
     def discard(self, offset: int, size: int) -> int:
-        """Give whole pages within *size* bytes at *offset* back to the host; they read as zeroes then.
+        """Return the whole pages within *size* bytes at *offset* to the host; they read as zeroes then.
 
-        Returns the bytes given back: 0 for memory that cannot (a file opened privately or read-only), or
+        Returns how many bytes that are: 0 for memory that cannot (a file opened privately or read-only), or
         whose file system cannot make holes. A range outside, or empty, gives 0 too.
         """
         if self._forget is None or self._mapping is None:
@@ -92,7 +93,8 @@ class Anonymous(HostMemory):
     """Private memory; from 2 MiB on aligned to that, in huge pages where the host allows them.
 
     Nothing is reserved (MAP_NORESERVE): the size may exceed the host's RAM, and only
-    pages that are touched cost anything. Raises HostMemoryError when the host refuses.
+    pages that are touched cost anything. Raises HostMemoryError when the host refuses, and
+    MemoryConfigError for a size that is not whole pages.
     """
 
     __slots__ = ()
@@ -124,7 +126,8 @@ class Memfd(HostMemory):
     """Shared memory behind a memfd, for whoever must map guest RAM too.
 
     With *sealed*, its size can no longer be changed by any holder of ``fd``, so nobody
-    can make accesses fault by truncating it. Raises HostMemoryError.
+    can make accesses fault by truncating it. Raises HostMemoryError when the host refuses, and
+    MemoryConfigError for a size that is not whole pages.
     """
 
     __slots__ = ()
@@ -152,7 +155,8 @@ class Memfd(HostMemory):
 class Hugetlb(HostMemory):
     """Shared memory in 2 MiB pages of the host's hugetlb pool, all reserved at once.
 
-    *size* is a multiple of 2 MiB. Raises HostMemoryError when the pool has too few.
+    Raises MemoryConfigError unless *size* is a multiple of 2 MiB, and HostMemoryError when the pool has too
+    few.
     """
 
     __slots__ = ()
@@ -179,10 +183,10 @@ class Hugetlb(HostMemory):
 class FileBacked(HostMemory):
     """A regular file as memory, whole pages of it from its start.
 
-    By default writes reach the file and everybody else who maps it. With *private* they
-    stay in this process; with *readonly* there are none, and the buffer refuses them.
-    The size is the file's. A file truncated while mapped ends the process with SIGBUS:
-    give a file nobody else shortens. Raises HostMemoryError.
+    By default writes reach the file and everybody else who maps it. With *private* they stay in this
+    process; with *readonly* there are none, and the buffer refuses them. The size is the file's. A file
+    truncated while mapped ends the process with SIGBUS: give a file nobody else shortens. Raises
+    HostMemoryError, and MemoryConfigError for *readonly* with *private*.
     """
 
     __slots__ = ()
@@ -238,7 +242,7 @@ def check_size(size: int, unit: int = PAGE_SIZE) -> None:
 
 
 def add_seals(fd: int, seals: int) -> None:
-    """F_ADD_SEALS on a memfd. Raises OSError."""
+    """Put *seals* (F_SEAL_*, joined by |) on the memfd *fd*: F_ADD_SEALS. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.fcntl(fd, F_ADD_SEALS, seals) < 0:
         number = ctypes.get_errno()

@@ -42,10 +42,11 @@ class Span:
 
 
 def spans(sizes: Sequence[int], gap_start: int, gap_end: int) -> list[Span]:
-    """Where parts of *sizes* bytes go: from address 0 up, without a hole but [gap_start, gap_end).
+    """Where parts of *sizes* bytes go: from address 0 up, without a hole but the gap.
 
-    A part that reaches into the gap goes on behind it. Without a gap both ends are equal.
-    Raises MemoryConfigError.
+    The gap is the guest-physical addresses from *gap_start* to below *gap_end*, multiples of the page size;
+    without one both are equal. A part that reaches into the gap continues behind it. Raises
+    MemoryConfigError.
     """
     if (gap_start | gap_end) % PAGE_SIZE or not 0 <= gap_start <= gap_end <= PHYSICAL_LIMIT:
         raise MemoryConfigError(
@@ -76,8 +77,9 @@ def spans(sizes: Sequence[int], gap_start: int, gap_end: int) -> list[Span]:
 def assemble(parts: int | Sequence[Part], gap_start: int, gap_end: int) -> list[Region]:
     """The regions of guest RAM around the gap, for ``GuestMemory``; their host objects are made.
 
-    *parts* is a total size in bytes, which becomes one anonymous part, or a list. Raises
-    MemoryConfigError before anything is made, HostMemoryError with everything closed again.
+    *parts* is a total size in bytes, which becomes one anonymous part, or a list; *gap_start* and *gap_end*
+    are those of ``spans``. Raises MemoryConfigError before anything is made, HostMemoryError with
+    everything closed again.
     """
     if isinstance(parts, int):
         parts = [Part(parts)]
@@ -99,7 +101,7 @@ def assemble(parts: int | Sequence[Part], gap_start: int, gap_end: int) -> list[
 
 
 def carve(regions: Sequence[Region], start: int, end: int) -> list[Region]:
-    """*regions* without the addresses [start, end): something else answers there.
+    """*regions* without the guest-physical addresses from *start* to below *end*, where something else is.
 
     The host memory behind them stays unused. Raises MemoryConfigError where a piece left over is
     not whole pages.

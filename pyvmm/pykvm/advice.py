@@ -25,7 +25,7 @@ from errno import (
 from os import uname
 
 _ALWAYS: dict[int, str] = {
-    EBADF: "the handle, or a descriptor handed over, is closed; make a new one",
+    EBADF: "the handle, or a descriptor passed to KVM, is closed; make a new one",
     EMFILE: "this process has too many files open; raise the limit with 'ulimit -n'",
     ENFILE: "this host has too many files open; raise the limit with 'sysctl fs.file-max'",
     ENOMEM: "this host has no memory left for it; give the guests less, or stop others",
@@ -118,7 +118,7 @@ _ON_ARM64 = {
 
 
 def name_of(request: int) -> str:
-    """The name of a request number."""
+    """The name of the request number *request*, such as ``KVM_RUN``; the number itself when unknown."""
     from pyvmm.pykvm import ioctls, ioctls_arm64, ioctls_x86
 
     for module in (ioctls, ioctls_x86, ioctls_arm64):

@@ -20,12 +20,19 @@ if TYPE_CHECKING:
 
 
 class Attributes(Handle):
-    """A handle with attributes, each known by a group and a number in it."""
+    """A handle with attributes, each known by its group and its number in the group.
+
+    *group* and *attr* are the constants of ``const_arm64`` or of linux/kvm.h, such as
+    KVM_DEV_ARM_VGIC_GRP_ADDR.
+    """
 
     __slots__ = ()
 
     def set_device_attr(self, group: int, attr: int, data: bytes = b"") -> None:
-        """Set an attribute to *data*, whose length the attribute determines; raises KvmError."""
+        """Set attribute *attr* of *group* to *data*, whose length the attribute determines.
+
+        Raises KvmError.
+        """
         from pyvmm.pykvm.abi_device import kvm_device_attr
 
         buffer = create_string_buffer(data, len(data) or 1)
@@ -33,7 +40,10 @@ class Attributes(Handle):
         self.put(ioctls.KVM_SET_DEVICE_ATTR, kvm_device_attr(group=group, attr=attr, addr=address))
 
     def get_device_attr(self, group: int, attr: int, size: int, data: bytes = b"") -> bytes:
-        """The *size* bytes of an attribute; *data* is what KVM wants to read there first. Raises KvmError."""
+        """The *size* bytes of attribute *attr* of *group*; KVM reads *data* first, where it needs input.
+
+        Raises KvmError.
+        """
         from pyvmm.pykvm.abi_device import kvm_device_attr
 
         buffer = create_string_buffer(data, size)
@@ -41,7 +51,7 @@ class Attributes(Handle):
         return buffer.raw
 
     def has_device_attr(self, group: int, attr: int) -> bool:
-        """Whether the attribute exists; raises KvmError when KVM cannot say."""
+        """Whether attribute *attr* of *group* exists. Raises KvmError when KVM cannot say."""
         from pyvmm.pykvm.abi_device import kvm_device_attr
 
         try:

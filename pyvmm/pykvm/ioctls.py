@@ -10,22 +10,22 @@ KVMIO = 0xAE
 
 
 def io(number: int) -> int:
-    """A request with no argument, or a plain number as one."""
+    """The request *number* (0 to 255) with no argument, or with an integer as one."""
     return KVMIO << 8 | number
 
 
 def iow(number: int, size: int) -> int:
-    """A request whose argument of *size* bytes KVM reads."""
+    """The request *number* (0 to 255) whose argument of *size* bytes, below 16384, KVM reads."""
     return 1 << 30 | size << 16 | KVMIO << 8 | number
 
 
 def ior(number: int, size: int) -> int:
-    """A request whose argument of *size* bytes KVM writes."""
+    """The request *number* (0 to 255) whose argument of *size* bytes, below 16384, KVM writes."""
     return 2 << 30 | size << 16 | KVMIO << 8 | number
 
 
 def iowr(number: int, size: int) -> int:
-    """A request whose argument of *size* bytes KVM reads and writes."""
+    """The request *number* (0 to 255) whose argument of *size* bytes, below 16384, KVM reads and writes."""
     return 3 << 30 | size << 16 | KVMIO << 8 | number
 
 

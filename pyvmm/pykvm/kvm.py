@@ -25,6 +25,8 @@ API_VERSION = 12
 class Kvm(Handle):
     """The system handle. Raises KvmError when the device is missing, refused or not KVM.
 
+    All methods raise KvmError when KVM refuses.
+
     :param path: the device
     """
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def irqchip(gsi: int, chip: int, pin: int) -> kvm_irq_routing_entry:
-    """Interrupt *gsi* reaches *pin* of an in-kernel controller (KVM_IRQCHIP_IOAPIC, ...)."""
+    """Interrupt *gsi* reaches input *pin* of the in-kernel controller *chip* (KVM_IRQCHIP_IOAPIC, ...)."""
     entry = kvm_irq_routing_entry(gsi=gsi, type=KVM_IRQ_ROUTING_IRQCHIP)
     entry.u.irqchip.irqchip = chip
     entry.u.irqchip.pin = pin

@@ -30,6 +30,8 @@ class Vcpu(X86Vcpu, Arm64Vcpu):
     meanwhile. Its arguments are converted here, once: that saves a tenth of the cost of an exit.
 
     All other methods raise KvmError when KVM refuses. One thread at a time may use a vCPU.
+
+    :param run_size: bytes of the run mapping, from ``Kvm.vcpu_mmap_size``
     """
 
     __slots__ = ("_map", "_run", "run8", "run16", "run32", "run64", "run_raw")
@@ -86,9 +88,9 @@ class Vcpu(X86Vcpu, Arm64Vcpu):
         self.run8[_IMMEDIATE_EXIT8] = value
 
     def set_signal_mask(self, signals: int | None) -> None:
-        """The signals blocked in the thread while the guest runs: bit n - 1 for signal n.
+        """Block *signals* in the thread while the guest runs: bit n - 1 for signal n.
 
-        None: those that are blocked in the thread anyway.
+        None: those that the thread blocks anyway.
         """
         if signals is None:
             self.ioctl(ioctls.KVM_SET_SIGNAL_MASK)
@@ -103,7 +105,7 @@ class Vcpu(X86Vcpu, Arm64Vcpu):
         return int(self.get(ioctls.KVM_GET_MP_STATE, kvm_mp_state).mp_state)
 
     def set_mp_state(self, state: int) -> None:
-        """Put the vCPU into a state, as get_mp_state."""
+        """Put the vCPU into *state*, a constant as get_mp_state returns."""
         from pyvmm.pykvm.abi_vcpu import kvm_mp_state
 
         self.put(ioctls.KVM_SET_MP_STATE, kvm_mp_state(state))
@@ -133,7 +135,7 @@ class Vcpu(X86Vcpu, Arm64Vcpu):
         return translation
 
     def get_one_reg(self, register: int) -> int:
-        """The register of that identifier, whose size the identifier holds, as a number."""
+        """The value of the register whose KVM identifier is *register*, which says its size too."""
         from pyvmm.pykvm.abi_vcpu import kvm_one_reg
 
         buffer = create_string_buffer(register_size(register))
@@ -141,7 +143,10 @@ class Vcpu(X86Vcpu, Arm64Vcpu):
         return int.from_bytes(buffer.raw, "little")
 
     def set_one_reg(self, register: int, value: int) -> None:
-        """Set the register of that identifier."""
+        """Set the register whose KVM identifier is *register* to *value*, which must fit into it.
+
+        Raises OverflowError, before KVM is asked, for a value that does not.
+        """
         from pyvmm.pykvm.abi_vcpu import kvm_one_reg
 
         size = register_size(register)
@@ -170,7 +175,7 @@ class Vcpu(X86Vcpu, Arm64Vcpu):
 
 
 def register_size(register: int) -> int:
-    """Bytes of the register of that identifier (KVM_REG_SIZE_MASK)."""
+    """Bytes of the register whose KVM identifier is *register* (KVM_REG_SIZE_MASK)."""
     return 1 << (register >> 52 & 15)
 
 

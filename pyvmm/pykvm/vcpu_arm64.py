@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class Arm64Vcpu(VmOrVcpu):
-    """What only arm64 vCPUs can do; registers go by ``get_one_reg`` and ``set_one_reg``."""
+    """What only arm64 vCPUs can do; registers are read and set by ``get_one_reg`` and ``set_one_reg``.
+
+    All methods raise KvmError when KVM refuses.
+    """
 
     __slots__ = ()
 

@@ -22,7 +22,10 @@ _XSAVE_SIZE = 4096
 
 
 class X86Vcpu(VmOrVcpu):
-    """What only x86-64 vCPUs have. Structures that were got can be changed and set again."""
+    """What only x86-64 vCPUs have. A structure that was read can be changed and set again.
+
+    All methods raise KvmError when KVM refuses.
+    """
 
     __slots__ = ()
 
@@ -86,7 +89,7 @@ class X86Vcpu(VmOrVcpu):
         return buffer.raw
 
     def set_xsave(self, area: kvm_xsave | bytes) -> None:
-        """Set what get_xsave or get_xsave2 gives."""
+        """Set what get_xsave or get_xsave2 gives. Raises ValueError for less than 4096 bytes."""
         data = bytes(area)
         if len(data) < _XSAVE_SIZE:
             raise ValueError(f"an XSAVE area has at least {_XSAVE_SIZE} bytes, not {len(data)}")
@@ -142,7 +145,10 @@ class X86Vcpu(VmOrVcpu):
         return self.ioctl(ioctls_x86.KVM_GET_TSC_KHZ)
 
     def set_tsc_khz(self, khz: int) -> None:
-        """Set the rate of the guest's time stamp counter; a foreign rate needs the capability TSC_CONTROL."""
+        """Let the guest's time stamp counter run at *khz* kHz.
+
+        A rate that is not the host's needs the capability TSC_CONTROL.
+        """
         self.ioctl(ioctls_x86.KVM_SET_TSC_KHZ, khz)
 
     def nmi(self) -> None:

@@ -40,6 +40,8 @@ class Vm(VmOrVcpu):
     """A VM, made by ``Kvm.create_vm``. Closing it closes its vCPUs as well.
 
     All methods raise KvmError when KVM refuses.
+
+    :param run_size: bytes of a vCPU's run mapping, from ``Kvm.vcpu_mmap_size``
     """
 
     __slots__ = ("_pulse_fd", "_run_size", "_vcpus")
@@ -95,7 +97,9 @@ class Vm(VmOrVcpu):
         return bitmap.raw
 
     def clear_dirty_log(self, slot: int, first_page: int, num_pages: int, bitmap: bytes) -> None:
-        """Forget the writes to the pages set in *bitmap*, bit 0 being *first_page* (a multiple of 64).
+        """Clear the log of the pages set in *bitmap*, whose bit 0 is page *first_page* (a multiple of 64).
+
+        *num_pages* is how many pages the bitmap covers: a multiple of 64, unless it reaches the slot's end.
 
         Needs the capability MANUAL_DIRTY_LOG_PROTECT2 turned on.
         """
@@ -115,7 +119,7 @@ class Vm(VmOrVcpu):
         self.put(ioctls.KVM_REGISTER_COALESCED_MMIO, _zone(address, size, pio))
 
     def unregister_coalesced_mmio(self, address: int, size: int, pio: bool = False) -> None:
-        """Undo register_coalesced_mmio."""
+        """Undo register_coalesced_mmio of *size* bytes from *address* (a port with *pio*)."""
         self.put(ioctls.KVM_UNREGISTER_COALESCED_MMIO, _zone(address, size, pio))
 
     # Interrupts
@@ -157,7 +161,7 @@ class Vm(VmOrVcpu):
         self.ioctl(ioctls.KVM_SET_GSI_ROUTING, pack(entries))
 
     def signal_msi(self, address: int, data: int, devid: int | None = None) -> bool:
-        """Deliver a message-signalled interrupt; False when the guest blocks it.
+        """Deliver an MSI: *data* (32 bits) written to *address*. False when the guest blocks it.
 
         :param devid: the device, for an arm64 ITS
         """
@@ -211,11 +215,11 @@ class Vm(VmOrVcpu):
     # x86-64
 
     def set_tss_addr(self, address: int) -> None:
-        """Where KVM keeps three pages of its own, on processors that need them; below 4 GiB."""
+        """Let KVM use three pages from guest-physical *address*, below 4 GiB, where the CPU needs them."""
         self.ioctl(ioctls_x86.KVM_SET_TSS_ADDR, address)
 
     def set_identity_map_addr(self, address: int) -> None:
-        """Where KVM keeps one page of its own, on processors that need it; before the first vCPU."""
+        """Let KVM use the page at guest-physical *address*, on processors that need it; before any vCPU."""
         self.put(ioctls_x86.KVM_SET_IDENTITY_MAP_ADDR, c_uint64(address))
 
     def create_pit2(self, speaker_dummy: bool = False) -> None:
@@ -232,11 +236,11 @@ class Vm(VmOrVcpu):
         return self.get(ioctls_x86.KVM_GET_PIT2, kvm_pit_state2)
 
     def set_pit2(self, state: kvm_pit_state2) -> None:
-        """Give the timer back a state."""
+        """Set the timer's state, as get_pit2 returns it."""
         self.put(ioctls_x86.KVM_SET_PIT2, state)
 
     def get_irqchip(self, chip_id: int) -> kvm_irqchip:
-        """The state of one controller: KVM_IRQCHIP_PIC_MASTER, _PIC_SLAVE or _IOAPIC."""
+        """The state of controller *chip_id*: KVM_IRQCHIP_PIC_MASTER, _PIC_SLAVE or _IOAPIC."""
         from pyvmm.pykvm.abi_x86_chips import kvm_irqchip
 
         state = kvm_irqchip(chip_id=chip_id)
@@ -244,7 +248,7 @@ class Vm(VmOrVcpu):
         return state
 
     def set_irqchip(self, state: kvm_irqchip) -> None:
-        """Give one controller, the one the state names, back its state."""
+        """Set the state of one controller, the one that *state* names; as get_irqchip returns it."""
         self.put(ioctls_x86.KVM_SET_IRQCHIP, state)
 
     def get_clock(self) -> kvm_clock_data:
@@ -260,7 +264,7 @@ class Vm(VmOrVcpu):
     # Devices in the kernel, arm64
 
     def create_device(self, kind: int) -> KvmDevice:
-        """An in-kernel device, such as KVM_DEV_TYPE_ARM_VGIC_V3."""
+        """An in-kernel device of type *kind*, such as KVM_DEV_TYPE_ARM_VGIC_V3."""
         from pyvmm.pykvm.abi_device import kvm_create_device
         from pyvmm.pykvm.device import KvmDevice
 

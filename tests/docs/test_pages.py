@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def tracked(*patterns: str) -> list[Path]:
-    """The files of the repository that match git's *patterns*; without git, those of the source tree."""
-    try:
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "-co", "--exclude-standard", *patterns],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"git cannot list the files: {error}")
-    return sorted(path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file())
+from tests.support.repository import ROOT, tracked
 
 
 def links(page: Path) -> list[str]:

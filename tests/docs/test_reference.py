@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -11,17 +9,12 @@ import pytest
 import pyvmm
 from pyvmm.config import DEVICE_KINDS, Config
 from pyvmm.machine import ending
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.repository import script
 
 
 @pytest.fixture(scope="module")
 def reference() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reference", ROOT / "scripts" / "reference.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("reference")
 
 
 def test_committed_pages_are_what_the_code_says(reference: ModuleType) -> None:

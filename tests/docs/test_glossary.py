@@ -1,0 +1,60 @@
+"""The words that docs/glossary.md rules out are not used."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.support.repository import ROOT, tracked
+
+GLOSSARY = ROOT / "docs" / "glossary.md"
+#: The folders and files that are clean already. In the end these are all.
+CLEAN = ("pyvmm/pykvm", "pyvmm/memory")
+
+
+def ruled_out() -> list[str]:
+    """The words and phrases in the first column of the glossary's last table."""
+    section = GLOSSARY.read_text().partition("## Words that are not used")[2]
+    cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    return [phrase for cell in cells for phrase in re.findall(r"`([^`]+)`", cell)]
+
+
+def uses(text: str, phrases: list[str]) -> list[str]:
+    """``LINE: PHRASE`` for each use of *phrases* in *text*, also over the end of a line of a comment."""
+    one_of = "|".join(re.escape(phrase).replace(r"\ ", r"[\s#*/|]+") for phrase in phrases)
+    found = re.finditer(rf"(?<![\w-])(?:{one_of})(?![\w-])", text, re.IGNORECASE)
+    return [f"{text.count(chr(10), 0, use.start()) + 1}: {' '.join(use[0].split())}" for use in found]
+
+
+def test_clean_files_use_no_word_that_is_ruled_out() -> None:
+    phrases = ruled_out()
+    found = []
+    for path in tracked(*CLEAN):
+        if path == GLOSSARY:
+            continue
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:  # a binary
+            continue
+        found += [f"{path.relative_to(ROOT)}:{use}" for use in uses(text, phrases)]
+
+    assert len(phrases) > 10
+    assert found == []
+
+
+def test_every_clean_folder_exists() -> None:
+    assert [name for name in CLEAN if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("It gives back one.", ["1: gives back"]),
+        ("\n# It gives\n# back one.", ["2: gives # back"]),
+        ("It forgives backs.", []),
+        ("TIRED", ["1: TIRED"]),
+    ],
+)
+def test_search_finds_whole_words(text: str, found: list[str]) -> None:
+    assert uses(text, ["gives back", "tired"]) == found
