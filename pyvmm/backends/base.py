@@ -79,6 +79,62 @@ class CharBackend:
         """Let go of the host's objects. Idempotent."""
 
 
+class Detached(CharBackend):
+    """No terminal of its own: output goes to whoever observes it, input comes from ``send``.
+
+    Both may begin while the guest runs. May be attached again, to the next machine's device.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._observers: tuple[Callable[[bytes], object], ...] = ()
+        self._device: tuple[Loop, Callable[[bytes], object], Callable[[], int]] | None = None
+        self._input = bytearray()
+
+    @property
+    def pending(self) -> int:
+        """Bytes of input that the device has not taken yet."""
+        return len(self._input)
+
+    def observe(self, observer: Callable[[bytes], object]) -> None:
+        """Call ``observer(data)`` for output, from a vCPU's thread: it must be quick. Loop's thread."""
+        self._observers = (*self._observers, observer)
+
+    def forget(self, observer: Callable[[bytes], object]) -> None:
+        """End that. Loop's thread."""
+        self._observers = tuple(one for one in self._observers if one != observer)
+
+    def send(self, data: bytes) -> None:
+        """Input for the guest. Any thread, once there is a device."""
+        if self._device is not None:
+            self._device[0].call_soon(lambda: self._put(data))
+
+    def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
+        """Begin."""
+        self._input.clear()
+        self._device = loop, receive, space
+
+    def write(self, data: bytes) -> None:
+        """Give *data* to the observers."""
+        for observer in self._observers:
+            observer(data)
+
+    def resume(self) -> None:
+        """The device has room for input again."""
+        if self._device is not None and self._input:
+            self._device[0].call_soon(lambda: self._put(b""))
+
+    def _put(self, data: bytes) -> None:
+        self._input += data
+        assert self._device is not None
+        _, receive, space = self._device
+        # Asked until it says 0: only then does the device say that it has room again.
+        while self._input and (room := space()) > 0:
+            if receive(bytes(self._input[:room])) is False:
+                break
+            del self._input[:room]
+
+
 def warn(sentence: str) -> None:
     """Tell the user *sentence* on stderr; the line is whole also while the terminal is in raw mode."""
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm.backends.base import CharBackend
+from pyvmm.backends.base import CharBackend, Detached
 from pyvmm.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -46,7 +46,7 @@ def make_backend(
 
             return Pty()
         if kind == "none":
-            return CharBackend()
+            return Detached()
     raise ConfigError(
         f"{what}: {spec!r} is none of stdio, pty, socket:PATH, file:PATH, append:PATH, pipe:PATH, none; "
         "choose one"

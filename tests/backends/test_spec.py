@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyvmm.backends.base import CharBackend
+from pyvmm.backends.base import Detached
 from pyvmm.backends.fifo import Fifo
 from pyvmm.backends.file import OutputFile
 from pyvmm.backends.pty import Pty
@@ -17,7 +17,7 @@ from pyvmm.errors import ConfigError
 @pytest.mark.parametrize(
     ("spec", "kind", "description"),
     [
-        ("none", CharBackend, "none"),
+        ("none", Detached, "none"),
         ("stdio", Terminal, ""),
         ("pty", Pty, "pty "),
         ("socket:/tmp/s", UnixSocket, "socket /tmp/s"),

@@ -1,0 +1,147 @@
+"""A guest's machines, one after the other: built, started, watched to the end, after a reboot built anew."""
+
+from __future__ import annotations
+
+import time
+from threading import Thread
+
+from pyvmm.errors import ConfigError, PyvmmError
+from pyvmm.guest.commands import Commands
+from pyvmm.machine.ending import FATAL, TOLD, UNKNOWN, Ending
+from pyvmm.machine.machine import Machine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm.backends.base import CharBackend
+    from pyvmm.config import Config
+    from pyvmm.guest.watch import Watch
+    from pyvmm.virtio.device import VirtioDevice
+
+
+class Life:
+    """Runs *config* in threads of its own until it ends for good.
+
+    :param console: the backend of the first serial port, of every machine
+    :param devices: virtio devices besides the config's; with them there can be no second machine
+    :param commands: whether the guest is given the init that runs commands
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        watch: Watch,
+        console: CharBackend,
+        devices: Sequence[VirtioDevice],
+        commands: bool,
+        kvm_path: str,
+    ) -> None:
+        self.config = config
+        #: How it ended for good; None while it runs. Set before the watch is told.
+        self.ending: Ending | None = None
+        #: How many machines have been started.
+        self.boots = 0
+        #: Whether the next reboot of the guest is to be followed by a new machine.
+        self.reboot_wanted = config.on_reboot == "restart"
+        self.commands: Commands | None = None
+        self.started = False
+        self._watch = watch
+        self._console = console
+        self._devices = tuple(devices)
+        self._serve = commands
+        self._kvm_path = kvm_path
+        self._deadline: float | None = None
+        self._closing = False
+        self._thread: Thread | None = None
+        self.machine = self._build(config)
+
+    @property
+    def can_restart(self) -> bool:
+        """Whether a second machine can be built like the first."""
+        return not self._devices
+
+    def start(self) -> None:
+        """Start the first machine. Raises StartError."""
+        if self.started or self.ending is not None:
+            raise PyvmmError("a guest is started once; make another pyvmm.Guest")
+        if self.config.timeout is not None:
+            self._deadline = time.monotonic() + self.config.timeout
+        self.machine.start()
+        self.boots = 1
+        self.started = True
+        self._thread = Thread(target=self._watch_over, name=f"pyvmm {self.config.name}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the guest and give everything back. Idempotent."""
+        with self._watch.condition:
+            self._closing = True
+            machine = self.machine
+        machine.stop()
+        if self._thread is not None:
+            self._thread.join()
+        machine.close()
+        if self.ending is None:
+            self._end(machine.ending)
+
+    def _build(self, config: Config) -> Machine:
+        commands = Commands(self._watch) if self._serve else None
+        machine = Machine(
+            config,
+            console=self._console,
+            channel=commands.serial if commands is not None else None,
+            devices=[*self._devices, *([commands.device] if commands is not None else [])],
+            kvm_path=self._kvm_path,
+        )
+        if commands is not None:
+            commands.begin(machine.loop)
+        self.commands = commands
+        return machine
+
+    def _watch_over(self) -> None:
+        ending: Ending | None = None
+        try:
+            ending = self.machine.wait()
+            while self._goes_on(ending):
+                self._again()
+                ending = self.machine.wait()
+        except PyvmmError as error:
+            ending = Ending(error.exit_code, "restart", TOLD, f"the next machine did not start: {error}")
+        except BaseException as error:  # nothing may vanish with the thread
+            ending = Ending(FATAL, "internal", UNKNOWN, f"the guest's thread: {error!r}")
+        finally:
+            self._end(ending)
+
+    def _goes_on(self, ending: Ending) -> bool:
+        """Whether another machine follows. Those who wait for a command of this one are told."""
+        with self._watch.condition:
+            if self.commands is not None:
+                self.commands.ending = ending
+            if ending.reason != "reboot" or not self.reboot_wanted or self._closing:
+                return False
+            self.reboot_wanted = self.config.on_reboot == "restart"
+        self._watch.changed()
+        return True
+
+    def _again(self) -> None:
+        if not self.can_restart:
+            raise ConfigError("its devices went with the first one; make another pyvmm.Guest")
+        config = self.config
+        if self._deadline is not None:
+            config = config.replace(timeout=max(0.001, self._deadline - time.monotonic()))
+        machine = self._build(config)
+        machine.start()
+        with self._watch.condition:
+            self.machine = machine
+            self.boots += 1
+            if self._closing:
+                machine.stop()
+        self._watch.changed()
+
+    def _end(self, ending: Ending | None) -> None:
+        with self._watch.condition:
+            self.ending = ending
+            if self.commands is not None:
+                self.commands.ending = ending
+        self._watch.changed()
