@@ -21,24 +21,13 @@ import pyvmm
 import pyvmm.testing
 from pyvmm import errors
 from pyvmm.cli.main import VERBS
-from pyvmm.cli.options import Options
+from pyvmm.cli.options import OptionParser
 from pyvmm.config import DEVICE_KINDS, Config
+from pyvmm.config.keys import KEYS
 from pyvmm.machine import ending
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "reference"
-#: The page of each kind of device, and what the kind is.
-DEVICE_PAGES = {
-    "device": ("guide/own-device.md", "a virtio device of your own"),
-    "disk": ("devices/block.md", "a disk"),
-    "hvc": ("devices/console.md", "a port of the virtio console"),
-    "net": ("devices/net.md", "a network card"),
-    "rng": ("", "an entropy device; it has no options"),
-    "vsock": ("devices/vsock.md", "streams between guest and host"),
-    "balloon": ("devices/balloon.md", "a memory balloon"),
-    "share": ("devices/fs.md", "a directory of the host's"),
-    "vhost_user": ("devices/vhost.md", "a device that another process serves"),
-}
 
 
 def main(argv: list[str]) -> int:
@@ -93,13 +82,17 @@ def command_line() -> str:
     return "\n\n".join(parts)
 
 
-def _of_options(verb: str, options: Options) -> str:
-    rows = []
-    for option in options.options.values():
-        name = f"--{option.name} {option.metavar}".rstrip()
-        rows.append((f"`{name}`", option.help + ("; may be given several times" if option.many else "")))
+def _of_options(verb: str, options: OptionParser) -> str:
+    parts = []
+    for group in dict.fromkeys(option.group for option in options.options.values()):
+        rows = [("option", "")]
+        for option in options.options.values():
+            if option.group == group:
+                name = f"--{option.name} {option.metavar}".rstrip()
+                rows.append((f"`{name}`", option.help + ("; may be given several times" * option.many)))
+        parts.append((f"{group}:\n\n" if group else "") + table(*rows))
     usage = options.usage.replace("\n       ", "\n")
-    return f"## pyvmm {verb}\n\n```text\n{usage}\n```\n\n{options.about}\n\n{table(('option', ''), *rows)}"
+    return "\n\n".join([f"## pyvmm {verb}", f"```text\n{usage}\n```", options.about, *parts])
 
 
 def _of_parser(name: str, parser: argparse.ArgumentParser, about: str = "") -> str:
@@ -143,7 +136,7 @@ def board_keys() -> str:
     rows = [
         (f"`{key}`", _default(key, getattr(plain, key)), markdown(about))
         for key, about in parameters(inspect.getdoc(Config) or "").items()
-        if key not in DEVICE_KINDS and hasattr(plain, key)
+        if key in KEYS
     ]
     return table(("key", "without it", ""), *rows)
 
@@ -151,11 +144,10 @@ def board_keys() -> str:
 def device_kinds() -> str:
     """The keys of a board file that are kinds of devices."""
     rows = []
-    for kind, first in DEVICE_KINDS.items():
-        page, about = DEVICE_PAGES[kind]
-        options = f"[{Path(page).name}](../{page})" if page else "-"
-        rows.append((f"`{kind}`", about, f"`{first}`" if first else "-", options))
-    return table(("key", "", "key of the first word", "options"), *rows)
+    for kind in DEVICE_KINDS.values():
+        options = f"[{Path(kind.page).name}](../{kind.page})" if kind.page else "-"
+        rows.append((f"`{kind.key}`", kind.help, f"`{kind.first}`" if kind.first else "-", options))
+    return table(("key", "", "key of FIRST", "options"), *rows)
 
 
 def _default(key: str, value: object) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from pyvmm.cli.manners import complain
-from pyvmm.cli.options import Option, Options
-from pyvmm.config import DEVICE_KINDS, DeviceWords, split_words
+from pyvmm.cli.options import Option, OptionParser
+from pyvmm.config import DEVICE_KINDS, DeviceOptions
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import DEVICE_FAILED
@@ -14,7 +14,7 @@ from pyvmm.signals import SIGHUP, SIGINT, SIGTERM, SignalFd, heard
 from pyvmm.virtio.options import make_device
 from pyvmm.virtio.vhost.server.backend import BackEnd
 
-OPTIONS = Options(
+OPTIONS = OptionParser(
     "pyvmm device FILE.py:Class[,argument=value...] --socket PATH\n"
     "       pyvmm device KIND[=FIRST][,key=value...] --socket PATH",
     "Runs one device in a process of its own and serves it as a vhost-user back end: to `pyvmm run\n"
@@ -25,9 +25,9 @@ OPTIONS = Options(
 
 def main(argv: list[str]) -> int:
     """Run ``pyvmm device`` with the arguments after the verb; returns the exit code."""
-    values, words = OPTIONS.parse(argv)
+    values, arguments = OPTIONS.parse(argv)
     path = values.get("socket")
-    if len(words) != 1 or not isinstance(path, str):
+    if len(arguments) != 1 or not isinstance(path, str):
         raise ConfigError("device: give one device and --socket PATH; `pyvmm device --help` shows how")
     failure: list[Exception] = []
     with Loop() as loop:
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
             loop.stop()
 
         with SignalFd(loop, dict.fromkeys(heard(SIGINT, SIGTERM, SIGHUP), lambda _: loop.stop())):
-            device = make_device(parse(words[0]))
+            device = make_device(parse(arguments[0]))
             try:
                 back_end = BackEnd(device, loop, path, failed)
             except BaseException:
@@ -57,11 +57,11 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def parse(text: str) -> DeviceWords:
+def parse(text: str) -> DeviceOptions:
     """``rng``, ``disk=PATH,ro``, or a class of the user's. Raises ConfigError."""
     end = min((at for at in map(text.find, ",=") if at >= 0), default=len(text))
     kind = text[:end].replace("-", "_")
     if kind not in DEVICE_KINDS:
-        return DeviceWords("device", split_words("device", text))
+        return DEVICE_KINDS["device"].parse(text)
     rest = text[end + 1 :]
-    return DeviceWords(kind, split_words(kind, rest) if rest else {})
+    return DEVICE_KINDS[kind].parse(rest) if rest else DeviceOptions(kind, {})

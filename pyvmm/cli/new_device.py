@@ -6,10 +6,10 @@ import keyword
 import os
 import sys
 
-from pyvmm.cli.options import Option, Options
+from pyvmm.cli.options import Option, OptionParser
 from pyvmm.errors import ConfigError, StartError
 
-OPTIONS = Options(
+OPTIONS = OptionParser(
     "pyvmm new-device NAME [--dir DIRECTORY]",
     "Writes NAME.py, a virtio device that works; test_NAME.py, which drives it without a guest; and\n"
     "test_NAME_guest.py, which boots a Linux guest with it. Nothing is overwritten.",
@@ -130,13 +130,13 @@ def test_driver_reads_what_the_device_gives() -> None:
 
 def main(argv: list[str]) -> int:
     """Run ``pyvmm new-device`` with the arguments after the verb; returns the exit code, 0."""
-    values, words = OPTIONS.parse(argv)
-    if len(words) != 1:
+    values, arguments = OPTIONS.parse(argv)
+    if len(arguments) != 1:
         raise ConfigError("new-device takes one name: pyvmm new-device NAME [--dir DIRECTORY]")
-    paths = write(words[0], str(values.get("dir", ".")))
+    paths = write(arguments[0], str(values.get("dir", ".")))
     module = paths[0]
     print("\n".join(paths))
-    print(f"\nNow: python -m pytest {paths[1]}; pyvmm run --device {module}:{class_name(words[0])}")
+    print(f"\nNow: python -m pytest {paths[1]}; pyvmm run --device {module}:{class_name(arguments[0])}")
     return 0
 
 

@@ -8,40 +8,24 @@ from __future__ import annotations
 
 import sys
 
+from pyvmm.config.keys import Option
 from pyvmm.errors import ConfigError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-class Option:
-    """One option: its long name, what it takes (empty: nothing), what it is for.
-
-    What it takes stands in brackets when it may be left out: before another option, and at the end. Its
-    value is True then.
-
-    :param many: may be given more than once; its value is a list
-    """
-
-    __slots__ = ("help", "many", "metavar", "name")
-
-    def __init__(self, name: str, metavar: str, help: str, *, many: bool = False) -> None:
-        self.name = name
-        self.metavar = metavar
-        self.help = help
-        self.many = many
-
-    @property
-    def key(self) -> str:
-        """The option's name as a Python name."""
-        return self.name.replace("-", "_")
+__all__ = ["Option", "OptionParser"]
 
 
-class Options:
-    """A verb's command line.
+class OptionParser:
+    """The command line of a verb.
 
     :param usage: what follows ``usage:``, the program and the verb included
     :param about: what the verb does
     """
 
-    def __init__(self, usage: str, about: str, options: list[Option]) -> None:
+    def __init__(self, usage: str, about: str, options: Sequence[Option]) -> None:
         self.usage = usage
         self.about = about
         self.options = {option.name: option for option in options}
@@ -53,23 +37,23 @@ class Options:
         Prints the help and exits for ``--help``.
         """
         values: dict[str, object] = {}
-        words: list[str] = []
+        arguments: list[str] = []
         rest = argv[::-1]
         while rest:
-            word = rest.pop()
-            if word == "--":
-                words.extend(reversed(rest))
+            item = rest.pop()
+            if item == "--":
+                arguments.extend(reversed(rest))
                 break
-            if not word.startswith("-") or word == "-":
-                words.append(word)
+            if not item.startswith("-") or item == "-":
+                arguments.append(item)
                 continue
-            if word in ("-h", "--help"):
+            if item in ("-h", "--help"):
                 print(self.help())
                 sys.exit(0)
-            name, equals, value = word.removeprefix("--").partition("=")
-            option = self.options.get(name) if word.startswith("--") else None
+            name, equals, value = item.removeprefix("--").partition("=")
+            option = self.options.get(name) if item.startswith("--") else None
             if option is None:
-                raise ConfigError(f"{word.partition('=')[0]} is not an option here; --help lists them")
+                raise ConfigError(f"{item.partition('=')[0]} is not an option here; --help lists them")
             if option.metavar.startswith("[") and not equals and (not rest or rest[-1].startswith("-")):
                 values[option.key] = True
                 continue
@@ -90,12 +74,16 @@ class Options:
                 raise ConfigError(f"--{name} is given twice; leave one of them out")
             else:
                 values[option.key] = value
-        return values, words
+        return values, arguments
 
     def help(self) -> str:
         """The text of ``--help``."""
-        lines = [f"usage: {self.usage}", "", self.about, ""]
+        lines = [f"usage: {self.usage}", "", self.about]
+        group = None
         for option in self.options.values():
+            if option.group != group:
+                group = option.group
+                lines += ["", f"{group}:"] if group else [""]
             left = f"  --{option.name} {option.metavar}".rstrip()
             lines.append(f"{left:28} {option.help}" if len(left) < 28 else f"{left}\n{'':28} {option.help}")
         return "\n".join(lines)

@@ -5,15 +5,15 @@ No guest and no KVM are needed: the fake driver plays it.
 
 from __future__ import annotations
 
-from pyvmm.cli.options import Option, Options
-from pyvmm.config import DeviceWords, split_words
+from pyvmm.cli.options import Option, OptionParser
+from pyvmm.config import DEVICE_KINDS
 from pyvmm.errors import ConfigError
 from pyvmm.testing.replay import PATIENCE, Replay
 from pyvmm.units import parse_seconds
 from pyvmm.virtio.options import make_device
 from pyvmm.virtio.tools.record import Recording
 
-OPTIONS = Options(
+OPTIONS = OptionParser(
     "pyvmm replay FILE --device CLASS,...",
     "Plays what `pyvmm run --record NAME=FILE` recorded to a device, and compares its answers. The exit\n"
     "code is 0 when they are the same and 1 when they differ.",
@@ -27,12 +27,12 @@ DIFFERENT = 1
 
 def main(argv: list[str]) -> int:
     """Run ``pyvmm replay`` with the arguments after the verb; returns the exit code."""
-    values, words = OPTIONS.parse(argv)
-    if len(words) != 1 or "device" not in values:
+    values, arguments = OPTIONS.parse(argv)
+    if len(arguments) != 1 or "device" not in values:
         raise ConfigError("replay takes a recording and a device: pyvmm replay FILE --device CLASS,...")
     patience = parse_seconds(str(values.get("patience", PATIENCE)), "--patience")
-    recording = Recording(words[0])
-    device = make_device(DeviceWords("device", split_words("device", str(values["device"]))))
+    recording = Recording(arguments[0])
+    device = make_device(DEVICE_KINDS["device"].parse(str(values["device"])))
     replay = Replay(recording, device, patience)
     same = replay.run()
     for difference in replay.differences:

@@ -7,8 +7,9 @@ import os
 from pyvmm.backends.spec import make_backend
 from pyvmm.cli.handover import GRACE, hand_over
 from pyvmm.cli.manners import Interruptible, announce, complain
-from pyvmm.cli.options import Option, Options
-from pyvmm.config import Config, read_toml
+from pyvmm.cli.options import Option, OptionParser
+from pyvmm.config import DEVICE_KINDS, Config
+from pyvmm.config.keys import GROUPS, KEYS, RUN
 from pyvmm.errors import ConfigError
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import GUEST_FIRST, OK, STOPPED, TOLD, Ending
@@ -24,62 +25,24 @@ if TYPE_CHECKING:
     from pyvmm.backends.terminal import Terminal
     from pyvmm.virtio.console.port import Port
 
-OPTIONS = Options(
+OPTIONS = OptionParser(
     "pyvmm run [BOARD.toml] [OPTION ...]",
     "Boots a guest. Without --kernel, --firmware or a board file it is Debian's stock kernel with a\n"
     "small user space, fetched once. Flags win over the board file's keys. Ctrl-A x ends a guest on\n"
     "the terminal, Ctrl-A h tells more.",
     [
-        Option("kernel", "FILE", "a kernel: bzImage, ELF vmlinux, multiboot"),
-        Option("initrd", "FILE", "an initial RAM disk; several are concatenated", many=True),
-        Option("cmdline", "TEXT", "the kernel command line [console=CONSOLE panic=-1; on x86 also pci=off]"),
-        Option("firmware", "FILE", "a ROM that ends at 4 GiB, or an ELF, instead of a kernel"),
-        Option("memory", "SIZE", "guest RAM [256M]"),
-        Option("cpus", "N", "1 to 254 virtual CPUs [1]"),
-        Option("cpu", "MODEL", "host, with CPUID features masked (host,-cx16) or insisted on (host,+avx2)"),
-        Option("console", "WHERE", "the serial console: stdio, pty, socket:PATH, file:PATH, none [stdio]"),
-        Option("boot", "WAY", "auto, bzimage, elf, pvh, linux64, multiboot, multiboot2 [auto]"),
-        Option(
-            "hvc",
-            "WHERE,...",
-            "a virtio console port: WHERE[,name=NAME][,port]; as --console, pipe:PATH",
-            many=True,
-        ),
-        Option("disk", "PATH,...", "a disk image: PATH[,ro][,snapshot][,serial=TEXT]", many=True),
-        Option("net", "TYPE[,..]", "a network card: user, tap, switch:NAME, link:PATH", many=True),
-        Option("rng", "", "a virtio entropy device"),
-        Option("vsock", "CID,path=SOCKET", "guest sockets, by UNIX sockets SOCKET and SOCKET_PORT"),
-        Option("balloon", "[WORD,...]", "a balloon: target=SIZE, deflate-on-oom, stats=5s, reporting"),
-        Option("share", "DIR[:TAG][,ro]", "a directory, for: mount -t virtiofs TAG PLACE", many=True),
-        Option("vhost-user", "SOCKET,type=KIND", "a device that another process serves", many=True),
-        Option("device", "CLASS,...", "a device of your own: FILE.py:Class,argument=value,...", many=True),
-        Option("trace-device", "NAME[=FILE]", "what passes between a device and its driver", many=True),
-        Option("inject", "NAME:FAULT,...", "faults for the driver: drop-kick=0.01, delay=5ms", many=True),
-        Option("record", "NAME=FILE", "record a device's queue traffic, for pyvmm replay", many=True),
-        Option("dtb", "FILE", "arm64: a device tree instead of the machine's own"),
-        Option("dtb-overlay", "FILE", "arm64: an overlay for the device tree", many=True),
-        Option("ram-base", "ADDRESS", "arm64: where RAM begins [0x40000000]"),
-        Option("firmware-base", "ADDRESS", "arm64: where flat firmware goes; below RAM it is a ROM [0]"),
-        Option(
-            "uart", "KIND,...", "arm64: pl011 or 16550, with base=, irq=, shift= [pl011,base=0x9000000,irq=1]"
-        ),
-        Option("gic", "VERSION", "arm64: 2, 3 or auto [auto]"),
-        Option("exec", "CMD", "run CMD in the guest with this stdin, stdout and stderr; its status is ours"),
-        Option("timeout", "TIME", "stop the guest after this long (30s, 5m), with code 3"),
-        Option("on-reboot", "WHAT", "exit or restart when the guest reboots [exit]"),
-        Option("debug-exit", "PORT", "where a byte v written ends with code 32 + (v & 31) [0x501]; none"),
-        Option("name", "NAME", "what the guest is called [guest]"),
-        Option("result", "FILE", "write how the guest ended to FILE, as JSON"),
+        *sorted((*KEYS.values(), *DEVICE_KINDS.values()), key=lambda option: GROUPS.index(option.group)),
+        Option("result", "FILE", "write how the guest ended to FILE, as JSON", group=RUN),
     ],
 )
 
 
 def main(argv: list[str]) -> int:
     """Run ``pyvmm run`` with the arguments after the verb; returns the exit code."""
-    values, words = OPTIONS.parse(argv)
+    values, arguments = OPTIONS.parse(argv)
     given = values.pop("result", None)
     result = None if given is None else str(given)
-    config = _config(values, words)
+    config = _config(values, arguments)
     if result is not None:
         from pyvmm.cli import result as result_file
 
@@ -187,16 +150,18 @@ def _ports(machine: Machine) -> list[Port]:
     return [port for console in machine.consoles for port in console.ports]
 
 
-def _config(values: dict[str, Any], words: list[str]) -> Config:
-    if len(words) > 1:
-        raise ConfigError(f"{words[1]!r} is one word too many: give at most one board file")
-    if "cpus" in values:
-        values["cpus"] = _number("cpus", values["cpus"])
-    if "debug_exit" in values:
-        values["debug_exit"] = (
-            False if values["debug_exit"] == "none" else _number("debug-exit", values["debug_exit"])
-        )
-    keys = {**(read_toml(words[0]) if words else {}), **values}
+def _config(values: dict[str, Any], arguments: list[str]) -> Config:
+    if len(arguments) > 1:
+        raise ConfigError(f"{arguments[1]!r} is one word too many: give at most one board file")
+    for name, value in values.items():
+        key = KEYS.get(name)
+        if key is not None and key.parse is not None:
+            values[name] = key.parse(key.name, value)
+    keys = values
+    if arguments:
+        from pyvmm.config.toml import read_toml
+
+        keys = {**read_toml(arguments[0]), **values}
     if keys.get("kernel") is not None or keys.get("firmware") is not None:
         return Config(**keys)
     # Debian's stock kernel with our user space. What else is wrong is told before it is fetched.
@@ -206,10 +171,3 @@ def _config(values: dict[str, Any], words: list[str]) -> Config:
     with Interruptible():
         guest = default_guest()
     return config.replace(kernel=guest.kernel, initrd=[guest.initrd, *config.initrd])
-
-
-def _number(key: str, text: str) -> int:
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise ConfigError(f"{key}: {text!r} is not a number") from None

@@ -7,7 +7,8 @@ import shlex
 import time
 from typing import overload
 
-from pyvmm.config import Config, read_toml
+from pyvmm.config import Config
+from pyvmm.config.toml import read_toml
 from pyvmm.errors import ConfigError
 from pyvmm.exec.session import STDERR, STDOUT, Request
 from pyvmm.guest.console import GuestConsole

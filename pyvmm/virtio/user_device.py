@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    from pyvmm.virtio.options import Words
+    from pyvmm.virtio.options import OptionReader
 
 #: The entry point group of installed devices.
 GROUP = "pyvmm.devices"
@@ -39,10 +39,10 @@ _TRUE = ("on", "yes", "true", "1")
 _FALSE = ("off", "no", "false", "0")
 
 
-def from_words(words: Words) -> VirtioDevice:
+def from_options(reader: OptionReader) -> VirtioDevice:
     """``device``: its class, and its constructor's arguments."""
-    kind = load_class(words.need("class"))
-    return make(kind, words.rest())
+    kind = load_class(reader.need("class"))
+    return make(kind, reader.rest())
 
 
 # Finding the class

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pyvmm.cli.options import Option, Options
+from pyvmm.cli.options import Option, OptionParser
 
-OPTIONS = Options(
+OPTIONS = OptionParser(
     "usage",
     "about",
     [

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.config import DeviceWords, split_words
+from pyvmm.config import DEVICE_KINDS
 from pyvmm.virtio.options import make_device
 from tests.support.namespace import network_namespace
 from tests.support.native import volume
@@ -33,7 +33,7 @@ class Guest(Shell):
     """A guest of two CPUs with a tap moved by this process."""
 
     def __init__(self, folder: Path) -> None:
-        net = make_device(DeviceWords("net", split_words("net", TAP)))
+        net = make_device(DEVICE_KINDS["net"].parse(TAP))
         super().__init__([net], memory="128M", cpus=2, folder=folder)
         self.run(f"ip addr add {INSIDE}/24 dev eth0; ip link set eth0 up")
         self.run(f"until ping -c 1 -W 1 {HOST} >/dev/null; do :; done")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.config import DeviceWords, split_words
+from pyvmm.config import DEVICE_KINDS
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.net.features import F_CSUM, F_HOST_TSO4, F_MQ
 from pyvmm.virtio.options import make_device
@@ -32,7 +32,7 @@ ODD = b"odd \xff\t'\"$*name"
 
 
 def device(kind: str, text: str) -> VirtioDevice:
-    return make_device(DeviceWords(kind, split_words(kind, text)))
+    return make_device(DEVICE_KINDS[kind].parse(text))
 
 
 class Guest(Shell):
@@ -219,8 +219,8 @@ class Tapped(Shell):
     """A guest of two CPUs on a tap of two queues, its frames moved by the host's kernel."""
 
     def __init__(self) -> None:
-        words = split_words("net", f"tap,ifname=pv%d,queues=2,mtu=9000,address={HOST}/24,vhost")
-        self.net = make_device(DeviceWords("net", words))
+        options = DEVICE_KINDS["net"].parse(f"tap,ifname=pv%d,queues=2,mtu=9000,address={HOST}/24,vhost")
+        self.net = make_device(options)
         super().__init__([self.net], memory="512M", cpus=2)
         self.configure()
 

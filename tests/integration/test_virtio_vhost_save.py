@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.config import DeviceWords, split_words
+from pyvmm.config import DEVICE_KINDS
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.options import make_device
@@ -34,7 +34,7 @@ _ports = itertools.count(5000)
 
 
 def device(kind: str, text: str) -> VirtioDevice:
-    return make_device(DeviceWords(kind, split_words(kind, text)))
+    return make_device(DEVICE_KINDS[kind].parse(text))
 
 
 # By the fake driver

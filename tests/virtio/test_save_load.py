@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pyvmm.config import DeviceWords
+from pyvmm.config import DEVICE_KINDS, DeviceOptions
 from pyvmm.testing import FakeDriver, Request
 from pyvmm.virtio import features as f
 from pyvmm.virtio import options as spec
@@ -33,7 +33,7 @@ class Bench(NamedTuple):
     folder: Path
 
     def make(self, kind: str) -> VirtioDevice:
-        (device,) = spec.make_devices([DeviceWords(kind, self.words)])
+        (device,) = spec.make_devices([DeviceOptions(kind, self.words)])
         return device
 
 
@@ -139,7 +139,7 @@ def _connect(port: int) -> bytes:
 
 
 def test_kinds_when_listed_are_all_here() -> None:
-    assert set(ALL) == {*spec.MODULES, "hvc"} - OTHERS
+    assert set(ALL) == set(DEVICE_KINDS) - OTHERS
 
 
 def test_device_when_saved_at_work_is_gone_on_with_by_a_fresh_one(

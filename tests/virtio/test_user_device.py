@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.config import Config, DeviceWords, split_words
+from pyvmm.config import DEVICE_KINDS, Config
 from pyvmm.errors import ConfigError
 from pyvmm.machine.machine import Machine
 from pyvmm.testing import FakeDriver
@@ -37,7 +37,7 @@ INIT = """
 
 def asked(text: str) -> VirtioDevice:
     """As ``--device TEXT`` makes it."""
-    return make_device(DeviceWords("device", split_words("device", text)))
+    return make_device(DEVICE_KINDS["device"].parse(text))
 
 
 def wrong(text: str) -> str:

@@ -7,7 +7,6 @@ from struct import Struct
 
 from pyvmm.host.notice import notice
 from pyvmm.memory.errors import GuestMemoryError
-from pyvmm.units import parse_seconds
 from pyvmm.virtio import ids
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.errors import ChainError
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-    from pyvmm.virtio.options import Words
     from pyvmm.virtio.ring.chain import Chain
 
 # Feature bits (5.5.3)
@@ -254,19 +252,3 @@ def runs(pages: Iterable[int]) -> Iterator[tuple[int, int]]:
             first, count = page, 1
     if count:
         yield first, count
-
-
-def from_words(words: Words) -> Balloon:
-    """``balloon=[target=SIZE][,deflate-on-oom][,stats=SECONDS][,reporting]``."""
-    stats = words.text("stats")
-    seconds = None if stats is None else parse_seconds(stats, "--balloon stats")
-    target = words.size("target", 0) or 0
-    try:
-        return Balloon(
-            target,
-            deflate_on_oom=words.flag("deflate-on-oom"),
-            stats=seconds,
-            reporting=words.flag("reporting"),
-        )
-    except ValueError as error:
-        raise words.error(f"target: {error}") from None

@@ -15,7 +15,6 @@ from time import perf_counter
 
 from pyvmm.backends.disk.base import SECTOR, DiskError
 from pyvmm.host.notice import notice
-from pyvmm.units import parse_size
 from pyvmm.virtio import ids
 from pyvmm.virtio.block import request as r
 from pyvmm.virtio.block.request import Request
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm.backends.disk.base import Disk
-    from pyvmm.virtio.options import Words
     from pyvmm.virtio.ring.queue import Queue
 
 QUEUE_SIZE = 256
@@ -374,26 +372,3 @@ def _give_back(queue: Queue, run: list[Request], statuses: list[int]) -> None:
     for request, status in zip(run, statuses, strict=True):
         request.status[0] = status
         queue.push(request.chain, request.room)
-
-
-def from_words(words: Words) -> Block:
-    """``disk=PATH,ro,serial=...``: see docs/devices/block.md."""
-    from pyvmm.backends.disk.image import open_disk
-
-    cache = words.choice("cache", CACHES, "writeback")
-    queues = words.number("queues", 1, 1, MAX_QUEUES)
-    serial = words.text("serial", "") or ""
-    create = words.text("create")
-    disk = open_disk(
-        words.need("path"),
-        readonly=words.flag("ro"),
-        format=words.text("format", "auto") or "auto",
-        direct=words.flag("direct"),
-        snapshot=words.flag("snapshot"),
-        create=None if create is None else parse_size(create, "--disk create"),
-    )
-    try:
-        return Block(disk, serial=serial, queues=queues or 1, cache=cache)
-    except BaseException:
-        disk.close()
-        raise

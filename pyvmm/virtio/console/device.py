@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from struct import Struct
 
-from pyvmm.backends.spec import make_backend
 from pyvmm.host.notice import notice
 from pyvmm.virtio import ids
 from pyvmm.virtio.console.port import Port
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm.loop import Loop
-    from pyvmm.virtio.options import Words
     from pyvmm.virtio.ring.chain import Chain
     from pyvmm.virtio.ring.queue import Queue
 
@@ -240,25 +238,3 @@ class VirtioConsole(VirtioDevice):
             if port.known:  # sent when the queues are run, at the start
                 key = port.number, PORT_OPEN
                 self._messages[key] = CONTROL.pack(*key, port.backend.connected)
-
-
-def from_words(all_words: Sequence[Words], on_quit: Callable[[], object] | None = None) -> VirtioConsole:
-    """One device of every ``hvc`` that was asked for. Raises ConfigError.
-
-    Each has ``to`` (WHERE), ``name``, ``port``. *on_quit* is called at Ctrl-A x on a terminal.
-    """
-    if len(all_words) > MAX_PORTS:
-        raise all_words[0].error(f"{len(all_words)} ports are asked for; {MAX_PORTS} is the most")
-    ports: list[Port] = []
-    for words in all_words:
-        where, name = words.need("to"), words.text("name") or ""
-        if len(name.encode()) > MAX_NAME or not name.isprintable() or "/" in name:
-            raise words.error(
-                f"name={name!r} must be at most {MAX_NAME} printable characters without a slash"
-            )
-        if name and name in (port.name for port in ports):
-            raise words.error(f"name={name} is given twice; choose another one")
-        console = not words.flag("port")
-        words.finish()
-        ports.append(Port(make_backend(where, on_quit, "--hvc"), name, console))
-    return VirtioConsole(ports)

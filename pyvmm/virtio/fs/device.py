@@ -16,12 +16,11 @@ from pyvmm.host.notice import notice
 from pyvmm.loop import READ
 from pyvmm.virtio import ids
 from pyvmm.virtio.errors import DeviceError
-from pyvmm.virtio.vhost.frontend import VhostUser, fs_config
+from pyvmm.virtio.vhost.frontend import VhostUser
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.loop import Loop
-    from pyvmm.virtio.options import Words
 
 #: Where Debian puts it, the newer first.
 PROGRAMS = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd")
@@ -113,21 +112,6 @@ class Share(VhostUser):
         fd, self._errors = self._errors, -1
         if fd >= 0:
             os.close(fd)
-
-
-def from_words(words: Words) -> Share:
-    """``share``: DIR[:TAG][,tag=TAG][,ro]."""
-    path = words.need("path")
-    tag = words.text("tag")
-    if tag is None and not os.path.isdir(path) and ":" in path:
-        path, _, tag = path.rpartition(":")
-    path = os.path.realpath(path)
-    if tag is None:
-        tag = os.path.basename(path) or "root"
-    config = fs_config(tag, 1, words.error)
-    readonly = words.flag("ro")
-    words.finish()
-    return Share(path, tag, config, readonly)
 
 
 def find_program() -> str:

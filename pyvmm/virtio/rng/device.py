@@ -9,7 +9,6 @@ from pyvmm.virtio.device import VirtioDevice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.virtio.options import Words
     from pyvmm.virtio.ring.chain import Chain
 
 #: The most bytes one request gets: a chain can describe the same page many times over.
@@ -26,8 +25,3 @@ class Rng(VirtioDevice):
     def handle(self, queue: int, chain: Chain) -> int:
         """One request."""
         return chain.write(os.urandom(min(chain.writable_size, LIMIT)))
-
-
-def from_words(words: Words) -> Rng:
-    """``rng``: it has no options."""
-    return Rng()

@@ -15,7 +15,7 @@ from pyvmm.virtio import ids
 from pyvmm.virtio.config_space import ConfigSpace
 from pyvmm.virtio.errors import DeviceError
 from pyvmm.virtio.vhost import user_protocol as p
-from pyvmm.virtio.vhost.channel import PATIENCE, Channel, backend_channel, connect
+from pyvmm.virtio.vhost.channel import PATIENCE, Channel, backend_channel
 from pyvmm.virtio.vhost.device import VhostDevice
 
 TYPE_CHECKING = False
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from pyvmm.errors import PyvmmError
     from pyvmm.loop import Loop
-    from pyvmm.virtio.options import Words
 
 #: name: (identifier, queues, bytes of configuration space). The identifiers are section 5's.
 TYPES = {
@@ -256,37 +255,6 @@ class VhostUser(VhostDevice):
         self._receiver.close()
         self._back.close()
         self._back = None
-
-
-def from_words(words: Words) -> VhostUser:
-    """``vhost_user``: SOCKET,type=KIND|N[,queues=N][,queue-size=N][,tag=TAG]."""
-    path = words.need("socket")
-    kind = words.need("type")
-    if kind in TYPES:
-        identifier, queues, size = TYPES[kind]
-    elif kind.isdigit() and 0 < int(kind) < 1 << 32:
-        identifier, queues = int(kind), 1
-        size = next((known[2] for known in TYPES.values() if known[0] == identifier), -1)
-    else:
-        raise words.error(f"type={kind} is neither a number nor one of {', '.join(TYPES)}")
-    queues = words.number("queues", queues, 1, MAX_QUEUES) or queues
-    queue_size = words.number("queue-size", QUEUE_SIZE, 1, 32768) or QUEUE_SIZE
-    if queue_size & (queue_size - 1):
-        raise words.error(f"queue-size={queue_size} is not a power of two")
-    config = None
-    if kind == "fs":
-        config = fs_config(words.need("tag"), queues - 1, words.error)
-    words.finish()
-    return VhostUser(
-        connect(path),
-        f"vhost-user {path}",
-        identifier,
-        ids.NAMES.get(identifier, kind if kind in TYPES else "vhost-user"),
-        queues=queues,
-        queue_size=queue_size,
-        config_size=None if size < 0 else size,
-        config=config,
-    )
 
 
 def fs_config(tag: str, request_queues: int, error: Callable[[str], Exception]) -> bytes:

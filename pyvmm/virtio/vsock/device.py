@@ -15,9 +15,7 @@ from pyvmm.virtio.vsock.event import tell_reset
 from pyvmm.virtio.vsock.listener import Listener
 from pyvmm.virtio.vsock.outbox import Outbox
 from pyvmm.virtio.vsock.packet import (
-    CID_FIRST_GUEST,
     CID_HOST,
-    CID_LAST_GUEST,
     F_STREAM,
     HEADER,
     HEADER_SIZE,
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
     import socket
     from typing import Any
 
-    from pyvmm.virtio.options import Words
     from pyvmm.virtio.ring.chain import Chain
     from pyvmm.virtio.ring.queue import Queue
 
@@ -361,15 +358,3 @@ class Vsock(VirtioDevice):
         connection.watched = UNWATCHED
         connection.sock.close()
         self._clients.accept_more()
-
-
-def from_words(words: Words) -> VirtioDevice:
-    """``vsock=CID,path=SOCKET``, or ``vsock=CID,vhost`` for the host's own sockets of that kind."""
-    cid = words.number("cid", None, CID_FIRST_GUEST, CID_LAST_GUEST)
-    if cid is None:
-        raise words.error("cid is missing; give the guest a number from 3 on")
-    if words.flag("vhost"):
-        from pyvmm.virtio.vhost.vsock import VhostVsock
-
-        return VhostVsock(cid)
-    return Vsock(cid, words.need("path"))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyvmm.config import DeviceWords
+from pyvmm.config import DeviceOptions
 from pyvmm.errors import ConfigError
 from pyvmm.memory.guest import GuestMemory, Region
 from pyvmm.memory.host import Anonymous, Memfd
@@ -352,7 +352,7 @@ def test_describe_when_pages_are_named_says_the_first() -> None:
     ],
 )
 def test_words_when_right_make_the_device(values: dict[str, str | bool], features: int, target: int) -> None:
-    device = make_device(DeviceWords("balloon", values))
+    device = make_device(DeviceOptions("balloon", values))
 
     assert isinstance(device, Balloon)
     assert (device.features, device.target) == (features, target)
@@ -363,4 +363,4 @@ def test_words_when_right_make_the_device(values: dict[str, str | bool], feature
 )
 def test_words_when_wrong_are_refused(values: dict[str, str | bool]) -> None:
     with pytest.raises(ConfigError, match="--balloon"):
-        make_device(DeviceWords("balloon", values))
+        make_device(DeviceOptions("balloon", values))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.config import Config, DeviceWords, read_toml, split_words
+from pyvmm.config import DEVICE_KINDS, Config, DeviceOptions
+from pyvmm.config.toml import read_toml
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.virtio.block.device import Block
 from pyvmm.virtio.options import make_device
@@ -20,7 +21,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def device(text: str) -> Block:
-    made = make_device(DeviceWords("disk", split_words("disk", text)))
+    made = make_device(DEVICE_KINDS["disk"].parse(text))
     assert isinstance(made, Block)
     return made
 
@@ -78,7 +79,7 @@ def test_serial_too_long_closes_the_image(image: Path) -> None:
 
 def test_missing_path_is_named() -> None:
     with pytest.raises(ConfigError, match="path is missing"):
-        make_device(DeviceWords("disk", {"ro": True}))
+        make_device(DeviceOptions("disk", {"ro": True}))
 
 
 def test_board_file_takes_paths_from_its_own_folder(tmp_path: Path) -> None:

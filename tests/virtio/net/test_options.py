@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.config import DeviceWords, split_words
+from pyvmm.config import DEVICE_KINDS
 from pyvmm.errors import ConfigError
 from pyvmm.virtio.net.device import Net
 from pyvmm.virtio.options import make_device
@@ -14,7 +14,7 @@ from tests.support.net_driver import NetDriver
 
 
 def made(text: str, machine: str = "guest") -> Net:
-    device = make_device(DeviceWords("net", split_words("net", text)), machine)
+    device = make_device(DEVICE_KINDS["net"].parse(text), machine)
     assert isinstance(device, Net)
     return device
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.config import DeviceWords, split_words
+from pyvmm.config import DEVICE_KINDS
 from pyvmm.errors import PyvmmError
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio.fs import device as fs
@@ -32,7 +32,7 @@ FUSE_INIT = struct.pack("<IIQQIIII IIII", 56, 26, 1, 0, 0, 0, 0, 0, 7, 31, 0, 0)
 
 
 def share(text: str) -> Share:
-    device = make_device(DeviceWords("share", split_words("share", text)))
+    device = make_device(DEVICE_KINDS["share"].parse(text))
     assert isinstance(device, Share)
     return device
 
@@ -75,8 +75,8 @@ def test_virtiofsd_speaks_fuse_and_is_gone_when_the_device_is_closed(tmp_path: P
 def test_virtiofsd_when_this_process_is_killed_ends_with_it(tmp_path: Path) -> None:
     code = (
         "from pyvmm.virtio.options import make_device\n"
-        "from pyvmm.config import DeviceWords\nimport os, signal\n"
-        f"device = make_device(DeviceWords('share', {{'path': {str(tmp_path)!r}}}))\n"
+        "from pyvmm.config import DeviceOptions\nimport os, signal\n"
+        f"device = make_device(DeviceOptions('share', {{'path': {str(tmp_path)!r}}}))\n"
         "print(device._process.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
     )
 

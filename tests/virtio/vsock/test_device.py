@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.config import DeviceWords
+from pyvmm.config import DeviceOptions
 from pyvmm.errors import ConfigError
 from pyvmm.loop import HANGUP
 from pyvmm.testing import FakeDriver
@@ -511,7 +511,7 @@ def test_describe_when_given_a_packet_says_what_it_is() -> None:
 
 
 def test_words_when_complete_make_the_device(tmp_path: Path) -> None:
-    device = make_device(DeviceWords("vsock", {"cid": "7", "path": str(tmp_path / "v")}))
+    device = make_device(DeviceOptions("vsock", {"cid": "7", "path": str(tmp_path / "v")}))
 
     assert isinstance(device, vsock.Vsock)
     with FakeDriver(device) as driver:
@@ -527,7 +527,7 @@ def test_words_when_wrong_are_refused_and_nothing_is_left(
     monkeypatch.chdir(tmp_path)
 
     with pytest.raises(ConfigError, match="--vsock"):
-        make_device(DeviceWords("vsock", values))
+        make_device(DeviceOptions("vsock", values))
 
     assert not list(tmp_path.iterdir())
 

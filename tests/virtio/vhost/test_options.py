@@ -10,7 +10,7 @@ import pytest
 
 from pyvmm.backends.base import BackendError
 from pyvmm.cli.device import parse
-from pyvmm.config import Config, DeviceWords, split_words
+from pyvmm.config import DEVICE_KINDS, Config
 from pyvmm.errors import PyvmmError
 from pyvmm.loop import Loop
 from pyvmm.virtio.options import make_device
@@ -20,7 +20,7 @@ from pyvmm.virtio.vhost.server.backend import BackEnd
 
 
 def make(kind: str, text: str) -> None:
-    make_device(DeviceWords(kind, split_words(kind, text))).close()
+    make_device(DEVICE_KINDS[kind].parse(text)).close()
 
 
 @pytest.mark.parametrize(

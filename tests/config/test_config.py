@@ -1,13 +1,20 @@
-"""What a user asks for, checked key by key."""
+"""What a user asks for, checked key by key; the tables of keys and kinds, and those who read them."""
 
 from __future__ import annotations
 
+import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pyvmm.config import Config
+from pyvmm.cli.run import OPTIONS
+from pyvmm.config import DEVICE_KINDS, Config, DeviceOptions, MemoryPart
+from pyvmm.config.keys import GROUPS, KEYS
 from pyvmm.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_config_without_keys_has_one_cpu_and_256_mib() -> None:
@@ -163,3 +170,155 @@ def test_from_toml_takes_the_path_of_a_vsock_from_the_files_folder(tmp_path: Pat
     (device,) = Config.from_toml(str(board)).devices
 
     assert device.values == {"cid": "3", "path": str(tmp_path / "v.sock")}
+
+
+# The tables
+
+
+def test_keywords_of_config_are_the_keys_and_the_kinds() -> None:
+    keywords = [
+        name
+        for name, parameter in inspect.signature(Config).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+
+    assert sorted(keywords) == sorted([*KEYS, *DEVICE_KINDS, "devices"])
+
+
+def test_every_keyword_is_documented() -> None:
+    for name in KEYS:
+        assert f":param {name}:" in (Config.__doc__ or "")
+
+
+def test_help_has_every_key_and_kind_under_a_heading() -> None:
+    text = OPTIONS.help()
+
+    for option in (*KEYS.values(), *DEVICE_KINDS.values()):
+        assert f"  --{option.name} {option.metavar}".rstrip() in text
+        assert option.group in GROUPS
+    assert [line[:-1] for line in text.splitlines() if line.endswith(":") and line[:-1] in GROUPS] == [
+        *GROUPS
+    ]
+
+
+#: For each kind and each of its keys that name files: that option in a board file, and what becomes of it.
+PATHS = [
+    ("device", "class", "class=d.py:D,a=b", "class=@/d.py:D,a=b"),
+    ("device", "class", "d.py:D", "@/d.py:D"),
+    ("device", "class", "package.module:D", "package.module:D"),
+    ("disk", "path", "a,,b.img,ro", "@/a,,b.img,ro"),
+    ("disk", "path", "path=a,ro", "path=@/a,ro"),
+    ("hvc", "to", "socket:s,name=n", "socket:@/s,name=n"),
+    ("hvc", "to", "pty", "pty"),
+    ("net", "type", "link:l,mtu=1500", "link:@/l,mtu=1500"),
+    ("net", "type", "switch:s,pcap=/p", "switch:s,pcap=/p"),
+    ("net", "pcap", "user,pcap=p.pcap", "user,pcap=@/p.pcap"),
+    ("vsock", "path", "3,path=v", "3,path=@/v"),
+    ("share", "path", "dir:tag,ro", "@/dir:tag,ro"),
+    ("vhost_user", "socket", "s,type=rng", "@/s,type=rng"),
+]
+
+
+def test_paths_below_has_every_key_that_names_files() -> None:
+    want = {(kind.key, key) for kind in DEVICE_KINDS.values() for key in kind.paths}
+
+    assert {(kind, key) for kind, key, _, _ in PATHS} == want
+
+
+@pytest.mark.parametrize(("kind", "key", "given", "want"), PATHS)
+@pytest.mark.parametrize("form", ["text", "list", "table"])
+def test_from_toml_takes_the_paths_of_a_device_from_the_files_folder(
+    tmp_path: Path, kind: str, key: str, given: str, want: str, form: str
+) -> None:
+    values = DEVICE_KINDS[kind].parse(given).values
+    table = ", ".join(f"{name} = {str(v).lower() if v is True else repr(v)}" for name, v in values.items())
+    value = {"text": repr(given), "list": f"[{given!r}]", "table": f"{{{table}}}"}[form]
+    (tmp_path / "board.toml").write_text(f'kernel = "k"\n{kind} = {value}\n')
+
+    (device,) = Config.from_toml(str(tmp_path / "board.toml")).devices
+
+    assert device == DEVICE_KINDS[kind].parse(want.replace("@", str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "want"),
+    [
+        ("kernel", "k", "@/k"),
+        ("initrd", "i", ("@/i",)),
+        ("firmware", "/abs", "/abs"),
+        ("console", "append:log", "append:@/log"),
+        ("console", "none", "none"),
+        ("dtb", "d", "@/d"),
+        ("dtb_overlay", "d", ("@/d",)),
+        ("trace_device", "rng0=t", ("rng0=@/t",)),
+        ("trace_device", "rng0", ("rng0",)),
+        ("record", "rng0=r", ("rng0=@/r",)),
+        ("name", "n", "n"),
+    ],
+)
+def test_from_toml_takes_the_paths_of_a_key_from_the_files_folder(
+    tmp_path: Path, key: str, given: str, want: str | tuple[str, ...]
+) -> None:
+    kernel = "" if key in ("kernel", "firmware") else 'kernel = "k"\n'
+    (tmp_path / "board.toml").write_text(f"{kernel}{key} = {given!r}\n")
+
+    value = getattr(Config.from_toml(str(tmp_path / "board.toml")), key)
+
+    place = str(tmp_path)
+    assert value == (want.replace("@", place) if isinstance(want, str) else (want[0].replace("@", place),))
+
+
+# The record
+
+
+def test_configs_are_equal_when_all_their_values_are() -> None:
+    asked = {"kernel": "k", "disk": "a,ro", "memory": "512M"}
+
+    assert Config(**asked) == Config(**asked)
+    assert Config(**asked) != Config(**asked, cpus=2)
+    assert Config(**asked) != Config(**{**asked, "disk": "a"})
+    assert Config(**asked) != asked
+    assert Config(memory="1M") == Config(memory=MemoryPart(1 << 20))
+
+
+def test_repr_gives_the_keywords_that_differ_and_makes_an_equal_config() -> None:
+    config = Config(kernel="k", disk=["a,ro", "b"], memory="512M", timeout="5m", hvc="pty")
+
+    assert "kernel='k'" in repr(config)
+    assert "cpus" not in repr(config)
+    assert (
+        eval(repr(config), {"Config": Config, "DeviceOptions": DeviceOptions, "MemoryPart": MemoryPart})
+        == config
+    )
+    assert repr(Config()) == "Config()"
+
+
+def test_replace_keeps_devices_and_adds_those_of_a_keyword() -> None:
+    config = Config(disk="a").replace(rng=True)
+
+    assert [device.kind for device in config.devices] == ["disk", "rng"]
+    assert [device.kind for device in config.replace(devices=[]).devices] == []
+
+
+def test_type_checker_knows_the_keywords(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from pyvmm.config import Config\n"
+        "reveal_type(Config(memory='1G', disk=['a', {'path': 'b', 'ro': True}], rng=True).memory)\n"
+        "Config(kernle='k')\n"
+        "Config(cpus='2')\n"
+        "Config().replace(cpus=2)\n"
+        "Config().replace(cpsu=2)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file", "", "--cache-dir", tmp_path / "cache", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+
+    found = [line.partition("program.py:")[2] for line in done.stdout.splitlines() if "program.py:" in line]
+    assert [line.partition(":")[0] for line in found] == ["2", "3", "4", "6"], done.stdout
+    assert "MemoryPart" in found[0]

@@ -1,0 +1,203 @@
+"""The kinds of virtio devices, each declared once, and the options of one device as asked for.
+
+A kind is a key of a board file, a keyword of ``Config`` and an option of ``pyvmm run`` and ``pyvmm device``.
+The option parser, ``--help``, the board file reader, ``virtio/options.py`` and the pages in
+``docs/reference/`` read ``DEVICE_KINDS``: a new kind is a row there, its maker, and a keyword in the
+signature of ``Config``.
+"""
+
+from __future__ import annotations
+
+from pyvmm.config.keys import CLASS, DEVICES, ENDPOINT, PATH, Option, text
+from pyvmm.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class DeviceOptions:
+    """One device as asked for: its kind and its options.
+
+    :param kind: a key of ``DEVICE_KINDS``
+    :param values: a text for ``key=value``, True for a key alone
+    """
+
+    __slots__ = ("kind", "values")
+
+    def __init__(self, kind: str, values: Mapping[str, str | bool]) -> None:
+        self.kind = kind
+        self.values = dict(values)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, DeviceOptions):
+            return NotImplemented
+        return (self.kind, self.values) == (other.kind, other.values)
+
+    def __repr__(self) -> str:
+        return f"DeviceOptions({self.kind!r}, {self.values!r})"
+
+
+class DeviceKind(Option):
+    """A kind of device.
+
+    :param name: the option's name, such as ``vhost-user``; with ``_`` for ``-`` it is the key
+    :param first: the key that the first item of ``FIRST,key=value`` is the value of; None: it has none
+    :param maker: the module whose ``from_options(reader)`` makes the device; imported when one is made
+    :param page: the page of ``docs/`` on it; empty for a kind without options
+    :param paths: the keys whose values name files, and how: PATH, ENDPOINT, CLASS
+    :param shares_memory: another process serves it, so guest RAM must be shared memory
+    :param ports: all devices of the kind are ports of one device: ``from_options`` gets them as a list
+    """
+
+    __slots__ = ("first", "maker", "page", "paths", "ports", "shares_memory")
+
+    def __init__(
+        self,
+        name: str,
+        metavar: str,
+        help: str,
+        *,
+        first: str | None,
+        maker: str,
+        page: str = "",
+        many: bool = False,
+        paths: Mapping[str, str] | None = None,
+        shares_memory: bool = False,
+        ports: bool = False,
+    ) -> None:
+        super().__init__(name, metavar, help, many=many, group=DEVICES)
+        self.first = first
+        self.maker = maker
+        self.page = page
+        self.paths = paths or {}
+        self.shares_memory = shares_memory
+        self.ports = ports
+
+    def parse(self, value: str) -> DeviceOptions:
+        """The options in ``FIRST,key=value,flag``; a doubled comma is a comma. Raises ConfigError."""
+        kind, values = self.key, dict[str, "str | bool"]()
+        for n, item in enumerate(split(value)):
+            key, equals, rest = item.partition("=")
+            if n == 0 and self.first is not None and (not equals or not key.isidentifier()):
+                key, equals, rest = self.first, "=", item
+            if not key or (n == 0 and not item):
+                raise ConfigError(f"{kind}: {value!r} has an empty word; write key=value,key=value")
+            if key in values:
+                raise ConfigError(f"{kind}: {value!r} gives {key} twice; leave one of them out")
+            values[key] = rest if equals else True
+        return DeviceOptions(kind, values)
+
+    def read(self, value: object) -> list[DeviceOptions]:
+        """The devices that *value* asks for: a text, a table of options, true, or a list of these.
+
+        False asks for none. Raises ConfigError.
+        """
+        found = []
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(item, str):
+                found.append(self.parse(text(self.key, item)))
+            elif isinstance(item, dict):
+                wrong = [key for key, option in item.items() if not isinstance(option, str | int | float)]
+                if wrong:
+                    raise ConfigError(f"{self.key}: {wrong[0]} must be a text, a number, or true")
+                options = {key: opt if isinstance(opt, bool) else str(opt) for key, opt in item.items()}
+                found.append(DeviceOptions(self.key, options))
+            elif item is True:
+                found.append(DeviceOptions(self.key, {}))
+            elif item is not False:
+                raise ConfigError(f"{self.key}: {item!r} must be a text FIRST,key=value, a table, or true")
+        return found
+
+
+def split(value: str) -> list[str]:
+    """The items between the commas of *value*; a doubled comma is a comma."""
+    return [item.replace("\0", ",") for item in value.replace(",,", "\0").split(",")]
+
+
+_KINDS = (
+    DeviceKind(
+        "device",
+        "CLASS,...",
+        "a device of your own: FILE.py:Class,argument=value,...",
+        many=True,
+        first="class",
+        maker="pyvmm.virtio.user_device",
+        page="guide/own-device.md",
+        paths={"class": CLASS},
+    ),
+    DeviceKind(
+        "disk",
+        "PATH,...",
+        "a disk image: PATH[,ro][,snapshot][,serial=TEXT]",
+        many=True,
+        first="path",
+        maker="pyvmm.virtio.block.options",
+        page="devices/block.md",
+        paths={"path": PATH},
+    ),
+    DeviceKind(
+        "hvc",
+        "WHERE,...",
+        "a virtio console port: WHERE[,name=NAME][,port]; as --console, pipe:PATH",
+        many=True,
+        first="to",
+        maker="pyvmm.virtio.console.options",
+        page="devices/console.md",
+        paths={"to": ENDPOINT},
+        ports=True,
+    ),
+    DeviceKind(
+        "net",
+        "TYPE[,..]",
+        "a network card: user, tap, switch:NAME, link:PATH",
+        many=True,
+        first="type",
+        maker="pyvmm.virtio.net.options",
+        page="devices/net.md",
+        paths={"type": ENDPOINT, "pcap": PATH},
+    ),
+    DeviceKind("rng", "", "a virtio entropy device", first=None, maker="pyvmm.virtio.rng.options"),
+    DeviceKind(
+        "vsock",
+        "CID,path=SOCKET",
+        "guest sockets, by UNIX sockets SOCKET and SOCKET_PORT",
+        first="cid",
+        maker="pyvmm.virtio.vsock.options",
+        page="devices/vsock.md",
+        paths={"path": PATH},
+    ),
+    DeviceKind(
+        "balloon",
+        "[OPTION,...]",
+        "a balloon: target=SIZE, deflate-on-oom, stats=5s, reporting",
+        first=None,
+        maker="pyvmm.virtio.balloon.options",
+        page="devices/balloon.md",
+    ),
+    DeviceKind(
+        "share",
+        "DIR[:TAG][,ro]",
+        "a directory, for: mount -t virtiofs TAG PLACE",
+        many=True,
+        first="path",
+        maker="pyvmm.virtio.fs.options",
+        page="devices/fs.md",
+        paths={"path": PATH},
+        shares_memory=True,
+    ),
+    DeviceKind(
+        "vhost-user",
+        "SOCKET,type=KIND",
+        "a device that another process serves",
+        many=True,
+        first="socket",
+        maker="pyvmm.virtio.vhost.options",
+        page="devices/vhost.md",
+        paths={"socket": PATH},
+        shares_memory=True,
+    ),
+)
+
+#: Every kind by its key, in the order in which a machine gets its devices.
+DEVICE_KINDS = {kind.key: kind for kind in _KINDS}

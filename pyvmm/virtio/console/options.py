@@ -1,0 +1,37 @@
+"""The options of ``--hvc``: each is a port of one console device."""
+
+from __future__ import annotations
+
+from pyvmm.backends.spec import make_backend
+from pyvmm.virtio.console.device import MAX_NAME, MAX_PORTS, VirtioConsole
+from pyvmm.virtio.console.port import Port
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pyvmm.virtio.options import OptionReader
+
+
+def from_options(
+    readers: Sequence[OptionReader], on_quit: Callable[[], object] | None = None
+) -> VirtioConsole:
+    """One device of every ``hvc`` that was asked for. Raises ConfigError.
+
+    Each has ``to`` (WHERE), ``name``, ``port``. *on_quit* is called at Ctrl-A x on a terminal.
+    """
+    if len(readers) > MAX_PORTS:
+        raise readers[0].error(f"{len(readers)} ports are asked for; {MAX_PORTS} is the most")
+    ports: list[Port] = []
+    for reader in readers:
+        where, name = reader.need("to"), reader.text("name") or ""
+        if len(name.encode()) > MAX_NAME or not name.isprintable() or "/" in name:
+            raise reader.error(
+                f"name={name!r} must be at most {MAX_NAME} printable characters without a slash"
+            )
+        if name and name in (port.name for port in ports):
+            raise reader.error(f"name={name} is given twice; choose another one")
+        console = not reader.flag("port")
+        reader.finish()
+        ports.append(Port(make_backend(where, on_quit, "--hvc"), name, console))
+    return VirtioConsole(ports)
