@@ -12,13 +12,14 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pyvmm.board.device import Device
     from pyvmm.config import Config
     from pyvmm.errors import ConfigError, GuestError, PyvmmError, StartError
     from pyvmm.guest.errors import CommandError, GuestEnded, GuestTimeout, NoCommandsError, UnwantedOutput
     from pyvmm.guest.guest import Guest
     from pyvmm.guest.process import Process
     from pyvmm.guest.result import Result
-    from pyvmm.machine.ending import Ending
+    from pyvmm.machine.ending import Ending, EndingError
     from pyvmm.machine.machine import Machine
 
 __version__ = "0.1.0"
@@ -27,7 +28,9 @@ __all__ = [
     "CommandError",
     "Config",
     "ConfigError",
+    "Device",
     "Ending",
+    "EndingError",
     "Guest",
     "GuestEnded",
     "GuestError",
@@ -45,7 +48,9 @@ _HOMES = {
     "CommandError": "pyvmm.guest.errors",
     "Config": "pyvmm.config",
     "ConfigError": "pyvmm.errors",
+    "Device": "pyvmm.board.device",
     "Ending": "pyvmm.machine.ending",
+    "EndingError": "pyvmm.machine.ending",
     "Guest": "pyvmm.guest.guest",
     "GuestEnded": "pyvmm.guest.errors",
     "GuestError": "pyvmm.errors",

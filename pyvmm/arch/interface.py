@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from pyvmm.arch.events import Events
     from pyvmm.backends.base import CharBackend
     from pyvmm.board.board import Board
-    from pyvmm.board.bus import Bus
     from pyvmm.board.device import Line
+    from pyvmm.board.devices import DeviceTable
+    from pyvmm.board.timers import Timers
     from pyvmm.boot.entry import Entry
     from pyvmm.config import Config
     from pyvmm.loop import Loop
@@ -67,6 +68,8 @@ class Platform(Protocol):
     virtio: Sequence[tuple[int, int]]
     #: Registers whose writes KVM may queue from the start on: (address, size).
     coalesced: Sequence[tuple[int, int]]
+    #: Where I/O ports lie among the addresses; None where they are a space of their own.
+    port_base: int | None
     #: What the run page's word of an exit holds when the guest only polls for what it wrote.
     polls: frozenset[int]
 
@@ -78,17 +81,19 @@ class Platform(Protocol):
 
     def add_devices(
         self,
-        vm: Vm,
+        devices: DeviceTable,
         loop: Loop,
-        board: Board,
-        ports: Bus,
-        mmio: Bus,
+        timers: Timers,
         events: Events,
         memory: GuestMemory,
         console: CharBackend,
         channel: CharBackend | None,
     ) -> ConsolePort:
-        """Place and attach the platform's devices; returns the console's port."""
+        """Add the platform's devices to *devices*; returns the console's port.
+
+        :param loop: for what stands behind the serial ports
+        :param timers: the machine's time, which stands still while it is paused
+        """
 
     def prepare_vcpu(self, vcpu: Vcpu, index: int) -> None:
         """What one vCPU is."""
@@ -109,6 +114,9 @@ class Platform(Protocol):
 
     def enter(self, vcpu: Vcpu, entry: Entry) -> None:
         """Put the first CPU where the loader said."""
+
+    def paused(self, vcpu: Vcpu) -> None:
+        """Before *vcpu* runs again after a pause: tell the guest's kernel of it, where it can be told."""
 
     def power_button(self) -> None:
         """Ask the guest to shut down."""

@@ -125,6 +125,12 @@ class Board:
             raise PlacementError(self._full_text(space, size, owner))
         return self.place(IRQ, line, size, owner, kind, shared=True)
 
+    def release(self, owner: str) -> None:
+        """Free every window of *owner*, and its name. Idempotent."""
+        self._names.discard(owner)
+        for row in (*self._solid.values(), *self._doorbells.values(), self._lines):
+            row[:] = [window for window in row if window.owner != owner]
+
     def windows(self, space: int) -> list[Window]:
         """Every window of *space*, by address; a doorbell comes after the window it lies in."""
         if space == IRQ:

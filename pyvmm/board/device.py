@@ -43,6 +43,8 @@ class Device:
 
     #: What the device is called in messages and in ``describe``.
     name = "device"
+    #: Its interrupt; goes nowhere until ``Machine.add_device`` sets it to one that was asked for.
+    line = Line()
 
     def read(self, offset: int, size: int) -> int:
         """The *size* bytes at *offset*, little-endian, as a number; all ones where nothing answers."""
@@ -63,6 +65,12 @@ class Device:
 
     def reset(self) -> None:
         """Back to the state after power-on."""
+
+    def resume(self) -> None:
+        """The machine goes on after a pause; timers of its clock go on by themselves.
+
+        Called before any vCPU runs. For what follows another clock, such as the host's date and time.
+        """
 
     def close(self) -> None:
         """The machine is over: let go of timers and the host's objects. Idempotent."""

@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     if status is not None:
         return status
     if ending.code != OK and ending.code < GUEST_FIRST:
-        complain(f"{ending.reason}: {ending.detail} ({ending.known})" if ending.detail else ending.reason)
+        complain(str(ending))
     return ending.code
 
 
@@ -74,13 +74,12 @@ class Run:
         self._machine: Machine | None = None
         self._console: CharBackend | None = None
         self._over: Ending | None = None
+        self._left = config.timeout  # seconds that the guest has left
 
     def until_end(self) -> Ending:
         """Run the guest in this thread, again after a reboot where that is asked for."""
         config = self._config
         with Loop() as loop, SignalFd(loop, self._handlers()):
-            if config.timeout is not None:
-                loop.call_later(config.timeout, self._timed_out)
             while True:
                 ending = self._once(loop)
                 if ending.reason != "reboot" or config.on_reboot != "restart":
@@ -90,6 +89,7 @@ class Run:
                     return self._over
 
     def _once(self, loop: Loop) -> Ending:
+        began = loop.clock()
         console = self._console = make_backend(self._config.console, on_quit=self._quit)
         try:
             with Machine(self._config.replace(timeout=None), loop=loop, console=console) as machine:
@@ -97,8 +97,12 @@ class Run:
                     announce(self._config, console, _ports(machine))
                 self._machine = machine
                 made = loop.clock()
+                if self._left is not None:
+                    machine.clock.call_later(max(self._left - (made - began), 0), self._timed_out)
                 machine.at_end(lambda: self._leave(loop.clock() - made))
                 ending = machine.run()
+                if self._left is not None:
+                    self._left -= machine.clock.clock() - began
         finally:
             console.close()
         if machine.error is not None and os.environ.get("PYVMM_DEBUG"):

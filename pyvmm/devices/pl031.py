@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyvmm.board.device import Line
-    from pyvmm.loop import Loop
+    from pyvmm.board.timers import Timers
 
 # Register offsets (table 3-1).
 DR = 0x00
@@ -43,9 +43,12 @@ class Pl031(TimedCell):
     name = "PL031 real-time clock"
     peripheral_id = b"\x31\x10\x04\x00"
 
-    def __init__(self, loop: Loop, line: Line | None = None, now: Callable[[], float] = time.time) -> None:
-        super().__init__(loop, line)
+    def __init__(
+        self, timers: Timers, line: Line | None = None, now: Callable[[], float] = time.time
+    ) -> None:
+        super().__init__(timers, line)
         self._now = now
+        self._awaited = 0  # the guest's time when the alarm's timer was set
         self._offset = 0
         self._match = self._load = self._mask = self._raw = 0
         self._fired = False  # for this match; acknowledged within its second, it is not due again
@@ -69,6 +72,10 @@ class Pl031(TimedCell):
             self._offset, self._match, self._load = offset, match, load
             self._mask, self._raw = mask & INT_RTC, raw & INT_RTC
             self._changed()
+
+    def resume(self) -> None:
+        """An alarm whose time came during the pause is raised now: the time is the host's, and went on."""
+        self._expired()
 
     def _seconds(self) -> int:
         return int(self._now()) + self._offset & _WORD
@@ -110,15 +117,21 @@ class Pl031(TimedCell):
         """An alarm is to come that somebody wants."""
         if self._raw or not self._mask:
             return None
-        ahead = self._match - self._seconds() & _WORD
+        self._awaited = self._seconds()
+        ahead = self._match - self._awaited & _WORD
         if ahead:
             self._fired = False
             return ahead - self._now() % 1
         return None if self._fired else 0
 
     def _expired(self) -> None:
-        """The time has come, or the host's clock was set. Takes the lock."""
+        """The time has come, the host's clock was set, or the machine goes on. Takes the lock."""
         with self._lock:
-            if self._match == self._seconds():
+            if self._mask and not self._fired and self._passed():
                 self._raw, self._fired = INT_RTC, True
             self._changed()
+
+    def _passed(self) -> bool:
+        """Whether the alarm lies between the time it was awaited from and now; False for a clock set back."""
+        elapsed = self._seconds() - self._awaited & _WORD
+        return elapsed <= _WORD >> 1 and (self._match - self._awaited & _WORD) <= elapsed

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm.loop import Loop
+    from pyvmm.board.timers import Timers
 
 #: The data register: address bits 9:2 choose the lines an access is for.
 DATA = 0x000
@@ -51,9 +51,12 @@ class Pl061(PrimeCell):
     peripheral_id = b"\x61\x10\x04\x00"
 
     def __init__(
-        self, loop: Loop, line: Line | None = None, on_output: Callable[[int], object] = lambda levels: None
+        self,
+        timers: Timers,
+        line: Line | None = None,
+        on_output: Callable[[int], object] = lambda levels: None,
     ) -> None:
-        self._loop = loop
+        self._timers = timers
         self._line = Level(line)
         self._on_output = on_output
         self._lock = allocate_lock()
@@ -71,7 +74,7 @@ class Pl061(PrimeCell):
         with self._lock:
             self._seen &= ~(1 << number)  # before the line rises: the guest may look at once
         self.drive(number, True)
-        self._loop.call_later(PRESSED, partial(self._let_go, number, PATIENCE))
+        self._timers.call_later(PRESSED, partial(self._let_go, number, PATIENCE))
 
     def drive(self, number: int, level: bool) -> None:
         """The host's level on line *number* (0-7). Any thread."""
@@ -138,7 +141,7 @@ class Pl061(PrimeCell):
     def _let_go(self, number: int, patience: int) -> None:
         """Release the button if the guest has seen it, or *patience* is at its end. In the loop."""
         if patience and not self._seen >> number & 1:
-            self._loop.call_later(PRESSED, partial(self._let_go, number, patience - 1))
+            self._timers.call_later(PRESSED, partial(self._let_go, number, patience - 1))
         else:
             self.drive(number, False)
 

@@ -4,7 +4,8 @@ After Motorola's MC146818 data sheet; the RAM's layout is the customary one of P
 the bytes for memory size that Bochs and QEMU give theirs. What drivers rely on is in Linux's
 ``drivers/rtc/rtc-mc146818-lib.c`` and ``rtc-cmos.c``.
 
-- The time is the host's, in UTC, plus what the guest set; the day of the week follows the date.
+- The time is the host's, in UTC, plus what the guest set; the day of the week follows the date. It goes on
+  while the machine is paused; the periodic interrupt, which counts the machine's time, does not.
 - Flags of register C are worked out when asked for. A timer runs only while an interrupt is
   enabled and none is asserted: as on the chip, the line stays up until register C is read, so a guest
   gets no more interrupts than it acknowledges.
@@ -23,7 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm.loop import Loop, Timer
+    from pyvmm.board.timers import Cancellable, Timers
 
 # Offsets in the window.
 INDEX = 0
@@ -92,6 +93,7 @@ class Mc146818(Device):
     One lock covers the state: vCPU threads come through ``read`` and ``write``, the timer in the
     loop's thread.
 
+    :param timers: the machine's time, for the periodic interrupt, and its timers
     :param below_4g: bytes of guest RAM below 4 GiB, told to firmware
     :param above_4g: bytes of guest RAM from 4 GiB on
     :param clock: seconds since the epoch, UTC
@@ -101,13 +103,13 @@ class Mc146818(Device):
 
     def __init__(
         self,
-        loop: Loop,
+        timers: Timers,
         line: Line,
         below_4g: int,
         above_4g: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._loop = loop
+        self._timers = timers
         self._line = Level(line)
         self._clock = clock
         self._lock = allocate_lock()
@@ -120,8 +122,9 @@ class Mc146818(Device):
         self._describe_memory(below_4g, above_4g)
         self._flags = 0
         self._delta = 0.0  # the guest's time is the host's plus this
-        self._since = clock()  # up to here events are in _flags
-        self._timer: Timer | None = None
+        self._since = clock()  # up to here updates and alarms are in _flags
+        self._ticked = timers.clock()  # up to here periodic events are
+        self._timer: Cancellable | None = None
 
     def _describe_memory(self, below_4g: int, above_4g: int) -> None:
         extended = min(max(below_4g - (1 << 20), 0) >> 10, 0xFFFF)
@@ -157,6 +160,12 @@ class Mc146818(Device):
             self._index = 0
             self._advance()
             self._flags = 0
+            self._update()
+
+    def resume(self) -> None:
+        """The time is the host's and went on: updates and alarms of the pause are raised now, once each."""
+        with self._lock:
+            self._advance()
             self._update()
 
     def close(self) -> None:
@@ -197,7 +206,7 @@ class Mc146818(Device):
             )
         with self._lock:
             self._index, self._ram, self._flags, self._delta = index & 0x7F, memory, flags & _ENABLES, delta
-            self._since = self._clock()
+            self._since, self._ticked = self._clock(), self._timers.clock()
             self._update()
 
     def _read_register(self) -> int:
@@ -315,14 +324,13 @@ class Mc146818(Device):
 
     def _advance(self) -> None:
         """Note in the flags what happened since the last call."""
+        period = self._period()
+        ticked, self._ticked = self._ticked, self._timers.clock()
+        if period and self._ticked // period > ticked // period:
+            self._flags |= C_PF
         last, self._since = self._since, self._clock()
         now = self._since
-        if now <= last:
-            return  # the host's clock was set back
-        period = self._period()
-        if period and now // period > last // period:
-            self._flags |= C_PF
-        if self._halted():
+        if now <= last or self._halted():  # the host's clock was set back, or the guest is setting the time
             return
         before, after = int((last + self._delta) // 1), int((now + self._delta) // 1)
         if after > before:
@@ -360,16 +368,15 @@ class Mc146818(Device):
         if enabled and not level:
             seconds = self._seconds_to_event(enabled)
             if seconds is not None:
-                self._timer = self._loop.call_later(seconds, self._timer_fired)
+                self._timer = self._timers.call_later(seconds, self._timer_fired)
 
     def _seconds_to_event(self, enabled: int) -> float | None:
-        now = self._since
         due = []
         period = self._period()
         if enabled & B_PIE and period:
-            due.append(period - now % period)
+            due.append(period - self._ticked % period)
         if not self._halted():
-            guest = now + self._delta
+            guest = self._since + self._delta
             if enabled & B_UIE:
                 due.append(1 - guest % 1)
             if enabled & B_AIE:
@@ -379,7 +386,7 @@ class Mc146818(Device):
         return min(due) if due else None
 
     def _timer_fired(self) -> None:
-        """In the loop's thread; takes the lock. The loop's clock is another one: it may be early."""
+        """In the loop's thread; takes the lock. It may be early: the host's date is another clock."""
         with self._lock:
             self._advance()
             self._update()

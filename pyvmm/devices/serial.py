@@ -20,7 +20,8 @@ from pyvmm.devices.uart import BREAK, Uart
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.board.device import Line
-    from pyvmm.loop import Loop, Timer
+    from pyvmm.board.timers import Cancellable, Timers
+    from pyvmm.loop import Loop
 
 # Register offsets; two or three registers share the first ones (data sheet, table II).
 RBR = THR = DLL = 0
@@ -98,9 +99,10 @@ class Serial16550A(Uart):
     _thre: bool  # the THRE interrupt is pending; means something only while IER.THRI is set
     _timeout: bool  # the receive timeout interrupt is pending
 
-    def __init__(self, loop: Loop, line: Line | None = None) -> None:
+    def __init__(self, loop: Loop, line: Line | None = None, timers: Timers | None = None) -> None:
         super().__init__(loop, line)
-        self._timer: Timer | None = None
+        self._timers: Timers = timers if timers is not None else loop
+        self._timer: Cancellable | None = None
         self._reads = 0
         self._power_on()
 
@@ -377,7 +379,7 @@ class Serial16550A(Uart):
 
     def _wait_for_reads(self) -> None:
         self._reads = 0
-        self._timer = self._loop.call_later(RECEIVE_TIMEOUT, self._timer_fired)
+        self._timer = self._timers.call_later(RECEIVE_TIMEOUT, self._timer_fired)
 
     def _push(self, entry: int) -> None:
         """One character into the receiver: data sheet, LSR bits 0, 1, 4 and 7."""

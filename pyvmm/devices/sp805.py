@@ -1,13 +1,11 @@
 """The SP805 watchdog: a counter that interrupts when it runs out, and bites when it runs out again.
 
 After the SP805 Technical Reference Manual (ARM DDI 0270B, section 3.3), and what Linux's
-``drivers/watchdog/sp805_wdt.c`` relies on. The counter is worked out from the host's monotonic
-clock when asked for; a timer runs only while the guest has switched the watchdog on.
+``drivers/watchdog/sp805_wdt.c`` relies on. The counter is computed from the machine's clock when it is
+read; a timer runs only while the guest has enabled the watchdog. A pause of the machine stops both.
 """
 
 from __future__ import annotations
-
-import time
 
 from pyvmm.devices.primecell import words
 from pyvmm.devices.timed import TimedCell
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyvmm.board.device import Line
-    from pyvmm.loop import Loop
+    from pyvmm.board.timers import Timers
 
 # Register offsets (table 3-1).
 LOAD = 0x000
@@ -49,16 +47,15 @@ class Sp805(TimedCell):
 
     def __init__(
         self,
-        loop: Loop,
+        timers: Timers,
         on_bite: Callable[[], object],
         line: Line | None = None,
         frequency: int = 1_000_000,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(loop, line)
+        super().__init__(timers, line)
         self._on_bite = on_bite
         self._frequency = frequency
-        self._clock = clock
+        self._clock = timers.clock
         self._power_on()
 
     def reset(self) -> None:

@@ -1,4 +1,4 @@
-"""PrimeCells whose interrupt comes by itself: at a time of the loop's clock."""
+"""PrimeCells whose interrupt comes by itself, at a time of the machine's clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pyvmm.devices.primecell import PrimeCell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.loop import Loop, Timer
+    from pyvmm.board.timers import Cancellable, Timers
 
 
 class TimedCell(PrimeCell):
@@ -18,11 +18,11 @@ class TimedCell(PrimeCell):
     :param line: level; driven while an interrupt is pending and not masked
     """
 
-    def __init__(self, loop: Loop, line: Line | None = None) -> None:
-        self._loop = loop
+    def __init__(self, timers: Timers, line: Line | None = None) -> None:
+        self._timers = timers
         self._line = Level(line)
         self._lock = allocate_lock()
-        self._timer: Timer | None = None
+        self._timer: Cancellable | None = None
         self._closed = False
 
     def close(self) -> None:
@@ -57,4 +57,4 @@ class TimedCell(PrimeCell):
             timer.cancel()
         due = None if self._closed else self._due()
         if due is not None:
-            self._timer = self._loop.call_later(due, self._expired)
+            self._timer = self._timers.call_later(due, self._expired)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pyvmm.errors import GuestError
+
 # Exit codes; docs/reference/exit-codes.md is made from these comments.
 #: the guest powered off or rebooted by its own will
 OK = 0
@@ -29,6 +31,18 @@ INFERRED = "inferred"
 UNKNOWN = "unknown"
 
 
+class EndingError(GuestError):
+    """A guest ended in another way than it should; *ending* says how.
+
+    ``str(error)`` is the sentence of ``str(ending)``, ``exit_code`` the ending's code.
+    """
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(str(ending))
+        self.ending = ending
+        self.exit_code = ending.code
+
+
 class Ending:
     """One record: how the guest ended.
 
@@ -46,6 +60,21 @@ class Ending:
         self.reason = reason
         self.known = known
         self.detail = detail
+
+    @property
+    def ok(self) -> bool:
+        """Whether the guest powered off or rebooted by its own will (code 0)."""
+        return self.code == OK
+
+    def check(self) -> Ending:
+        """The ending itself if it is ``ok``. Raises EndingError for any other."""
+        if not self.ok:
+            raise EndingError(self)
+        return self
+
+    def __str__(self) -> str:
+        """The ending as a sentence: ``panic: the guest's console says: ... (inferred)``."""
+        return f"{self.reason}: {self.detail} ({self.known})" if self.detail else self.reason
 
     def __repr__(self) -> str:
         return (

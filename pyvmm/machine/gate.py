@@ -36,15 +36,16 @@ class Gate:
             place = _place(self._waiting)
         place.acquire()
 
-    def stand(self) -> None:
-        """Stay here while the gate is shut."""
+    def stand(self) -> bool:
+        """Stay here while the gate is shut; whether it was."""
         with self._lock:
             if not self._shut:
-                return
+                return False
             place = _place(self._standing)
             if len(self._standing) == self._count:
                 _let_go(self._waiting)
         place.acquire()
+        return True
 
     def open(self) -> None:
         """Let everybody go on."""

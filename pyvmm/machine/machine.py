@@ -6,54 +6,38 @@ import _thread
 import sys
 
 from pyvmm.arch import native
-from pyvmm.arch.events import Events
 from pyvmm.board.bus import Bus
+from pyvmm.board.devices import DeviceTable
 from pyvmm.board.space import MMIO, PORT, RAM, ROM
-from pyvmm.errors import GuestError, PyvmmError, StartError
+from pyvmm.errors import ConfigError, GuestError, PyvmmError, StartError
 from pyvmm.loop import Loop
+from pyvmm.machine.clock import MachineClock
 from pyvmm.machine.coalesced import TICK, CoalescedRing
-from pyvmm.machine.console_log import ConsoleLog
-from pyvmm.machine.ending import (
-    CRASHED,
-    DEVICE_FAILED,
-    FATAL,
-    INFERRED,
-    OK,
-    STOPPED,
-    TOLD,
-    UNKNOWN,
-    UNSUPPORTED,
-    WATCHDOG,
-    Ending,
-    debug_exit,
-)
+from pyvmm.machine.ending import DEVICE_FAILED, FATAL, STOPPED, TOLD, UNKNOWN, UNSUPPORTED, Ending
 from pyvmm.machine.gate import Gate
 from pyvmm.machine.memory import regions_of
 from pyvmm.machine.payload import load_image, read_rom
+from pyvmm.machine.reports import GuestReports
 from pyvmm.machine.vcpu import VcpuThread
 from pyvmm.memory.guest import GuestMemory
 from pyvmm.memory.slots import Slots
 from pyvmm.pykvm import Kvm
-from pyvmm.pykvm.const import (
-    KVM_SYSTEM_EVENT_CRASH,
-    KVM_SYSTEM_EVENT_RESET,
-    KVM_SYSTEM_EVENT_SHUTDOWN,
-)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pyvmm.backends.base import CharBackend
+    from pyvmm.board.device import Device
+    from pyvmm.board.devices import Placement
     from pyvmm.config import Config
-    from pyvmm.loop import Timer
+    from pyvmm.machine.clock import MachineTimer
+    from pyvmm.machine.devices import DeviceNames
     from pyvmm.pykvm import Vcpu
     from pyvmm.virtio.console.device import VirtioConsole
     from pyvmm.virtio.device import VirtioDevice
     from pyvmm.virtio.transport.bus import VirtioBus
 
-#: Seconds a panicked guest gets to reboot by itself (``panic=-1`` does at once).
-PANIC_GRACE = 2.0
 #: A busy Python thread holds the interpreter this long, in seconds, while a vCPU waits for it.
 SWITCH_INTERVAL = 0.0005
 
@@ -90,9 +74,10 @@ class Machine:
         self._state = _thread.allocate_lock()
         self._closing = _thread.allocate_lock()
         self._loop_running = _thread.allocate_lock()
+        self._pausing = _thread.allocate_lock()
         self._gate = Gate(config.cpus)
         self._started = False
-        self._ticker: Timer | None = None
+        self._ticker: MachineTimer | None = None
         self._coalescible: set[int] = set()
         self.ports, self.mmio = Bus(PORT), Bus(MMIO)
         self.vcpus: list[VcpuThread] = []
@@ -101,10 +86,14 @@ class Machine:
         self.virtio: VirtioBus | None = None
         #: Those of them that are consoles.
         self.consoles: list[VirtioConsole] = []
-        self.log = ConsoleLog(self._panicked)
-        self._panic: str | None = None
         try:
             self.loop = loop if loop is not None else self._own_loop()
+            #: The machine's time, for devices that act by themselves; it stands still during a pause.
+            self.clock = MachineClock(self.loop)
+            self._closers.append(self.clock.close)
+            self._reports = GuestReports(self.clock, self.end, self._drain)
+            #: The last 16 KiB of what the guest printed on its consoles.
+            self.log = self._reports.log
             self._build(console, channel, devices, kvm_path)
         except BaseException:
             self.close()
@@ -116,11 +105,66 @@ class Machine:
         buses = (self.ports, self.mmio)
         return sum(bus.unclaimed_reads + bus.unclaimed_writes for bus in buses)
 
+    @property
+    def devices(self) -> DeviceNames:
+        """The emulated devices and the virtio devices by name: ``COM1``, ``RTC``, ``disk0``.
+
+        A new dictionary each time. A name that no device has raises UnknownDeviceError, which is a KeyError.
+        """
+        from pyvmm.machine.devices import DeviceNames
+
+        names = DeviceNames(self._table.items())
+        for attached in self.virtio.attached if self.virtio is not None else ():
+            names[attached.name] = attached.device
+        return names
+
     def __enter__(self) -> Machine:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    # Building
+
+    def add_device(
+        self,
+        device: Device,
+        *,
+        size: int,
+        port: int | None = None,
+        address: int | None = None,
+        irq: int | bool | None = None,
+        name: str | None = None,
+    ) -> Placement:
+        """Put an emulated device into the machine, before it starts; the machine closes it at its end.
+
+        The guest finds it by its place alone: no table or device tree tells of it. Virtio devices, which are
+        announced, are given to ``Machine(devices=[...])``.
+
+        :param device: gets the guest's accesses to its registers, in the threads of the vCPUs
+        :param size: bytes of its registers, from 1 on
+        :param port: its first I/O port, 0 to 0xffff; on arm64, port P is the byte at 0x3eff0000 + P
+        :param address: the guest-physical address of its registers instead; without either it gets the first
+            free page among those for devices (docs/architecture.md has the map)
+        :param irq: True for the first free interrupt, or its number: an I/O APIC pin on x86-64, a shared
+            peripheral interrupt (INTID - 32) on arm64; ``device.line`` drives it
+        :param name: what it is called in ``devices`` and in messages, instead of ``device.name``
+
+        Raises PlacementError for a place, an interrupt or a name that is taken or out of range, ConfigError
+        for both a port and an address and for what is not a Device, PyvmmError once the machine has started.
+        """
+        from pyvmm.board.device import Device
+
+        if not isinstance(device, Device):
+            raise ConfigError(
+                f"{device!r} is not a pyvmm.Device; virtio devices go to Machine(devices=[...])"
+            )
+        if self._started or self.ending is not None:
+            raise PyvmmError("a device is added before the machine starts; build a new machine for it")
+        placement = self._table.add(name or device.name, device, size, port=port, address=address, irq=irq)
+        if name is not None:
+            device.name = name
+        return placement
 
     # Life
 
@@ -174,22 +218,38 @@ class Machine:
         self._platform.power_button()
 
     def pause(self) -> None:
-        """Stop every vCPU between two instructions; returns when all stand. Not from a vCPU's thread.
+        """Stop every vCPU between two instructions and the machine's clock; returns when all have stopped.
 
-        Queued port writes are carried out then. Returns early when another thread resumes or
-        ends the machine. Before the start: the guest does not begin until ``resume``.
+        Timers of emulated devices, ``timeout`` and the time that a panicked guest is given stand still until
+        ``resume`` and have then what was left of their seconds. The host's date, which a guest's real-time
+        clock shows, goes on. Queued port writes are carried out before this returns. Input from the host and
+        virtio queues are still served.
+
+        Any thread, but not a vCPU's. Returns early when another thread resumes or ends the machine. Before
+        the start: the guest does not begin until ``resume``.
         """
-        self._gate.shut()
+        with self._pausing:
+            self.clock.stop()
+            self._gate.shut()
         for vcpu in self.vcpus:
             vcpu.kick()
         if self._started:
             self._gate.wait()
+        self.clock.settle()
 
     def resume(self) -> None:
-        """Let the vCPUs go on after ``pause``, however often that was called; and devices that were saved."""
+        """Let vCPUs and clock go on after ``pause``, however often that was called.
+
+        Virtio devices that were saved go on, too. A guest that uses kvm-clock is told that it was stopped, so
+        that its soft lockup watchdog does not report the pause. Any thread.
+        """
         for attached in self.virtio.attached if self.virtio is not None else ():
             attached.transport.resume()
-        self._gate.open()
+        for device in self._table.values():
+            device.resume()
+        with self._pausing:
+            self.clock.start()
+            self._gate.open()
 
     def close(self) -> None:
         """Give everything back. Idempotent; a running guest is stopped first.
@@ -215,21 +275,13 @@ class Machine:
     # For the vCPU threads
 
     def system_event(self, kind: int) -> bool:
-        """The guest asked its firmware, which is KVM, for something: False when that ends the machine."""
-        if kind == KVM_SYSTEM_EVENT_SHUTDOWN:
-            self._guest_poweroff()
-        elif kind == KVM_SYSTEM_EVENT_RESET:
-            self._guest_reset("PSCI SYSTEM_RESET")
-        elif kind == KVM_SYSTEM_EVENT_CRASH:
-            self._guest_ended(Ending(CRASHED, "panic", TOLD, "the guest told its firmware that it crashed"))
-        else:
-            return True
-        return False
+        """The guest called its firmware, which is KVM: False when that ends the machine."""
+        return self._reports.system_event(kind)
 
     def checkpoint(self, vcpu: Vcpu) -> bool:
         """A vCPU left KVM_RUN without an exit: wait while paused. False when the machine ends."""
-        if self.ending is None:
-            self._gate.stand()
+        if self.ending is None and self._gate.stand() and self.ending is None:
+            self._platform.paused(vcpu)
         return self.ending is None
 
     def cannot_go_on(self, vcpu: Vcpu, index: int, reason: int, number: int = 0) -> None:
@@ -313,10 +365,11 @@ class Machine:
             console = make_backend(config.console, on_quit=self._user_quit)
             self._closers.append(console.close)
         self._closers += [self.mmio.close, self.ports.close]
-        events = Events(self._guest_poweroff, self._guest_reset, self._guest_debug_exit, self._guest_watchdog)
-        serial = platform.add_devices(
-            vm, self.loop, board, self.ports, self.mmio, events, self.memory, console, channel
+        events = self._reports.events()
+        table = self._table = DeviceTable(
+            board, self.ports, self.mmio, lambda irq: platform.line(vm, irq), platform.port_base
         )
+        serial = platform.add_devices(table, self.loop, self.clock, events, self.memory, console, channel)
         serial.tap(self.log.feed)
         for index in range(config.cpus):
             vcpu = vm.create_vcpu(index)
@@ -393,24 +446,18 @@ class Machine:
         if sys.getswitchinterval() > SWITCH_INTERVAL:
             sys.setswitchinterval(SWITCH_INTERVAL)
         if self.config.timeout is not None:
-            self._closers.append(self.loop.call_later(self.config.timeout, self._timed_out).cancel)
+            self.clock.call_later(self.config.timeout, self._timed_out)
         if self._platform.coalesced:
             self._begin_ticking()
         for vcpu in self.vcpus:
             vcpu.start()
 
     def _begin_ticking(self) -> None:
-        self._closers.append(self._stop_ticking)
-        self._ticker = self.loop.call_later(TICK, self._tick)
+        self._ticker = self.clock.call_later(TICK, self._tick)
 
     def _tick(self) -> None:
-        if self.ring is None:
-            return
-        self._ticker = self.loop.call_later(self.ring.tick(), self._tick)
-
-    def _stop_ticking(self) -> None:
-        if self._ticker is not None:
-            self._ticker.cancel()
+        if self.ring is not None:
+            self._ticker = self.clock.call_later(self.ring.tick(), self._tick)
 
     def _run_loop(self) -> None:
         """Turn the loop until the end; ``_loop_running`` is held meanwhile."""
@@ -432,29 +479,6 @@ class Machine:
     def _user_quit(self) -> None:
         self.stop("stopped", "ended by the user")
 
-    def _guest_poweroff(self) -> None:
-        self._guest_ended(Ending(OK, "poweroff", TOLD, "the guest powered off"))
-
-    def _guest_reset(self, how: str) -> None:
-        self._guest_ended(Ending(OK, "reboot", TOLD, f"the guest asked for a reset ({how})"))
-
-    def _guest_watchdog(self) -> None:
-        self._guest_ended(Ending(WATCHDOG, "watchdog", TOLD, "the guest did not feed its watchdog in time"))
-
-    def _guest_debug_exit(self, value: int) -> None:
-        self.end(debug_exit(value))
-
-    def _guest_ended(self, ending: Ending) -> None:
+    def _drain(self) -> None:
         if self.ring is not None:
-            self.ring.drain()  # the last words may tell of a panic
-        if self._panic is not None:
-            ending = self._panic_ending()
-        self.end(ending)
-
-    def _panicked(self, line: str) -> None:
-        self._panic = line
-        timer = self.loop.call_later(PANIC_GRACE, lambda: self.end(self._panic_ending()))
-        self._closers.append(timer.cancel)
-
-    def _panic_ending(self) -> Ending:
-        return Ending(CRASHED, "panic", INFERRED, f"the guest's console says: {self._panic}")
+            self.ring.drain()

@@ -110,3 +110,40 @@ def test_reset_when_an_alarm_is_pending_takes_the_line_down() -> None:
     rtc.reset()
 
     assert (rtc.wire.level, rtc[MR], rtc[DR]) == (False, 0, 1001)
+
+
+def test_alarm_when_its_second_passed_in_a_pause_is_raised_when_the_machine_goes_on() -> None:
+    rtc = Rtc()
+    rtc[MR], rtc[IMSC] = 1003, 1
+
+    rtc.clock.now += 1000  # the timer, whose clock stands still, is not called
+    assert not rtc.wire.level
+    rtc.resume()
+
+    assert (rtc.wire.level, rtc[RIS]) == (True, 1)
+
+
+@pytest.mark.parametrize("seconds", [0, 1, -500])
+def test_alarm_when_it_is_still_to_come_after_a_pause_is_awaited(seconds: int) -> None:
+    rtc = Rtc()
+    rtc[MR], rtc[IMSC] = 1003, 1
+
+    rtc.clock.now += seconds
+    rtc.resume()
+    assert not rtc.wire.level
+    rtc.clock.move(3 - seconds)
+
+    assert rtc.wire.level
+
+
+def test_alarm_when_acknowledged_is_not_raised_again_by_a_pause() -> None:
+    rtc = Rtc()
+    rtc[MR], rtc[IMSC] = 1003, 1
+    rtc.clock.move(2.6)
+    rtc[ICR] = 1
+
+    rtc.resume()
+    rtc.clock.now += 1000
+    rtc.resume()
+
+    assert (rtc.wire.level, rtc[RIS]) == (False, 0)

@@ -151,7 +151,7 @@ def test_alarm_when_the_time_is_set_past_it_waits_for_the_next_day() -> None:
     assert call.when - board.now == pytest.approx(86400 - 1.5)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(
     st.integers(0, 86399),
     st.one_of(st.integers(0, 23), st.just(0xC0)),
@@ -269,6 +269,45 @@ def test_clock_when_the_host_sets_it_back_keeps_the_interrupt_coming() -> None:
     board.pass_time(1)
 
     assert board.wire.level
+
+
+def test_periodic_interrupt_when_the_machine_was_paused_has_what_was_left_of_its_period() -> None:
+    board = quiet()
+    board.put(0x0A, 0x2F)  # two a second
+    board.pass_time(0.5)
+    board.get(0x0C)
+    board.put(0x0B, H24 | PIE)
+    board.pass_time(0.3)
+
+    board.pause(1000.1)
+    assert not board.wire.level
+    board.pass_time(0.19)
+    assert not board.wire.level
+    board.pass_time(0.02)
+
+    assert board.wire.level
+    assert board.get(0x0C) & PF
+
+
+def test_update_interrupt_when_the_machine_was_paused_comes_once_for_all_seconds_missed() -> None:
+    board = quiet()
+    board.put(0x0B, H24 | UIE)
+
+    board.pause(1000.5)
+
+    assert (board.wire.rises, board.get(0x0C)) == (1, IRQF | UF)
+    assert not board.wire.level
+
+
+def test_alarm_when_its_time_came_during_a_pause_is_raised_at_the_end_of_it() -> None:
+    board = quiet()
+    for index, value in ((5, 0x23), (3, 0x59), (1, 0x30)):  # 33 seconds ahead
+        board.put(index, value)
+    board.put(0x0B, H24 | AIE)
+
+    board.pause(100)
+
+    assert board.get(0x0C) == IRQF | AF | UF
 
 
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=30))

@@ -15,7 +15,7 @@ class Dog(Sp805):
 
     def __init__(self) -> None:
         self.time, self.wire, self.bites = Clock(), Wire(), 0
-        super().__init__(self.time, self.bite, self.wire, 1000, self.time)  # type: ignore[arg-type]
+        super().__init__(self.time, self.bite, self.wire, 1000)
 
     def bite(self) -> None:
         self.bites += 1

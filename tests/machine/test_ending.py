@@ -42,7 +42,7 @@ def test_timeout_when_it_comes_ends_with_code_3_and_the_time(tmp_path: Path) -> 
 def test_panic_when_on_the_console_ends_as_a_crash(
     tmp_path: Path, after: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyvmm.machine.machine.PANIC_GRACE", 0.1)
+    monkeypatch.setattr("pyvmm.machine.reports.PANIC_GRACE", 0.1)
     text = b"Kernel panic - not syncing: test\n"
     code = programs.string_io(programs.OUTSB, 0x3F8, 0x2000, len(text)) + after
     machine = programs.machine(tmp_path, code, Transcript())

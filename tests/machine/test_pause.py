@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.machine.ending import OK, STOPPED, TOLD, Ending
+from pyvmm.board.device import Device
+from pyvmm.config import Config
+from pyvmm.devices.sp805 import CONTROL, LOAD, Sp805
+from pyvmm.loop import Loop
+from pyvmm.machine.ending import CRASHED, OK, STOPPED, TOLD, Ending
 from pyvmm.machine.machine import Machine
 from tests.support import programs
 from tests.support.firmware_guest import Transcript
@@ -200,3 +204,135 @@ def test_queued_port_writes_when_paused_have_been_carried_out(tmp_path: Path) ->
             assert (counted - said) % 256 in (0, 1)  # between the two instructions, or after both
             machine.resume()
             moves_on(machine)
+
+
+class Still:
+    """A machine whose time is the test's: its loop's clock goes only in ``move``."""
+
+    def __init__(self, tmp_path: Path, code: bytes, **keys: object) -> None:
+        self.now = 0.0
+        self.loop = Loop(lambda: self.now)
+        self.console = Transcript()
+        config = Config(firmware=programs.rom(tmp_path, code), memory="2M", console="none", **keys)
+        self.machine = Machine(config, loop=self.loop, console=self.console)
+
+    def move(self, seconds: float) -> None:
+        """Let time pass, and the loop turn twice: what was due has been called then."""
+        self.now += seconds
+        for _ in range(2):
+            turned = threading.Event()
+            self.loop.call_soon(turned.set)
+            turned.wait(0.2)  # a loop that has ended turns no more
+
+    def close(self) -> None:
+        self.machine.close()
+        self.loop.close()
+
+
+@pytest.fixture
+def still(tmp_path: Path) -> Iterator[Callable[..., Still]]:
+    made = []
+
+    def make(code: bytes = programs.COUNT, **keys: object) -> Still:
+        made.append(Still(tmp_path, code, **keys))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_timeout_when_paused_stands_still_and_has_afterwards_what_was_left(
+    still: Callable[..., Still],
+) -> None:
+    one = still(timeout=60)
+    one.machine.start()
+    one.move(50)
+    one.machine.pause()
+    one.move(1000)
+    assert one.machine.ending is None
+
+    one.machine.resume()
+    one.move(9)
+    assert one.machine.ending is None
+    one.move(2)
+
+    assert one.machine.wait().reason == "timeout"
+
+
+def test_panicked_guest_when_paused_keeps_its_time_to_reboot(still: Callable[..., Still]) -> None:
+    words = programs.outb(0x3F8, *b"Kernel panic - not syncing: test\n")
+    one = still(words + b"\xeb\xfe")
+    one.machine.start()
+    end = time.monotonic() + LIMIT
+    while b"test\n" not in one.console.data:
+        assert time.monotonic() < end, "the guest does not panic"
+        one.move(0.02)  # the queued writes of a guest that does not exit are carried out by the clock
+    one.machine.pause()
+    one.move(1000)
+    assert one.machine.ending is None
+
+    one.machine.resume()
+    one.move(3)
+
+    assert one.machine.wait().code == CRASHED
+
+
+def test_watchdog_when_paused_does_not_bite_until_the_rest_of_its_time_is_over(
+    still: Callable[..., Still],
+) -> None:
+    one = still()
+    bites = []
+    dog = Sp805(one.machine.clock, lambda: bites.append(one.machine.clock.clock()), frequency=1000)
+    one.machine.add_device(dog, size=0x1000)
+    one.machine.start()
+    dog.write(LOAD, 4, 10_000)
+    dog.write(CONTROL, 4, 3)  # it bites when 10 s have passed twice
+    one.move(15)
+    one.machine.pause()
+    one.move(1000)
+    left = dog.read(4, 4)
+    one.move(1000)
+    assert (bites, dog.read(4, 4)) == ([], left)
+
+    one.machine.resume()
+    one.move(left / 1000 - 0.1)
+    assert not bites
+    one.move(0.2)
+
+    assert len(bites) == 1
+
+
+def test_clock_when_paused_before_the_start_stands_still(still: Callable[..., Still]) -> None:
+    one = still(timeout=60)
+    one.machine.pause()
+    one.machine.start()
+    one.move(1000)
+    assert one.machine.ending is None
+    assert programs.count(one.machine) == 0
+
+    one.machine.resume()
+    moves_on(one.machine)
+
+
+def test_devices_when_the_machine_goes_on_are_told_before_the_guest_runs(
+    still: Callable[..., Still],
+) -> None:
+    class Told(Device):
+        name = "told"
+        counts: list[int] = []
+
+        def resume(self) -> None:
+            self.counts.append(programs.count(one.machine))
+
+    one = still()
+    one.machine.add_device(Told(), size=1)
+    one.machine.start()
+    moves_on(one.machine)
+    one.machine.pause()
+    before = programs.count(one.machine)
+
+    one.machine.resume()
+
+    assert Told.counts == [before]
+    moves_on(one.machine)

@@ -40,6 +40,9 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
+    def clock(self) -> float:
+        return self.now
+
     def call_later(self, seconds: float, function: Callable[[], object]) -> Timer:
         timer = Timer(self, self.now + seconds, function)
         self.timers.append(timer)

@@ -44,9 +44,22 @@ class Board:
 
     def __init__(self, now: float = START, below_4g: int = 3 << 30, above_4g: int = 3 << 29) -> None:
         self.now = float(now)
+        self._paused = 0.0
         self.calls: list[Call] = []
         self.wire = Wire()
-        self.rtc = Mc146818(self, self.wire, below_4g, above_4g, lambda: self.now)  # type: ignore[arg-type]
+        self.rtc = Mc146818(self, self.wire, below_4g, above_4g, lambda: self.now)
+
+    def clock(self) -> float:
+        """The machine's time: without that of pauses."""
+        return self.now - self._paused
+
+    def pause(self, seconds: float) -> None:
+        """Let the machine stand still for so long, and go on."""
+        self.now += seconds
+        self._paused += seconds
+        for call in self.waiting:
+            call.when += seconds
+        self.rtc.resume()
 
     def call_later(self, seconds: float, function: Callable[[], object]) -> Call:
         assert seconds >= 0

@@ -6,7 +6,7 @@ from pyvmm.arch.arm64 import cpu, layout
 from pyvmm.arch.lines import IrqLine
 from pyvmm.board.board import Board
 from pyvmm.board.device import Line
-from pyvmm.board.space import IRQ, MMIO, PORT
+from pyvmm.board.space import IRQ, MMIO
 from pyvmm.devices import debugexit, pl011, primecell
 from pyvmm.devices.pl011 import Pl011
 from pyvmm.devices.pl031 import Pl031
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pyvmm.arch.arm64.gic import Gic
     from pyvmm.arch.events import Events
     from pyvmm.backends.base import CharBackend
-    from pyvmm.board.bus import Bus
-    from pyvmm.board.device import Device
+    from pyvmm.board.devices import DeviceTable
+    from pyvmm.board.timers import Timers
     from pyvmm.boot.devicetree import Tree
     from pyvmm.boot.entry import Entry
     from pyvmm.config import Config
@@ -79,6 +79,7 @@ class Platform:
     """
 
     virtio_size = layout.VIRTIO_SIZE
+    port_base: int | None = layout.PORTS
     #: Nothing: what is not in the device tree is not looked for.
     kernel_words = ""
 
@@ -120,56 +121,53 @@ class Platform:
 
     def add_devices(
         self,
-        vm: Vm,
+        devices: DeviceTable,
         loop: Loop,
-        board: Board,
-        ports: Bus,
-        mmio: Bus,
+        timers: Timers,
         events: Events,
         memory: GuestMemory,
         console: CharBackend,
         channel: CharBackend | None,
     ) -> Uart | Spaced:
-        """Place and attach the devices; returns the first UART. *channel* is the second's, if any."""
+        """Add the devices; returns the first UART. *channel* is the second's, if any."""
 
-        def line(irq: int, owner: str) -> Line:
-            board.place(IRQ, irq, 1, owner)
-            return spi(vm, irq)
-
-        def attach(base: int, size: int, device: Device, owner: str) -> None:
-            mmio.attach(board.place(MMIO, base, size, owner), device)
-
-        def uart(base: int, irq: int, owner: str, backend: CharBackend) -> Uart | Spaced:
-            port, size = self._make_uart(loop, line(irq, owner))
-            attach(base, size, port, owner)
+        def uart(name: str, base: int, irq: int, backend: CharBackend) -> Uart | Spaced:
+            line, _ = devices.line(name, irq)
+            port, size = self._make_uart(loop, line, timers)
+            devices.add(name, port, size, address=base)
             port.connect(backend)
             if self._uart.kind == PL011:
                 self.coalesced = (*self.coalesced, (base + pl011.DR, 4))
                 self.polls |= {base + pl011.FR}
             return port
 
-        first = uart(self._uart.base, self._uart.irq, "UART 0", console)
+        first = uart("UART 0", self._uart.base, self._uart.irq, console)
         if channel is not None:
-            uart(layout.UART1, layout.UART1_SPI, "UART 1", channel)
+            uart("UART 1", layout.UART1, layout.UART1_SPI, channel)
             self._has_channel = True
-        attach(layout.RTC, primecell.SIZE, Pl031(loop, line(layout.RTC_SPI, "RTC")), "RTC")
-        self._gpio = Pl061(loop, line(layout.GPIO_SPI, "GPIO"))
-        attach(layout.GPIO, primecell.SIZE, self._gpio, "GPIO")
-        dog = Sp805(loop, events.watchdog, line(layout.WATCHDOG_SPI, "watchdog"), layout.WATCHDOG_CLOCK)
-        attach(layout.WATCHDOG, primecell.SIZE, dog, "watchdog")
-        port = self._config.debug_exit
-        if port is not None:
-            board.place(PORT, port, debugexit.SIZE, "debug exit")
-            attach(layout.PORTS + port, debugexit.SIZE, debugexit.DebugExit(events.debug_exit), "debug exit")
+        line, _ = devices.line("RTC", layout.RTC_SPI)
+        devices.add("RTC", Pl031(timers, line), primecell.SIZE, address=layout.RTC)
+        line, _ = devices.line("GPIO", layout.GPIO_SPI)
+        self._gpio = Pl061(timers, line)
+        devices.add("GPIO", self._gpio, primecell.SIZE, address=layout.GPIO)
+        line, _ = devices.line("watchdog", layout.WATCHDOG_SPI)
+        dog = Sp805(timers, events.watchdog, line, layout.WATCHDOG_CLOCK)
+        devices.add("watchdog", dog, primecell.SIZE, address=layout.WATCHDOG)
+        if self._config.debug_exit is not None:
+            debug_exit = debugexit.DebugExit(events.debug_exit)
+            devices.add("debug exit", debug_exit, debugexit.SIZE, port=self._config.debug_exit)
         return first
 
-    def _make_uart(self, loop: Loop, line: Line) -> tuple[Uart | Spaced, int]:
+    def paused(self, vcpu: Vcpu) -> None:
+        """Nothing: KVM has no way to tell an arm64 guest."""
+
+    def _make_uart(self, loop: Loop, line: Line, timers: Timers) -> tuple[Uart | Spaced, int]:
         if self._uart.kind == PL011:
             return Pl011(loop, line), primecell.SIZE
         from pyvmm.devices.serial import Serial16550A
         from pyvmm.devices.spaced import Spaced
 
-        port = Serial16550A(loop, line)
+        port = Serial16550A(loop, line, timers)
         if not self._uart.shift:
             return port, layout.NS16550_SIZE
         return Spaced(port, self._uart.shift), layout.NS16550_SIZE << self._uart.shift

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from errno import EINVAL, ENOTTY
+
 from pyvmm.arch.lines import IrqLine
 from pyvmm.arch.x86_64 import chips, layout
 from pyvmm.arch.x86_64.cpu import set_boot_msrs, set_entry, set_local_interrupts
@@ -17,6 +19,7 @@ from pyvmm.devices.i8042 import I8042, CommandPort, DataPort
 from pyvmm.devices.rtc import Mc146818
 from pyvmm.devices.serial import Serial16550A
 from pyvmm.errors import ConfigError, GuestError
+from pyvmm.pykvm import KvmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +27,8 @@ if TYPE_CHECKING:
 
     from pyvmm.arch.events import Events
     from pyvmm.backends.base import CharBackend
-    from pyvmm.board.bus import Bus
+    from pyvmm.board.devices import DeviceTable
+    from pyvmm.board.timers import Timers
     from pyvmm.boot.entry import Entry
     from pyvmm.boot.x86.firmware import RomImage
     from pyvmm.boot.x86.params import BootParams
@@ -70,6 +74,7 @@ class Platform:
     kernel_words = "pci=off"
     #: Registers whose writes KVM may queue from the start on: ports are taken at their first write.
     coalesced: Sequence[tuple[int, int]] = ()
+    port_base: int | None = None
     polls = chips.POLLS
 
     def __init__(self, config: Config, chips: None) -> None:
@@ -149,51 +154,54 @@ class Platform:
 
     def add_devices(
         self,
-        vm: Vm,
+        devices: DeviceTable,
         loop: Loop,
-        board: Board,
-        ports: Bus,
-        mmio: Bus,
+        timers: Timers,
         events: Events,
         memory: GuestMemory,
         console: CharBackend,
         channel: CharBackend | None,
     ) -> Uart:
-        """Place and attach the legacy devices; returns COM1. *channel* is COM2's backend; None: no COM2."""
+        """Add the legacy devices; returns COM1. *channel* is COM2's backend; None: no COM2."""
 
-        def attach(base: int, size: int, device: Device, owner: str) -> None:
-            ports.attach(board.place(PORT, base, size, owner), device)
-
-        def serial(base: int, irq: int, owner: str, backend: CharBackend) -> Serial16550A:
-            board.place(IRQ, irq, 1, owner)
-            port = Serial16550A(loop, IrqLine(vm, irq))
-            attach(base, layout.SERIAL_SIZE, port, owner)
+        def serial(name: str, base: int, irq: int, backend: CharBackend) -> Serial16550A:
+            line, _ = devices.line(name, irq)
+            port = Serial16550A(loop, line, timers)
+            devices.add(name, port, layout.SERIAL_SIZE, port=base)
             port.connect(backend)
-            self._serial_ports.append((owner, base, irq))
+            self._serial_ports.append((name, base, irq))
             return port
 
-        com1 = serial(layout.COM1, layout.COM1_IRQ, "COM1", console)
+        com1 = serial("COM1", layout.COM1, layout.COM1_IRQ, console)
         if channel is not None:
-            serial(layout.COM2, layout.COM2_IRQ, "COM2", channel)
+            serial("COM2", layout.COM2, layout.COM2_IRQ, channel)
         keyboard = I8042(lambda: events.reset("keyboard controller"))
-        attach(layout.I8042_DATA, 1, DataPort(keyboard), "i8042 data")
-        attach(layout.I8042_COMMAND, 1, CommandPort(keyboard), "i8042 command")
-        board.place(IRQ, layout.RTC_IRQ, 1, "RTC")
+        devices.add("i8042 data", DataPort(keyboard), 1, port=layout.I8042_DATA)
+        devices.add("i8042 command", CommandPort(keyboard), 1, port=layout.I8042_COMMAND)
+        line, _ = devices.line("RTC", layout.RTC_IRQ)
         below = sum(r.size for r in memory.regions if r.gpa < layout.GAP_START)
         above = sum(r.size for r in memory.regions if r.gpa >= layout.GAP_END)
-        rtc = Mc146818(loop, IrqLine(vm, layout.RTC_IRQ), below, above)
-        attach(layout.RTC, layout.RTC_SIZE, rtc, "RTC")
+        devices.add("RTC", Mc146818(timers, line, below, above), layout.RTC_SIZE, port=layout.RTC)
         power = AcpiPm(events.poweroff, lambda: events.reset("ACPI reset register"))
-        attach(layout.ACPI_PM, acpi_pm.SIZE, power, "ACPI power registers")
-        board.place(IRQ, layout.GED_IRQ, 1, "generic event device")
-        self._ged = Ged(IrqLine(vm, layout.GED_IRQ))
-        attach(layout.ACPI_PM + acpi_pm.SIZE, ged.SIZE, self._ged, "generic event device")
+        devices.add("ACPI power registers", power, acpi_pm.SIZE, port=layout.ACPI_PM)
+        line, _ = devices.line("generic event device", layout.GED_IRQ)
+        self._ged = Ged(line)
+        devices.add("generic event device", self._ged, ged.SIZE, port=layout.ACPI_PM + acpi_pm.SIZE)
         if self._config.debug_exit is not None:
-            attach(self._config.debug_exit, debugexit.SIZE, DebugExit(events.debug_exit), "debug exit")
+            debug_exit = DebugExit(events.debug_exit)
+            devices.add("debug exit", debug_exit, debugexit.SIZE, port=self._config.debug_exit)
         if self._config.firmware is not None:
-            attach(layout.FW_CFG, layout.FW_CFG_SIZE, Refused("fw_cfg"), "fw_cfg (refused)")
-            attach(layout.PCI_CONFIG, layout.PCI_CONFIG_SIZE, Refused("PCI"), "PCI (refused)")
+            devices.add("fw_cfg (refused)", Refused("fw_cfg"), layout.FW_CFG_SIZE, port=layout.FW_CFG)
+            devices.add("PCI (refused)", Refused("PCI"), layout.PCI_CONFIG_SIZE, port=layout.PCI_CONFIG)
         return com1
+
+    def paused(self, vcpu: Vcpu) -> None:
+        """Tell a kvm-clock guest's soft lockup watchdog that the host stopped it (KVM_KVMCLOCK_CTRL)."""
+        try:
+            vcpu.kvmclock_ctrl()
+        except KvmError as error:
+            if error.errno not in (EINVAL, ENOTTY):  # no kvm-clock in the guest, or none in KVM
+                raise
 
     def power_button(self) -> None:
         """Press the power button: the guest's ACPI driver shuts down, if it has one."""

@@ -112,6 +112,24 @@ def test_watchdog_when_not_fed_ends_the_machine_with_its_code(tmp_path: Path) ->
     assert (ending.code, ending.reason, ending.known) == (4, "watchdog", "told")
 
 
+def test_watchdog_when_the_machine_is_paused_does_not_bite_until_it_goes_on(tmp_path: Path) -> None:
+    one = guest(tmp_path, "watchdog.bin")
+    one.machine.pause()
+    one.machine.start()
+    one.machine.resume()
+    one.console.wait_for(b"starving")
+    one.machine.pause()
+    if one.machine.ending is not None:
+        pytest.skip("the emulated host took longer than the watchdog's 100 ms to pause the guest")
+    time.sleep(1)  # ten times what the watchdog waits
+    assert one.machine.ending is None
+
+    one.machine.resume()
+
+    ending = one.machine.wait()
+    assert (ending.code, ending.reason, ending.known) == (4, "watchdog", "told")
+
+
 def test_pair_of_loads_when_made_from_a_device_is_named(tmp_path: Path) -> None:
     ending = guest(tmp_path, "no_syndrome.bin").run()
 

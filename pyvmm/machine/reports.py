@@ -1,0 +1,74 @@
+"""What the guest tells of its end, or its console does: from a report to the machine's ending."""
+
+from __future__ import annotations
+
+from pyvmm.arch.events import Events
+from pyvmm.machine.console_log import ConsoleLog
+from pyvmm.machine.ending import CRASHED, INFERRED, OK, TOLD, WATCHDOG, Ending, debug_exit
+from pyvmm.pykvm.const import KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.machine.clock import MachineClock
+
+#: Seconds of the machine's time that a panicked guest gets to reboot by itself (``panic=-1`` does at once).
+PANIC_GRACE = 2.0
+
+
+class GuestReports:
+    """Ends the machine as its guest reports, by any vCPU's thread or the loop's.
+
+    :param end: ends the machine; the first ending counts
+    :param drain: carries out what the guest wrote last, before its end is judged by it
+    """
+
+    def __init__(
+        self, clock: MachineClock, end: Callable[[Ending], object], drain: Callable[[], object]
+    ) -> None:
+        self._clock = clock
+        self._end = end
+        self._drain = drain
+        self._panic: str | None = None
+        #: Gets what the guest prints.
+        self.log = ConsoleLog(self._panicked)
+
+    def events(self) -> Events:
+        """For the platform's devices."""
+        return Events(self._poweroff, self._reset, self._debug_exit, self._watchdog)
+
+    def system_event(self, kind: int) -> bool:
+        """KVM_EXIT_SYSTEM_EVENT, the guest's call of its firmware: False when that ends the machine."""
+        if kind == KVM_SYSTEM_EVENT_SHUTDOWN:
+            self._poweroff()
+        elif kind == KVM_SYSTEM_EVENT_RESET:
+            self._reset("PSCI SYSTEM_RESET")
+        elif kind == KVM_SYSTEM_EVENT_CRASH:
+            self._ended(Ending(CRASHED, "panic", TOLD, "the guest told its firmware that it crashed"))
+        else:
+            return True
+        return False
+
+    def _poweroff(self) -> None:
+        self._ended(Ending(OK, "poweroff", TOLD, "the guest powered off"))
+
+    def _reset(self, how: str) -> None:
+        self._ended(Ending(OK, "reboot", TOLD, f"the guest asked for a reset ({how})"))
+
+    def _watchdog(self) -> None:
+        self._ended(Ending(WATCHDOG, "watchdog", TOLD, "the guest did not feed its watchdog in time"))
+
+    def _debug_exit(self, value: int) -> None:
+        self._end(debug_exit(value))
+
+    def _ended(self, ending: Ending) -> None:
+        self._drain()  # its last output may tell of a panic
+        self._end(ending if self._panic is None else self._panic_ending())
+
+    def _panicked(self, line: str) -> None:
+        self._panic = line
+        self._clock.call_later(PANIC_GRACE, lambda: self._end(self._panic_ending()))
+
+    def _panic_ending(self) -> Ending:
+        return Ending(CRASHED, "panic", INFERRED, f"the guest's console says: {self._panic}")

@@ -1,0 +1,33 @@
+"""A Linux guest that was paused."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.support.shell import BOOT, Shell
+
+pytestmark = [pytest.mark.hw, pytest.mark.timeout(BOOT + 120)]
+
+#: Seconds of the pause. The guest's soft lockup watchdog is set to report a CPU that was stuck for two.
+PAUSED = 6
+
+
+def test_guest_when_paused_longer_than_its_watchdogs_allow_reports_no_stall() -> None:
+    shell = Shell([], cmdline="rcupdate.rcu_cpu_stall_timeout=3")
+    try:
+        shell.run("echo 1 > /proc/sys/kernel/watchdog_thresh")
+        before = float(shell.run("cut -d' ' -f1 /proc/uptime"))
+
+        shell.machine.pause()
+        time.sleep(PAUSED)
+        shell.machine.resume()
+
+        after = float(shell.run("sleep 3; cut -d' ' -f1 /proc/uptime"))
+        log = shell.run("dmesg")
+    finally:
+        shell.machine.close()
+    assert after - before > PAUSED  # the guest's clock went on: it could have noticed
+    assert "soft lockup" not in log
+    assert "stall" not in log.replace("rcu_cpu_stall_timeout", "")
