@@ -75,7 +75,7 @@ class MachineClock:
             if self._stopped is not None:
                 return
             self._stopped = self._now()
-            self._disarm()
+            self._suspend()
 
     def settle(self) -> None:
         """Wait until a function that is being called has returned; at once in the loop's thread."""
@@ -98,7 +98,7 @@ class MachineClock:
         """Cancel every timer, and those to come. Idempotent."""
         with self._lock:
             self._closed = True
-            self._disarm()
+            self._suspend()
             for timer in self._timers:
                 timer._function = None
             self._timers.clear()
@@ -106,7 +106,7 @@ class MachineClock:
     def _now(self) -> float:
         return self._stopped if self._stopped is not None else self._loop.clock() - self._lost
 
-    def _disarm(self) -> None:
+    def _suspend(self) -> None:
         for timer in self._timers:
             if timer._timer is not None:
                 timer._timer.cancel()
