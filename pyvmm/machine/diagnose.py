@@ -29,26 +29,29 @@ _SUBERRORS = {
 EMULATION = 1
 
 _inspection = native.inspection()
-where = _inspection.where
 instruction = _inspection.instruction
 
 
-def diagnose(vcpu: Vcpu, index: int, memory: GuestMemory, reason: int, number: int = 0) -> Ending:
+def diagnose(
+    vcpu: Vcpu, index: int, memory: GuestMemory, image: str | None, reason: int, number: int = 0
+) -> Ending:
     """The ending of a machine whose vCPU *index* cannot go on.
 
+    :param image: the file that the guest was booted from; an ELF file's symbols name the place
     :param reason: the exit reason that KVM_RUN returned
     :param number: the errno it failed with instead; 0 for none
     """
+    where = _inspection.where(vcpu, lambda address: _symbol(image, address))
     if number:
-        return run_failed(vcpu, index, number)
+        return run_failed(index, number, where)
     if reason == KVM_EXIT_SHUTDOWN:
-        return Ending(CRASHED, "triple-fault", INFERRED, f"triple fault on vCPU {index}{where(vcpu)}")
+        return Ending(CRASHED, "triple-fault", INFERRED, f"triple fault on vCPU {index}{where}")
     if reason == KVM_EXIT_INTERNAL_ERROR:
-        return internal_error(vcpu, index, memory)
+        return internal_error(vcpu, index, memory, where)
     if reason == KVM_EXIT_FAIL_ENTRY:
-        return fail_entry(vcpu, index)
+        return fail_entry(vcpu, index, where)
     if reason == KVM_EXIT_ARM_NISV:
-        return no_syndrome(vcpu, index, memory)
+        return no_syndrome(vcpu, index, memory, where)
     if reason == KVM_EXIT_HLT:
         detail = f"vCPU {index} halted with no interrupt controller to wake it"
         return Ending(UNSUPPORTED, "halt", INFERRED, detail)
@@ -56,39 +59,45 @@ def diagnose(vcpu: Vcpu, index: int, memory: GuestMemory, reason: int, number: i
     return Ending(UNSUPPORTED, "unsupported", INFERRED, detail)
 
 
-def internal_error(vcpu: Vcpu, index: int, memory: GuestMemory) -> Ending:
+def internal_error(vcpu: Vcpu, index: int, memory: GuestMemory, where: str) -> Ending:
     """KVM_EXIT_INTERNAL_ERROR: names the instruction when there is one it could not emulate."""
     suberror = vcpu.run.internal.suberror
     if suberror == EMULATION:
         text, mnemonic = instruction(vcpu, memory)
-        detail = f"vCPU {index}: KVM cannot emulate {text}{where(vcpu)}{_inspection.advice(mnemonic)}"
+        detail = f"vCPU {index}: KVM cannot emulate {text}{where}{_inspection.advice(mnemonic)}"
     else:
         what = _SUBERRORS.get(suberror, f"suberror {suberror}")
-        detail = f"vCPU {index}: KVM gave up: {what}{where(vcpu)}"
+        detail = f"vCPU {index}: KVM gave up: {what}{where}"
     return Ending(UNSUPPORTED, "unsupported", INFERRED, detail)
 
 
-def fail_entry(vcpu: Vcpu, index: int) -> Ending:
+def fail_entry(vcpu: Vcpu, index: int, where: str) -> Ending:
     """KVM_EXIT_FAIL_ENTRY: the processor refused the guest's state."""
     reason = vcpu.run.fail_entry.hardware_entry_failure_reason
-    detail = (
-        f"vCPU {index}: the processor refused to enter the guest, hardware reason {reason:#x}{where(vcpu)}"
-    )
+    detail = f"vCPU {index}: the processor refused to enter the guest, hardware reason {reason:#x}{where}"
     return Ending(UNSUPPORTED, "fail-entry", INFERRED, detail)
 
 
-def run_failed(vcpu: Vcpu, index: int, number: int) -> Ending:
+def run_failed(index: int, number: int, where: str) -> Ending:
     """KVM_RUN itself failed with errno *number*."""
-    detail = f"vCPU {index}: KVM_RUN failed: {os.strerror(number)}{where(vcpu)}"
+    detail = f"vCPU {index}: KVM_RUN failed: {os.strerror(number)}{where}"
     return Ending(UNSUPPORTED, "unsupported", INFERRED, detail)
 
 
-def no_syndrome(vcpu: Vcpu, index: int, memory: GuestMemory) -> Ending:
+def no_syndrome(vcpu: Vcpu, index: int, memory: GuestMemory, where: str) -> Ending:
     """KVM_EXIT_ARM_NISV: an access to a device by an instruction that the processor does not explain."""
     address = vcpu.run.arm_nisv.fault_ipa
     text, _ = instruction(vcpu, memory)
     detail = (
-        f"vCPU {index}: {text}{where(vcpu)} touches the device address {address:#x}, and the processor "
+        f"vCPU {index}: {text}{where} touches the device address {address:#x}, and the processor "
         "tells KVM nothing of such accesses; build the guest with single loads and stores for devices"
     )
     return Ending(UNSUPPORTED, "unsupported", INFERRED, detail)
+
+
+def _symbol(image: str | None, address: int) -> str:
+    if image is None:
+        return ""
+    from pyvmm.boot.symbols import symbol_at
+
+    return symbol_at(image, address)

@@ -288,7 +288,8 @@ class Machine:
         """A vCPU cannot be run any further: end with what its state tells."""
         from pyvmm.machine.diagnose import diagnose  # most guests end without it
 
-        self.end(diagnose(vcpu, index, self.memory, reason, number))
+        image = self.config.kernel if self.config.firmware is None else self.config.firmware
+        self.end(diagnose(vcpu, index, self.memory, image, reason, number))
 
     def first_write(self, port: int) -> None:
         """The guest wrote *port* for the first time: let KVM queue the writes to come, where it may."""

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.arch.x86_64.host import PVM, virtualization
+from pyvmm.arch.x86_64.host import PVM, SVM, virtualization
 from pyvmm.arch.x86_64.inspection import disassemble
+from pyvmm.config import Config
+from pyvmm.machine.machine import Machine
 from tests.support import programs
-from tests.support.firmware_guest import guest
+from tests.support.firmware_guest import Transcript, guest
+from tests.support.images import MIB, elf, with_symbols
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -70,3 +73,20 @@ def test_triple_fault_says_where(tmp_path: Path) -> None:
 
     assert (ending.code, ending.reason, ending.known) == (7, "triple-fault", "inferred")
     assert ending.detail.startswith("triple fault on vCPU 0")
+
+
+@pytest.mark.kvm
+def test_place_in_an_elf_kernel_with_symbols_is_named(tmp_path: Path) -> None:
+    # ud2 with no interrupt descriptor table: a triple fault.
+    code = b"\x90" * 0x28 + b"\x0f\x0b"
+    symbols = [("start", 16 * MIB, 0x20, 2), ("crash_here", 16 * MIB + 0x20, 0x10, 2)]
+    path = tmp_path / "vmlinux"
+    path.write_bytes(with_symbols(elf([(16 * MIB, code, 0x1000)], 16 * MIB), symbols))
+    config = Config(kernel=str(path), memory="32M", console="none", timeout=30)
+
+    with Machine(config, console=Transcript()) as machine:
+        ending = machine.run()
+
+    assert (ending.code, ending.reason) == (7, "triple-fault"), ending
+    if virtualization() != SVM:  # there KVM resets a vCPU before it reports the shutdown
+        assert "at 0x1000028 in crash_here+0x8 (ring 0, 64-bit mode)" in ending.detail

@@ -72,6 +72,36 @@ def elf(
     return (ident + header + table).ljust(at, b"\0") + body
 
 
+def with_symbols(image: bytes, symbols: list[tuple[str, int, int, int]]) -> bytes:
+    """An ELF file of 32 or 64 bits with a symbol table: (name, value, size, type) each."""
+    wide = image[4] == 2
+    names = b"\0" + b"".join(name.encode() + b"\0" for name, *_ in symbols)
+    table = bytes(24 if wide else 16)
+    at = 1
+    for name, value, size, kind in symbols:
+        if wide:
+            table += struct.pack("<IBBHQQ", at, 1 << 4 | kind, 0, 1, value, size)
+        else:
+            table += struct.pack("<IIIBBH", at, value, size, 1 << 4 | kind, 0, 1)
+        at += len(name.encode()) + 1
+    section_names = b"\0.symtab\0.strtab\0.shstrtab\0"
+    data = image
+    headers = bytes(64 if wide else 40)
+    for name, kind, body, link, entry in (
+        (b".symtab", 2, table, 2, len(bytes(24 if wide else 16))),
+        (b".strtab", 3, names, 0, 0),
+        (b".shstrtab", 3, section_names, 0, 0),
+    ):
+        layout = "<IIQQQQIIQQ" if wide else "<10I"
+        place = section_names.index(name + b"\0")
+        headers += struct.pack(layout, place, kind, 0, 0, len(data), len(body), link, 1, 8, entry)
+        data += body
+    header = bytearray(data)
+    struct.pack_into("<Q" if wide else "<I", header, 40 if wide else 32, len(data))
+    struct.pack_into("<3H", header, 58 if wide else 46, 64 if wide else 40, 4, 3)
+    return bytes(header) + headers
+
+
 def elf_of_sections(sections: dict[bytes, bytes]) -> memoryview:
     """An ELF file of nothing but *sections*."""
     names = b"\0" + b"\0".join([*sections, b".shstrtab"]) + b"\0"

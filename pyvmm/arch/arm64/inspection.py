@@ -7,6 +7,8 @@ from pyvmm.pykvm import KvmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyvmm.memory.guest import GuestMemory
     from pyvmm.pykvm import Vcpu
 
@@ -14,14 +16,19 @@ SCTLR_M = 1
 _WIDTH = 4
 
 
-def where(vcpu: Vcpu) -> str:
-    """`` at 0x40080000 (EL1)``; empty when KVM does not even tell that."""
+def where(vcpu: Vcpu, name: Callable[[int], str] = lambda address: "") -> str:
+    """`` at 0x40080000 in start+0x10 (EL1)``; empty when KVM does not tell the registers.
+
+    *name* gives the symbol that an address lies in, empty for none.
+    """
     try:
         pc = vcpu.get_one_reg(REGISTERS["PC"])
         state = vcpu.get_one_reg(REGISTERS["PSTATE"])
     except KvmError:
         return ""
-    return f" at {pc:#x} (EL{state >> 2 & 3})"
+    symbol = name(pc)
+    place = f"{pc:#x} in {symbol}" if symbol else f"{pc:#x}"
+    return f" at {place} (EL{state >> 2 & 3})"
 
 
 def instruction(vcpu: Vcpu, memory: GuestMemory) -> tuple[str, str]:

@@ -8,6 +8,8 @@ from pyvmm.pykvm import KvmError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyvmm.memory.guest import GuestMemory
     from pyvmm.pykvm import Vcpu
 
@@ -17,15 +19,18 @@ RFLAGS_VM = 1 << 17
 MAX_INSTRUCTION = 15
 
 
-def where(vcpu: Vcpu) -> str:
-    """`` at 0x7c00 (ring 0, real mode)``; empty when KVM does not even tell that."""
+def where(vcpu: Vcpu, name: Callable[[int], str] = lambda address: "") -> str:
+    """`` at 0x7c00 in start+0x10 (real mode)``; empty when KVM does not tell the registers.
+
+    *name* gives the symbol that an address lies in, empty for none.
+    """
     try:
         regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
     except KvmError:
         return ""
     if not sregs.cr0 & CR0_PE:
-        return f" at {sregs.cs.base + regs.rip:#x} (real mode)"
-    return f" at {regs.rip:#x} (ring {sregs.ss.dpl}, {_width(vcpu)}-bit mode)"
+        return f" at {_named(sregs.cs.base + regs.rip, name)} (real mode)"
+    return f" at {_named(regs.rip, name)} (ring {sregs.ss.dpl}, {_width(vcpu)}-bit mode)"
 
 
 def instruction(vcpu: Vcpu, memory: GuestMemory) -> tuple[str, str]:
@@ -50,6 +55,11 @@ def disassemble(code: bytes, width: int) -> tuple[str, str]:
     for _, _, mnemonic, operands in capstone.Cs(capstone.CS_ARCH_X86, mode).disasm_lite(code, 0, 1):
         return mnemonic, operands
     return "", ""
+
+
+def _named(address: int, name: Callable[[int], str]) -> str:
+    symbol = name(address)
+    return f"{address:#x} in {symbol}" if symbol else f"{address:#x}"
 
 
 def _width(vcpu: Vcpu) -> int:
