@@ -51,8 +51,10 @@ need_packages() {
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
         say "installing$missing"
         export DEBIAN_FRONTEND=noninteractive
+        [ -n "${LISTS_FETCHED-}" ] || apt-get update -qq >/dev/null 2>&1 || true
+        LISTS_FETCHED=yes
         # shellcheck disable=SC2086
-        { apt-get update -qq && apt-get install -qq -y --no-install-recommends $missing; } >/dev/null 2>&1 && return 0
+        apt-get install -qq -y --no-install-recommends $missing >/dev/null 2>&1 && return 0
         say "apt-get could not install$missing"
     else
         say "missing:$missing; install them as root: apt-get install$missing"

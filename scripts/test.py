@@ -1,4 +1,9 @@
-"""Runs the checks and all tests, here and in the lab, and ends with one count and every skip's reason."""
+"""Runs the checks and all tests, here and in the lab, and ends with one count and every skip's reason.
+
+What is to be done is a list of tasks. Some prepare what others need: guests' packages are fetched in the
+background, and the two minimal kernels are built beside the tests that boot none. Of the tasks whose needs
+are met, the longest begins first, two at a time.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +13,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 
 from pyvmm import lab
 from pyvmm.arch.x86_64.host import SVM, VMX, virtualization
-from pyvmm.errors import PyvmmError
-from pyvmm.images import debian
-from pyvmm.images.default import default_guest
-from pyvmm.images.kernel import minimal_kernel
 
 BIN = Path(sys.executable).parent
 PYTEST = [sys.executable, "-m", "pytest"]
@@ -27,112 +26,176 @@ NO_CACHE = ["-p", "no:cacheprovider"]
 #: Every test's outcome by name, for scripts/support.py.
 TELL_ALL = ["-rap"]
 LAB = [sys.executable, "-m", "pyvmm", "lab"]
-CHECKS = (
-    [str(BIN / "ruff"), "check", "."],
-    [str(BIN / "ruff"), "format", "--check", "."],
-    [str(BIN / "mypy")],
-    [str(BIN / "lint-imports")],
-)
-LINUX = "tests/integration/test_linux.py"
-#: Files that boot a kernel of their own, or many guests: a piece each.
-OF_THEIR_OWN = sorted(
-    [
-        "tests/integration/test_minimal_kernel.py",
-        *map(str, Path("tests/integration").glob("test_virtio_*.py")),
-    ]
-)
-#: What runs on the lab's AMD-V: what needs it, and the firmware suite a second time. In pieces, each on a
-#: host of its own, two at a time.
-IN_LAB = (
-    [
-        *("-m", "hw or kvm", "tests/integration", "tests/memory"),
-        *(f"--ignore={path}" for path in (LINUX, *OF_THEIR_OWN)),
-    ],
-    [LINUX, "-k", "not exec and not memory"],
-    [LINUX, "-k", "exec or memory"],
-    *([path] for path in OF_THEIR_OWN),
-)
-#: What runs on the lab's arm64 host. hypothesis has a compiled part, which is this machine's alone.
+#: hypothesis has a compiled part, which is this machine's alone.
 NO_HYPOTHESIS = ["-p", "no:hypothesispytest"]
-IN_ARM64_LAB = (
-    ("arm64", ["tests/integration/arm64"]),
-    ("arm64", ["tests/integration/test_virtio_block.py", "tests/integration/test_virtio_balloon.py"]),
-    ("arm64", ["tests/integration/test_virtio_block_kill.py"]),
-    ("arm64", ["tests/integration/test_virtio_net.py"]),
-    ("arm64", ["tests/integration/test_virtio_console.py"]),
-    ("arm64", ["tests/integration/test_virtio_vsock.py"]),
-    ("arm64", ["tests/integration/test_virtio_vhost.py", "tests/integration/test_virtio_vhost_save.py"]),
-    ("arm64", ["tests/integration/test_virtio_tools.py", "tests/integration/test_virtio_examples.py"]),
-    ("arm64-gicv2", [f"tests/integration/arm64/test_{name}.py" for name in ("firmware", "linux", "virtio")]),
-    (
-        "arm64-gicv2",
-        [
-            "tests/integration/test_virtio_block.py",
-            "tests/integration/test_virtio_vhost.py",
-            "-k",
-            "block or vhost_net_that",
-        ],
-    ),
-)
+#: A piece of this name takes longer than any of ours.
 LAB_LIMIT = "10m"
-#: Suites at a time; one, here or on an emulated host, has about one CPU's worth to do.
+#: Tasks at a time; one, here or on an emulated host, has about one CPU's worth to do.
 AT_ONCE = min(2, len(os.sched_getaffinity(0)))
 #: Hosts a piece gets when they are lost. A piece whose tests fail, or take longer than LAB_LIMIT, has failed.
 LAB_TRIES = 3
 #: Exit code of `pyvmm lab` for a host that ended or no longer answers; pytest has none of this number.
 LAB_LOST = 64
 
+CHECKS = (
+    [str(BIN / "ruff"), "check", "."],
+    [str(BIN / "ruff"), "format", "--check", "."],
+    [str(BIN / "mypy")],
+    [str(BIN / "lint-imports")],
+)
+#: By the name of what scripts/prepare.py makes: what it needs before, and seconds. One of 0 seconds waits for
+#: the network and takes no task's place. A build uses all CPUs; two at once would leave the tests none.
+PREPARATIONS: dict[str, tuple[tuple[str, ...], int]] = {
+    "guests-amd64": ((), 0),
+    "guests-arm64": ((), 0),
+    "kernel-source": ((), 0),
+    "kernel-amd64": (("kernel-source",), 1200),
+    "kernel-arm64": (("kernel-source", "kernel-amd64"), 1100),
+}
+T = "tests/integration/"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of the tests that runs on an emulated host of its own.
+
+    *seconds*: on an idle machine, as the summary of a run tells them; *kernel*: it boots the minimal kernel.
+    """
+
+    host: str
+    seconds: int
+    words: Sequence[str]
+    kernel: bool = False
+
+
+def files(*names: str) -> list[str]:
+    return [f"{T}test_{name}.py" for name in names]
+
+
+X86_64, ARM64, GICV2 = "x86_64", "arm64", "arm64-gicv2"
+#: On the lab's AMD-V runs what needs it, and the firmware suite a second time; the first piece is all that no
+#: other names.
+PIECES = (
+    Piece(X86_64, 150, ["-m", "hw or kvm", T, "tests/memory"]),
+    Piece(X86_64, 150, files("linux")),
+    Piece(X86_64, 150, files("minimal_kernel", "virtio_examples"), kernel=True),
+    Piece(X86_64, 150, files("virtio_block", "virtio_balloon")),
+    Piece(X86_64, 150, files("virtio_block_kill")),
+    Piece(X86_64, 150, files("virtio_console")),
+    Piece(X86_64, 150, files("virtio_net")),
+    Piece(X86_64, 150, files("virtio_vhost", "virtio_vhost_save")),
+    Piece(X86_64, 150, files("virtio_vsock", "virtio_tools")),
+    Piece(ARM64, 150, [f"{T}arm64"], kernel=True),
+    Piece(ARM64, 150, files("virtio_block", "virtio_balloon")),
+    Piece(ARM64, 150, files("virtio_block_kill")),
+    Piece(ARM64, 150, files("virtio_net")),
+    Piece(ARM64, 150, files("virtio_console")),
+    Piece(ARM64, 150, files("virtio_vsock")),
+    Piece(ARM64, 150, files("virtio_vhost", "virtio_vhost_save")),
+    Piece(ARM64, 150, files("virtio_tools", "virtio_examples"), kernel=True),
+    Piece(GICV2, 150, [f"{T}arm64/test_{name}.py" for name in ("firmware", "linux", "virtio")]),
+    Piece(GICV2, 150, [*files("virtio_block", "virtio_vhost"), "-k", "block or vhost_net_that"]),
+)
+#: The tests that run on this machine.
+LOCAL_SECONDS = 300
+
 
 @dataclass
-class Suite:
-    """One run of pytest, on this machine or in the lab, and what came of it."""
+class Task:
+    """One command, and what came of it.
+
+    *seconds*: what it is thought to take; *needs*: names of preparations that must have ended; *tests*: its
+    output ends with pytest's count; *in_lab*: an emulated host runs it, which may be lost.
+    """
 
     name: str
     command: list[str]
-    in_lab: bool = True
+    seconds: int = 0
+    needs: frozenset[str] = frozenset()
+    tests: bool = True
+    in_lab: bool = False
     code: int = -1
+    took: float = 0.0
     output: list[str] = field(default_factory=list)
     #: Emulated hosts that were lost while it ran.
     lost: int = 0
 
     def run(self) -> None:
         """Run it; on another host when the emulated one was lost."""
+        begin = time.monotonic()
         for _ in range(LAB_TRIES):
-            self.code, self.output = step(self.command, alone=False)
+            self.code, self.output = step(self.command)
             if not self.in_lab or self.code != LAB_LOST:
-                return
+                break
             self.lost += 1
+        self.took = time.monotonic() - begin
+
+
+class Schedule:
+    """Runs tasks as their needs are met: the longest first, preparations before tests."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._waiting = sorted(tasks, key=lambda task: (task.tests, -task.seconds))
+        self._ended: set[str] = set()
+        self._changed = threading.Condition()
+
+    def run(self) -> None:
+        """Until all have ended."""
+        background = [task for task in self._waiting if not task.seconds]
+        threads = [threading.Thread(target=self._carry_out, args=(task,)) for task in background]
+        self._waiting = [task for task in self._waiting if task.seconds]
+        threads += [threading.Thread(target=self._work) for _ in range(AT_ONCE)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while (task := self._next()) is not None:
+            self._carry_out(task)
+
+    def _next(self) -> Task | None:
+        """The next task that can begin, waited for; None when none is left."""
+        with self._changed:
+            while self._waiting:
+                for task in self._waiting:
+                    if task.needs <= self._ended:
+                        self._waiting.remove(task)
+                        return task
+                self._changed.wait()
+        return None
+
+    def _carry_out(self, task: Task) -> None:
+        try:
+            task.run()
+        finally:
+            with self._changed:
+                self._ended.add(task.name)
+                self._changed.notify_all()
 
 
 def main() -> int:
-    failures = [" ".join(check[:2]) for check in CHECKS if step(check)[0]]
-    for prepare in (
-        default_guest,
-        lambda: debian.package("linux-image-amd64"),
-        minimal_kernel,
-        lambda: default_guest("arm64"),
-        lambda: minimal_kernel("arm64"),
-        lambda: debian.package("u-boot-qemu", "arm64"),
-    ):
-        try:
-            prepare()
-        except PyvmmError as error:
-            print(f"== no guest packages: {error}", flush=True)
-    here, in_lab = suites()
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(Suite.run, (here, *in_lab)))
+    begin = time.monotonic()
+    tests = suites()
+    tasks = [*checks(), *preparations(tests), *tests]
+    Schedule(tasks).run()
+    failures = [task.name for task in tasks if task.code and task.name not in PREPARATIONS]
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     skips: list[str] = []
-    for suite in (here, *in_lab):
-        if suite.code:
-            failures.append(suite.name)
-        for outcome, count in tally(suite.output).items():
+    for task in tasks:
+        if not task.tests:
+            continue
+        for outcome, count in tally(task.output).items():
             counts[outcome] += count
-        skips += [f"{suite.name}: {line}" for line in suite.output if line.startswith("SKIPPED")]
-    lost = [suite for suite in in_lab if suite.lost]
+        skips += [f"{task.name}: {line}" for line in task.output if line.startswith("SKIPPED")]
+    print("\n== seconds")
+    for task in sorted(tasks, key=lambda task: -task.took):
+        print(f"{task.took:4.0f} {task.name}")
+    print(f"{time.monotonic() - begin:4.0f} in all")
+    lost = [task for task in tasks if task.lost]
     print("\n== emulated hosts that were lost" if lost else "\n== no emulated host was lost")
-    for suite in lost:
-        print(f"{suite.lost} {suite.name}: {' '.join(suite.command)}")
+    for task in lost:
+        print(f"{task.lost} {task.name}")
     print("\n== skipped" if skips else "\n== nothing was skipped")
     for line in skips:
         print(line)
@@ -143,60 +206,80 @@ def main() -> int:
     return 1 if failures else 0
 
 
-def suites() -> tuple[Suite, list[Suite]]:
+def checks() -> list[Task]:
+    return [Task(" ".join([Path(check[0]).name, *check[1:]]), check, 30, tests=False) for check in CHECKS]
+
+
+def preparations(tests: Sequence[Task]) -> list[Task]:
+    """What *tests* need, and what that needs. Where it cannot be had, the tests say so."""
+    wanted = {name for task in tests for name in task.needs} | {"guests-amd64"}
+    tasks = []
+    for name, (needs, seconds) in reversed(PREPARATIONS.items()):
+        if name in wanted:
+            wanted |= {*needs}
+            command = [sys.executable, "scripts/prepare.py", name]
+            tasks.append(Task(name, command, seconds, frozenset(needs), tests=False))
+    return tasks
+
+
+def suites() -> list[Task]:
     """What runs on this machine, and what runs where ring 0 runs in hardware."""
-    if virtualization() in (VMX, SVM):
-        return Suite("here", [*PYTEST, *TELL_ALL, "-m", "not arm64"], in_lab=False), arm64_suites()
-    here = Suite("here", [*PYTEST, "-m", "not hw and not arm64"], in_lab=False)
-    able, reason = lab.available()
-    if not able:
-        print(f"== no lab: {reason}", flush=True)
-        return here, [Suite("ring 0", [*PYTEST, "-m", "hw"], in_lab=False), *arm64_suites()]
-    # An arm64 host has two CPUs: seldom two of them at once.
-    turns = zip_longest(arm64_suites(), [piece("x86_64", words) for words in IN_LAB])
-    return here, [suite for pair in turns for suite in pair if suite is not None]
+    own = virtualization() in (VMX, SVM)
+    if own:
+        tasks = [local("here", [*TELL_ALL, "-m", "not arm64"], "guests-amd64", "kernel-amd64")]
+    else:
+        tasks = [local("here", ["-m", "not hw and not arm64"])]
+    for arch, marker in (() if own else ((X86_64, "hw"),)) + ((ARM64, "arm64"),):
+        able, reason = lab.available(arch)
+        if able:
+            tasks += [on_host(piece) for piece in PIECES if piece.host.startswith(arch)]
+        else:
+            print(f"== no {arch} lab: {reason}", flush=True)
+            tasks.append(local(f"{marker}, without a lab", ["-m", marker]))
+    return tasks
 
 
-def arm64_suites() -> list[Suite]:
-    """What runs on an arm64 host."""
-    able, reason = lab.available("arm64")
-    if not able:
-        print(f"== no arm64 lab: {reason}", flush=True)
-        return [Suite("arm64", [*PYTEST, "-m", "arm64"], in_lab=False)]
-    return [piece(host, words, NO_HYPOTHESIS) for host, words in IN_ARM64_LAB]
+def local(name: str, words: Iterable[str], *needs: str) -> Task:
+    return Task(name, [*PYTEST, *words], LOCAL_SECONDS, frozenset(needs))
 
 
-def piece(host: str, words: Iterable[str], options: Iterable[str] = ()) -> Suite:
-    """A part of the tests on an emulated *host* of its own."""
-    pytest = [*PYTEST, *NO_CACHE, *options, *TELL_ALL, *words]
-    return Suite(f"in the {host} lab", [*LAB, host, "--fresh", "--timeout", LAB_LIMIT, "--", *pytest])
+def on_host(piece: Piece) -> Task:
+    """*piece* on an emulated host of its own."""
+    architecture = "arm64" if piece.host.startswith(ARM64) else "amd64"
+    kinds = ("guests", "kernel") if piece.kernel else ("guests",)
+    words = [*piece.words]
+    if piece is PIECES[0]:
+        others = [other.words for other in PIECES[1:] if other.host == piece.host]
+        named = {word for other in others for word in other if word.startswith(T)}
+        words += [f"--ignore={path}" for path in sorted(named)]
+    pytest = [*PYTEST, *NO_CACHE, *(() if architecture == "amd64" else NO_HYPOTHESIS), *TELL_ALL, *words]
+    return Task(
+        f"{piece.host}: {' '.join(piece.words)}",
+        [*LAB, piece.host, "--fresh", "--timeout", LAB_LIMIT, "--", *pytest],
+        piece.seconds,
+        frozenset(f"{kind}-{architecture}" for kind in kinds),
+        in_lab=True,
+    )
 
 
 #: One command's output at a time.
 _printing = threading.Lock()
 
 
-def step(command: list[str], *, alone: bool = True) -> tuple[int, list[str]]:
-    """Run *command*; the exit code and the output's lines, shown as they come or, not *alone*, at its end."""
+def step(command: list[str]) -> tuple[int, list[str]]:
+    """Run *command*; the exit code, and the output's lines, which are shown at its end."""
     begin = time.monotonic()
     words = " ".join(Path(word).name if word.startswith("/") else word for word in command)
-    if not alone:
-        with _printing:
-            print(f".. {words}", flush=True)
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
+    with _printing:
+        print(f".. {words}", flush=True)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace", check=False
     )
-    assert process.stdout is not None
-    said = process.stdout if alone else process.stdout.readlines()
     with _printing:
         print(f"\n== {words}", flush=True)
-        lines = []
-        for line in said:
-            lines.append(line.rstrip("\n"))
-            print(line, end="", flush=True)
-        code = process.wait()
-        print(f"== {time.monotonic() - begin:.0f} s, exit code {code}", flush=True)
-    return code, lines
+        print(done.stdout, end="", flush=True)
+        print(f"== {time.monotonic() - begin:.0f} s, exit code {done.returncode}", flush=True)
+    return done.returncode, done.stdout.splitlines()
 
 
 def tally(output: list[str]) -> dict[str, int]:

@@ -1,0 +1,71 @@
+"""Fetches and builds what tests boot, each thing by its name: ``prepare.py guests-arm64``.
+
+scripts/test.py runs these beside the tests that need none of it. Everything is kept in the cache, so the
+second time takes no time and no network.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pyvmm import lab
+from pyvmm.boot.x86.detect import unpacked
+from pyvmm.errors import PyvmmError
+from pyvmm.images import debian
+from pyvmm.images.default import default_guest
+from pyvmm.images.initramfs import kernel_image
+from pyvmm.images.kernel import SOURCE_PACKAGE, minimal_kernel
+from pyvmm.lab import image
+from pyvmm.lab.architecture import ARCHITECTURES
+
+
+def guests_amd64() -> None:
+    """The stock guest, the generic kernel, and the emulated host."""
+    _unpack(default_guest("amd64").kernel)
+    _unpack(kernel_image(debian.package("linux-image-amd64")))
+    _emulated_host("x86_64")
+
+
+def guests_arm64() -> None:
+    """The stock guest, U-Boot, and the emulated host with its programs."""
+    default_guest("arm64")
+    debian.package("u-boot-qemu", "arm64")
+    _emulated_host("arm64")
+
+
+def kernel_amd64() -> None:
+    _unpack(minimal_kernel("amd64"))
+
+
+def _unpack(kernel: str | Path) -> None:
+    """Put the kernel in a bzImage into the cache: each emulated host would unpack it again, and slowly."""
+    unpacked(Path(kernel).read_bytes())
+
+
+def _emulated_host(arch: str) -> None:
+    if lab.available(arch)[0]:
+        image.prepare(ARCHITECTURES[arch], debian.tell)
+
+
+PREPARATIONS: dict[str, Callable[[], object]] = {
+    "guests-amd64": guests_amd64,
+    "guests-arm64": guests_arm64,
+    "kernel-source": lambda: debian.package(SOURCE_PACKAGE),
+    "kernel-amd64": kernel_amd64,
+    "kernel-arm64": lambda: minimal_kernel("arm64"),
+}
+
+
+def main() -> int:
+    try:
+        PREPARATIONS[sys.argv[1]]()
+    except PyvmmError as error:
+        print(f"prepare {sys.argv[1]}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
