@@ -11,8 +11,9 @@ from pyvmm.backends.spec import make_backend
 from pyvmm.cli.manners import announce
 from pyvmm.errors import PyvmmError
 from pyvmm.exec.channel import PORT_NAME, ExecChannel, ExecLink
+from pyvmm.exec.client import ExecClient
+from pyvmm.exec.request import Request
 from pyvmm.exec.runner import PTY_WINDOW, ExecRunner
-from pyvmm.exec.session import Request
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import CRASHED, OK, TOLD, Ending
 from pyvmm.machine.machine import Machine
@@ -47,6 +48,8 @@ def run_exec(config: Config) -> tuple[int | None, Ending]:
     status: list[int] = []
     channel, port = ExecChannel(), ExecChannel()
     link = ExecLink((channel, port))
+    client = ExecClient(link.send)
+    link.receiver = client.receive
     quiet = config.console == "stdio"  # the terminal is the command's
     console = CharBackend() if quiet else make_backend(config.console)
     with contextlib.closing(console), Loop() as loop:
@@ -59,7 +62,7 @@ def run_exec(config: Config) -> tuple[int | None, Ending]:
         def forward(number: int) -> None:
             # The guest's command gets it first; a second one, or a guest that has not
             # answered yet, ends the machine.
-            if number == SIGINT and runner is not None and runner.session.ready and not interrupted:
+            if number == SIGINT and runner is not None and client.ready and not interrupted:
                 interrupted.append(number)
                 runner.signal(number)
             else:
@@ -91,14 +94,14 @@ def run_exec(config: Config) -> tuple[int | None, Ending]:
                 devices=[VirtioConsole([Port(port, PORT_NAME, console=False)])],
             ) as machine,
         ):
+            loop.call_soon(client.connect)
             runner = ExecRunner(
                 loop,
-                link.send,
+                client,
                 request,
                 exited,
                 on_quit=lambda: machine.stop("stopped", "ended by the user"),
             )
-            link.receiver = runner.receive
             loop.on_error = lambda error: _failed(machine, error)
             announce(config, console)
             try:

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 
 from pyvmm.errors import ConfigError
-from pyvmm.exec.session import Request
+from pyvmm.exec.request import Request
 from pyvmm.lab import environment, lease, machine
 from pyvmm.lab.pump import Pump, Sink
 from pyvmm.units import parse_seconds, parse_size

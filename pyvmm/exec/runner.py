@@ -1,9 +1,8 @@
 """A command in the guest joined to our own standard input, output and error.
 
-The glue between an ``ExecSession`` and an event loop, for a machine's serial port and for the
-lab's sockets alike. With a pseudo-terminal our terminal is put into raw mode (Ctrl-A x
-asks to quit); else input, output and error are passed on byte by byte, and each is read only as
-fast as the other side takes it.
+The glue between a command of an ``ExecClient`` and an event loop. With a pseudo-terminal our terminal is
+put into raw mode (Ctrl-A x asks to quit); else input, output and error are passed on byte by byte, and each
+is read only as fast as the other side takes it.
 """
 
 from __future__ import annotations
@@ -12,16 +11,14 @@ import os
 
 from pyvmm.backends.inlet import Inlet
 from pyvmm.backends.terminal import Terminal
-from pyvmm.errors import GuestError
-from pyvmm.exec import session as execproto
-from pyvmm.exec.session import ExecSession
 from pyvmm.loop import WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm.exec.session import Request
+    from pyvmm.exec.client import ExecClient, Run
+    from pyvmm.exec.request import Request
     from pyvmm.loop import Loop
 
 #: The output window to ask for with a pty: what ``Terminal`` takes beyond being full.
@@ -32,21 +29,18 @@ _SIGPIPE = 13
 _PIPE_BUF = 4096
 
 
-class ExecLostError(GuestError):
-    """The guest's exec server began anew while a command was running."""
-
-
 class ExecRunner:
-    """Runs *request* over a link: ``write(data)`` sends to the guest, ``receive`` takes from it.
+    """Runs *request* over *client*'s link, joined to our own descriptors.
 
-    *on_exit* is called once, with the command's status, when all its output is written. With
-    a pty, *on_quit* is called at Ctrl-A x. Everything happens in the loop's thread.
+    *on_exit* is called once, with the command's status, when all its output is written; a link that is lost
+    is raised as ExecLostError from what gave the client its bytes. With a pty, *on_quit* is called at
+    Ctrl-A x. Everything happens in the loop's thread.
     """
 
     def __init__(
         self,
         loop: Loop,
-        write: Callable[[bytes], object],
+        client: ExecClient,
         request: Request,
         on_exit: Callable[[int], object],
         *,
@@ -55,63 +49,44 @@ class ExecRunner:
         stdout: int = 1,
         stderr: int = 2,
     ) -> None:
-        self._write = write
         self._on_exit = on_exit
-        self._status: int | None = None
         self._done = False
         self._stdin = stdin
-        self.session = ExecSession()
-        self.session.run(request)
         #: Our terminal with a pty, else None; a job's signals go to its methods.
         self.terminal: Terminal | None = None
         self._inlet: Inlet | None = None
         self._held = 0
-        self._outputs: dict[int, _Output] = {}
+        self._outputs: list[_Output] = []
         if request.pty:
+            self.run = client.start(request, on_stdout=self._show, on_room=self._resume, on_exit=self._ended)
             self.terminal = Terminal(on_quit, stdin, stdout)
             self.terminal.on_ready = self._terminal_ready
-            self.terminal.attach(loop, self._send_stdin, self._room)
-        else:
-            for event, fd in ((execproto.STDOUT, stdout), (execproto.STDERR, stderr)):
-                self._outputs[event] = _Output(loop, fd, self._consumed, self._broken)
-            inlet = Inlet(loop, self._send_stdin, self._room, self._eof)
-            try:
-                inlet.open(stdin)
-                self._inlet = inlet
-            except OSError:  # closed before we began
-                self.session.eof()
-        loop.call_soon(self._flush)
-
-    def receive(self, data: bytes) -> None:
-        """Bytes from the guest. Raises ExecProtocolError or ExecLostError."""
-        for event, value in self.session.feed(data):
-            if event == execproto.ROOM:
-                source = self.terminal or self._inlet
-                if source is not None:
-                    source.resume()
-            elif event == execproto.EXIT:
-                assert isinstance(value, int)
-                self._status = value
-            elif event == execproto.LOST:
-                raise ExecLostError(
-                    "the guest's exec server began anew while the command was running, as it does after it "
-                    "was killed; look for the reason on the guest's console (out of memory?)"
-                )
-            elif isinstance(value, bytes):
-                self._show(event, value)
-        self._flush()
-        self._finish()
+            self.terminal.attach(loop, self._write, self._room)
+            return
+        self._outputs = [_Output(loop, fd, self._consumed, self._broken) for fd in (stdout, stderr)]
+        out, err = self._outputs
+        self.run = client.start(
+            request,
+            on_stdout=lambda run, data: out.put(data),
+            on_stderr=lambda run, data: err.put(data),
+            on_room=self._resume,
+            on_exit=self._ended,
+        )
+        inlet = Inlet(loop, self._write, self._room, self.run.eof)
+        try:
+            inlet.open(stdin)
+            self._inlet = inlet
+        except OSError:  # closed before we began
+            self.run.eof()
 
     def signal(self, number: int) -> None:
         """Send a signal to the command."""
-        self.session.signal(number)
-        self._flush()
+        self.run.signal(number)
 
     def resized(self) -> None:
         """Our terminal's size changed (SIGWINCH): tell the command's."""
         size = os.get_terminal_size(self._stdin)
-        self.session.resize(size.lines, size.columns)
-        self._flush()
+        self.run.resize(size.lines, size.columns)
 
     def close(self) -> None:
         """Put the terminal back and stop reading. Idempotent; nothing is called afterwards."""
@@ -120,35 +95,34 @@ class ExecRunner:
             self.terminal.close()
         if self._inlet is not None:
             self._inlet.close()
-        for output in self._outputs.values():
+        for output in self._outputs:
             output.close()
 
-    def _flush(self) -> None:
-        data = self.session.outgoing()
-        if data and not self._done:
-            self._write(data)
-
     def _finish(self) -> None:
-        if self._status is None or self._done or any(output.waiting for output in self._outputs.values()):
+        status = self.run.status
+        if status is None or self._done or any(output.waiting for output in self._outputs):
             return
         self.close()
-        self._on_exit(self._status)
+        self._on_exit(status)
+
+    def _ended(self, run: Run) -> None:
+        if run.error is not None and not self._done:
+            raise run.error
+        self._finish()
 
     def _room(self) -> int:
-        return self.session.stdin_room
+        return self.run.room
 
-    def _send_stdin(self, data: bytes) -> None:
-        self.session.send_stdin(data)
-        self._flush()
+    def _write(self, data: bytes) -> None:
+        self.run.write(data)
 
-    def _eof(self) -> None:
-        self.session.eof()
-        self._flush()
+    def _resume(self, run: Run) -> None:
+        source = self.terminal or self._inlet
+        if source is not None:
+            source.resume()
 
-    def _show(self, event: int, data: bytes) -> None:
-        if self.terminal is None:
-            self._outputs[event].put(data)
-            return
+    def _show(self, run: Run, data: bytes) -> None:
+        assert self.terminal is not None
         self.terminal.write(data)
         self._held += len(data)
         if self.terminal.ready:
@@ -159,8 +133,7 @@ class ExecRunner:
         self._consumed(held)
 
     def _consumed(self, size: int) -> None:
-        self.session.consumed(size)
-        self._flush()
+        self.run.consumed(size)
         self._finish()
 
     def _broken(self) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 
 from pyvmm.exec.channel import PORT_NAME, ExecChannel, ExecLink
-from pyvmm.exec.session import EXIT, LOST, READY, ROOM, STDERR, STDOUT, ExecSession
+from pyvmm.exec.client import ExecClient
 from pyvmm.virtio.console.device import VirtioConsole
 from pyvmm.virtio.console.port import Port
 
@@ -14,11 +13,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm.exec.session import Request
+    from pyvmm.exec.client import Run
+    from pyvmm.exec.request import Request
     from pyvmm.guest.watch import Watch
     from pyvmm.loop import Loop
     from pyvmm.machine.ending import Ending
 
+#: The streams of a command's output.
+STDOUT, STDERR = 1, 2
 #: Bytes of standard input that wait for the guest; who writes more waits until they are fewer.
 INPUT_MAX = 256 << 10
 
@@ -46,6 +48,7 @@ class Command:
         self._input = bytearray()
         self._eof = False
         self._abandoned = False
+        self._run: Run | None = None
 
     @property
     def over(self) -> bool:
@@ -69,12 +72,12 @@ class Command:
             data = bytes(held[:most])
             del held[:most]
         if data and not self._output_max:
-            self._commands.call(lambda: self._commands.consumed(self, len(data)))
+            self._commands.call(lambda: self._consumed(len(data)))
         return data
 
     def send_signal(self, number: int) -> None:
         """Send a signal to the command's process group. Any thread."""
-        self._commands.call(lambda: self._commands.signal(self, number))
+        self._commands.call(lambda: self._signal(number))
 
     def abandon(self) -> None:
         """Nobody waits for it any more: kill it, drop what it writes. Any thread."""
@@ -83,40 +86,47 @@ class Command:
 
     # In the loop's thread
 
-    def wrote(self, stream: int, data: bytes) -> None:
-        """Output came."""
+    def begin(self, client: ExecClient) -> None:
+        """Start it over *client*'s link."""
+        self._run = client.start(
+            self.request,
+            on_stdout=lambda run, data: self._wrote(STDOUT, data),
+            on_stderr=lambda run, data: self._wrote(STDERR, data),
+            on_room=lambda run: self._feed(),
+            on_exit=self._exited,
+        )
+        self._feed()
+
+    def _wrote(self, stream: int, data: bytes) -> None:
         commands = self._commands
         if self._abandoned or self.overflow:
-            commands.consumed(self, len(data))
+            self._consumed(len(data))
             return
         with commands.watch.condition:
             self.output[stream] += data
             total = len(self.output[STDOUT]) + len(self.output[STDERR])
         if self._output_max:
-            commands.consumed(self, len(data))
+            self._consumed(len(data))
             if total > self._output_max:
                 self.overflow = True
-                commands.signal(self, 9)
+                self._signal(9)
         commands.watch.changed()
 
-    def exited(self, status: int, signal: int) -> None:
-        """It ended."""
+    def _exited(self, run: Run) -> None:
         with self._commands.watch.condition:
             self.ended = time.monotonic()
-            self.status, self.signal = status, signal
+            self.status, self.signal = run.status, run.signal_number
+            self.lost = run.error is not None
             self._input.clear()
             self.pending = 0
         self._commands.watch.changed()
 
-    def gave_up(self) -> None:
-        """Its server began anew."""
-        self.lost = True
-        self._commands.watch.changed()
-
-    def feed(self, session: ExecSession) -> None:
-        """Send what input there is room for."""
+    def _feed(self) -> None:
+        run = self._run
+        if run is None:
+            return
         if self._input:
-            sent = session.send_stdin(memoryview(self._input))
+            sent = run.write(self._input)
             if sent:
                 del self._input[:sent]
                 with self._commands.watch.condition:
@@ -124,16 +134,24 @@ class Command:
                 self._commands.watch.changed()
         if self._eof and not self._input:
             self._eof = False
-            session.eof()
+            run.eof()
+
+    def _consumed(self, size: int) -> None:
+        if self._run is not None:
+            self._run.consumed(size)
+
+    def _signal(self, number: int) -> None:
+        if self._run is not None:
+            self._run.signal(number)
 
     def _more_input(self, data: bytes) -> None:
         if not self.over:
             self._input += data
-            self._commands.feed(self)
+            self._feed()
 
     def _end_input(self) -> None:
         self._eof = True
-        self._commands.feed(self)
+        self._feed()
 
 
 class Commands:
@@ -154,16 +172,14 @@ class Commands:
         #: The device of the faster way, for the machine.
         self.device = VirtioConsole([Port(self._port, PORT_NAME, console=False)])
         self._link = ExecLink((self.serial, self._port))
-        self._link.receiver = self._receive
-        self._session = ExecSession()
-        self._waiting: deque[Command] = deque()
-        self._running: Command | None = None
+        self._client = ExecClient(self._link.send, on_ready=self._answered)
+        self._link.receiver = self._client.receive
         self._loop: Loop | None = None
 
     def begin(self, loop: Loop) -> None:
         """The machine is made; *loop* is its event loop."""
         self._loop = loop
-        loop.call_soon(self._flush)
+        loop.call_soon(self._client.connect)
 
     def call(self, function: Callable[[], object]) -> None:
         """Call *function* in the loop's thread; no effect when the machine is over."""
@@ -177,71 +193,13 @@ class Commands:
         read.
         """
         command = Command(self, request, output_max)
-        self.call(lambda: self._start(command))
+        self.call(lambda: command.begin(self._client))
         return command
 
     def power(self, *, reboot: bool) -> None:
         """Ask the guest to end its processes and power off, or reboot. Any thread."""
+        self.call(lambda: self._client.power(reboot=reboot))
 
-        def ask() -> None:
-            self._session.power(reboot=reboot)
-            self._flush()
-
-        self.call(ask)
-
-    def feed(self, command: Command) -> None:
-        """*command* has input. Loop's thread."""
-        if command is self._running:
-            command.feed(self._session)
-            self._flush()
-
-    def consumed(self, command: Command, size: int) -> None:
-        """So much of its output was taken. Loop's thread."""
-        if command is self._running:
-            self._session.consumed(size)
-            self._flush()
-
-    def signal(self, command: Command, number: int) -> None:
-        """A signal for the command. Loop's thread."""
-        if command is self._running:
-            self._session.signal(number)
-            self._flush()
-
-    def _start(self, command: Command) -> None:
-        self._waiting.append(command)
-        self._next()
-
-    def _next(self) -> None:
-        if self._running is None and self._waiting:
-            command = self._running = self._waiting.popleft()
-            self._session.run(command.request)
-            command.feed(self._session)
-            self._flush()
-
-    def _flush(self) -> None:
-        data = self._session.outgoing()
-        if data:
-            self._link.send(data)
-
-    def _receive(self, data: bytes) -> None:
-        for event, value in self._session.feed(data):
-            command = self._running
-            if event == READY:
-                self.ready = True
-                self.watch.changed()
-            elif command is None:
-                continue
-            elif event == ROOM:
-                command.feed(self._session)
-            elif event == EXIT:
-                assert isinstance(value, int)
-                self._running = None
-                command.exited(value, value - 128 if value > 128 else 0)
-                self._next()
-            elif event == LOST:
-                self._running = None
-                command.gave_up()
-                self._next()
-            elif isinstance(value, bytes):
-                command.wrote(event, value)
-        self._flush()
+    def _answered(self) -> None:
+        self.ready = True
+        self.watch.changed()

@@ -10,7 +10,8 @@ from typing import overload
 from pyvmm.config import Config
 from pyvmm.config.toml import read_toml
 from pyvmm.errors import ConfigError
-from pyvmm.exec.session import STDERR, STDOUT, Request
+from pyvmm.exec.request import Request
+from pyvmm.guest.commands import STDERR, STDOUT
 from pyvmm.guest.console import GuestConsole
 from pyvmm.guest.errors import CommandError, GuestEnded, GuestTimeout, NoCommandsError
 from pyvmm.guest.life import Life

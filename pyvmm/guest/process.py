@@ -7,8 +7,7 @@ import signal as signals
 from typing import AnyStr, Generic
 
 from pyvmm.errors import ConfigError
-from pyvmm.exec.session import STDERR, STDOUT
-from pyvmm.guest.commands import INPUT_MAX
+from pyvmm.guest.commands import INPUT_MAX, STDERR, STDOUT
 from pyvmm.guest.errors import GuestEnded, GuestTimeout
 from pyvmm.guest.watch import Until, deadline_of
 

@@ -59,7 +59,7 @@ def run(
     environment; *memory* in bytes; *writable*: directories whose changes are to last. Raises
     LabTimeoutError, LabError, and what fetching the host's kernel raises.
     """
-    from pyvmm.exec.session import Request
+    from pyvmm.exec.request import Request
     from pyvmm.lab import environment, lease, machine
     from pyvmm.lab.pump import Pump, Sink
 

@@ -6,15 +6,15 @@ import select
 import socket
 import time
 
-from pyvmm.exec import session as execproto
-from pyvmm.exec.session import ExecSession, Request
+from pyvmm.exec.client import ExecClient
+from pyvmm.exec.request import Request
 from pyvmm.lab.errors import LabLostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pyvmm.exec.session import Event
+    from pyvmm.exec.client import Run
 
 _READ_SIZE = 1 << 16
 
@@ -22,15 +22,15 @@ _READ_SIZE = 1 << 16
 class Channel:
     """One connection to one channel; a context manager.
 
-    What is received comes out of ``receive`` as events of ``ExecSession``; ``flush`` sends
-    what the session has to say and keeps what the socket does not take yet.
+    ``receive`` gives what has arrived to ``client``; ``flush`` sends what that has to say and keeps what
+    the socket does not take yet.
     """
 
     def __init__(self, path: Path) -> None:
-        self.session = ExecSession()
         #: Whether the host answered: from then on a command may have begun.
         self.greeted = False
-        self._unsent = b""
+        self._unsent = bytearray()
+        self.client = ExecClient(self._send, on_ready=self._ready)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
             self.socket.connect(str(path))
@@ -40,6 +40,7 @@ class Channel:
                 f"the emulated host's channel {path} cannot be opened: {error.strerror}"
             ) from error
         self.socket.setblocking(False)
+        self.client.connect()
 
     def __enter__(self) -> Channel:
         return self
@@ -48,57 +49,59 @@ class Channel:
         self.close()
 
     def close(self) -> None:
-        """Hang up; what the session runs is killed inside."""
+        """Hang up; the commands that run are killed inside."""
         self.socket.close()
 
     def flush(self) -> bool:
         """Send what can be sent now; True when something is left, to be sent when writable."""
-        self._unsent += self.session.outgoing()
         if self._unsent:
             try:
-                self._unsent = self._unsent[self.socket.send(self._unsent) :]
+                del self._unsent[: self.socket.send(self._unsent)]
             except BlockingIOError:
                 pass
             except OSError as error:
                 raise LabLostError(f"the emulated host ended: {error.strerror}") from error
         return bool(self._unsent)
 
-    def receive(self) -> list[Event]:
-        """The events of what has arrived. Raises LabLostError when the host is gone."""
+    def receive(self) -> None:
+        """Take what has arrived. Raises LabLostError when the host is gone."""
         try:
             data = self.socket.recv(_READ_SIZE)
         except BlockingIOError:
-            return []
+            return
         except OSError as error:
             raise LabLostError(f"the emulated host ended: {error.strerror}") from error
         if not data:
             raise LabLostError("the emulated host ended while a command was running on it")
-        events = self.session.feed(data)
-        self.greeted = self.greeted or self.session.ready
-        return events
+        self.client.receive(data)
 
     def call(self, argv: list[str], limit: float) -> tuple[int, bytes]:
         """Run *argv* in the host's own root; its status and output.
 
         Raises LabLostError when it takes more than *limit* seconds.
         """
-        self.session.run(Request(argv))
-        output = b""
+        output = bytearray()
+
+        def take(run: Run, data: bytes) -> None:
+            output.extend(data)
+            run.consumed(len(data))
+
+        run = self.client.start(Request(argv), on_stdout=take, on_stderr=take)
         poller = select.poll()
         deadline = time.monotonic() + limit
-        while True:
+        while run.status is None:
             left = self.flush()
             poller.register(self.socket, select.POLLIN | (select.POLLOUT if left else 0))
             wait = deadline - time.monotonic()
             if wait <= 0 or not poller.poll(wait * 1000):
                 raise LabLostError(f"the emulated host did not answer within {limit:g} s")
-            for event, value in self.receive():
-                if event in (execproto.STDOUT, execproto.STDERR):
-                    assert isinstance(value, bytes)
-                    output += value
-                    self.session.consumed(len(value))
-                elif event == execproto.EXIT:
-                    assert isinstance(value, int)
-                    return value, output
-                elif event == execproto.LOST:
-                    raise LabLostError("the emulated host's init restarted under a command")
+            self.receive()
+            if run.error is not None:
+                raise LabLostError("the emulated host's init restarted under a command")
+        return run.status, bytes(output)
+
+    def _send(self, data: bytes) -> None:
+        self._unsent += data
+
+    def _ready(self) -> None:
+        self.greeted = True

@@ -7,14 +7,14 @@ import select
 import signal
 import time
 
-from pyvmm.exec import session as execproto
 from pyvmm.lab.errors import LabLostError, LabTimeoutError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm.exec.session import Request
+    from pyvmm.exec.client import Run
+    from pyvmm.exec.request import Request
     from pyvmm.lab.channel import Channel
 
 #: Seconds from the channel's opening to its greeting; the machine was seen well just before.
@@ -58,45 +58,52 @@ class Pump:
         size: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
         self._channel = channel
-        self._session = channel.session
+        self._client = channel.client
+        self._run: Run
         self._stdin = stdin if isinstance(stdin, int) else None
         self._input = stdin if isinstance(stdin, bytes) else b""
         self._input_ended = self._stdin is None
         self._eof_sent = False
-        self._sinks = {execproto.STDOUT: out, execproto.STDERR: err}
+        self._out = out
+        self._err = err
         self._signals = signals
         self._size = size
-        self._status: int | None = None
         self._asked_to_end = 0
 
     def run(self, request: Request, timeout: float | None = None) -> int:
         """Run *request*; its exit status. Raises LabTimeoutError, LabLostError."""
         begun = time.monotonic()
-        self._session.run(request)
-        while self._status is None or any(self._pending()):
+        run = self._run = self._client.start(
+            request,
+            on_stdout=lambda run, data: self._take(run, self._out, data),
+            on_stderr=lambda run, data: self._take(run, self._err, data),
+        )
+        while run.status is None or any(self._pending()):
             now = time.monotonic()
             limit = timeout
-            if not self._session.ready:
+            if not self._client.ready:
                 limit = _GREETING_LIMIT if timeout is None else min(timeout, _GREETING_LIMIT)
             left = None if limit is None else begun + limit - now
             if left is not None and left <= 0:
-                if not self._session.ready and limit == _GREETING_LIMIT:
+                if not self._client.ready and limit == _GREETING_LIMIT:
                     raise LabLostError(f"the emulated host did not answer within {limit:g} s")
                 raise LabTimeoutError(f"the command did not end within {timeout:g} s and was killed")
             self._turn(left)
-        return self._status
+            if run.error is not None:
+                raise LabLostError("the emulated host's init restarted under the command")
+        return run.status
 
     def _pending(self) -> list[Sink]:
-        return [sink for sink in self._sinks.values() if sink.fd is not None and sink.memory]
+        return [sink for sink in (self._out, self._err) if sink.fd is not None and sink.memory]
 
     def _turn(self, wait: float | None) -> None:
         self._give_input()
         poller = select.poll()
         left = self._channel.flush()
-        running = self._status is None
+        running = self._run.status is None
         if running:
             poller.register(self._channel.socket, select.POLLIN | (select.POLLOUT if left else 0))
-        if running and self._stdin is not None and not self._input and self._session.stdin_room:
+        if running and self._stdin is not None and not self._input and self._run.room:
             poller.register(self._stdin, select.POLLIN)
         if self._signals is not None:
             poller.register(self._signals, select.POLLIN)
@@ -112,11 +119,11 @@ class Pump:
             elif fd == self._stdin and running:
                 self._read_stdin(fd)
             else:
-                self._receive()
+                self._channel.receive()
 
     def _read_stdin(self, fd: int) -> None:
         try:
-            self._input = os.read(fd, min(_READ_SIZE, self._session.stdin_room))
+            self._input = os.read(fd, min(_READ_SIZE, self._run.room))
         except BlockingIOError:
             return
         except OSError:
@@ -127,42 +134,33 @@ class Pump:
 
     def _give_input(self) -> None:
         if self._input:
-            self._input = self._input[self._session.send_stdin(self._input) :]
-        if self._input_ended and not self._input and not self._eof_sent and self._session.running:
-            self._session.eof()
+            self._input = self._input[self._run.write(self._input) :]
+        if self._input_ended and not self._input and not self._eof_sent:
+            self._run.eof()
             self._eof_sent = True
 
-    def _receive(self) -> None:
-        for event, value in self._channel.receive():
-            if event in self._sinks:
-                assert isinstance(value, bytes)
-                sink = self._sinks[event]
-                sink.memory += value
-                if sink.fd is None:
-                    self._session.consumed(len(value))
-            elif event == execproto.EXIT:
-                assert isinstance(value, int)
-                self._status = value
-            elif event == execproto.LOST:
-                raise LabLostError("the emulated host's init restarted under the command")
+    def _take(self, run: Run, sink: Sink, data: bytes) -> None:
+        sink.memory += data
+        if sink.fd is None:
+            run.consumed(len(data))
 
     def _write(self, sink: Sink) -> None:
         try:
-            self._session.consumed(sink.flush())
+            self._run.consumed(sink.flush())
         except BlockingIOError:
             pass
         except OSError:  # nobody reads any more: the command is to know, as it would here
-            self._session.consumed(len(sink.memory))
+            self._run.consumed(len(sink.memory))
             sink.memory.clear()
-            self._session.signal(signal.SIGPIPE)
+            self._run.signal(signal.SIGPIPE)
 
     def _pass_signals(self) -> None:
         assert self._signals is not None
         for number in os.read(self._signals, 64):
             if number == signal.SIGWINCH and self._size:
-                self._session.resize(*self._size())
+                self._run.resize(*self._size())
             elif number != signal.SIGWINCH:
                 self._asked_to_end += 1
                 if self._asked_to_end > _PATIENCE:
                     raise KeyboardInterrupt  # the command, or the whole host, does not listen
-                self._session.signal(number)
+                self._run.signal(number)

@@ -9,9 +9,10 @@ import threading
 
 import pytest
 
-from pyvmm.exec.frames import GUEST_HELLO, encode
-from pyvmm.exec.runner import PTY_WINDOW, ExecLostError, ExecRunner
-from pyvmm.exec.session import Request
+from pyvmm.exec.client import ExecClient, ExecLostError
+from pyvmm.exec.frames import GUEST_HELLO, VERSION, encode
+from pyvmm.exec.request import Request
+from pyvmm.exec.runner import PTY_WINDOW, ExecRunner
 from pyvmm.loop import READ, Loop
 
 LIMIT = 60
@@ -29,12 +30,14 @@ class Bench:
         self.read_out, self.stdout = os.pipe()
         self.read_err, self.stderr = os.pipe()
         self.unsent = b""
+        self.client = ExecClient(self.send)
         self.open = {self.stdin, self.feed, self.read_out, self.stdout, self.read_err, self.stderr}
 
     def start(self, request, **given):
         fds = {"stdin": self.stdin, "stdout": self.stdout, "stderr": self.stderr, **given}
-        self.runner = ExecRunner(self.loop, self.send, request, self.ended, **fds)
-        self.loop.add(self.fd, READ, lambda events: self.runner.receive(os.read(self.fd, 65536)))
+        self.runner = ExecRunner(self.loop, self.client, request, self.ended, **fds)
+        self.client.connect()
+        self.loop.add(self.fd, READ, lambda events: self.client.receive(os.read(self.fd, 65536)))
         self.loop.call_later(LIMIT, self.give_up)
 
     def send(self, data):
@@ -117,7 +120,7 @@ def test_output_when_the_reader_is_slow_waits_in_the_guest(bench):
 
     reader = threading.Thread(target=read_slowly)
     reader.start()
-    output = bench.runner._outputs[2]
+    output = bench.runner._outputs[0]
     while bench.status is None and not bench.late:
         bench.loop.run_once(0.05)
         most = max(most, len(output.waiting))
@@ -204,8 +207,8 @@ def test_terminal_when_much_is_shown_loses_nothing(bench):
 
 def test_guest_when_it_begins_anew_ends_the_run_with_an_error(bench):
     bench.start(Request(["cat"]))
-    while not bench.runner.session.ready:
+    while not bench.client.ready:
         bench.loop.run_once(1)
         assert not bench.late
     with pytest.raises(ExecLostError, match="began anew"):
-        bench.runner.receive(encode(GUEST_HELLO, 0, b"\1\0\0\0" + bytes(8)))
+        bench.client.receive(encode(GUEST_HELLO, 0, bytes([VERSION, 0, 0, 0]) + bytes(12)))

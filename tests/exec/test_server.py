@@ -10,7 +10,7 @@ import time
 import pytest
 
 from pyvmm.exec import frames
-from pyvmm.exec.session import EXIT, LOST, READY, Request
+from pyvmm.exec.request import Request
 from tests.support.exec_link import Link
 
 
@@ -93,23 +93,25 @@ def test_output_when_a_background_process_keeps_the_pipe_ends_with_the_command(l
 
 
 def test_output_when_nobody_consumes_it_stops_at_the_window(link):
-    link.session.run(Request.shell("trap 'echo caught >&2' TERM; while :; do echo y; done", window=10_000))
-    consumed, link.session.consumed = link.session.consumed, lambda size: None
-    link.until(lambda: len(link.stdout) == 10_000)
-    link.session.signal(signal.SIGTERM)  # control passes stuck output, and so does its effect
-    link.session.consumed = consumed
-    consumed(len(link.stdout))
-    link.until(lambda: link.stderr == b"caught\n")
-    link.session.signal(signal.SIGKILL)
-    assert link.finish()[0] == 128 + signal.SIGKILL
+    stuck = link.start(
+        Request.shell("trap 'echo caught >&2' TERM; while :; do echo y; done", window=10_000), consume=False
+    )
+    link.until(lambda: len(stuck.stdout) == 10_000)
+    stuck.run.signal(signal.SIGTERM)  # control passes stuck output, and so does its effect
+    stuck.consume = True
+    stuck.run.consumed(len(stuck.stdout))
+    link.until(lambda: stuck.stderr == b"caught\n")
+    stuck.run.signal(signal.SIGKILL)
+    assert link.finish(stuck)[0] == 128 + signal.SIGKILL
+    assert stuck.run.signal_number == signal.SIGKILL
 
 
 def test_signal_when_sent_reaches_the_whole_group(link):
-    link.session.run(Request.shell("trap 'exit 9' TERM; sh -c 'echo $$; exec sleep 1000' & wait; wait"))
-    link.until(lambda: link.stdout.endswith(b"\n"))
-    link.session.signal(signal.SIGTERM)
-    assert link.finish()[0] == 9
-    _until_gone(int(link.stdout))
+    group = link.start(Request.shell("trap 'exit 9' TERM; sh -c 'echo $$; exec sleep 1000' & wait; wait"))
+    link.until(lambda: group.stdout.endswith(b"\n"))
+    group.run.signal(signal.SIGTERM)
+    assert link.finish(group)[0] == 9
+    _until_gone(int(group.stdout))
 
 
 def test_pty_when_asked_for_is_the_controlling_terminal_of_the_size_given(link):
@@ -118,20 +120,19 @@ def test_pty_when_asked_for_is_the_controlling_terminal_of_the_size_given(link):
 
 
 def test_pty_when_resized_tells_the_command(link):
-    link.session.run(
+    sized = link.start(
         Request.shell("trap 'stty size; exit' WINCH; echo on; while :; do sleep 0.01; done", pty=(1, 2))
     )
-    link.until(lambda: b"on" in link.stdout)
-    link.session.resize(40, 50)
-    assert b"40 50" in link.finish()[1]
+    link.until(lambda: b"on" in sized.stdout)
+    sized.run.resize(40, 50)
+    assert b"40 50" in link.finish(sized)[1]
 
 
 def test_pty_when_ctrl_c_is_typed_interrupts(link):
-    link.session.run(Request.shell("echo on; exec sleep 1000", pty=(24, 80)))
-    link.until(lambda: b"on" in link.stdout)
-    link.session.send_stdin(b"\x03")
-    link.until(lambda: any(event == EXIT for event, _ in link.events))
-    assert (EXIT, 130) in link.events
+    sleeping = link.start(Request.shell("echo on; exec sleep 1000", pty=(24, 80)))
+    link.until(lambda: b"on" in sleeping.stdout)
+    sleeping.run.write(b"\x03")
+    assert link.finish(sleeping)[0] == 130
 
 
 def test_pty_when_much_is_printed_before_the_end_loses_nothing(link):
@@ -152,9 +153,9 @@ def test_noise_when_before_and_between_frames_is_survived(channel):
 def test_new_host_when_a_command_runs_ends_it_and_its_children(channel):
     fd, _, _ = channel
     first = Link(fd)
-    first.session.run(Request.shell("sleep 1000 & echo $! $$; wait"))
-    first.until(lambda: first.stdout.endswith(b"\n"))
-    pids = [int(word) for word in first.stdout.split()]
+    left = first.start(Request.shell("sleep 1000 & echo $! $$; wait"))
+    first.until(lambda: left.stdout.endswith(b"\n"))
+    pids = [int(word) for word in left.stdout.split()]
     second = Link(fd)
     assert second.run(Request(["echo", "mine"])) == (0, b"mine\n", b"")
     for pid in pids:
@@ -174,18 +175,16 @@ def _until_gone(pid):
             return
 
 
-def test_second_command_when_one_runs_is_refused(channel):
+def test_request_for_a_number_in_use_is_ignored(channel):
     fd, _, _ = channel
     link = Link(fd)
-    link.session.run(Request(["cat"]))
+    cat = link.start(Request(["cat"]))
     link.until_ready()
-    os.write(fd, link.session.outgoing() + frames.encode(frames.HOST_RUN, 77, Request(["true"]).body))
-    seen = []
-    decoder = frames.Decoder()
-    original = link.session.feed
-    link.session.feed = lambda data: seen.extend(decoder.feed(data)) or original(data)
-    link.until(lambda: any(frame.run == 77 and frame.type == frames.GUEST_EXIT for frame in seen))
-    assert link.finish(b"still there")[:2] == (0, b"still there")
+    link.unsent += frames.encode(frames.HOST_RUN, cat.run.number, Request(["true"]).body)
+    assert link.run(Request(["echo", "beside"])) == (0, b"beside\n", b"")
+    cat.rest, cat.open = memoryview(b"still there"), False
+    cat.feed(cat.run)
+    assert link.finish(cat) == (0, b"still there", b"")
 
 
 @pytest.mark.parametrize(
@@ -202,14 +201,15 @@ def test_request_when_malformed_is_refused_with_125(link, body):
 def test_server_when_killed_and_started_again_tells_the_host(channel, server_program):
     fd, process, path = channel
     link = Link(fd)
-    link.session.run(Request(["cat"]))
+    cat = link.start(Request(["cat"]))
     link.until_ready()
     process.kill()
     process.wait()
     again = subprocess.Popen([server_program, path], stdin=subprocess.DEVNULL)
     try:
-        link.until(lambda: any(event == LOST for event, _ in link.events))
-        link.until(lambda: [event for event, _ in link.events].count(READY) == 2)
+        link.until(lambda: cat.run.ended)
+        assert (cat.run.status, "began anew" in str(cat.run.error)) == (None, True)
+        link.until(lambda: link.greeted == 2)
         assert link.run(Request(["echo", "again"])) == (0, b"again\n", b"")
     finally:
         again.kill()

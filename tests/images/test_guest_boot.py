@@ -15,7 +15,7 @@ import time
 import pytest
 
 from pyvmm.exec import frames
-from pyvmm.exec.session import EXIT, Request
+from pyvmm.exec.request import Request
 from pyvmm.images import cpio, debian
 from pyvmm.images.cache import CacheError
 from pyvmm.images.default import default_guest
@@ -131,8 +131,11 @@ def test_stock_kernel_runs_commands_over_a_serial_port_and_obeys_the_power_butto
     qemu = Qemu(tmp_path, guest.kernel, guest.initrd, "pyvmm.exec=ttyS1", serial)
     try:
         link = qemu.connect("exec")
-        link.session.run(Request.shell("echo out; echo err >&2; exit 3"))
-        assert link.finish(limit=BOOT) == (3, b"out\n", b"err\n")
+        assert link.run(Request.shell("echo out; echo err >&2; exit 3"), limit=BOOT) == (
+            3,
+            b"out\n",
+            b"err\n",
+        )
         assert link.run(Request(["uname", "-r"]))[1].decode() == f"{guest.release}\n"
         data = os.urandom(100_000)
         assert link.run(Request(["cat"]), stdin=data) == (0, data, b"")
@@ -155,12 +158,11 @@ def test_stock_kernel_serves_several_virtio_ports_at_once_and_ends_what_a_host_l
     qemu = with_ports(tmp_path, guest, "one", "two")
     try:
         one, two = qemu.connect("one"), qemu.connect("two")
-        one.session.run(Request(["cat", "/run/setup"]))
-        assert one.finish(limit=BOOT) == (0, b"setup ran\n", b"")
+        assert one.run(Request(["cat", "/run/setup"]), limit=BOOT) == (0, b"setup ran\n", b"")
 
-        two.session.run(Request.shell("echo $$; exec sleep 1000"))
-        two.until(lambda: two.stdout.endswith(b"\n"))
-        left = int(two.stdout)
+        sleeping = two.start(Request.shell("echo $$; exec sleep 1000"))
+        two.until(lambda: sleeping.stdout.endswith(b"\n"))
+        left = int(sleeping.stdout)
         data = os.urandom(10_000_000)
         assert one.run(Request(["cat"]), stdin=data, limit=BOOT) == (0, data, b"")
         assert one.run(Request(["test", "-e", f"/proc/{left}"]))[0] == 0
@@ -171,10 +173,9 @@ def test_stock_kernel_serves_several_virtio_ports_at_once_and_ends_what_a_host_l
         again = qemu.connect("two")
         assert again.run(Request(["echo", "again"])) == (0, b"again\n", b"")
 
-        one.session.power(reboot=True)
-        os.write(one.fd, one.session.outgoing())
+        one.client.power(reboot=True)
+        os.write(one.fd, one.unsent)
         assert qemu.ended() == 0
-        assert (EXIT, 0) in again.events
     finally:
         qemu.close()
 
@@ -184,15 +185,14 @@ def test_a_host_that_follows_another_at_once_keeps_its_command(guest, tmp_path):
     qemu = with_ports(tmp_path, guest, "one")
     try:
         host = qemu.connect("one")
-        host.session.run(Request(["true"]))
-        assert host.finish(limit=BOOT)[0] == 0
+        assert host.run(Request(["true"]), limit=BOOT)[0] == 0
         for number in range(FOLLOWERS):
             follower = qemu.connect("one")
-            follower.session.run(Request(["echo", str(number)]))
-            os.write(follower.fd, follower.session.outgoing())
+            echo = follower.start(Request(["echo", str(number)]))
+            del follower.unsent[: os.write(follower.fd, follower.unsent)]
             os.close(host.fd)
             host = follower
-            assert host.finish() == (0, f"{number}\n".encode(), b"")
+            assert host.finish(echo) == (0, f"{number}\n".encode(), b"")
     finally:
         qemu.close()
 
@@ -201,15 +201,14 @@ def test_a_host_that_follows_one_cut_off_in_a_frame_keeps_its_command(guest, tmp
     qemu = with_ports(tmp_path, guest, "one")
     try:
         host = qemu.connect("one")
-        host.session.run(Request(["true"]))
-        assert host.finish(limit=BOOT)[0] == 0
+        assert host.run(Request(["true"]), limit=BOOT)[0] == 0
         for number in range(TORN):
             os.write(host.fd, frames.encode(frames.HOST_STDIN, 1, bytes(2000))[: 9 + number])
             follower = qemu.connect("one")
-            follower.session.run(Request(["echo", str(number)]))
-            os.write(follower.fd, follower.session.outgoing())
+            echo = follower.start(Request(["echo", str(number)]))
+            del follower.unsent[: os.write(follower.fd, follower.unsent)]
             os.close(host.fd)
             host = follower
-            assert host.finish() == (0, f"{number}\n".encode(), b"")
+            assert host.finish(echo) == (0, f"{number}\n".encode(), b"")
     finally:
         qemu.close()

@@ -21,7 +21,9 @@ from pyvmm.exec import frames
 def answer(frame, status):
     if frame.type == frames.HOST_HELLO:
         nonce = struct.unpack_from("<I", frame.payload, 4)[0]
-        return frames.encode(frames.GUEST_HELLO, 0, struct.pack("<HHII", frames.VERSION, 0, nonce, 65536))
+        return frames.encode(
+            frames.GUEST_HELLO, 0, struct.pack("<HHIII", frames.VERSION, 0, nonce, 65536, 65536)
+        )
     if frame.type == frames.HOST_RUN:
         text = frames.encode(frames.GUEST_STDERR, frame.run, b"as it was told") if status else b""
         return text + frames.encode(frames.GUEST_EXIT, frame.run, struct.pack("<II", status, 0))

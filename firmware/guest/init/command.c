@@ -130,9 +130,7 @@ static bool open_pty(int *master, int *slave, const uint8_t *size)
 		sys_close(*master);
 		return false;
 	}
-	uint16_t window[4] = { load16(size), load16(size + 2), 0, 0 }; /* struct winsize */
-
-	sys_ioctl(*master, TIOCSWINSZ, (long)window);
+	command_resize(*master, load16(size), load16(size + 2));
 	return true;
 }
 
@@ -180,12 +178,12 @@ const char *command_start(struct command *command, uint8_t *request, size_t size
 	}
 	for (int i = 0; i < (command->pty ? 1 : 3); i++)
 		sys_close(theirs[i]);
-	command->in = ours[0];
-	command->out = ours[1];
-	command->err = ours[2];
-	command->exited = false;
-	if (command->pid > 0)
+	if (command->pid > 0) {
+		command->in = ours[0];
+		command->out = ours[1];
+		command->err = ours[2];
 		return NULL;
+	}
 	command->pid = 0;
 	for (int i = 0; i < (command->pty ? 1 : 3); i++)
 		sys_close(ours[i]);
@@ -199,58 +197,54 @@ void command_close(int *fd)
 	*fd = -1;
 }
 
-void command_resize(struct command *command, uint16_t rows, uint16_t cols)
+void command_resize(int terminal, uint16_t rows, uint16_t cols)
 {
-	uint16_t window[4] = { rows, cols, 0, 0 };
+	uint16_t window[4] = { rows, cols, 0, 0 }; /* struct winsize */
 
-	if (command->pty && command->out >= 0)
-		sys_ioctl(command->out, TIOCSWINSZ, (long)window);
+	sys_ioctl(terminal, TIOCSWINSZ, (long)window);
 }
 
-struct session {
-	int id, signal, found;
+struct sessions {
+	const int *ids;
+	unsigned count;
+	int signal, found;
 };
 
 static bool signal_member(const char *name, void *context)
 {
-	struct session *session = context;
-	int pid;
+	struct sessions *sessions = context;
+	int pid, session;
 
-	if (number(name, &pid) && SYS1(getsid, pid) == session->id) {
-		sys_kill(pid, session->signal);
-		session->found++;
-	}
+	if (!number(name, &pid) || (session = SYS1(getsid, pid)) <= 0)
+		return true;
+	for (unsigned i = 0; i < sessions->count; i++)
+		if (session == sessions->ids[i]) {
+			sys_kill(pid, sessions->signal);
+			sessions->found++;
+		}
 	return true;
 }
 
-/* Send *signal* (0: none) to each process of session *id*; how many there are. */
-static int signal_session(int id, int signal)
+/* Send *signal* (0: none) to each process of the sessions; how many there are. */
+static int signal_sessions(const int *ids, unsigned count, int signal)
 {
-	struct session session = { id, signal, 0 };
+	struct sessions sessions = { ids, count, signal, 0 };
 
-	each_name("/proc", signal_member, &session);
-	return session.found;
+	each_name("/proc", signal_member, &sessions);
+	return sessions.found;
 }
 
-void command_abort(struct command *command)
+void sessions_end(const int *ids, unsigned count)
 {
-	int session = command->pid, status;
 	long deadline = sys_now() + ABORT_MS;
+	int status;
 
-	command_close(&command->err);
-	if (command->in != command->out)
-		command_close(&command->in);
-	command_close(&command->out);
-	command->in = -1;
-	command->pid = 0;
-	if (!session)
-		return;
-	signal_session(session, SIGHUP);
-	signal_session(session, SIGCONT);
+	signal_sessions(ids, count, SIGHUP);
+	signal_sessions(ids, count, SIGCONT);
 	do {
 		while (sys_wait(-1, &status, WNOHANG) > 0)
 			;
-		if (!signal_session(session, sys_now() < deadline ? 0 : SIGKILL))
+		if (!signal_sessions(ids, count, sys_now() < deadline ? 0 : SIGKILL))
 			return;
 		sys_sleep(5);
 	} while (sys_now() < deadline + ABORT_MS);

@@ -30,7 +30,7 @@ char **command_environ(void);
 const char *command_start(struct command *command, uint8_t *request, size_t size);
 
 void command_close(int *fd);
-void command_resize(struct command *command, uint16_t rows, uint16_t cols);
+void command_resize(int terminal, uint16_t rows, uint16_t cols);
 
-/* End every process of the command's session: SIGHUP, after half a second SIGKILL. */
-void command_abort(struct command *command);
+/* End every process of *count* sessions: SIGHUP, after half a second SIGKILL. */
+void sessions_end(const int *ids, unsigned count);

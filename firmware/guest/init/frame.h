@@ -1,5 +1,5 @@
 /*
- * Frames of the exec protocol, version 1 (docs/internals/exec-protocol.md):
+ * Frames of the exec protocol, version 2 (docs/internals/exec-protocol.md):
  *   u16 magic, u8 type, u8 run, u16 length, u16 low half of CRC-32 of these six bytes,
  *   payload, u32 CRC-32 of the payload; all little-endian.
  */
@@ -8,7 +8,7 @@
 #include "sys.h"
 
 enum {
-	PROTOCOL_VERSION = 1,
+	PROTOCOL_VERSION = 2,
 	FRAME_MAGIC = 0x9df6,
 	FRAME_HEADER = 8,
 	FRAME_OVERHEAD = 12,
@@ -26,6 +26,7 @@ enum host_frame {
 	HOST_RESIZE = 0x07,
 	HOST_SIGNAL = 0x08,
 	HOST_POWER = 0x09,
+	HOST_PING = 0x0a,
 };
 
 enum guest_frame {
@@ -34,6 +35,7 @@ enum guest_frame {
 	GUEST_STDERR = 0x83,
 	GUEST_CREDIT = 0x84,
 	GUEST_EXIT = 0x85,
+	GUEST_PONG = 0x86,
 };
 
 struct frame {
@@ -43,10 +45,10 @@ struct frame {
 	const uint8_t *payload; /* inside the scanned buffer */
 };
 
-void frame_start(void); /* fills the CRC table; once */
+void frame_start(void); /* fills the CRC tables; once */
 
-/* The whole frame around *payload*, into *out* (FRAME_OVERHEAD + length bytes); its size. */
-size_t frame_encode(uint8_t *out, uint8_t type, uint8_t run, const void *payload, uint16_t length);
+/* Put header and checksums around the payload that is at *out* + FRAME_HEADER; the frame's size. */
+size_t frame_seal(uint8_t *out, uint8_t type, uint8_t run, uint16_t length);
 
 /*
  * Look for a frame in *size* bytes. Returns how many bytes are used up: noise, or one frame,

@@ -12,6 +12,7 @@
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/fs.h>
+#include <linux/mman.h>
 #include <linux/mount.h>
 #include <linux/poll.h>
 #include <linux/reboot.h>
@@ -80,6 +81,14 @@ static inline int sys_mount(const char *source, const char *target, const char *
 {
 	return SYS5(mount, source, target, type, flags, data);
 }
+/* *size* zero bytes of memory of their own, or NULL; given back by sys_unmap. */
+static inline void *sys_map(size_t size)
+{
+	long got = sys6(__NR_mmap, 0, (long)size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return got < 0 && got > -4096 ? NULL : (void *)got;
+}
+static inline void sys_unmap(void *memory, size_t size) { SYS2(munmap, memory, size); }
 static inline int sys_dup(int from, int to) { return SYS3(dup3, from, to, 0); }
 
 /* Wait for any of *count* descriptors; *ms* below 0 waits for ever. */
