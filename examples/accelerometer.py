@@ -2,7 +2,7 @@
 
     pyvmm run --device examples/accelerometer.py:Accelerometer,rate=10
 
-It swings around its z axis. Linux drives it with virtio_input and gives its samples at
+It swings around its z axis. Linux drives it with virtio_input; programs read its samples from
 /dev/input/eventN; see docs/guide/example-devices.md. Virtio 1.2, section 5.8; ``linux/virtio_input.h``,
 ``linux/input-event-codes.h``.
 """
@@ -56,7 +56,7 @@ class Accelerometer(VirtioDevice):
     # What it is: the driver selects a page of the configuration space, then reads it
 
     def config_written(self, offset: int, size: int) -> None:
-        """Another page."""
+        """The driver has selected another page."""
         page = self._page(self.config.select, self.config.subsel)
         self.config.size, self.config.data = len(page), page
 
@@ -76,7 +76,7 @@ class Accelerometer(VirtioDevice):
     # What it measures
 
     def started(self) -> None:
-        """The driver is ready."""
+        """The driver has set DRIVER_OK."""
         self.later(1 / self.rate, self._sample)
 
     def sample(self) -> tuple[int, int, int]:
@@ -98,12 +98,12 @@ class Accelerometer(VirtioDevice):
         self.publish(self.queues[EVENTS])
 
     def handle(self, queue: int, chain: Chain) -> int | None:
-        """A buffer for an event to come; what the driver sets on the other queue (a light) has no effect."""
+        """Keep a buffer for a later event; what the driver sends on the other queue (LEDs) has no effect."""
         if queue == STATUS:
             return 0
         self._buffers.append(chain)
         return None
 
     def stopped(self) -> None:
-        """The driver reset the device: its buffers are its own again."""
+        """The driver has reset the device: the kept buffers are invalid now."""
         self._buffers.clear()

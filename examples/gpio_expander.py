@@ -37,18 +37,18 @@ class Line:
         self.reset()
 
     def reset(self) -> None:
-        """As after the driver's reset; what comes from outside stays."""
+        """The state after the driver's reset; the levels that the host drives are kept."""
         self.direction = DIRECTION_NONE
         self.output = 0
         self.irq_type = IRQ_NONE
-        #: An edge came and was not told yet.
+        #: An edge that was not reported yet.
         self.latched = False
-        #: The driver's buffer that waits for an interrupt.
+        #: The driver's buffer for the next interrupt.
         self.waiting: Chain | None = None
 
     @property
     def due(self) -> bool:
-        """Whether the driver is to be told of an interrupt now."""
+        """Whether an interrupt is to be reported to the driver now."""
         level = {IRQ_HIGH: 1, IRQ_LOW: 0}.get(self.irq_type)
         return self.latched if level is None else self.input == level
 
@@ -123,10 +123,10 @@ class GpioExpander(VirtioDevice):
         self._interrupt(line)
         return None
 
-    # From outside
+    # Driven by the host
 
     def set_input(self, number: int, level: int) -> None:
-        """Drive line *number* from outside with *level*, 0 or 1. Any thread."""
+        """Drive line *number* from the host with *level*, 0 or 1. Any thread."""
         self.soon(lambda: self._set_input(self.lines[number], level))
 
     def _set_input(self, line: Line, level: int) -> None:
@@ -138,7 +138,7 @@ class GpioExpander(VirtioDevice):
         self._interrupt(line)
 
     def _drive(self, line: Line) -> None:
-        """What *line* gives now goes along its wire."""
+        """Pass the level of *line* to the other end of its wire."""
         target = self.wires.get(self.lines.index(line))
         if target is not None and line.direction == DIRECTION_OUT:
             self._set_input(self.lines[target], line.output)
@@ -154,7 +154,7 @@ class GpioExpander(VirtioDevice):
             self.complete(self.queues[EVENTS], chain, chain.write(bytes([status])))
 
     def stopped(self) -> None:
-        """The driver reset the device: its buffers are its own again."""
+        """The driver has reset the device: the kept buffers are invalid now."""
         for line in self.lines:
             line.reset()
 

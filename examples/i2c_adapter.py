@@ -21,7 +21,7 @@ OK, ERROR = 0, 1
 
 #: Address with its read/write bit as on the wire, padding, flags.
 HEADER = struct.Struct("<HHI")
-#: The most bytes one message may have: the length in a Linux ``i2c_msg`` has 16 bits.
+#: The largest message, in bytes: the length in Linux' ``i2c_msg`` has 16 bits.
 LIMIT = 0xFFFF
 
 
@@ -90,7 +90,7 @@ class Lm75(Chip):
             self._registers[self._pointer] = data[1:]
 
     def read(self, size: int) -> bytes:
-        """The register the pointer names, over and over."""
+        """The register that the pointer names, repeated."""
         register = self._registers[self._pointer]
         return (register * (size // len(register) + 1))[:size]
 

@@ -1,8 +1,7 @@
 """The event loop of one VM: file descriptors through epoll, timers, calls from other threads.
 
-One thread runs it; everything else may be called from any thread. A callback that is under
-way in the loop's thread is not waited for: who removes a file descriptor in another thread has a
-lock of his own for that.
+One thread runs it; every other method may be called from any thread. ``remove`` does not wait for a
+callback that the loop's thread is running: a caller in another thread needs a lock of its own for that.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ if TYPE_CHECKING:
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
-#: With READ: called once for each event, not until its cause is gone.
+#: With READ: edge-triggered, called once for each event (EPOLLET).
 EDGE = select.EPOLLET
-# Reported whether asked for or not (epoll_ctl(2)).
+# Always reported (epoll_ctl(2)).
 ERROR = select.EPOLLERR
 HANGUP = select.EPOLLHUP
 
 _EPERM = 1
-# Cancelled timers stay in the heap until due; beyond this many they are swept out.
+# Cancelled timers stay in the heap until they are due; when there are more than this, they are removed.
 _SWEEP = 64
 
 
 class Timer:
-    """A call that ``Loop.call_later`` will make once."""
+    """A function that is called once, at a certain time; made by ``Loop.call_later``."""
 
     __slots__ = ("_function", "_loop", "cancelled", "when")
 
@@ -51,7 +50,7 @@ class Timer:
         return self._function is not None
 
     def cancel(self) -> None:
-        """Never make the call; nothing happens when it was made already. Any thread."""
+        """Do not make the call. No effect when it was made already. Any thread."""
         self.cancelled = True
         if self._take() is not None:
             self._loop._cancelled_one()
@@ -62,9 +61,9 @@ class Timer:
 
 
 class Loop:
-    """Waits for file descriptors and the clock, and calls what was asked for.
+    """Waits for file descriptors and timers, and calls their callbacks.
 
-    *clock* gives seconds that never go back.
+    *clock* returns monotonic seconds.
 
     A file descriptor epoll refuses (a regular file or /dev/null: both are always ready)
     is called once in every turn while it asks for READ or WRITE. Its callback therefore
@@ -110,7 +109,7 @@ class Loop:
         the cause is gone. The caller keeps *fd* and removes it before closing it.
         Raises OSError (EEXIST) for an fd that was added already, EBADF for one not open.
         """
-        # Stored first: once epoll knows it, an event may come before this call returns.
+        # Stored first: an event may come before epoll_ctl returns.
         before = self._callbacks.get(fd)
         self._callbacks[fd] = callback
         self._added.add(fd)
@@ -158,7 +157,7 @@ class Loop:
             try:
                 self._epoll.unregister(fd)
             except OSError:
-                pass  # closed already: the kernel forgot it then
+                pass  # closed already, which removed it from the epoll set
 
     def call_soon(self, function: Callable[[], object]) -> None:
         """Call *function* in the loop's thread, in its next turn. Any thread; no effect once closed."""
@@ -189,7 +188,7 @@ class Loop:
         self._stopping = False
 
     def run_once(self, timeout: float | None = None) -> int:
-        """One turn: wait at most *timeout* seconds (None: no limit) for something to do, and do it.
+        """One turn: wait at most *timeout* seconds (None: no limit) for an event, and call its callbacks.
 
         Returns how many callbacks were called. Raises as ``run`` does.
         """
@@ -225,14 +224,14 @@ class Loop:
         return called
 
     def stop(self) -> None:
-        """End ``run`` after its present turn. Any thread."""
+        """End ``run`` after its current turn. Any thread."""
         self._stopping = True
         with self._lock:
             if not self._closed:
                 self._wake_up()
 
     def close(self) -> None:
-        """Give back the loop's own file descriptors; those added stay open. Idempotent."""
+        """Close the loop's own file descriptors; those that were added stay open. Idempotent."""
         with self._lock:
             if self._closed:
                 return
@@ -245,11 +244,11 @@ class Loop:
         os.close(self._wake)
 
     def _wake_up(self) -> None:
-        if self._thread not in (0, get_ident()):  # 0: a loop that was never run looks for itself
+        if self._thread not in (0, get_ident()):  # 0: a loop that was never run
             os.eventfd_write(self._wake, 1)
 
     def _run_timers(self) -> int:
-        # Timers made by the timers of this turn wait for the next one: no starvation.
+        # Timers made by this turn's timers run in the next turn, so that descriptors are not starved.
         now, last = self.clock(), self._sequence
         due = []
         with self._lock:
@@ -275,7 +274,7 @@ class Loop:
                 called += 1
                 self._call(function)
         finally:
-            if called < len(batch):  # one raised out of the loop: the others keep their turn
+            if called < len(batch):  # a callback raised: the remaining ones run in the next turn
                 with self._lock:
                     self._soon[:0] = batch[called:]
         return called
@@ -298,7 +297,7 @@ class Loop:
 
 
 class LoopThread:
-    """A loop that turns in a thread of its own until ``close``.
+    """A loop that runs in a thread of its own until ``close``.
 
     What a callback raises ends the thread and is raised by ``close``, unless ``loop.on_error`` takes it.
     """

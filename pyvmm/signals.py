@@ -1,7 +1,7 @@
 """Signals as callbacks of the event loop: signalfd(2) and pthread_sigmask(3) through ctypes.
 
 The standard ``signal`` module costs an import of ``enum`` at start-up and sets handlers from the
-main thread only. Here the signals are blocked, so that none interrupts anything, and
+main thread only. Here the signals are blocked, so that none interrupts a system call, and
 the loop reads them. Threads started afterwards inherit the block, and so do child processes:
 ``SignalFd.unblock_here`` is for those.
 """

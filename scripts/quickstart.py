@@ -22,7 +22,7 @@ from pyvmm.pykvm import Kvm
 PROMPT = b"# "
 TYPED = ("uname -a", "grep -m1 -e 'model name' -e implementer /proc/cpuinfo", "exit")
 CONSOLES = {"x86_64": "ttyS0", "arm64": "ttyAMA0"}
-#: What the lab of an architecture emulates.
+#: What the lab emulates, by architecture.
 LABS = {"x86_64": "an emulated AMD-V host", "arm64": "an emulated ARM host"}
 LIMIT = 240.0
 

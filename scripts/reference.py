@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
 
 
 def pages() -> dict[str, str]:
-    """Every page that has generated parts, by its file's name, with those parts made anew."""
+    """Every page that has generated parts, by its file's name, with those parts made again."""
     return {path.name: _filled(path.read_text()) for path in sorted(PAGES.glob("*.md"))}
 
 

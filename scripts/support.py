@@ -1,7 +1,7 @@
-"""Writes the table of docs/reference/support.md from what the guest tests said: ``support.py LOG...``.
+"""Writes the table of docs/reference/support.md from the results of the guest tests: ``support.py LOG...``.
 
-A LOG is the output of scripts/test. Its headings tell on which host the lines behind them were said, and
-pytest's summary (``-rap``) which tests passed. A feature is tested on an architecture when a test of it
+A LOG is the output of scripts/test. Its headings name the host that the lines after them come from, and
+pytest's summary (``-rap``) says which tests passed. A feature is tested on an architecture when a test of it
 passed there on one host and none failed on any.
 """
 
@@ -128,7 +128,7 @@ def results(lines: list[str]) -> dict[str, dict[str, str]]:
 
 
 def cell(tests: tuple[str, ...], found: dict[str, str]) -> str:
-    """What the table says of one feature on one architecture."""
+    """The table's entry for one feature on one architecture."""
     outcomes = {outcome for name, outcome in found.items() if name.startswith(tests)}
     return {frozenset(): "-", frozenset({"PASSED"}): "tested"}.get(frozenset(outcomes), "fails")
 

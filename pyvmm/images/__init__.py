@@ -1,1 +1,1 @@
-"""Guest images: packages, initramfs, kernel build, and the host's half of the exec protocol."""
+"""Guest images: packages, initramfs, kernel build, and their cache."""

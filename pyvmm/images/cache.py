@@ -2,7 +2,7 @@
 
 An entry is a file or a directory that appears whole or not at all: it is built in a scratch
 directory beside its place, ``.tmp-PID-NAME``, and renamed. Several processes may want the
-same entry; a lock of the kernel (flock(2)), which dies with its holder, lets one build it.
+same entry: whoever holds a flock(2) lock builds it, and the kernel releases the lock when its holder ends.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def entry(name: str, build: Callable[[Path], None]) -> Path:
     """The path of the entry *name* (relative, may have directories), built if it is not there.
 
     *build* is given a path that does not exist and makes a file, a link or a directory there;
-    the path's parent is scratch space of its own, removed afterwards. Raises
-    CacheError when the cache cannot be written; what *build* raises is passed on, and leaves
-    nothing behind.
+    the path's parent is a scratch directory of this call, removed afterwards. Raises
+    CacheError when the cache cannot be written; what *build* raises is passed on, and no entry
+    is left then.
     """
     path = directory() / name
     if path.exists():
@@ -75,7 +75,7 @@ def _build(path: Path, build: Callable[[Path], None]) -> None:
 
     for left in path.parent.glob(".tmp-*"):
         if left.name.split("-", 2)[2] == path.name:
-            shutil.rmtree(left, ignore_errors=True)  # of a holder that was killed: we have its lock
+            shutil.rmtree(left, ignore_errors=True)  # of a process that was killed: its lock is ours now
     scratch = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     scratch.mkdir()
     try:

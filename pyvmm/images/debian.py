@@ -1,8 +1,8 @@
 """Debian packages without root: fetched and verified by apt, unpacked into the cache.
 
-The system's package lists are used where they know the package and its mirror still has it;
-else lists of our own are fetched into the cache. apt checks the signatures of the lists and,
-through them, the checksum of every package. Nothing of the system is changed.
+The system's package lists are used when they have the package and the mirror still offers it;
+otherwise separate lists are fetched into the cache. apt checks the signatures of the lists and,
+through them, the checksum of every package. The system itself is not changed.
 
 A package that was fetched before is found in the cache without apt and without a network. To
 have a newer version, remove its link, ``debian/ARCHITECTURE/NAME``, from the cache.
@@ -31,7 +31,7 @@ _SYSTEM_LISTS = Path("/var/lib/apt/lists")
 
 
 class PackageError(StartError):
-    """A package that cannot be had: no apt, no network, no such package."""
+    """A package cannot be fetched: no apt, no network, no such package."""
 
 
 class Package:
@@ -47,9 +47,9 @@ class Package:
 
 
 def package(name: str, architecture: str = "amd64", say: Callable[[str], None] | None = None) -> Package:
-    """The package *name*, from the cache or fetched; *say* is told what takes time.
+    """The package *name*, from the cache or fetched; *say* is called with a text before each slow step.
 
-    A meta package (linux-image-cloud-amd64) gives the versioned package it stands for.
+    For a meta package (linux-image-cloud-amd64) it is the versioned package that it depends on.
     Raises PackageError, or CacheError when the cache cannot be written.
     """
     if architecture not in ARCHITECTURES.values():
@@ -69,9 +69,9 @@ def package(name: str, architecture: str = "amd64", say: Callable[[str], None] |
 
 
 def closure(name: str, architecture: str = "amd64", say: Callable[[str], None] | None = None) -> list[str]:
-    """The names of all packages that *name* needs on an empty system, itself among them, as apt chooses.
+    """The names of all packages that apt would install for *name* on an empty system, *name* included.
 
-    Asks apt every time. Raises PackageError.
+    Runs apt every time. Raises PackageError.
     """
     _need_apt(name)
     system = _System(architecture, own=True)
@@ -88,7 +88,7 @@ def fetched() -> list[str]:
 
 
 def tell(text: str) -> None:
-    """Say on stderr what is going on, on a line of its own."""
+    """Print *text* as a line on stderr."""
     print(f"pyvmm: {text}", file=sys.stderr, flush=True)
 
 
@@ -141,7 +141,7 @@ class _System:
 
     @property
     def updated(self) -> bool:
-        """Whether this process has fetched the lists before: twenty packages need them once."""
+        """Whether this process has fetched the lists already."""
         return self._state in _updated
 
     def update(self) -> None:
@@ -250,7 +250,7 @@ def _unpack(deb: Path, place: Path) -> None:
             path = Path(os.path.normpath(place / member.name))
             if path == place:
                 continue  # "./", the root itself
-            # A link made before must not lead out either.
+            # Nor may a link unpacked before lead outside.
             if not path.is_relative_to(place) or not path.parent.resolve().is_relative_to(place.resolve()):
                 raise PackageError(f"{deb.name} has a file outside its root: {member.name}")
             if member.isdir():

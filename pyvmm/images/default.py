@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: The kernel package of the default guest, by architecture.
 KERNEL_PACKAGES = {"amd64": "linux-image-cloud-amd64", "arm64": "linux-image-arm64"}
-#: Modules of the default guest: what its power button speaks through, and virtio devices.
+#: Modules of the default guest: for its power button and its virtio devices.
 POWER_BUTTON = {"amd64": "button", "arm64": "gpio_keys"}
 DEFAULT_MODULES = (
     "evdev",
@@ -34,11 +34,11 @@ DEFAULT_MODULES = (
     "virtiofs",
     "virtio_input",
 )
-#: Modules the kernel gets when it asks: a disk's file system, which the cloud kernel has built in.
+#: Modules loaded on demand: a disk's file system, which the cloud kernel has built in.
 ON_DEMAND = {"fs-ext4": ("crc32c_generic", "ext4")}
-#: What a kernel runs to get a module.
+#: The program that the kernel runs to load a module.
 _MODPROBE = "bin/modprobe"
-# Part of the cache's key: to be raised when ``initramfs.build`` lays things out otherwise.
+# Part of the cache's key: increase it when ``initramfs.build`` changes its layout.
 _LAYOUT = 3
 
 
@@ -54,7 +54,7 @@ class Guest:
 
 
 def default_guest(architecture: str = native.DEBIAN, say: Callable[[str], None] | None = None) -> Guest:
-    """The stock kernel and our initramfs, from the cache or fetched; *say* is told what takes time.
+    """The stock kernel and our initramfs, from the cache or fetched; *say* is called before each slow step.
 
     Raises PackageError, CacheError or InitramfsError.
     """

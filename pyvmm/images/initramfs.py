@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from pyvmm.images.modules import Module
 
-#: Where init lies in ``exec_overlay``: to be given to the kernel as ``rdinit=``.
+#: The path of init in ``exec_overlay``, for the kernel's ``rdinit=``.
 OVERLAY_INIT = "/.pyvmm/init"
 
-# What busybox's udhcpc runs when it got, renewed or lost a lease.
+# What busybox's udhcpc runs when it has obtained, renewed or lost a lease.
 _LEASE = b"""\
 #!/bin/sh
 case $1 in
@@ -61,11 +61,11 @@ _MACHINES = {name: machine for machine, name in debian.ARCHITECTURES.items()}
 
 
 class InitramfsError(StartError):
-    """An initramfs that cannot be made: a part is missing."""
+    """An initramfs cannot be made, because a part is missing."""
 
 
 def exec_overlay(architecture: str = "amd64") -> bytes:
-    """A small archive to put after a user's own initrd, booted with ``rdinit=/.pyvmm/init``."""
+    """An archive that is appended to a user's own initrd, booted with ``rdinit=/.pyvmm/init``."""
     return cpio.archive([cpio.file(OVERLAY_INIT[1:], init_program(architecture), 0o755)])
 
 
@@ -76,7 +76,10 @@ def build(
     modules: Sequence[Module] = (),
     files: Sequence[Entry] = (),
 ) -> bytes:
-    """The archive of an initramfs. *modules* are loaded in the order given; *files* win over ours."""
+    """The archive of an initramfs.
+
+    *modules* are loaded in the order given; *files* replace those of the same path.
+    """
     entries = [
         cpio.folder("dev"),
         cpio.character_device("dev/console", 5, 1),
@@ -99,7 +102,7 @@ def build(
 
 
 def on_demand(wanted: Mapping[str, Sequence[Module]], path: str) -> list[Entry]:
-    """Entries of modules for which the kernel asks by an alias, and of the program that it runs to get them.
+    """Entries of modules that the kernel requests by an alias, and of the program that it runs to load them.
 
     *wanted* has an alias' modules in load order; *path* is the program's, as /proc/sys/kernel/modprobe has
     it. Aliases with nothing to load are left out.
@@ -116,12 +119,12 @@ def on_demand(wanted: Mapping[str, Sequence[Module]], path: str) -> list[Entry]:
 
 
 def paths_of(modules: Iterable[Module]) -> bytes:
-    """A line a module: where it lies."""
+    """The modules' paths, one a line."""
     return "".join(f"/{module.path}\n" for module in modules).encode()
 
 
 def applets(busybox: bytes) -> list[str]:
-    """The names a busybox program answers to, from the sorted table in it: any architecture's.
+    """The names of a busybox program's applets, from the sorted table in it; of any architecture.
 
     Raises InitramfsError when there is no such table.
     """
@@ -157,7 +160,8 @@ def init_program(architecture: str = "amd64") -> bytes:
 def linux_program(path: str, architecture: str = "amd64") -> bytes:
     """One of our programs for Linux guests: its *path* in ``firmware``, without the machine's name."""
     name = f"firmware/{path}.{_MACHINES[architecture]}"
-    package = Path(__file__).resolve().parent.parent  # a wheel has firmware inside, a checkout beside
+    # In a wheel firmware is inside the package, in a checkout beside it.
+    package = Path(__file__).resolve().parent.parent
     for base in (package, package.parent):
         if (base / name).is_file():
             return (base / name).read_bytes()

@@ -1,8 +1,8 @@
 """A minimal guest kernel: Debian's kernel source built with our configuration on top of tinyconfig.
 
 That is ``minimal.config`` and the architecture's ``minimal-ARCHITECTURE.config``. Everything a guest of
-pyvmm uses is built in: nothing to load, quick to boot. A build takes some minutes and about 2 GB in the
-cache while it runs; the result is kept under a name made of the source's version and the
+pyvmm uses is built in, so that no module has to be loaded. A build takes some minutes, and about 2 GB in
+the cache while it runs; the result is kept under a name made of the source's version and the
 configuration's hash.
 """
 
@@ -30,8 +30,8 @@ SOURCE_PACKAGE = "linux-source"
 class Target:
     """What is built for one architecture, *arch* to the kernel's makefiles.
 
-    *image*: what is booted, by its path in the source; *prefix*: that of a cross compiler; *others*: what
-    is kept besides.
+    *image*: the path of the bootable image in the source; *prefix*: the cross compiler's; *others*: further
+    files to keep.
     """
 
     arch: str

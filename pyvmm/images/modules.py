@@ -2,7 +2,7 @@
 
 Dependencies are read from each module's ``.modinfo`` section (``depends=``, written by the
 kernel's ``scripts/mod/modpost.c``): packages hold no ``modules.dep``, which is made when they
-are installed. Where there is one, it is not needed.
+are installed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
 
 class ModuleError(ConfigError):
-    """A kernel module that is not there or cannot be read."""
+    """A kernel module does not exist or cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +58,13 @@ class ModuleTree:
         return sorted(self._paths)
 
     def is_builtin(self, name: str) -> bool:
-        """Whether the kernel has *name* built in, so that nothing is to be loaded."""
+        """Whether the kernel has *name* built in, so that no module is loaded."""
         return _plain(name) in self._builtin
 
     def load_order(self, names: list[str]) -> list[Module]:
         """*names* with all they depend on, each after its dependencies; built-in ones left out.
 
-        ``-`` and ``_`` are the same in a name. Raises ModuleError for a name the kernel has not.
+        ``-`` and ``_`` are the same in a name. Raises ModuleError for a name that the kernel does not have.
         """
         order: dict[str, Module] = {}
         for name in names:

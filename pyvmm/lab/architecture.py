@@ -1,4 +1,4 @@
-"""The architectures there are emulated hosts of: what each is made of."""
+"""The kinds of emulated hosts, and what each is made of."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pyvmm.errors import ConfigError
 #: ``-cpu max`` with a pointer authentication that is cheap to emulate.
 _ARM64_CPU = "max,pauth-impdef=on"
 
-#: Without what makes programs copy by `rep movsb`, which QEMU repeats for every byte.
+#: Without the CPUID bits that make programs copy by `rep movsb`, which QEMU emulates byte by byte.
 _X86_64_CPU = "max,erms=off,fsrm=off"
 
-# norandmaps halves the time of every program: QEMU keeps translated code by its address.
-# The rest spares the boot what an emulated machine does slowly.
+# norandmaps halves the time of every program: QEMU caches translated code by its address.
+# The other options skip parts of the boot that are slow under emulation.
 _QUIET = "quiet mitigations=off norandmaps panic=-1 nokaslr cryptomgr.notests audit=0"
 
 
@@ -21,10 +21,10 @@ _QUIET = "quiet mitigations=off norandmaps panic=-1 nokaslr cryptomgr.notests au
 class Architecture:
     """One kind of emulated host.
 
-    *name*: as on the command line; *debian*: Debian's name; *qemu*, its *package*, its *options*;
-    *kernel*: the kernel's package; *kvm*: modules that make /dev/kvm; *helpers*: programs of ours that run
-    beside the commands, as ``linux_program`` knows them; *command_line*: the kernel's;
-    *virtualization*: what people know it by; *cpus*: how many it has where nobody says.
+    *name*: as on the command line; *debian*: Debian's name; *qemu*, its *package*, its *options*; *kernel*:
+    the kernel's package; *kvm*: modules that make /dev/kvm; *helpers*: programs of ours that run beside the
+    commands, as ``linux_program`` knows them; *command_line*: the kernel's; *virtualization*: the name of
+    its processor's virtualization extension; *cpus*: how many it has by default.
     """
 
     name: str
@@ -61,8 +61,8 @@ ARCHITECTURES = {
         ("guest/tools/awake", "guest/tools/hold"),
         f"console=ttyS0 {_QUIET} tsc=reliable no_timer_check",
         "AMD-V",
-        # QEMU runs each CPU in a thread of its own, which its code for SVM does not stand: with two, guests
-        # and the host itself crash within minutes of heavy use (docs/guide/lab.md).
+        # QEMU runs each CPU in a thread of its own, and its emulation of SVM is not safe for threads: with
+        # two CPUs, guests and the host itself crash within minutes of heavy use (docs/guide/lab.md).
         1,
         # QEMU's own limit for a q35 machine without an IOMMU.
         255,
@@ -78,7 +78,7 @@ ARCHITECTURES = {
         (),
         f"console=ttyAMA0 {_QUIET}",
         "ARM EL2",
-        # Two do no harm there; one was not tried for long.
+        # Two CPUs showed no fault there; one was not tested for long.
         2,
         64,
     ),

@@ -1,10 +1,10 @@
-"""What of this machine a command in the lab sees: shared places, directory, variables.
+"""What a command in the lab sees of this machine: shared directories, current directory, variables.
 
-The whole file system is visible there, as of the command's start. *Places* are the exception
-that makes it fast: directories with programs and packages, whose contents all commands
-of one machine share. ``fingerprint`` tells when one of them changed; then another machine
-is started. It looks at the directories' own times and those of the package databases, so
-a package installed, removed or upgraded is noticed, a file edited in place is not.
+The whole file system is visible there, as it is when the command starts. *Places* are the exception,
+for speed: directories with programs and packages, whose contents all commands of one machine share.
+``fingerprint`` differs when one of them has changed; another machine is started then. It is made from
+the modification times of the directories and of the package databases, so it notices a package that
+was installed, removed or upgraded, and not a file that was edited in place.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: What an emulated host of another architecture has of its own.
+#: Directories of the root that an emulated host of another architecture has its own of.
 _SYSTEM = frozenset("bin boot dev etc lib lib32 lib64 libx32 lost+found proc run sbin sys usr var".split())
 _PROGRAMS = ("bin", "sbin", "lib", "lib64")
 _DATABASES = ("/var/lib/dpkg/status", "/var/lib/rpm", "/lib/apk/db/installed", "/etc/ld.so.cache")
-#: A path the overlay's mount options and the shell script in the lab take as it is.
+#: A path that needs no quoting in overlayfs' mount options and in the lab's shell script.
 _AWKWARD = set(",:\\ \t\n'\"")
-#: They name what only this machine has: its session's sockets, its terminal's window.
+#: Variables that name what only this machine has: its session's sockets, its terminal's window.
 _LOCAL = (
     "DBUS_SESSION_BUS_ADDRESS",
     "DISPLAY",
@@ -68,7 +68,7 @@ def own_directories() -> list[str]:
 
 
 def fingerprint(shared: tuple[str, ...]) -> str:
-    """A short text that changes when something is installed, removed or upgraded in *shared*."""
+    """A hash that changes when something is installed, removed or upgraded in *shared*."""
     watched = [*shared, *_DATABASES]
     for path in shared:
         if os.path.basename(path) in ("lib", "lib64"):
@@ -79,7 +79,7 @@ def fingerprint(shared: tuple[str, ...]) -> str:
 
 
 def variables(given: Mapping[str, str] | None = None, arch: str = "x86_64") -> dict[str, str]:
-    """The environment a command gets: *given* or ours without what means nothing there, and PYVMM_LAB."""
+    """A command's environment: *given*, or this process's without what is invalid there, and PYVMM_LAB."""
     ours = {name: value for name, value in os.environ.items() if name not in _LOCAL}
     kept = {**(ours if given is None else given), "PYVMM_LAB": arch}
     if not find(arch).native_programs:

@@ -1,7 +1,7 @@
 """The emulated host's kernel and initramfs: Debian's full kernel, our init, busybox, the scripts.
 
-On x86-64 the kernel is started as the ELF file out of its bzImage, by QEMU's PVH loader: a
-decompressor would take longer under emulation than all of the rest of the boot.
+On x86-64 QEMU's PVH loader starts the ELF file inside the bzImage: under emulation the kernel's own
+decompressor would take longer than the rest of the boot.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Image:
 
 
 def digest(arch: Architecture) -> str:
-    """Changes when an initramfs made by this code would differ for the same packages."""
+    """A hash that changes when this code would make another initramfs from the same packages."""
     parts = [inside.SETUP, view_script(arch), initramfs.MODPROBE, _channels()]
     parts += [*inside.EARLY_MODULES, *arch.kvm, *map(str, inside.LAZY_MODULES.items())]
     programs = [initramfs.init_program(arch.debian)]
@@ -53,7 +53,7 @@ def fetched(arch: Architecture) -> bool:
 
 
 def prepare(arch: Architecture, say: Callable[[str], None] | None = None) -> Image:
-    """The image, from the cache or fetched and built; *say* is told what takes time.
+    """The image, from the cache or fetched and built; *say* is called with a text before each slow step.
 
     Raises PackageError, CacheError, InitramfsError or ModuleError.
     """

@@ -1,4 +1,4 @@
-"""The process that keeps one emulated host: starts QEMU, lends its channels, ends when idle.
+"""The process that manages one emulated host: starts QEMU, lends its channels, ends when idle.
 
 It listens on the machine's control socket. A line of JSON a message::
 
@@ -8,8 +8,8 @@ It listens on the machine's control socket. A line of JSON a message::
     -> {"want": "retire"}    <- {"retiring": true}    it ends when nobody uses it
     -> {"want": "stop"}      <- {"stopping": true}    and the end of the stream when it is gone
 
-A channel is lent as long as the connection that asked for it stays open; then its view is
-made anew and it can be lent again. QEMU is told by the kernel to die with this process.
+A channel is lent for as long as the connection that asked for it stays open. Then its view is made
+again, and the channel can be lent again. The kernel kills QEMU when this process ends (PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 #: Seconds without a command after which the machine ends.
 IDLE = 600.0
-#: Emulated hosts hang now and then: seconds a start may take, and how often it is tried.
+#: Emulated hosts hang sometimes: seconds that a start may take, and how often it is tried.
 START_LIMIT = 60.0
 START_ATTEMPTS = 3
-#: Seconds that making a view may take before the machine is given up.
+#: Seconds that making a view may take before the machine is ended.
 RENEW_LIMIT = 60.0
-#: Seconds from one question whether the host is still there to the next, and for its answer.
+#: Seconds between two checks that the host answers, and seconds it has for the answer.
 PULSE = 5.0
 PULSE_LIMIT = 40.0
 #: Views kept ready, so that a command finds one at once.
@@ -57,7 +57,7 @@ _NEW, _READY, _LENT, _USED = range(4)
 
 
 class Keeper:
-    """One machine and who uses it. *once*: it ends when the first user goes."""
+    """One machine and its users. *once*: it ends when the first user disconnects."""
 
     def __init__(self, wanted: machine.Machine, booted: image.Image, *, once: bool) -> None:
         self.machine = wanted
@@ -79,7 +79,7 @@ class Keeper:
         self._inode = machine.control_path(self.directory).stat().st_ino
 
     def run(self) -> None:
-        """Start the machine and keep it until it is to end."""
+        """Start the machine and manage it until it is to end."""
         threading.Thread(target=self._accept, daemon=True).start()
         try:
             self._start()
@@ -92,21 +92,21 @@ class Keeper:
             self._tidy()
 
     def end(self, reason: str, *, failed: bool = False) -> None:
-        """Make ``run`` return; everyone who waits is told *reason*. What *failed* leaves its log."""
+        """Make ``run`` return; all who wait for a channel get *reason*. With *failed* the log is kept."""
         with self._changed:
-            if not self._ending:  # the first reason is the true one
+            if not self._ending:  # the first reason is the cause of the others
                 self._ending, self._failed = reason, failed
                 if failed:
                     print(f"pyvmm: {reason}", flush=True)  # into the log
             self._changed.notify_all()
         with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # who comes now starts another machine
+            self._listener.shutdown(socket.SHUT_RDWR)  # new clients start another machine
         os.write(self._wake_writer, b"x")
 
     def _listen(self) -> socket.socket:
         self.directory.mkdir(mode=0o700, exist_ok=True)
         path = machine.control_path(self.directory)
-        path.unlink(missing_ok=True)  # of a keeper that was killed: the caller holds the lock
+        path.unlink(missing_ok=True)  # of a keeper that was killed; the caller holds the lock
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         listener.bind(str(path))
         listener.listen(64)
@@ -137,7 +137,7 @@ class Keeper:
         raise LabError(f"{problem}; what it said is in {machine.log_path(self.machine)}")
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        """QEMU, once its sockets are there. Started by the main thread, whose end would end it."""
+        """Start QEMU and wait for its sockets. Only in the main thread: QEMU ends with its parent thread."""
         libc = ctypes.CDLL(None)
         program = self.machine.architecture.qemu
         for number in range(inside.PORTS):
@@ -182,7 +182,7 @@ class Keeper:
                 return
 
     def _prepare_views(self) -> None:
-        """Clean what was used; keep some views ready ahead."""
+        """Replace used views, and prepare some in advance."""
         while True:
             with self._changed:
                 while (number := self._next_view()) is None and not self._ending:
@@ -205,7 +205,7 @@ class Keeper:
                 self._changed.notify_all()
 
     def _feel_pulse(self) -> None:
-        """End a machine that no longer answers, whatever runs on it: nothing ever will again."""
+        """End a machine that no longer answers, even with commands on it: a hung machine does not recover."""
         path = machine.channel_path(self.directory, inside.PULSE)
         while True:
             with self._changed:
@@ -250,7 +250,7 @@ class Keeper:
                     self.end("the emulated host was stopped")
                     self._gone.wait()
             except (OSError, ValueError):
-                pass  # the other side is gone
+                pass  # the client has disconnected
 
     def _lend(self, connection: socket.socket, stream: TextIO) -> None:
         number = None
@@ -282,7 +282,7 @@ class Keeper:
                 self.end("the machine was for one command")
 
     def _take(self, stream: TextIO) -> int | None:
-        """A view that is ready; None when the machine ends first."""
+        """A prepared view; None when the machine ends first."""
         told = ""
         while True:
             with self._changed:
@@ -328,14 +328,14 @@ class Keeper:
 
     def _tidy(self) -> None:
         self._kill()
-        with self._changed:  # those who wait are told why
+        with self._changed:  # waiting clients get the reason
             self._changed.wait_for(lambda: not self._waiting, timeout=_PATIENCE)
         with cache.locked(self.directory):
             try:
                 ours = machine.control_path(self.directory).stat().st_ino == self._inode
             except OSError:
                 ours = False
-            if ours:  # else a new keeper has it by now
+            if ours:  # otherwise a new keeper has taken it
                 shutil.rmtree(self.directory, ignore_errors=True)
                 if not self._failed:
                     machine.log_path(self.machine).unlink(missing_ok=True)
@@ -360,4 +360,4 @@ def main(argument: str) -> None:
         signal.signal(number, lambda *_: keeper.end("the emulated host was stopped"))
     keeper.run()
     sys.stdout.flush()
-    os._exit(0)  # threads that wait for a guest are not waited for
+    os._exit(0)  # without joining threads that wait for the host

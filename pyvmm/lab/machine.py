@@ -26,8 +26,8 @@ class Machine:
     """An emulated host: its *memory* in bytes, *cpus*, directories it may write (*writable*).
 
     *arch* names its kind. *shared*, *version*: what the machine depends on beyond the request (see
-    ``environment``). *name* sets a machine of one's own apart. *python*: the virtual environment whose
-    interpreter is another there; empty for none.
+    ``environment``). *name* distinguishes a machine of one command. *python*: the virtual environment whose
+    interpreter is replaced there; empty for none.
     """
 
     memory: int = DEFAULT_MEMORY
@@ -41,7 +41,7 @@ class Machine:
 
     @property
     def architecture(self) -> Architecture:
-        """What it is made of."""
+        """Its kind."""
         return find(self.arch)
 
     @property
@@ -62,7 +62,7 @@ class Machine:
         return state_directory() / self.key
 
     def describe(self) -> str:
-        """One phrase for a person."""
+        """A short description for messages."""
         writable = f", writes to {', '.join(self.writable)}" if self.writable else ""
         return f"{self.cpus} CPUs, {self.memory >> 20} MiB{writable}"
 
@@ -103,7 +103,7 @@ def wanted(
 
 
 def state_directory() -> Path:
-    """The directory of all machines of this user, made if need be. Raises LabError."""
+    """The directory of all machines of this user, made if it does not exist. Raises LabError."""
     base = os.environ.get("XDG_RUNTIME_DIR", "")
     if base and os.path.isdir(base):
         path = Path(base, "pyvmm-lab")
@@ -139,7 +139,7 @@ def _hash(*parts: str) -> str:
 
 
 def log_path(machine: Machine) -> Path:
-    """What the keeper, QEMU and the emulated host's kernel said."""
+    """The log of the keeper, of QEMU and of the emulated host's kernel."""
     return state_directory() / f"{machine.key}.log"
 
 
@@ -194,7 +194,7 @@ def view(number: int) -> str:
 
 
 def renew_command(machine: Machine, number: int) -> list[str]:
-    """The command inside that makes the view of channel *number* anew."""
+    """The command, inside the host, that replaces the view of channel *number*."""
     words = ["sh", "/etc/pyvmm/view", str(number)]
     if not machine.architecture.native_programs:
         for path in environment.own_directories():

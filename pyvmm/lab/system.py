@@ -58,12 +58,12 @@ PACKAGES = (
 PYTHON_PACKAGES = "/usr/lib/python3/dist-packages"
 PYTHON = "/usr/bin/python3.11"
 _LINKS = ("bin", "lib", "sbin")
-# To be raised when the same packages are to be laid out otherwise.
+# Increase it when the layout changes for the same packages.
 _LAYOUT = 2
 
 
 def plan() -> str:
-    """Changes when other packages are taken, or the same ones laid out otherwise."""
+    """A hash that changes with the packages and the layout."""
     return "\n".join([str(_LAYOUT), *PACKAGES])
 
 
@@ -94,7 +94,7 @@ def prepare(architecture: str, say: Callable[[str], None] | None = None) -> Path
         for name in ("dev", "proc", "root", "run", "sys", "tmp"):
             (place / name).mkdir(exist_ok=True)
         (place / "etc").mkdir(exist_ok=True)
-        # passt started by root goes on as nobody.
+        # passt, started by root, changes to the user nobody.
         (place / "etc/passwd").write_text(
             "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"
         )
@@ -108,7 +108,7 @@ def prepare(architecture: str, say: Callable[[str], None] | None = None) -> Path
 def _compile(place: Path) -> None:
     """Make the byte code that Debian makes when a package is installed; it is the same on every machine."""
     if sys.version_info[:2] != (3, 11):
-        return  # slower, but another Python's byte code would not be taken
+        return  # slower, but another Python's byte code could not be used
     import compileall
 
     for folder in ("usr/lib/python3.11", "usr/lib/python3"):

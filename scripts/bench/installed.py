@@ -17,7 +17,7 @@ _PARTS = ("pyvmm", "firmware", "scripts/pyvmm", "pyproject.toml", "README.md", "
 
 
 def environment(progress: Callable[[str], None]) -> Path:
-    """The directory of the environment, made anew where the checkout has changed. Raises SkippedError."""
+    """The directory of the environment, made again when the checkout has changed. Raises SkippedError."""
     place = cache.directory() / "bench-venv"
     place.parent.mkdir(parents=True, exist_ok=True)
     with cache.locked(place):

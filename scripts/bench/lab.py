@@ -153,7 +153,7 @@ def results(
                 found.append(result)
                 idle = 0
             progress(f"{result['name']}; {len(left)} to go")
-        if left and left[0]["name"] != "warm-up":  # what is behind the warm-ups needs them anew
+        if left and left[0]["name"] != "warm-up":  # the entries after the warm-ups need them again
             left = [one for one in runs if one["name"] == "warm-up"] + left
     if left:
         raise SkippedError(

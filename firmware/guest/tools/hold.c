@@ -1,12 +1,13 @@
 /*
- * Holds two empty VMs open for ever, so that the kernel does not patch its own code when others come and go:
+ * Holds two empty VMs open until it is killed, so that the kernel does not patch its own code when other VMs
+ * are made and closed:
  *
  *	hold
  *
  * KVM has branches that are patched when the first user of something appears and when the last one leaves:
  * any VM (in the scheduler itself), a vCPU whose local APIC is disabled, one without a local APIC. QEMU's
  * multi-threaded translator may read code while another CPU patches it, and keep the breakpoint that stands
- * there for that moment: every CPU that comes by then takes it for ever.
+ * there for that moment: every CPU that comes by then takes it, and never gets rid of it.
  */
 #include <linux/kvm.h>
 

@@ -2,7 +2,7 @@
  * Vsock streams for shell scripts in a guest, which busybox has nothing for:
  *
  *	vsock cid               print this machine's context identifier
- *	vsock echo PORT         echo every connection to PORT, for ever
+ *	vsock echo PORT         echo every connection to PORT, until it is killed
  *	vsock listen PORT       one connection to PORT, from standard input and to standard output
  *	vsock connect PORT      the same with a connection to PORT of the host
  *

@@ -2,7 +2,7 @@
 #pragma once
 #include "io.h"
 
-/* Map the 2 MiB page around *address* one to one, uncached where asked, for every ring. */
+/* Map the 2 MiB page around *address* one to one, uncached where asked, for every privilege level. */
 void map(u64 address, int uncached);
 /* Map *length* bytes from *address* on. */
 void map_range(u64 address, u64 length, int uncached);

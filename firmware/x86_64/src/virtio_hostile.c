@@ -1,5 +1,5 @@
 /* Breaks the rules of virtio-mmio one by one, on an entropy device: the device must refuse, stop until it is
-   reset, or give back, and serve the next honest request.
+   reset, or complete the chain unused, and serve the next honest request.
    Parameter 0: its registers (default 0xd0000000). Parameter 1: kicks of a flood (20000). */
 #include "apic.h"
 #include "virtio.h"

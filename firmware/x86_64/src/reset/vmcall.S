@@ -1,5 +1,5 @@
 # A hypercall with no interrupt table. Hosts answer it, fault it or, where KVM emulates ring 0,
-# never leave KVM_RUN on their own: it must be stoppable from outside.
+# never leave KVM_RUN on their own: the host must be able to stop the vCPU.
         .include "reset.inc"
         reset_vector start
         .code16
