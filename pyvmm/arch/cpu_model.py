@@ -1,4 +1,4 @@
-"""The value of ``--cpu``: host, and features taken away or insisted on."""
+"""The value of ``--cpu``: host, with features masked (-name) or required (+name)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pyvmm.errors import ConfigError
 
 
 class CpuModel:
-    """The parsed value. An architecture's subclass knows the features. Raises ConfigError."""
+    """The parsed value; a subclass knows an architecture's features. Raises ConfigError."""
 
     __slots__ = ("masked", "required")
 
-    #: A value that is right, for the message.
+    #: A valid value, for error messages.
     example = "host"
-    #: Which names there are, for the message.
+    #: What names there are, for error messages.
     names = ""
 
     def __init__(self, text: str) -> None:

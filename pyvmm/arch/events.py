@@ -1,4 +1,4 @@
-"""What platform devices tell the machine, whatever the architecture."""
+"""What platform devices report to the machine, on every architecture."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 class Events:
-    """One callable an event. Any vCPU thread calls them, and the loop's.
+    """One callable for each event. Any vCPU's thread and the loop's call them.
 
     :param poweroff: the guest switched the machine off
     :param reset: the guest asked for a reset; says by what

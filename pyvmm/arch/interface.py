@@ -1,4 +1,4 @@
-"""What every architecture's part of a machine has, for type checkers and readers: no run imports it."""
+"""What every architecture's part of a machine has. For type checkers; not imported at run time."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 
 class Chips(Protocol):
-    """What ``chips.create`` made in the kernel."""
+    """The in-kernel chips that ``chips.create`` made."""
 
     def close(self) -> None:
-        """Give back what must be given back before the VM."""
+        """Close what must be closed before the VM."""
 
 
 class Rom(Protocol):
-    """Firmware that is not in RAM."""
+    """Firmware that is a ROM."""
 
     data: bytes
 
     @property
     def places(self) -> Sequence[tuple[int, int, int, str]]:
-        """``(base, offset, size, name)`` of each place the guest sees *data*, or zeroes behind it, at."""
+        """``(gpa, offset, size, name)`` of each region: *size* bytes of *data* from *offset*, then zeroes."""
 
 
 class ReadRom(Protocol):
-    """Checks firmware's bytes."""
+    """A function that decides whether firmware is a ROM."""
 
     def __call__(self, data: bytes | memoryview, config: Config) -> Rom | None:
         """The ROM, or None where the firmware goes to RAM. Raises ImageError."""
@@ -52,32 +52,32 @@ class ConsolePort(Protocol):
 
 
 class Platform(Protocol):
-    """Everything of a machine that is its architecture's own. The order of use is that of the methods.
+    """The part of a machine that depends on its architecture. The methods are called in their order here.
 
-    Made of a Config and what ``chips.create`` returned; raises ConfigError for what it has not.
+    Made of a Config and of what ``chips.create`` returned; raises ConfigError for what it does not have.
     """
 
     #: Bytes of a virtio device's registers.
     virtio_size: int
-    #: What Linux calls the first serial port, and the one ``exec`` speaks through.
+    #: Linux's names of the first serial port, and of the one that carries the exec protocol.
     console_name: str
     channel_name: str
-    #: What else a Linux kernel is told when the user says nothing.
-    kernel_words: str
+    #: Further parameters of the default kernel command line.
+    kernel_parameters: str
     #: Virtio devices to announce: (address of the registers' page, interrupt).
     virtio: Sequence[tuple[int, int]]
     #: Registers whose writes KVM may queue from the start on: (address, size).
     coalesced: Sequence[tuple[int, int]]
-    #: Where I/O ports lie among the addresses; None where they are a space of their own.
+    #: The guest-physical address of I/O port 0; None where ports are a space of their own.
     port_base: int | None
-    #: What the run page's word of an exit holds when the guest only polls for what it wrote.
+    #: Exits before which queued writes may stay queued; see ``CoalescedRing``.
     polls: frozenset[int]
 
     def create_board(self) -> Board:
-        """A board with the places that are taken before any device comes."""
+        """A board with what the platform itself takes: interrupt controllers, reserved pages."""
 
     def prepare(self, kvm: Kvm, vm: Vm) -> None:
-        """Find out what the processor offers; raises StartError for what was insisted on and is not there."""
+        """Choose the vCPUs' features. Raises StartError for a required one that KVM does not offer."""
 
     def add_devices(
         self,
@@ -96,24 +96,24 @@ class Platform(Protocol):
         """
 
     def prepare_vcpu(self, vcpu: Vcpu, index: int) -> None:
-        """What one vCPU is."""
+        """Set up vCPU *index*, from 0: its features and initial registers. Raises KvmError."""
 
     def finish_vcpus(self) -> None:
-        """All vCPUs are made; virtio devices come next."""
+        """Called when all vCPUs are made, before virtio devices are attached."""
 
     def line(self, vm: Vm, gsi: int) -> Line:
-        """Interrupt *gsi*, the number that KVM's irqfd has for it, too."""
+        """The line of interrupt *gsi*; KVM's irqfd has the same number for it."""
 
     def load_kernel(
         self, memory: GuestMemory, kernel: memoryview, cmdline: str, initrds: Sequence[bytes | memoryview]
     ) -> Entry:
-        """A kernel and all that goes with it into memory."""
+        """Write a kernel, its initrds and tables into memory; where CPU 0 starts. Raises ImageError."""
 
     def load_firmware(self, memory: GuestMemory, data: memoryview, rom: Any) -> Entry:
-        """Firmware and what it is told into memory; *rom*, a Rom or None, is mapped already."""
+        """Write firmware that is not a ROM, and its tables; where CPU 0 starts. Raises ImageError."""
 
     def enter(self, vcpu: Vcpu, entry: Entry) -> None:
-        """Put the first CPU where the loader said."""
+        """Set CPU 0's registers as *entry* says."""
 
     def paused(self, vcpu: Vcpu) -> None:
         """Before *vcpu* runs again after a pause: tell the guest's kernel of it, where it can be told."""

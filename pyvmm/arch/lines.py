@@ -20,7 +20,7 @@ class IrqLine(Line):
         self._vm = vm
         self._number = number
         self._pulse = vm.irq_pulse(number)
-        # Of two who share the line, the one must not raise it before the other has lowered it: no edge.
+        # Devices that share the line take turns: a rise while the line is up would be no edge.
         self._lock = allocate_lock()
 
     def set(self, level: bool) -> None:
@@ -28,6 +28,6 @@ class IrqLine(Line):
         self._vm.irq_line(self._number, level)
 
     def pulse(self) -> None:
-        """One edge."""
+        """Assert and deassert: one edge."""
         with self._lock:
             self._pulse()

@@ -1,4 +1,4 @@
-"""This host's architecture, which is its guests' too. What a run does not need is loaded when asked for."""
+"""This host's architecture, which is its guests', too. Modules that few runs need are imported on request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["DEBIAN", "NAME", "chips", "host", "inspection", "platform", "read_ro
 
 
 def platform() -> Callable[[Config, Any], interface.Platform]:
-    """The class of a machine's own part."""
+    """This architecture's ``interface.Platform``."""
     if NAME == "arm64":
         from pyvmm.arch.arm64.platform import Platform as Arm64Platform
 
@@ -49,7 +49,7 @@ def read_rom() -> interface.ReadRom:
 
 
 def inspection() -> ModuleType:
-    """What tells of a vCPU that KVM cannot run on: ``where``, ``instruction``, ``advice``."""
+    """The module that describes a vCPU which cannot go on: ``where``, ``instruction``, ``advice``."""
     if NAME == "arm64":
         from pyvmm.arch.arm64 import inspection as arm64_inspection
 
@@ -60,7 +60,7 @@ def inspection() -> ModuleType:
 
 
 def host() -> ModuleType:
-    """What this host's KVM rests on: ``virtualization``, ``ring0_speed``, ``NEEDED``, ``USED``."""
+    """The module that describes this host's KVM: ``virtualization``, ``ring0_speed``, ``NEEDED``, ..."""
     if NAME == "arm64":
         from pyvmm.arch.arm64 import host as arm64_host
 

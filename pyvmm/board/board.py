@@ -1,4 +1,4 @@
-"""The board: every component's place, and the rule that no two answer at the same one.
+"""The board: which component has which addresses, ports and interrupts, and that no two have the same.
 
 KVM refuses overlapping memslots and equal ioeventfds, with a bare EEXIST. It accepts an
 ioeventfd inside a memslot, which then never rings, two eventfds on one interrupt line,
@@ -39,7 +39,7 @@ class PlacementError(ConfigError):
 
 
 class Board:
-    """The places taken in each space.
+    """The windows taken in each space, and by whom.
 
     *arenas* are the half-open ranges [start, end) that ``allocate`` may use in a space:
     ``{MMIO: [(0xd0000000, 0xd1000000)], IRQ: [(5, 8), (9, 24)]}``. ``place`` is not
@@ -55,8 +55,8 @@ class Board:
                         f"the {SPACE_NAMES[space]} arena from {start:#x} to {end:#x} is no range inside the "
                         "space; give the lower end first"
                     )
-        # Sorted by base. Those of MMIO and PORT are disjoint but for doorbells, which lie
-        # on top of them; those of IRQ may lie on top of each other when shared.
+        # Sorted by base. Windows of MMIO and PORT are disjoint except for doorbells, which lie inside other
+        # windows; those of IRQ may be equal when shared.
         self._solid: dict[int, list[Window]] = {MMIO: [], PORT: []}
         self._doorbells: dict[int, list[Window]] = {MMIO: [], PORT: []}
         self._lines: list[Window] = []
@@ -84,11 +84,11 @@ class Board:
         shared: bool = False,
         datamatch: int | None = None,
     ) -> Window:
-        """Take *size* numbers from *base* on. Raises PlacementError, naming both owners of an overlap.
+        """Take *size* addresses, ports or interrupts of *space* from *base* on.
 
-        An interrupt line can have several owners if all say *shared*. A DOORBELL lies
-        in its owner's device window or in nothing, and has 1, 2, 4 or 8 bytes; two at one
-        address need different *datamatch* values.
+        An interrupt can have several owners if all say *shared*. A DOORBELL lies in its owner's device window
+        or outside all windows, and has 1, 2, 4 or 8 bytes; two at one address need different *datamatch*
+        values. Raises PlacementError, naming both owners of an overlap.
         """
         window = Window(space, base, size, owner, kind, shared, datamatch)
         check_window(window)
@@ -101,10 +101,10 @@ class Board:
     def allocate(
         self, space: int, size: int, owner: str, align: int = 1, kind: int = DEVICE, *, shared: bool = False
     ) -> Window:
-        """Take the first free *size* numbers, at a multiple of *align*, in the arenas of *space*.
+        """Take the first *size* free addresses, ports or interrupts, at a multiple of *align*, in the arenas.
 
-        When all are taken, a *shared* interrupt goes to the line with the fewest owners,
-        all of them sharing. Raises PlacementError when the arenas are full.
+        When all interrupts are taken, a *shared* one is that with the fewest owners, of those whose owners
+        all share. Raises PlacementError when the arenas are full.
         """
         if align < 1 or size < 1:
             raise PlacementError(
@@ -139,7 +139,7 @@ class Board:
         return sorted(both, key=lambda window: (window.base, window.kind == DOORBELL))
 
     def describe(self) -> str:
-        """The map as text, a line a window: space, range, kind, owner."""
+        """The map as text, one line for each window: space, range, kind, owner."""
         rows = [
             f"{SPACE_NAMES[space]:5}{format_range(space, window.base, window.size):36}"
             f"{KIND_NAMES[window.kind]:9} {window.owner}"
@@ -158,7 +158,7 @@ class Board:
         row.insert(bisect_right(row, window.base, key=lambda other: other.base), window)
 
     def _overlaps(self, window: Window) -> Iterator[Window]:
-        """Every placed window that shares a number with *window*, allowed or not."""
+        """Every placed window that overlaps *window*, whether it may or not."""
         if window.space == IRQ:
             yield from (other for other in self._lines if other.base < window.end and window.base < other.end)
             return
@@ -226,16 +226,16 @@ def check_window(window: Window) -> None:
 
 
 def may_overlap(one: Window, other: Window) -> bool:
-    """Whether two windows that share numbers of one space can both stand."""
+    """Whether two windows that overlap are allowed to."""
     if one.space == IRQ:
-        # An eventfd drives its owner's own line; any other company must be agreed to.
+        # An eventfd may signal its owner's own interrupt; all other sharing must be declared by both.
         own = one.owner == other.owner and (one.kind == DOORBELL) != (other.kind == DOORBELL)
         return own or (one.shared and other.shared)
     if one.kind == DOORBELL and other.kind == DOORBELL:
         if one.base == other.base and one.size == other.size:
             matches = (one.datamatch, other.datamatch)
             return None not in matches and matches[0] != matches[1]
-        return one.owner == other.owner  # KVM tells them apart by address and width
+        return one.owner == other.owner  # KVM distinguishes them by address and width
     if DOORBELL not in (one.kind, other.kind):
         return False
     solid = other if one.kind == DOORBELL else one

@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 class Bus:
     """Devices by address, in the MMIO or the PORT space.
 
-    vCPU threads look up without a lock: the table is one tuple, replaced as a whole.
-    What nobody claims reads as all ones and swallows writes, as an empty ISA or PCI bus
-    does, and is counted in ``unclaimed_reads`` and ``unclaimed_writes``. An access that
-    leaves its window on either side is claimed by nobody.
+    vCPU threads look up without a lock: the table is one tuple, replaced as a whole. An access that no device
+    claims reads as all ones, or is ignored, as on an empty ISA or PCI bus, and is counted in
+    ``unclaimed_reads`` or ``unclaimed_writes``. No device claims an access that crosses an end of its window.
     """
 
     def __init__(self, space: int) -> None:
@@ -29,7 +28,7 @@ class Bus:
         self.space = space
         self.unclaimed_reads = 0
         self.unclaimed_writes = 0
-        self._lock = allocate_lock()  # attach, detach and the counters; never held in a device
+        self._lock = allocate_lock()  # attach, detach and the counters; not held while a device is called
         self._attached: list[tuple[Window, Device]] = []
         self._table: tuple[list[int], list[int], list[Device]] = ([], [], [])
 
@@ -46,7 +45,7 @@ class Bus:
             self._replace([*self._attached, (window, device)])
 
     def detach(self, window: Window) -> None:
-        """Let nobody answer in *window* any more. Raises PlacementError when it is not attached."""
+        """Remove the device in *window*. Raises PlacementError when it is not attached."""
         with self._lock:
             left = [entry for entry in self._attached if entry[0] is not window]
             if len(left) == len(self._attached):

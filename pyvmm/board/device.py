@@ -1,33 +1,33 @@
-"""What a bus can drive: the device base class, and the wire a device interrupts through."""
+"""The base class of emulated devices, and the interrupt line of a device."""
 
 from __future__ import annotations
 
 
 class Line:
-    """One interrupt wire. The machine hands a device a subclass that reaches the guest.
+    """One interrupt line. A machine gives its devices a subclass that reaches the guest.
 
-    The base class goes nowhere: a device not wired to an interrupt gets this one.
+    The base class has no effect: for a device without an interrupt.
     """
 
     def set(self, level: bool) -> None:
-        """Drive the wire: True asserts, False releases."""
+        """Drive the line: True asserts, False deasserts."""
 
     def pulse(self) -> None:
-        """Assert and release: one edge."""
+        """Assert and deassert: one edge."""
         self.set(True)
         self.set(False)
 
 
 class Level(Line):
-    """A wire driven by its level: *line* hears of changes alone. Calls come one at a time."""
+    """A level-triggered line: only changes of the level reach *line*. The caller serializes the calls."""
 
     def __init__(self, line: Line | None = None) -> None:
         self._line = line if line is not None else Line()
-        #: The wire's level.
+        #: The line's level.
         self.level = False
 
     def set(self, level: bool) -> None:
-        """Drive the wire, if it is not at *level* yet."""
+        """Drive the line, if it is not at *level* yet."""
         if level != self.level:
             self.level = level
             self._line.set(level)
@@ -43,7 +43,7 @@ class Device:
 
     #: What the device is called in messages and in ``describe``.
     name = "device"
-    #: Its interrupt; goes nowhere until ``Machine.add_device`` sets it to one that was asked for.
+    #: Its interrupt line; without effect until ``Machine.add_device(irq=...)`` sets it.
     line = Line()
 
     def read(self, offset: int, size: int) -> int:
@@ -59,7 +59,7 @@ class Device:
             self.write(offset, 1, value)
 
     def write_burst(self, offset: int, size: int, values: list[int]) -> None:
-        """As ``write`` of each of *values* to *offset* in turn: coalesced writes of more than a byte."""
+        """``write`` of each of *values* to *offset* in turn: coalesced writes of more than one byte."""
         for value in values:
             self.write(offset, size, value)
 
@@ -67,17 +67,17 @@ class Device:
         """Back to the state after power-on."""
 
     def resume(self) -> None:
-        """The machine goes on after a pause; timers of its clock go on by themselves.
+        """The machine continues after a pause: catch up with clocks that went on, such as the host's date.
 
-        Called before any vCPU runs. For what follows another clock, such as the host's date and time.
+        Timers of the machine's clock need nothing. Called before any vCPU runs.
         """
 
     def close(self) -> None:
-        """The machine is over: let go of timers and the host's objects. Idempotent."""
+        """The machine has ended: cancel timers, release the host's objects. Idempotent."""
 
     def save(self) -> dict[str, object]:
         """The state as plain values, with a ``version`` key."""
         return {"version": 1}
 
     def load(self, state: dict[str, object]) -> None:
-        """Take back what ``save`` gave."""
+        """Restore a state that ``save`` returned. Raises KeyError, TypeError or ValueError for any other."""

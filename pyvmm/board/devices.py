@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pyvmm.board.device import Device, Line
     from pyvmm.board.space import Window
 
-#: Automatically placed devices lie in pages of their own.
+#: A device without an address of its own begins at a multiple of this.
 _ALIGN = 0x1000
 
 
@@ -38,10 +38,10 @@ class Placement:
 
 
 class DeviceTable:
-    """Takes devices in, one after another, while a machine is built.
+    """Places devices, attaches them to the machine's buses and connects their interrupts, while it is built.
 
-    :param line: makes the interrupt line of a number
-    :param port_base: where the I/O ports lie among the addresses; None where they are a space of their own
+    :param line: gives the interrupt line of a number
+    :param port_base: the guest-physical address of I/O port 0; None where ports are a space of their own
     """
 
     def __init__(

@@ -22,11 +22,10 @@ KIND_NAMES = ("ram", "rom", "device", "reserved", "doorbell")
 
 
 class Window:
-    """*size* numbers from *base* on in *space*, answered by *owner*.
+    """*size* addresses, ports or interrupts of *space* from *base* on, which belong to *owner*.
 
-    ``end`` is the first number behind it. *shared* is for interrupt lines: edge triggered,
-    others may signal it too. *datamatch* is for doorbells: only a write of this value
-    rings, None is any value.
+    ``end`` is the first one behind it. *shared* is for interrupts: edge triggered, others may signal it too.
+    *datamatch* is for doorbells: only a write of this value signals the eventfd, with None any value does.
     """
 
     __slots__ = ("base", "datamatch", "end", "kind", "owner", "shared", "size", "space")

@@ -1,4 +1,4 @@
-"""What a device that acts by itself is given: a clock, and calls at a time of it. For type checkers only.
+"""What devices with timers are given: a clock, and calls at a time of it. For type checkers only.
 
 ``machine.clock.MachineClock`` is one, and so is the event loop.
 """

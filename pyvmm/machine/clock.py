@@ -1,6 +1,6 @@
 """The time of a machine: it stands still while the machine is paused.
 
-Devices that act by themselves (watchdogs, alarms, receive timeouts) and the machine's own limits run by it.
+Devices' timers (watchdogs, alarms, receive timeouts) and the machine's own time limits use it.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class MachineClock:
             with self._lock:
                 function = timer._function
                 if function is None or self._stopped is not None:
-                    return  # cancelled, or stopped: then it is armed again by ``start``
+                    return  # cancelled; or the clock is stopped, and ``start`` sets the timer again
                 timer._function = None
                 del self._timers[timer]
             function()

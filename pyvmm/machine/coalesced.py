@@ -1,8 +1,8 @@
 """Port writes that KVM queued instead of exiting for.
 
-KVM never drains the ring itself, and a guest that halts flushes nothing: it is drained
-after every return of KVM_RUN before the dispatch of what it returned for (order is kept),
-when the machine stops, and by a timer. Source: Linux virt/kvm/coalesced_mmio.c, and
+KVM does not empty the ring, and a guest that halts does not flush it. So it is drained after every
+KVM_RUN, before the exit is dispatched (which keeps the order of accesses), when the machine stops, and by a
+timer. Source: Linux virt/kvm/coalesced_mmio.c, and
 ``struct kvm_coalesced_mmio_ring`` in <linux/kvm.h>.
 """
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 PAGE = PAGESIZE
 ENTRY = 24
 CAPACITY = (PAGE - 8) // ENTRY
-#: Seconds between two looks at the ring for a guest that writes and then sleeps.
+#: Seconds between two drains by the timer, for a guest that writes and then halts.
 TICK = 0.01
-#: The same when nothing went through it for ``PATIENCE`` looks: an idle guest is to leave its host idle.
+#: The same after ``PATIENCE`` drains of an unchanged ring: an idle guest should not keep its host awake.
 IDLE_TICK = 0.1
 PATIENCE = 20
 
@@ -34,8 +34,9 @@ class CoalescedRing:
     :param vcpu: any vCPU of the VM
     :param page: where the ring is in the run mapping, in pages (what the capability returns)
     :param bus: where the writes go
-    :param failed: gets the name of a device that raised, and what it raised
-    :param polls: what the run page's word at 32 holds for reads that leave the writes queued
+    :param failed: gets the name of a device that raised, and the exception
+    :param polls: exits before which queued writes may stay queued, as the 64-bit word at offset 32 of the run
+        page has them: direction, size, port and count of a port access, or the address
     """
 
     __slots__ = (
@@ -67,13 +68,13 @@ class CoalescedRing:
         self._failed = failed
         self._lock = _thread.allocate_lock()
         self.polls = polls
-        #: ``words[index]`` holds both ends of the ring: equal halves mean empty.
+        #: ``words[index]`` has the ring's ``first`` and ``last``, 32 bits each; equal halves mean empty.
         self.words = vcpu.run64
         self.index = self._base // 8
         self._seen = self._idle = 0
 
     def tick(self) -> float:
-        """``drain``, and the seconds until it is to be called again. One thread."""
+        """``drain``; returns the seconds until the next call. Only one thread calls it."""
         self.drain()
         ends = self.words[self.index]
         self._idle = self._idle + 1 if ends == self._seen else 0
@@ -91,7 +92,8 @@ class CoalescedRing:
                 address, size = ends[at // 4], ends[at // 4 + 2]
                 bytes_ = bytearray(data[at + 16 : at + 16 + size])
                 first = (first + 1) % CAPACITY
-                # A burst to one register, as a console line is, goes to the device at once.
+                # Consecutive writes to one register, such as a line on a console, go to the device in one
+                # call.
                 while first != ends[first_at + 1]:
                     at = self._base + 8 + first * ENTRY
                     if ends[at // 4] != address or ends[at // 4 + 2] != size:
@@ -99,7 +101,7 @@ class CoalescedRing:
                     bytes_ += data[at + 16 : at + 16 + size]
                     first = (first + 1) % CAPACITY
                 self._carry_out(address, size, bytes(bytes_))
-                # Not before: a vCPU that finds the ring empty takes its writes for done.
+                # Only now: a vCPU that finds the ring empty assumes that its writes were carried out.
                 ends[first_at] = first
 
     def _carry_out(self, address: int, size: int, data: bytes) -> None:

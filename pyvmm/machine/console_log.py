@@ -1,4 +1,4 @@
-"""The tail of what a guest printed, and the crash it may tell of."""
+"""The last output of a guest's consoles, and the kernel panic in it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TAIL = 16384
 
 
 class ConsoleLog:
-    """Watches console output: keeps the last 16 KiB, calls *on_panic* once with the panic's line."""
+    """Keeps the last 16 KiB of console output; calls *on_panic* once, with the line of a kernel panic."""
 
     __slots__ = ("_line", "_on_panic", "_panicked", "_tail")
 

@@ -1,4 +1,4 @@
-"""What to tell when KVM cannot go on: the instruction, the place, what to do about it."""
+"""The ending of a guest that KVM cannot run any further: instruction, address, what to do about it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SUBERRORS = {
     1: "it cannot emulate an instruction",
     2: "the guest raised exceptions within exceptions that it cannot deliver",
     3: "it failed to deliver an event",
-    4: "it met an exit it does not know",
+    4: "the processor left the guest for a reason that KVM does not know",
 }
 EMULATION = 1
 
@@ -85,7 +85,7 @@ def run_failed(index: int, number: int, where: str) -> Ending:
 
 
 def no_syndrome(vcpu: Vcpu, index: int, memory: GuestMemory, where: str) -> Ending:
-    """KVM_EXIT_ARM_NISV: an access to a device by an instruction that the processor does not explain."""
+    """KVM_EXIT_ARM_NISV: a device access for which the processor gives no syndrome (ESR_EL2.ISV is 0)."""
     address = vcpu.run.arm_nisv.fault_ipa
     text, _ = instruction(vcpu, memory)
     detail = (

@@ -1,4 +1,4 @@
-"""Where the vCPU threads of a paused machine stand."""
+"""Blocks the vCPU threads of a paused machine."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import _thread
 
 
 class Gate:
-    """Holds *count* threads between two runs of their vCPU. Any thread may call any method.
+    """Blocks *count* vCPU threads, each between two KVM_RUNs, while it is shut. All methods: any thread.
 
-    A vCPU's thread calls ``stand`` whenever it comes out of KVM_RUN at somebody's wish, so
-    whoever shuts the gate then kicks the vCPUs.
+    A vCPU's thread calls ``stand`` after each KVM_RUN that ended without an exit (EINTR), so whoever shuts
+    the gate then kicks the vCPUs.
     """
 
     __slots__ = ("_count", "_gone", "_lock", "_shut", "_standing", "_waiting")
@@ -19,17 +19,18 @@ class Gate:
         self._lock = _thread.allocate_lock()
         self._shut = False
         self._gone = False
-        # A lock for each thread that stands and each that waits; released to let it go.
+        # A lock for each thread blocked in ``stand`` and in ``wait``; it is released to let the thread
+        # continue.
         self._standing: list[_thread.LockType] = []
         self._waiting: list[_thread.LockType] = []
 
     def shut(self) -> None:
-        """Whoever comes from now on stands; no effect after ``remove``."""
+        """Block each thread that calls ``stand`` from now on; no effect after ``remove``."""
         with self._lock:
             self._shut = not self._gone
 
     def wait(self) -> None:
-        """Return when all stand, or when the gate is open again."""
+        """Return when all threads are blocked in ``stand``, or when the gate is open again."""
         with self._lock:
             if not self._shut or len(self._standing) == self._count:
                 return
@@ -37,7 +38,7 @@ class Gate:
         place.acquire()
 
     def stand(self) -> bool:
-        """Stay here while the gate is shut; whether it was."""
+        """Block while the gate is shut. Returns whether it was."""
         with self._lock:
             if not self._shut:
                 return False
@@ -48,14 +49,14 @@ class Gate:
         return True
 
     def open(self) -> None:
-        """Let everybody go on."""
+        """Let all blocked threads continue."""
         with self._lock:
             self._shut = False
             _let_go(self._standing)
             _let_go(self._waiting)
 
     def remove(self) -> None:
-        """Open it for good."""
+        """Open it; from now on ``shut`` has no effect."""
         with self._lock:
             self._gone = True
         self.open()

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pyvmm.virtio.device import VirtioDevice
     from pyvmm.virtio.transport.bus import VirtioBus
 
-#: A busy Python thread holds the interpreter this long, in seconds, while a vCPU waits for it.
+#: Python's thread switch interval, in seconds: how long a vCPU waits for the interpreter lock at most.
 SWITCH_INTERVAL = 0.0005
 
 
@@ -53,7 +53,8 @@ class Machine:
     :param devices: virtio devices besides those ``config`` names; the machine closes them
     :param kvm_path: the KVM device
 
-    Raises the errors of the rooms below while it is built; whatever was made is closed then.
+    Raises ConfigError for what the config asks for and cannot be, StartError (ImageError, HostMemoryError,
+    KvmError, ...) for what this host or a file cannot do; whatever was made is closed then.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Machine:
     ) -> None:
         self.config = config
         self.ending: Ending | None = None
-        #: The exception behind an ending that is a defect, for whoever debugs.
+        #: The exception that caused the ending, if one did.
         self.error: BaseException | None = None
         self._closers: list[Callable[[], None]] = []
         self._state = _thread.allocate_lock()
@@ -101,7 +102,7 @@ class Machine:
 
     @property
     def unclaimed_accesses(self) -> int:
-        """How often the guest touched a port or an address nobody answers at."""
+        """How many of the guest's accesses were to ports and addresses that no device has."""
         buses = (self.ports, self.mmio)
         return sum(bus.unclaimed_reads + bus.unclaimed_writes for bus in buses)
 
@@ -169,7 +170,11 @@ class Machine:
     # Life
 
     def start(self) -> None:
-        """Start the guest, with the event loop in a thread of its own."""
+        """Start the guest, with the event loop in a thread of its own.
+
+        Raises PyvmmError for a machine that was started before, StartError when the host has no thread to
+        give.
+        """
         self._start_vcpus()
         self._loop_running.acquire()
         try:
@@ -181,20 +186,26 @@ class Machine:
             ) from None
 
     def wait(self) -> Ending:
-        """Wait for the end after ``start``, and close."""
+        """Wait until the machine has ended, after ``start``; close it and return the ending.
+
+        Raises what a device raises while it is closed.
+        """
         assert self._started, "wait() follows start()"
         with self._loop_running:
             pass
         return self._finish()
 
     def run(self) -> Ending:
-        """Start the guest, turn the event loop here until the end, and close."""
+        """Start the guest, run the event loop in this thread until the end, close, and return the ending.
+
+        Raises as ``start`` and ``wait``, and KeyboardInterrupt and its like from the event loop.
+        """
         self._start_vcpus()
         self._loop_running.acquire()
         self._run_loop()
         ending = self._finish()
         if self.error is not None and not isinstance(self.error, Exception):
-            raise self.error  # KeyboardInterrupt and its like are the caller's
+            raise self.error  # KeyboardInterrupt and its like
         return ending
 
     def end(self, ending: Ending, error: BaseException | None = None) -> None:
@@ -210,11 +221,11 @@ class Machine:
         self.loop.stop()
 
     def stop(self, reason: str = "stopped", detail: str = "stopped by the host") -> None:
-        """End the machine at the host's wish (code 3). Any thread."""
+        """End the machine with code 3, stopped by the host. Any thread."""
         self.end(Ending(STOPPED, reason, TOLD, detail))
 
     def power_button(self) -> None:
-        """Ask the guest to shut down. Any thread."""
+        """Press the power button: ask the guest to shut down. Any thread. The guest may ignore it."""
         self._platform.power_button()
 
     def pause(self) -> None:
@@ -252,9 +263,10 @@ class Machine:
             self._gate.open()
 
     def close(self) -> None:
-        """Give everything back. Idempotent; a running guest is stopped first.
+        """Release everything. Idempotent; a running guest is stopped first.
 
-        Any thread but a vCPU's, and not from a callback of the loop: ``end`` is for those.
+        Any thread but a vCPU's, and not from a callback of the loop: those call ``end``. Raises what a device
+        raises while it is closed, after the others were closed.
         """
         if self._started:
             self.stop()
@@ -266,16 +278,16 @@ class Machine:
             if self.ring is not None:
                 ring, self.ring = self.ring, None
                 ring.drain()
-            self._give_back()
+            self._release()
 
     def at_end(self, function: Callable[[], None]) -> None:
-        """Call *function* when the guest has ended and its memory and VM are still there."""
+        """Call *function* when the guest has ended, before its memory and its VM are closed."""
         self._closers.append(function)
 
     # For the vCPU threads
 
     def system_event(self, kind: int) -> bool:
-        """The guest called its firmware, which is KVM: False when that ends the machine."""
+        """KVM_EXIT_SYSTEM_EVENT, a PSCI call of an arm64 guest: False when that ends the machine."""
         return self._reports.system_event(kind)
 
     def checkpoint(self, vcpu: Vcpu) -> bool:
@@ -285,8 +297,8 @@ class Machine:
         return self.ending is None
 
     def cannot_go_on(self, vcpu: Vcpu, index: int, reason: int, number: int = 0) -> None:
-        """A vCPU cannot be run any further: end with what its state tells."""
-        from pyvmm.machine.diagnose import diagnose  # most guests end without it
+        """KVM_RUN cannot be called again: end with what the vCPU's state tells."""
+        from pyvmm.machine.diagnose import diagnose  # imported when needed: few guests end so
 
         image = self.config.kernel if self.config.firmware is None else self.config.firmware
         self.end(diagnose(vcpu, index, self.memory, image, reason, number))
@@ -302,23 +314,23 @@ class Machine:
         self.vm.register_coalesced_mmio(port, 1, pio=True)
 
     def device_failed(self, name: str, error: Exception) -> None:
-        """What device *name* raised ends the machine. Any thread."""
+        """End the machine because device *name* raised *error*. Any thread."""
         if isinstance(error, GuestError):
             self.end(Ending(UNSUPPORTED, "unsupported", TOLD, str(error)))
         else:
             what = f" failed: {error}"
-            if not isinstance(error, PyvmmError):  # a defect: whoever wrote the device wants the place
+            if not isinstance(error, PyvmmError):  # a defect of the device: the message names the line
                 from pyvmm.host import blame
 
                 what = f" failed in {blame.place(error)}: {blame.describe(error)}"
             self.end(Ending(DEVICE_FAILED, "device", TOLD, name + what), error)
 
-    def _give_back(self) -> None:
+    def _release(self) -> None:
         first: Exception | None = None
         while self._closers:
             try:
                 self._closers.pop()()
-            except Exception as error:  # the others are closed all the same
+            except Exception as error:  # the others are closed nevertheless
                 first = first or error
         if first is not None:
             raise first
@@ -343,7 +355,7 @@ class Machine:
         regions = regions_of(config, rom, native.chips.ram_gap(config), share)
         self._closers += [region.host.close for region in regions]
         self.memory = GuestMemory(regions)
-        self._closers.append(self.memory.close)  # its views, too, hold the host's pages
+        self._closers.append(self.memory.close)  # its views keep the host's pages mapped
         kvm = Kvm(kvm_path)
         self._closers.append(kvm.close)
         vm = self.vm = kvm.create_vm(native.chips.machine_type(kvm, self.memory.regions[-1].end))
@@ -353,8 +365,8 @@ class Machine:
         chips = native.chips.create(vm, config)
         if chips is not None:
             self._closers.append(chips.close)
-        # A VM cannot be closed in the 20 ms after that, until the grace period is over. The rest
-        # of the house is loaded meanwhile: a guest that ends at once ends that much sooner.
+        # For some 20 ms from now on the kernel delays the closing of the VM (a grace period). The other
+        # modules are imported in that time, so that a guest that ends at once does so sooner.
         from pyvmm.backends.spec import make_backend
 
         platform = self._platform = native.platform()(config, chips)
@@ -404,12 +416,12 @@ class Machine:
         waiting = list(devices)
         try:
             for made in make_devices(self.config.devices, self._user_quit, self.config.name):
-                waiting.insert(len(waiting) - len(devices), made)  # what the config names comes first
+                waiting.insert(len(waiting) - len(devices), made)  # the config's devices come first
             while waiting:
                 bus.attach(waiting[0])
                 del waiting[0]
         finally:
-            for device in waiting:  # those that found no place
+            for device in waiting:  # those that were not attached
                 device.close()
         if self.config.looked_at:
             from pyvmm.virtio.tools.install import install
@@ -461,10 +473,10 @@ class Machine:
             self._ticker = self.clock.call_later(self.ring.tick(), self._tick)
 
     def _run_loop(self) -> None:
-        """Turn the loop until the end; ``_loop_running`` is held meanwhile."""
+        """Run the loop until the end; ``_loop_running`` is held meanwhile."""
         try:
             self.loop.run()
-        except BaseException as error:  # nothing may vanish with the thread
+        except BaseException as error:  # an exception must not be lost with the thread
             self.end(Ending(FATAL, "internal", UNKNOWN, f"event loop: {error!r}"), error)
         finally:
             self._loop_running.release()

@@ -1,4 +1,4 @@
-"""The memory regions a config asks for: RAM out of its parts, the firmware's ROM."""
+"""The memory regions a config asks for: its parts of RAM, and the firmware's ROM."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 def regions_of(config: Config, rom: Rom | None, gap: tuple[int, int], share: bool) -> list[Region]:
-    """RAM around *gap* and, with a ROM, its places; RAM makes room for them.
+    """RAM outside *gap* and the regions of *rom*, which take the place of RAM at their addresses.
 
-    With *share*, private memory becomes memory that another process can map.
+    *gap* is ``(first, end)``, guest-physical. With *share*, another process can map the RAM. Raises
+    MemoryConfigError, HostMemoryError.
     """
     ram = assemble(memory_parts(config, share), *gap)
     if rom is None:
@@ -38,7 +39,7 @@ def regions_of(config: Config, rom: Rom | None, gap: tuple[int, int], share: boo
 
 
 def memory_parts(config: Config, share: bool) -> list[Part]:
-    """The memory parts as host objects to be made; with *share*, such as another process can map."""
+    """The config's memory parts; with *share*, of memory that another process can map."""
     return [Part(part.size, _maker(part, share), f"ram {index}") for index, part in enumerate(config.memory)]
 
 

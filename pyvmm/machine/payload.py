@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 #: What a Linux kernel is told when the user says nothing.
 DEFAULT_CMDLINE = "console={} panic=-1"
-#: More where commands are run: the kernel's log costs most of a boot's exits.
+#: Added for guests that run commands: the kernel's log causes most exits of a boot.
 QUIET = "quiet"
-#: What the init that serves the exec channel needs to be told: it takes the port where its kernel has one.
+#: For the init that serves the exec channel: it uses the first of the two devices that its kernel has.
 EXEC_CMDLINE = "rdinit=/.pyvmm/init pyvmm.exec=/dev/virtio-ports/pyvmm.exec|/dev/{}"
-#: The largest file taken for a kernel, an initrd or a firmware: 32-bit loaders reach no further.
+#: Bytes of the largest kernel, initrd or firmware file that is read: 32-bit loaders address no more.
 IMAGE_MAX = 4 << 30
-#: What a config says for the first serial port, whatever the kernel calls it here.
+#: A config's name for the first serial port; this architecture's kernels may have another.
 SERIAL = "ttyS0"
 
 
 def read_image(path: str, what: str) -> memoryview:
     """The bytes of regular file *path*. Raises ImageError naming *what* and the path.
 
-    They are a copy: what is cut off from a mapped file ends its reader with SIGBUS.
+    A copy, not a mapping: reading a mapped file that was truncated meanwhile ends the process with SIGBUS.
     """
     try:
         # O_NONBLOCK: opening a FIFO must not wait for its other end.
@@ -76,7 +76,7 @@ def read_image(path: str, what: str) -> memoryview:
 
 
 def read_rom(config: Config) -> Rom | None:
-    """The firmware as a ROM; None when there is none, or when it goes to RAM."""
+    """The firmware as a ROM; None without firmware, and for firmware in RAM. Raises ImageError."""
     if config.firmware is None:
         return None
     data = read_image(config.firmware, "firmware")
@@ -106,22 +106,22 @@ def load_image(
 
 
 def kernel_cmdline(config: Config, platform: Platform, serve_exec: bool) -> str:
-    """What the kernel is told: the user's words or ours, and what the exec channel needs."""
-    words = [config.cmdline]
+    """The kernel command line: the user's or the default one, and what the exec channel needs."""
+    parameters = [config.cmdline]
     if config.cmdline is None:
         console = platform.console_name if config.kernel_console == SERIAL else config.kernel_console
-        words = [
+        parameters = [
             DEFAULT_CMDLINE.format(console),
-            platform.kernel_words,
+            platform.kernel_parameters,
             QUIET if serve_exec else "",
         ]
     if serve_exec:
-        words.append(EXEC_CMDLINE.format(platform.channel_name))
-    return " ".join(filter(None, words))
+        parameters.append(EXEC_CMDLINE.format(platform.channel_name))
+    return " ".join(filter(None, parameters))
 
 
 def _named(path: str, function: Callable[..., T], *arguments: object) -> T:
-    """Call a loader; what it finds wrong gets the file's path in front."""
+    """Call a loader; an ImageError it raises gets the file's path in front."""
     try:
         return function(*arguments)
     except ImageError as error:

@@ -1,4 +1,4 @@
-"""What the guest tells of its end, or its console does: from a report to the machine's ending."""
+"""How the guest's own report of its end, or a panic on its console, becomes the machine's ending."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PANIC_GRACE = 2.0
 
 
 class GuestReports:
-    """Ends the machine as its guest reports, by any vCPU's thread or the loop's.
+    """Ends the machine as its guest reports. Called by any vCPU's thread and the loop's.
 
     :param end: ends the machine; the first ending counts
-    :param drain: carries out what the guest wrote last, before its end is judged by it
+    :param drain: carries out queued port writes: the guest's last output may be a panic
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class GuestReports:
         self.log = ConsoleLog(self._panicked)
 
     def events(self) -> Events:
-        """For the platform's devices."""
+        """The callbacks for the platform's devices."""
         return Events(self._poweroff, self._reset, self._debug_exit, self._watchdog)
 
     def system_event(self, kind: int) -> bool:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
             """The guest wrote a byte to *port* for the first time."""
 
         def cannot_go_on(self, vcpu: Vcpu, index: int, reason: int, number: int = 0) -> None:
-            """KVM_RUN failed with errno *number*, or returned *reason*, from which the vCPU cannot go on."""
+            """KVM_RUN failed with errno *number*, or returned *reason*; it cannot be called again."""
 
 
 # Word indexes into the run page, by the width of the view.
@@ -80,7 +80,8 @@ class VcpuThread:
         self._mmio = mmio
         self._ring = ring
         self._port_entries: dict[int, PortEntry] = {}
-        #: The serial port (its ``polled``) and the place of the answer: most exits of a boot to a console.
+        #: Reads of a serial port's line status, which are most exits of a boot to a console: the port, whose
+        #: ``polled`` is the answer, and the answer's index in ``run8``.
         self._polled: dict[int, tuple[Any, int]] = {}
         self._kick = Kick(vcpu)
         self._done = _thread.allocate_lock()
@@ -114,7 +115,7 @@ class VcpuThread:
         try:
             with self._kick.attached():
                 self._loop()
-        except BaseException as error:  # nothing may vanish with the thread
+        except BaseException as error:  # an exception must not be lost with the thread
             self._owner.end(Ending(FATAL, "internal", UNKNOWN, f"vCPU {self.index}: {error!r}"), error)
         finally:
             self._done.release()
@@ -125,7 +126,7 @@ class VcpuThread:
                 if not self._run():
                     return
             except Exception as error:
-                self._owner.device_failed(self._device_in_charge(), error)
+                self._owner.device_failed(self._device_of_exit(), error)
                 return
 
     def _run(self) -> bool:
@@ -192,7 +193,7 @@ class VcpuThread:
                     return False
 
     def _port(self, word: int) -> None:
-        """Port I/O not seen before: string instructions, unclaimed ports, the first time of others."""
+        """Port I/O without an entry: string instructions, unclaimed ports, the first of any other access."""
         outward, size, port, count = word & 0xFF, word >> 8 & 0xFF, word >> 16 & 0xFFFF, word >> 32
         vcpu, bus = self.vcpu, self._ports
         data = vcpu.run64[_DATA_OFFSET64]
@@ -230,8 +231,8 @@ class VcpuThread:
         self._owner.cannot_go_on(self.vcpu, self.index, reason)
         return False
 
-    def _device_in_charge(self) -> str:
-        """The device the last exit was for, by name."""
+    def _device_of_exit(self) -> str:
+        """The name of the device that the last exit accessed."""
         vcpu = self.vcpu
         if vcpu.run32[_REASON32] == KVM_EXIT_IO:
             word = vcpu.run64[_UNION64]

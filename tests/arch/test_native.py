@@ -61,7 +61,17 @@ def test_arm64_when_given_a_way_to_boot_x86_refuses_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["console_name", "channel_name", "coalesced", "kernel_words", "polls", "virtio", "virtio_size"]
+    "name",
+    [
+        "console_name",
+        "channel_name",
+        "coalesced",
+        "kernel_parameters",
+        "polls",
+        "port_base",
+        "virtio",
+        "virtio_size",
+    ],
 )
 def test_platforms_have_the_same_attributes(name: str) -> None:
     machines = X86Platform(Config(firmware="x"), None), Arm64Platform(Config(firmware="x"), None)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What is made before the house is loaded: the place of RAM, the interrupt controller KVM emulates."""
+"""What is set up first: where RAM lies, and the interrupt controller that KVM emulates."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ if TYPE_CHECKING:
     from pyvmm.config import Config
     from pyvmm.pykvm import Kvm, Vm
 
-#: The space whose writes KVM may queue, the capability that takes, and its ports: there are none.
+#: The space whose writes KVM may queue (coalesced I/O), the capability needed for it; there are no ports.
 COALESCED_SPACE = MMIO
 COALESCED_NEEDS = "COALESCED_MMIO"
 COALESCED_PORTS = ()
-#: A guest's uncached read may miss what this process has just written, unless the processor has S2FWB.
+#: A guest's uncached read may not see what this process has just written, unless the processor has S2FWB.
 READS_SNOOP = False
-#: What KVM gives a VM when not asked.
+#: Address bits of a VM by default.
 _DEFAULT_ADDRESS_BITS = 40
 _MAX_ADDRESS_BITS = 48
 
 
 def ram_gap(config: Config) -> tuple[int, int]:
-    """The range RAM leaves free: all below its base."""
+    """The guest-physical range ``(first, end)`` without RAM: all below its base."""
     return 0, layout.RAM if config.ram_base is None else config.ram_base
 
 
 def machine_type(kvm: Kvm, end: int) -> int:
-    """What KVM_CREATE_VM is given for guest memory up to *end*: its address bits, 0 for the default."""
+    """The machine type for KVM_CREATE_VM and memory below *end*: the address bits, 0 for the default of 40.
+
+    Raises StartError when this host has too few.
+    """
     limit = kvm.check_extension("ARM_VM_IPA_SIZE") or _DEFAULT_ADDRESS_BITS
     if end > 1 << limit:
         raise StartError(

@@ -1,4 +1,4 @@
-"""What a vCPU is and the state it starts in.
+"""A vCPU's features and its initial state.
 
 Sources: Linux Documentation/virt/kvm/api.rst, 4.82 (KVM_ARM_VCPU_INIT) and
 Documentation/virt/kvm/devices/vcpu.rst (PMU); Documentation/arm64/booting.rst, "Call the kernel image".
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pyvmm.boot.entry import Entry
     from pyvmm.pykvm import Kvm, Vcpu, Vm
 
-#: What ``--cpu`` can ask for: its name, KVM's features and the capabilities they need, whether by default.
+#: Features of ``--cpu``: name -> (KVM's feature bits, the capabilities they need, whether on by default).
 FEATURES = {
     "pauth": (
         (c.KVM_ARM_VCPU_PTRAUTH_ADDRESS, c.KVM_ARM_VCPU_PTRAUTH_GENERIC),
@@ -41,11 +41,11 @@ class CpuModel(cpu_model.CpuModel):
     names = f"of {', '.join(FEATURES)}"
 
     def known(self, name: str) -> bool:
-        """Whether KVM has a switch for *name*."""
+        """Whether *name* can be selected."""
         return name in FEATURES
 
     def features(self, kvm: Kvm) -> frozenset[str]:
-        """The features a vCPU gets. Raises StartError for one that KVM has not."""
+        """The features a vCPU gets. Raises StartError for a required one that KVM does not offer."""
         found = set()
         for name, (_, needs, default) in FEATURES.items():
             there = all(kvm.check_extension(capability) for capability in needs)
@@ -57,7 +57,7 @@ class CpuModel(cpu_model.CpuModel):
 
 
 def initialize(vm: Vm, vcpu: Vcpu, index: int, features: frozenset[str]) -> None:
-    """Make the vCPU one of the host's kind; all but the first wait for PSCI CPU_ON."""
+    """Initialize vCPU *index*, from 0, with the host's preferred target; all but 0 wait for PSCI CPU_ON."""
     init = vm.arm_preferred_target()
     bits = [c.KVM_ARM_VCPU_PSCI_0_2, *(bit for name in features for bit in FEATURES[name][0])]
     if index:
@@ -70,7 +70,7 @@ def initialize(vm: Vm, vcpu: Vcpu, index: int, features: frozenset[str]) -> None
 
 
 def start_pmu(vcpu: Vcpu) -> None:
-    """Wire the performance monitor's interrupt; after the interrupt controller was initialized."""
+    """Set the PMU's interrupt; after the interrupt controller was initialized."""
     number = layout.PPI_FIRST_INTID + layout.PMU_PPI
     group = c.KVM_ARM_VCPU_PMU_V3_CTRL
     vcpu.set_device_attr(group, c.KVM_ARM_VCPU_PMU_V3_IRQ, number.to_bytes(4, "little"))
@@ -78,14 +78,14 @@ def start_pmu(vcpu: Vcpu) -> None:
 
 
 def affinity(vcpu: Vcpu) -> int:
-    """The number the device tree gives this CPU."""
+    """The CPU's ``reg`` in the device tree: the affinity fields of MPIDR_EL1."""
     from pyvmm.arch.arm64.registers import REGISTERS
 
     return vcpu.get_one_reg(REGISTERS["MPIDR_EL1"]) & MPIDR_AFFINITY
 
 
 def set_entry(vcpu: Vcpu, entry: Entry) -> None:
-    """Put CPU 0 where *entry* says; registers it does not name are zero."""
+    """Set CPU 0's registers as *entry* says; those it does not name are zero."""
     from pyvmm.arch.arm64.registers import REGISTERS
 
     assert entry.ip is not None, "there is no reset vector on arm64"

@@ -1,7 +1,7 @@
 """Firmware: a flat image at an address of one's choice, or an ELF file.
 
-A flat image below RAM is a ROM, entered at its first byte, as QEMU's ``-bios`` on its ``virt`` board;
-one in RAM is written there.
+A flat image below RAM is a ROM, as QEMU's ``-bios`` on its ``virt`` board; one at an address in RAM is
+written there. Both are entered at their first byte.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ if TYPE_CHECKING:
     from pyvmm.config import Config
     from pyvmm.memory.guest import GuestMemory
 
-_PAGE = 0x1_0000  # the largest a host's kernel has
+_PAGE = 0x1_0000  # the largest page size of a host's kernel
 _ELF_MAGIC = b"\x7fELF"
 
 
 class RomImage:
-    """A ROM: *data* in whole pages, and its *places* ``(base, offset, size, name)``.
+    """A ROM: *data* in whole pages, and its regions, *places*: ``(gpa, offset, size, name)``.
 
-    At 0 it is as large as the flash memory of QEMU's board, with zeroes behind the data: U-Boot reads its
-    environment there byte by byte, which would be an exit each.
+    At address 0 its region is as large as the flash memory of QEMU's board, with zeroes behind the data:
+    U-Boot reads its environment there byte by byte, and each byte would be an exit.
+
+    :param base: its guest-physical address
     """
 
     __slots__ = ("data", "places")
@@ -34,7 +36,7 @@ class RomImage:
 
 
 def read_rom(data: bytes | memoryview, config: Config) -> RomImage | None:
-    """The ROM in *data*; None for an ELF file, and for what goes to RAM. Raises ImageError."""
+    """The ROM in *data*; None for an ELF file or RAM. Raises ImageError, DoesNotFitError."""
     base = layout.FIRMWARE if config.firmware_base is None else config.firmware_base
     ram = layout.RAM if config.ram_base is None else config.ram_base
     if bytes(data[:4]) == _ELF_MAGIC or base >= ram:
@@ -54,7 +56,7 @@ def read_rom(data: bytes | memoryview, config: Config) -> RomImage | None:
 
 
 def load_flat(memory: GuestMemory, data: bytes | memoryview, base: int) -> tuple[int, int]:
-    """Write a flat image to RAM; ``(entry, end)``. Raises DoesNotFitError."""
+    """Write a flat image to the guest-physical address *base*; ``(entry, end)``. Raises DoesNotFitError."""
     if not memory.contains(base, len(data)):
         raise DoesNotFitError(
             f"the firmware goes to {base:#x}-{base + len(data) - 1:#x}, not all RAM; give the guest "

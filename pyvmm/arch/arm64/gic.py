@@ -30,13 +30,13 @@ class Gic:
     :param wanted: "3", "2", or "auto" for the newest this host offers
     :param cpus: how many vCPUs there will be
 
-    Raises ConfigError for more vCPUs than a GICv2 has, StartError where KVM offers none such.
+    Raises ConfigError for more vCPUs than a GICv2 serves, StartError where KVM does not offer that version.
     """
 
     def __init__(self, vm: Vm, wanted: str, cpus: int) -> None:
         self._device, self.version = _create(vm, wanted)
         self._its: KvmDevice | None = None
-        #: Redistributors: (base, how many) of each stretch in use; empty for a GICv2.
+        #: Redistributor regions: (base, how many redistributors) each; empty for a GICv2.
         self.redistributors: list[tuple[int, int]] = []
         try:
             self._set_up(vm, cpus)
@@ -85,13 +85,13 @@ class Gic:
         )
 
     def initialize(self) -> None:
-        """Begin to work; KVM takes irqfds from now on, and no more vCPUs."""
+        """Initialize the controllers. From then on KVM accepts irqfds, and no further vCPUs."""
         for device in (self._device, self._its):
             if device is not None:
                 device.set_device_attr(c.KVM_DEV_ARM_VGIC_GRP_CTRL, c.KVM_DEV_ARM_VGIC_CTRL_INIT)
 
     def close(self) -> None:
-        """Give back the descriptors; the controller itself goes with the VM. Idempotent."""
+        """Close the descriptors; the controller itself exists as long as the VM. Idempotent."""
         if self._its is not None:
             self._its.close()
         self._device.close()

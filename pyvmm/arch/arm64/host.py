@@ -1,4 +1,4 @@
-"""Which virtualization this host's KVM rests on, and how fast it runs a guest's EL1."""
+"""Which virtualization this host's KVM uses, and how fast it runs a guest's EL1."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 EL2 = "EL2"
 
-#: What a machine is built from; without one of these no guest runs.
+#: The capabilities that every machine needs.
 NEEDED = ("IRQCHIP", "USER_MEMORY", "ONE_REG", "ARM_PSCI_0_2", "DEVICE_CTRL", "IMMEDIATE_EXIT")
-#: What makes guests faster or can be used by some of them.
+#: The capabilities that are used where KVM has them.
 USED = (
     "IOEVENTFD",
     "IRQFD",
@@ -39,7 +39,7 @@ _CODE = b"".join(
 
 
 def virtualization() -> str:
-    """What KVM rests on: always the processor's own EL2."""
+    """The virtualization that KVM uses: always the processor's EL2."""
     return EL2
 
 
@@ -49,17 +49,17 @@ def runs_ring0_in_hardware() -> bool:
 
 
 def describe_virtualization(speed: str) -> tuple[bool, str, str]:
-    """For doctor: whether it is all a guest can want, what it is, and what to do where it is not."""
+    """For doctor: whether guests' kernels run at full speed, a description, and advice where they do not."""
     return True, f"{EL2}; {speed}", ""
 
 
 def kernel_warning() -> str:
-    """What somebody who boots a kernel here should know before: nothing."""
+    """A warning for users who boot a kernel on this host: none."""
     return ""
 
 
 def extras(kvm: Kvm) -> list[tuple[str, str]]:
-    """For doctor: more to tell, as (name, value)."""
+    """For doctor: further lines, ``(name, value)`` each."""
     versions = gic_versions(kvm)
     bits = kvm.check_extension("ARM_VM_IPA_SIZE") or 40
     return [
@@ -84,7 +84,7 @@ def gic_versions(kvm: Kvm) -> list[int]:
 
 
 def ring0_speed(kvm: Kvm) -> float:
-    """Instructions a second of a loop at EL1 on this host's KVM."""
+    """Instructions per second of a loop at EL1. Raises KvmError."""
     from pyvmm.arch.arm64 import cpu
     from pyvmm.arch.arm64.registers import REGISTERS
     from pyvmm.memory.guest import GuestMemory, Region

@@ -1,4 +1,4 @@
-"""What is to be known of a vCPU that KVM cannot run on."""
+"""Describes a vCPU that cannot go on: address and instruction."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def where(vcpu: Vcpu, name: Callable[[int], str] = lambda address: "") -> str:
 
 
 def instruction(vcpu: Vcpu, memory: GuestMemory) -> tuple[str, str]:
-    """The instruction at the vCPU's place, else its bytes, for a sentence; its mnemonic.
+    """For a sentence: the instruction at PC, or its bytes; and its mnemonic.
 
-    Only with the MMU off: KVM does not walk an arm64 guest's page tables for us.
+    Only while the MMU is off: KVM has no call that translates an arm64 guest's addresses.
     """
     pc = vcpu.get_one_reg(REGISTERS["PC"])
     if vcpu.get_one_reg(REGISTERS["SCTLR_EL1"]) & SCTLR_M or not memory.contains(pc, _WIDTH):
@@ -49,5 +49,5 @@ def instruction(vcpu: Vcpu, memory: GuestMemory) -> tuple[str, str]:
 
 
 def advice(mnemonic: str) -> str:
-    """What else to do about it: nothing here."""
+    """Nothing: no CPU feature can be masked against an instruction here."""
     return ""

@@ -14,7 +14,7 @@ GICV2_CPU = 0x0801_0000
 GICV2_CPU_SIZE = 0x2_0000
 GIC_ITS = 0x0808_0000
 GIC_ITS_SIZE = 0x2_0000
-#: Redistributors: (base, how many fit); a stretch is used when those before it are full.
+#: Redistributor regions: (base, how many redistributors fit), used in this order.
 GIC_REDIST = ((0x080A_0000, 123), (0x1000_0000, 256))
 GIC_REDIST_SIZE = 0x2_0000
 
@@ -44,11 +44,11 @@ UART1_SPI = 8
 WATCHDOG_SPI = 9
 SPI_START = 16
 SPI_END = 256
-#: What the GIC has: 32 private ones and the shared ones.
+#: Number of the GIC's interrupts: 32 private ones and the shared ones.
 INTERRUPTS = 32 + SPI_END
 SPI_FIRST_INTID = 32
 
-#: Private peripheral interrupts (INTID - 16), as Arm's Base System Architecture has them.
+#: Private peripheral interrupts (INTID - 16), as recommended by Arm's Base System Architecture.
 TIMER_SECURE_PPI = 13
 TIMER_PHYSICAL_PPI = 14
 TIMER_VIRTUAL_PPI = 11

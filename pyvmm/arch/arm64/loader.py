@@ -1,4 +1,4 @@
-"""Kernel or firmware, device tree and initrd into guest memory; the registers that tell of them.
+"""Kernel or firmware, device tree and initrd into guest memory, and the registers a kernel expects.
 
 Source: Linux Documentation/arm64/booting.rst: the device tree lies at a multiple of 8 bytes and has at
 most 2 MiB, all of it and the initrd in the 32 GiB that the kernel lies in; x0 is its address.
@@ -63,7 +63,10 @@ def load_firmware(
     tree: Tree,
     stdout: str | None,
 ) -> Entry:
-    """A ROM that is mapped already, a flat image for RAM, or an ELF file. Raises ImageError."""
+    """A ROM, which is mapped already, a flat image for the address *base*, or an ELF file.
+
+    Raises ImageError, DoesNotFitError.
+    """
     from pyvmm.arch.arm64.firmware import load_elf, load_flat
 
     taken: list[tuple[int, int]] = []
@@ -84,7 +87,7 @@ def load_firmware(
 
 
 def read_tree(path: str) -> Tree:
-    """The device tree in a file. Raises ImageError naming the path."""
+    """The device tree in a file. Raises ImageError or DeviceTreeError, naming the path."""
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_SIZE + 1)
@@ -97,7 +100,7 @@ def read_tree(path: str) -> Tree:
 
 
 def put_overlay(tree: Tree, path: str) -> None:
-    """Put the overlay in a file onto *tree*. Raises ImageError naming the path."""
+    """Apply the overlay in a file to *tree*. Raises ImageError or DeviceTreeError, naming the path."""
     overlay = read_tree(path)
     try:
         apply_overlay(tree, overlay)

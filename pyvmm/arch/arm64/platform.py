@@ -44,7 +44,7 @@ def spi(vm: Vm, gsi: int) -> IrqLine:
 
 
 class UartPlace:
-    """The parsed ``uart`` value: which kind, where, which interrupt. Raises ConfigError."""
+    """The parsed ``uart`` value: kind, address, interrupt, register spacing. Raises ConfigError."""
 
     __slots__ = ("base", "irq", "kind", "shift")
 
@@ -73,15 +73,15 @@ class UartPlace:
 
 
 class Platform:
-    """Everything of a machine that is arm64's own. The order of use is that of the methods.
+    """The part of a machine that is arm64's. The methods are called in their order here.
 
-    Raises ConfigError for a CPU model or a UART that is not one.
+    Raises ConfigError for an invalid CPU model or UART, and for keys of other architectures.
     """
 
     virtio_size = layout.VIRTIO_SIZE
     port_base: int | None = layout.PORTS
-    #: Nothing: what is not in the device tree is not looked for.
-    kernel_words = ""
+    #: None: a kernel probes only for what the device tree has.
+    kernel_parameters = ""
 
     def __init__(self, config: Config, gic: Gic) -> None:
         if config.boot not in ("auto", "elf"):
@@ -102,7 +102,7 @@ class Platform:
         self.polls: frozenset[int] = frozenset()
 
     def create_board(self) -> Board:
-        """A board with the places that are taken before any device comes."""
+        """A board with what the platform itself takes."""
         board = Board(
             {
                 MMIO: [(layout.MMIO_START, layout.MMIO_END)],
@@ -113,7 +113,7 @@ class Platform:
         return board
 
     def prepare(self, kvm: Kvm, vm: Vm) -> None:
-        """Choose the vCPUs' features; raises StartError for one that is not there."""
+        """Choose the vCPUs' features. Raises StartError for a required one that KVM does not offer."""
         self._vm = vm
         self._features = self._model.features(kvm)
         if vm.check_extension("ARM_NISV_TO_USER"):
@@ -159,7 +159,7 @@ class Platform:
         return first
 
     def paused(self, vcpu: Vcpu) -> None:
-        """Nothing: KVM has no way to tell an arm64 guest."""
+        """Nothing: KVM cannot tell an arm64 guest that it was paused."""
 
     def _make_uart(self, loop: Loop, line: Line, timers: Timers) -> tuple[Uart | Spaced, int]:
         if self._uart.kind == PL011:
@@ -173,32 +173,35 @@ class Platform:
         return Spaced(port, self._uart.shift), layout.NS16550_SIZE << self._uart.shift
 
     def prepare_vcpu(self, vcpu: Vcpu, index: int) -> None:
-        """Give one vCPU its kind; all but the first are off."""
+        """Initialize vCPU *index*, from 0; all but 0 are powered off."""
         assert self._vm is not None, "prepare comes first"
         cpu.initialize(self._vm, vcpu, index, self._features)
         self._vcpus.append(vcpu)
 
     def finish_vcpus(self) -> None:
-        """Let the interrupt controller begin; then the performance monitors."""
+        """Initialize the interrupt controller, then the PMUs."""
         self._gic.initialize()
         if "pmu" in self._features:
             for vcpu in self._vcpus:
                 cpu.start_pmu(vcpu)
 
     def line(self, vm: Vm, gsi: int) -> Line:
-        """As the interface says."""
+        """The line of interrupt *gsi*."""
         return spi(vm, gsi)
 
     def load_kernel(
         self, memory: GuestMemory, kernel: memoryview, cmdline: str, initrds: Sequence[bytes | memoryview]
     ) -> Entry:
-        """The kernel to the start of RAM, the device tree behind it, then the initrd."""
+        """Write kernel, device tree and initrd to the start of RAM, in this order. Raises ImageError."""
         from pyvmm.arch.arm64 import loader
 
         return loader.load_kernel(memory, kernel, initrds, cmdline, self._tree(memory), self._stdout)
 
     def load_firmware(self, memory: GuestMemory, data: memoryview, rom: RomImage | None) -> Entry:
-        """Firmware where it belongs, the device tree at the start of RAM."""
+        """Write firmware that is not a ROM to its address, and the device tree to the start of RAM.
+
+        Raises ImageError.
+        """
         from pyvmm.arch.arm64 import loader
 
         base = self._config.firmware_base
@@ -206,7 +209,7 @@ class Platform:
         return loader.load_firmware(memory, data, rom, base, cmdline, self._tree(memory), self._stdout)
 
     def enter(self, vcpu: Vcpu, entry: Entry) -> None:
-        """Put the first CPU where the loader said."""
+        """Set CPU 0's registers as *entry* says."""
         cpu.set_entry(vcpu, entry)
 
     def power_button(self) -> None:
@@ -214,14 +217,14 @@ class Platform:
         assert self._gpio is not None, "add_devices comes first"
         self._gpio.press(layout.POWER_BUTTON)
 
-    # What the guest is told
+    # The device tree
 
     @property
     def _stdout(self) -> str | None:
         return None if self._config.dtb is not None else "serial0:115200n8"
 
     def _tree(self, memory: GuestMemory) -> Tree:
-        """The device tree, the user's or ours, with overlays; all but ``/chosen``."""
+        """The device tree, the user's or the machine's, with overlays applied; without ``/chosen``."""
         from pyvmm.arch.arm64.tree import describe_memory
 
         ram = [(base, end - base) for base, end in memory.ram_spans()]

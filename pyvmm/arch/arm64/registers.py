@@ -27,7 +27,7 @@ from pyvmm.pykvm.const_arm64 import (
 
 _SIZES = {4: KVM_REG_SIZE_U32, 8: KVM_REG_SIZE_U64, 16: KVM_REG_SIZE_U128}
 
-#: System registers by op0, op1, CRn and CRm; the words are those from op2 0 on, a dot has no name.
+#: System registers by op0, op1, CRn and CRm: the names for op2 from 0 on; a dot is one without a name here.
 _SYSTEM = {
     (2, 0, 1, 0): ". . . . OSLAR_EL1",
     (2, 0, 1, 1): ". . . . OSLSR_EL1",
@@ -70,7 +70,8 @@ _SYSTEM = {
     (3, 3, 9, 13): "PMCCNTR_EL0 PMXEVTYPER_EL0 PMXEVCNTR_EL0",
     (3, 3, 9, 14): "PMUSERENR_EL0 . . PMOVSSET_EL0",
     (3, 3, 13, 0): ". . TPIDR_EL0 TPIDRRO_EL0 . TPIDR2_EL0 . SCXTNUM_EL0",
-    # KVM numbers the virtual timer's counter and compare value the wrong way round, for ever.
+    # KVM's identifiers of the virtual timer's counter and compare value are exchanged; asm/kvm.h keeps them
+    # so.
     (3, 3, 14, 0): ". CNTPCT_EL0 CNTV_CVAL_EL0",
     (3, 3, 14, 2): ". CNTP_CTL_EL0 CNTP_CVAL_EL0",
     (3, 3, 14, 3): ". CNTV_CTL_EL0 CNTVCT_EL0",
@@ -158,7 +159,7 @@ _NAMES = {identifier: name for name, identifier in REGISTERS.items()}
 
 
 def name_of(identifier: int) -> str:
-    """A readable name for any register that KVM_GET_REG_LIST lists."""
+    """A readable name for the register of a 64-bit *identifier* that KVM_GET_REG_LIST lists."""
     known = _NAMES.get(identifier)
     if known is not None:
         return known

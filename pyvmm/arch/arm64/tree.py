@@ -27,11 +27,11 @@ _GICV2_ALL_CPUS = 0xFF << 8
 
 
 class MachineTree:
-    """A tree with everything an arm64 machine has; the loader adds ``/chosen`` last.
+    """A tree with everything an arm64 machine has; the loader adds ``/chosen``.
 
     :param gic: its version, and with version 3 its redistributors (base, count)
     :param cpus: each CPU's number (MPIDR_EL1)
-    :param ram: ``(base, size)`` of each stretch of memory
+    :param ram: ``(base, size)`` of each range of memory
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class MachineTree:
         return f"/{node.name}"
 
     def _private(self, number: int) -> tuple[int, int, int]:
-        """A private interrupt's three cells; a GICv2 wants the CPUs it goes to."""
+        """The three cells of a private interrupt; for a GICv2 they have a CPU mask."""
         return GIC_PPI, number, IRQ_LEVEL_HIGH | (_GICV2_ALL_CPUS if self._gic_version == 2 else 0)
 
 
@@ -222,7 +222,7 @@ def describe_boot(
 
 
 def describe_memory(tree: Tree, ram: Sequence[tuple[int, int]]) -> None:
-    """Put the machine's memory in the place of what a tree of somebody else says."""
+    """Replace the memory nodes of a user's tree by the machine's memory. Raises DeviceTreeError."""
     root = tree.root
     cells = [
         (root.cells(f"#{name}-cells") or [default])[0] for name, default in (("address", 2), ("size", 1))

@@ -1,4 +1,4 @@
-"""The chips KVM emulates in the kernel, interrupt controllers and the timer; the gap in RAM."""
+"""The chips that KVM emulates: interrupt controllers and the timer; the gap in RAM."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ if TYPE_CHECKING:
     from pyvmm.config import Config
     from pyvmm.pykvm import Kvm, Vm
 
-#: The space whose writes KVM may queue, and the capability that takes.
+#: The space whose writes KVM may queue (coalesced I/O), and the capability needed for it.
 COALESCED_SPACE = PORT
 COALESCED_NEEDS = "COALESCED_PIO"
-#: One-byte ports whose writes KVM may queue: nothing follows from them at once.
+#: One-byte ports whose writes KVM may queue: they have no immediate effect for the guest.
 COALESCED_PORTS = (layout.COM1, layout.COM2)
-#: Reads of the line status register, as the eight bytes of the run page (in, one byte, port, once).
-#: A console's driver makes one after each character; what is queued may wait for the line's end.
+#: Reads of the line status register, as the eight bytes of the run page have them (in, one byte, port, once).
+#: A console's driver makes one after each character; queued characters may wait until the end of the line.
 POLLS = frozenset(1 << 32 | base + 5 << 16 | 1 << 8 for base in COALESCED_PORTS)
 #: A guest's uncached read of memory sees what this process has written to it.
 READS_SNOOP = True
 
 
 def ram_gap(config: Config) -> tuple[int, int]:
-    """The range RAM leaves to devices."""
+    """The guest-physical range ``(first, end)`` without RAM, for devices."""
     return layout.GAP_START, layout.GAP_END
 
 
 def machine_type(kvm: Kvm, end: int) -> int:
-    """What KVM_CREATE_VM is given for guest memory up to *end*."""
+    """The machine type for KVM_CREATE_VM: 0, the default."""
     return 0
 
 

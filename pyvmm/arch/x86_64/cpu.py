@@ -43,7 +43,7 @@ _TYPE_TSS_BUSY = 11
 
 
 def set_entry(vcpu: Vcpu, entry: Entry) -> None:
-    """Put CPU 0 where *entry* says; in REAL mode at the reset vector it already is there."""
+    """Set CPU 0's registers as *entry* says. For REAL mode at the reset vector they are so already."""
     if entry.mode == REAL and entry.ip is None and not entry.registers:
         return
     regs = vcpu.get_regs()
@@ -60,12 +60,12 @@ def set_entry(vcpu: Vcpu, entry: Entry) -> None:
 
 
 def set_boot_msrs(vcpu: Vcpu) -> None:
-    """What firmware would have set and kernels expect: fast strings, memory cached write-back."""
+    """Set what firmware would set and kernels expect: fast strings, write-back caching by default."""
     vcpu.set_msrs({MSR_MISC_ENABLE: MISC_ENABLE_FAST_STRING, MSR_MTRR_DEF_TYPE: MTRR_ENABLED_WRITE_BACK})
 
 
 def set_local_interrupts(vcpu: Vcpu) -> None:
-    """Wire LINT0 to the PIC and LINT1 to NMI, as the tables say."""
+    """Set LINT0 to ExtINT (the PIC) and LINT1 to NMI, as the MP table and the MADT say."""
     lapic = vcpu.get_lapic()
     for offset, mode in ((APIC_LVT_LINT0, APIC_MODE_EXTINT), (APIC_LVT_LINT1, APIC_MODE_NMI)):
         lapic.regs[offset : offset + 4] = mode.to_bytes(4, "little")

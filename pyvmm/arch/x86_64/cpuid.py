@@ -1,4 +1,4 @@
-"""What CPUID answers in the guest: KVM's own list, the topology put right, features masked.
+"""The guest's CPUID: what KVM supports, with the machine's topology, and features masked.
 
 Sources: Intel SDM volume 2, CPUID; AMD APM volume 3 appendix E; Linux Documentation/virt/kvm/x86/cpuid.rst.
 """
@@ -34,13 +34,13 @@ class CpuModel(cpu_model.CpuModel):
 
     def known(self, name: str) -> bool:
         """Whether *name* is in the table."""
-        from pyvmm.arch.x86_64.features import FEATURES  # a table most starts do without
+        from pyvmm.arch.x86_64.features import FEATURES  # imported here: most starts do not need the table
 
         return name in FEATURES
 
 
 class Cpuid:
-    """The CPUID leaves of a machine; ``entries(index)`` gives one vCPU's.
+    """The CPUID leaves of a machine; ``entries(index)`` returns one vCPU's.
 
     :param supported: ``(function, index, flags, [eax, ebx, ecx, edx])`` as KVM offers them
     :param model: the features asked for
@@ -59,8 +59,8 @@ class Cpuid:
             (function, index): (flags, list(registers)) for function, index, flags, registers in supported
         }
         self._cpus = cpus
-        # Some kernels provide these and leave them out of the list; without HYPERVISOR a
-        # guest never looks for KVM and its clock.
+        # Some KVMs provide these and do not list them; without HYPERVISOR a guest does not look for KVM and
+        # its clock.
         self._set(1, ECX, HYPERVISOR)
         if tsc_deadline:
             self._set(1, ECX, TSC_DEADLINE)
@@ -100,7 +100,7 @@ class Cpuid:
         entry[1][register] |= bits
 
     def _topology(self) -> None:
-        """One package, a core a vCPU, no threads."""
+        """One package, one core for each vCPU, no threads."""
         cpus = self._cpus
         bits = (cpus - 1).bit_length()
         amd = self._leaves.get((0, 0), (0, [0, 0, 0, 0]))[1][EBX] in (0x6874_7541, 0x6F67_7948)
@@ -114,7 +114,7 @@ class Cpuid:
             if function == 4 and registers[EAX] & 0x1F:
                 level = registers[EAX] >> 5 & 7
                 sharing = (1 << bits) - 1 if level == 3 else 0
-                # Six bits for the cores: beyond 64 the newer leaves tell.
+                # Six bits for the number of cores; for more than 64 kernels use the newer leaves.
                 registers[EAX] = registers[EAX] & 0x3FFF | sharing << 14 | min((1 << bits) - 1, 63) << 26
             elif function == 0x8000_0008 and amd:
                 registers[ECX] = registers[ECX] & ~0xF0FF | bits << 12 | min(cpus - 1, 255)

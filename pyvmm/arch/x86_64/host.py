@@ -1,4 +1,4 @@
-"""Which virtualization this host's KVM rests on, and how fast it runs ring 0."""
+"""Which virtualization this host's KVM uses, and how fast it runs ring 0."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNKNOWN = "unknown"
 
 _MODULES = (("kvm_intel", VMX), ("kvm_amd", SVM), ("kvm_pvm", PVM))
 
-#: What a machine is built from; without one of these no guest runs.
+#: The capabilities that every machine needs.
 NEEDED = (
     "IRQCHIP",
     "USER_MEMORY",
@@ -28,7 +28,7 @@ NEEDED = (
     "IMMEDIATE_EXIT",
     "EXT_CPUID",
 )
-#: What makes guests faster or can be used by some of them.
+#: The capabilities that are used where KVM has them.
 USED = (
     "IOEVENTFD",
     "IRQFD",
@@ -49,7 +49,7 @@ _LOOP_AT = 0x1000
 
 
 def virtualization() -> str:
-    """VT-x, AMD-V or PVM by the loaded KVM module; unknown where none of them shows.
+    """VT-x, AMD-V or PVM, by the loaded KVM module; unknown when it is built into the kernel.
 
     PVM runs ring 0 through an instruction emulator, which lacks instructions that a Linux
     kernel uses.
@@ -58,12 +58,12 @@ def virtualization() -> str:
 
 
 def runs_ring0_in_hardware() -> bool:
-    """Whether guests' kernels run on the processor itself, as far as the loaded module tells."""
+    """Whether guests' kernels run on the processor itself, by the loaded KVM module."""
     return virtualization() in (VMX, SVM)
 
 
 def describe_virtualization(speed: str) -> tuple[bool, str, str]:
-    """For doctor: whether it is all a guest can want, what it is, and what to do where it is not."""
+    """For doctor: whether guests' kernels run at full speed, a description, and advice where they do not."""
     kind = virtualization()
     if kind == PVM:
         return (
@@ -75,7 +75,7 @@ def describe_virtualization(speed: str) -> tuple[bool, str, str]:
 
 
 def kernel_warning() -> str:
-    """What somebody who boots a kernel here should know before; empty for nothing."""
+    """A warning for users who boot a kernel on this host; empty for none."""
     if virtualization() != PVM:
         return ""
     return (
@@ -85,12 +85,15 @@ def kernel_warning() -> str:
 
 
 def extras(kvm: Kvm) -> list[tuple[str, str]]:
-    """For doctor: more to tell, as (name, value)."""
+    """For doctor: further lines, ``(name, value)`` each."""
     return []
 
 
 def ring0_speed(kvm: Kvm) -> float:
-    """Instructions a second of a real-mode loop on this host's KVM; about 50 ms where it is emulated."""
+    """Instructions per second of a real-mode loop; measured in about 50 ms where ring 0 is emulated.
+
+    Raises KvmError.
+    """
     from pyvmm.memory.guest import GuestMemory, Region
     from pyvmm.memory.host import Anonymous
     from pyvmm.memory.slots import Slots

@@ -1,4 +1,4 @@
-"""What is to be known of a vCPU that KVM cannot run on: its place, the instruction, what to do about it."""
+"""Describes a vCPU that cannot go on: address, instruction, what to do about it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def where(vcpu: Vcpu, name: Callable[[int], str] = lambda address: "") -> str:
 
 
 def instruction(vcpu: Vcpu, memory: GuestMemory) -> tuple[str, str]:
-    """The instruction at the vCPU's place in Intel syntax, else its bytes, for a sentence; its mnemonic."""
+    """For a sentence: the instruction at RIP in Intel syntax, or its bytes; and its mnemonic."""
     code = _code(vcpu, memory)
     if not code:
         return "an instruction that is not in memory", ""
@@ -47,7 +47,7 @@ def instruction(vcpu: Vcpu, memory: GuestMemory) -> tuple[str, str]:
 def disassemble(code: bytes, width: int) -> tuple[str, str]:
     """Mnemonic with prefixes, and operands, of the first instruction; *width* is 16, 32 or 64.
 
-    Empty texts when it is none.
+    Both are empty for bytes that are no instruction.
     """
     import capstone
 
@@ -84,7 +84,7 @@ def _code(vcpu: Vcpu, memory: GuestMemory) -> bytes:
 
 
 def advice(mnemonic: str) -> str:
-    """What keeps a guest from the instruction on this host, as the end of a sentence; empty for nothing."""
+    """How to keep a guest from using the instruction, as the end of a sentence; empty for no advice."""
     if virtualization() != PVM:
         return ""
     ways = [masking.advice(mnemonic), "run it in the lab (pyvmm lab x86_64 -- pyvmm run ...)"]

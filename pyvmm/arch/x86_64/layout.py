@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: RAM leaves this range below 4 GiB to devices.
+#: No RAM in this range below 4 GiB: devices are there.
 GAP_START = 0xC000_0000
 GAP_END = 0x1_0000_0000
 
@@ -18,7 +18,7 @@ IOAPIC_SIZE = 0x1000
 #: The local APICs' page and, after it, the addresses message-signalled interrupts are written to.
 LAPIC = 0xFEE0_0000
 LAPIC_SIZE = 0x10_0000
-#: Clear of a firmware ROM of up to 16 MiB that ends at 4 GiB.
+#: Below a firmware ROM of up to 16 MiB that ends at 4 GiB.
 IDENTITY_MAP = 0xFEFF_C000
 TSS = 0xFEFF_D000
 TSS_SIZE = 0x3000
@@ -56,5 +56,5 @@ KERNEL_PORTS = (
     (0x61, 1, "PIT speaker gate"),
 )
 
-#: The local APIC's 8-bit identifiers end here; 255 is the broadcast.
+#: Limit of 8-bit local APIC identifiers; 255 is the broadcast address.
 MAX_CPUS = 254

@@ -1,4 +1,4 @@
-"""How to keep a guest from an instruction: the CPU feature to mask and what a Linux kernel is told.
+"""How to keep a guest from using an instruction: the CPU feature to mask, the kernel parameter to give.
 
 Names are those of /proc/cpuinfo. Sources: Intel SDM volume 2 (the CPUID flag of each instruction);
 Linux Documentation/admin-guide/kernel-parameters.txt. ``clearcpuid=`` takes names since Linux 5.18,
@@ -29,7 +29,7 @@ _FEATURES = {
     **dict.fromkeys(("bzhi", "mulx", "pdep", "pext", "rorx", "sarx", "shlx", "shrx"), "bmi2"),
     **dict.fromkeys(("pcmpestri", "pcmpestrm", "pcmpgtq", "pcmpistri", "pcmpistrm"), "sse4_2"),
 }
-#: What the mnemonics begin with.
+#: Prefixes of mnemonics.
 _FAMILIES = (
     ("xsave", "xsave"),
     ("xrstor", "xsave"),
@@ -37,14 +37,14 @@ _FAMILIES = (
     ("sha1", "sha_ni"),
     ("sha256", "sha_ni"),
 )
-#: Kernel parameters better than ``clearcpuid=``, by feature or, where none stands for it, by mnemonic.
+#: Kernel parameters to prefer to ``clearcpuid=``, by feature, or by mnemonic where there is no feature.
 _PARAMETERS = {
     "invpcid": "noinvpcid",
     "monitor": "idle=nomwait",
     "verw": "mitigations=off",
     "xsave": "noxsave",
 }
-#: They begin with the v of the VEX-encoded ones and are older.
+#: These begin with v, too, but are not VEX-encoded.
 _NOT_VEX = frozenset(
     "verr verw vmcall vmclear vmfunc vmlaunch vmload vmmcall vmptrld vmptrst vmread vmresume vmrun vmsave"
     " vmwrite vmxoff vmxon".split()
@@ -52,7 +52,7 @@ _NOT_VEX = frozenset(
 
 
 def feature(mnemonic: str) -> str | None:
-    """The feature whose absence keeps a guest from the instruction; None where there is none."""
+    """The CPUID feature that an instruction belongs to; None without one."""
     for start, name in _FAMILIES:
         if mnemonic.startswith(start):
             return name
@@ -62,7 +62,7 @@ def feature(mnemonic: str) -> str | None:
 
 
 def advice(mnemonic: str) -> str:
-    """What to do, as words that go before "or"; empty when nothing keeps a guest from the instruction."""
+    """What to do, as the first part of a sentence; empty when there is no way."""
     name = feature(mnemonic)
     parameter = _PARAMETERS.get(name or mnemonic, f"clearcpuid={name}" if name else "")
     ways = []

@@ -40,17 +40,17 @@ if TYPE_CHECKING:
 
 
 class Refused(Device):
-    """Stands where firmware looks for hardware this machine has not: ends the VM with its name."""
+    """Registers of hardware that the machine does not have and firmware may probe: an access ends the VM."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def read(self, offset: int, size: int) -> int:
-        """The guest probes: refuse by name."""
+        """Raises GuestError, which names the hardware."""
         raise self._refusal(offset)
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """The guest probes: refuse by name."""
+        """Raises GuestError, which names the hardware."""
         raise self._refusal(offset)
 
     def _refusal(self, offset: int) -> GuestError:
@@ -61,18 +61,18 @@ class Refused(Device):
 
 
 class Platform:
-    """Everything of a machine that is x86-64's own. The order of use is the order of the methods.
+    """The part of a machine that is x86-64's. The methods are called in their order here.
 
-    Raises ConfigError for a CPU model that is not one, and for what other machines have.
+    Raises ConfigError for a CPU model that is none, and for keys of other architectures.
     """
 
     #: Bytes of a virtio device's registers.
     virtio_size = layout.VIRTIO_SIZE
     console_name = "ttyS0"
     channel_name = "ttyS1"
-    #: There is no PCI: this spares the kernel the probing of its ports.
-    kernel_words = "pci=off"
-    #: Registers whose writes KVM may queue from the start on: ports are taken at their first write.
+    #: There is no PCI: the kernel need not probe its ports.
+    kernel_parameters = "pci=off"
+    #: Registers whose writes KVM may queue from the start: none; ports are registered at their first write.
     coalesced: Sequence[tuple[int, int]] = ()
     port_base: int | None = None
     polls = chips.POLLS
@@ -90,7 +90,7 @@ class Platform:
         self._cpuid: Cpuid | None = None
 
     def create_board(self) -> Board:
-        """A board with the places that are taken before any device comes."""
+        """A board with what the platform itself takes."""
         arenas = {
             MMIO: [(layout.MMIO_START, layout.MMIO_END)],
             IRQ: [(layout.IRQ_START, layout.IRQ_END)],
@@ -107,12 +107,12 @@ class Platform:
         return board
 
     def prepare(self, kvm: Kvm, vm: Vm) -> None:
-        """Apply the CPU model to what KVM offers; raises StartError for a feature that is not there."""
+        """Apply the CPU model to what KVM supports. Raises StartError for a missing required feature."""
         deadline = bool(kvm.check_extension("TSC_DEADLINE_TIMER"))
         self._cpuid = Cpuid(kvm.get_supported_cpuid(), self._model, self._config.cpus, deadline)
 
     def prepare_vcpu(self, vcpu: Vcpu, index: int) -> None:
-        """CPUID, MSRs and local interrupts of one vCPU; after ``prepare``."""
+        """Set CPUID, MSRs and local interrupts of vCPU *index*, from 0; after ``prepare``."""
         assert self._cpuid is not None, "prepare comes first"
         vcpu.set_cpuid2(self._cpuid.entries(index))
         set_boot_msrs(vcpu)
@@ -122,26 +122,26 @@ class Platform:
         """Nothing is to be done when all vCPUs are made."""
 
     def line(self, vm: Vm, gsi: int) -> Line:
-        """As the interface says."""
+        """The line of interrupt *gsi*."""
         return IrqLine(vm, gsi)
 
     def load_kernel(
         self, memory: GuestMemory, kernel: memoryview, cmdline: str, initrds: Sequence[bytes | memoryview]
     ) -> Entry:
-        """A kernel and all that goes with it into *memory*. Raises ImageError."""
+        """Write a kernel, its initrds and tables into *memory*. Raises ImageError."""
         from pyvmm.boot.x86.detect import load, unpacked
 
         elf = None
         if self.virtio:
-            from pyvmm.boot.x86.virtio_cmdline import device_words
+            from pyvmm.boot.x86.virtio_cmdline import device_parameters
 
             elf = unpacked(kernel)
             image = kernel if elf is None else elf
-            cmdline = device_words(image, cmdline, self.virtio, self.virtio_size)
+            cmdline = device_parameters(image, cmdline, self.virtio, self.virtio_size)
         return load(memory, kernel, self.boot_params(memory, cmdline, initrds), self._config.boot, elf)
 
     def load_firmware(self, memory: GuestMemory, data: memoryview, rom: RomImage | None) -> Entry:
-        """Firmware into *memory*, unless it is a ROM, which is mapped already. Raises ImageError."""
+        """Write ELF firmware into *memory*; a ROM is mapped already. Raises ImageError."""
         if rom is not None:
             return rom.entry
         from pyvmm.boot.x86.firmware import load_firmware_elf
@@ -149,7 +149,7 @@ class Platform:
         return load_firmware_elf(memory, data)
 
     def enter(self, vcpu: Vcpu, entry: Entry) -> None:
-        """Put the first CPU where the loader said."""
+        """Set CPU 0's registers as *entry* says."""
         set_entry(vcpu, entry)
 
     def add_devices(
@@ -208,7 +208,7 @@ class Platform:
         assert self._ged is not None, "add_devices comes first"
         self._ged.power_button()
 
-    # What the guest reads first
+    # Tables
 
     def boot_params(
         self, memory: GuestMemory, cmdline: str, initrds: Sequence[bytes | memoryview]

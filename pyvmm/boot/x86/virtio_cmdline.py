@@ -11,16 +11,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: What the driver calls the parent of such devices: in the image only where it can be given them.
+#: The name of such devices' parent: in the image only if the driver has the parameter.
 _CMDLINE_PARENT = b"virtio-mmio-cmdline"
-#: The driver's ACPI identifier: in the image where the driver is built in and looks there.
+#: The driver's ACPI identifier: in the image if the driver is built in, with ACPI support.
 _ACPI_ID = b"LNRO0005"
 
 
-def device_words(image: memoryview, cmdline: str, devices: Sequence[tuple[int, int]], page_size: int) -> str:
-    """*cmdline* with *devices*, (address, interrupt) each, where a kernel finds them in no other way.
+def device_parameters(image: memoryview, cmdline: str, devices: Sequence[tuple[int, int]], size: int) -> str:
+    """*cmdline* with *devices*, (address, interrupt) each, for a kernel that finds them in no other way.
 
-    *image* is the kernel, unpacked where that could be done.
+    *image* is the kernel, unpacked where that is possible. *size*: bytes of a device's registers, in whole
+    KiB.
     """
     if not devices:
         return cmdline
@@ -31,11 +32,11 @@ def device_words(image: memoryview, cmdline: str, devices: Sequence[tuple[int, i
         return cmdline
     if _holds(constants, _ACPI_ID) and "acpi=off" not in cmdline.split():
         return cmdline
-    words = [f"virtio_mmio.device={page_size >> 10}K@{base:#x}:{gsi}" for base, gsi in devices]
+    words = [f"virtio_mmio.device={size >> 10}K@{base:#x}:{gsi}" for base, gsi in devices]
     return " ".join(filter(None, [cmdline, *words]))
 
 
 def _holds(image: memoryview, text: bytes) -> bool:
-    import re  # the one search that takes a view, without a copy of the kernel
+    import re  # its search takes a view: no copy of the kernel
 
     return re.search(re.escape(text), image) is not None

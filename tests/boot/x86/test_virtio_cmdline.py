@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyvmm.boot.x86.virtio_cmdline import device_words
+from pyvmm.boot.x86.virtio_cmdline import device_parameters
 from tests.support.images import elf_of_sections
 
 DEVICES = [(0xD000_0000, 16), (0xD000_1000, 17)]
@@ -23,21 +23,21 @@ ELF = b"\x7fELF" + bytes(60)
         (b"", "quiet", "quiet"),
     ],
 )
-def test_device_words_when_the_driver_is_built_so(strings: bytes, cmdline: str, expected: str) -> None:
-    assert device_words(memoryview(ELF + strings), cmdline, DEVICES, 4096) == expected
+def test_device_parameters_when_the_driver_is_built_so(strings: bytes, cmdline: str, expected: str) -> None:
+    assert device_parameters(memoryview(ELF + strings), cmdline, DEVICES, 4096) == expected
 
 
-def test_device_words_when_there_is_no_device_leaves_the_command_line() -> None:
-    assert device_words(memoryview(ELF + b"virtio-mmio-cmdline"), "quiet", [], 4096) == "quiet"
+def test_device_parameters_when_there_is_no_device_leaves_the_command_line() -> None:
+    assert device_parameters(memoryview(ELF + b"virtio-mmio-cmdline"), "quiet", [], 4096) == "quiet"
 
 
-def test_device_words_when_the_image_is_no_kernel_leaves_the_command_line() -> None:
-    assert device_words(memoryview(b"nothing"), "quiet", DEVICES, 4096) == "quiet"
+def test_device_parameters_when_the_image_is_no_kernel_leaves_the_command_line() -> None:
+    assert device_parameters(memoryview(b"nothing"), "quiet", DEVICES, 4096) == "quiet"
 
 
-def test_device_words_when_the_kernel_lists_its_sections_go_by_its_constants() -> None:
+def test_device_parameters_when_the_kernel_lists_its_sections_go_by_its_constants() -> None:
     built_in = elf_of_sections({b".rodata": b"virtio-mmio-cmdline", b".text": b"LNRO0005"})
     elsewhere = elf_of_sections({b".rodata": b"nothing of it", b".text": b"virtio-mmio-cmdline"})
 
-    assert device_words(built_in, "", DEVICES, 4096) == WORDS
-    assert device_words(elsewhere, "", DEVICES, 4096) == ""
+    assert device_parameters(built_in, "", DEVICES, 4096) == WORDS
+    assert device_parameters(elsewhere, "", DEVICES, 4096) == ""
