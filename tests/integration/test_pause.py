@@ -18,6 +18,7 @@ def test_guest_when_paused_longer_than_its_watchdogs_allow_reports_no_stall() ->
     shell = Shell([], cmdline="rcupdate.rcu_cpu_stall_timeout=3")
     try:
         shell.run("echo 1 > /proc/sys/kernel/watchdog_thresh")
+        log = shell.run("dmesg")
         before = float(shell.run("cut -d' ' -f1 /proc/uptime"))
 
         shell.machine.pause()
@@ -25,9 +26,9 @@ def test_guest_when_paused_longer_than_its_watchdogs_allow_reports_no_stall() ->
         shell.machine.resume()
 
         after = float(shell.run("sleep 3; cut -d' ' -f1 /proc/uptime"))
-        log = shell.run("dmesg")
+        reported = shell.run("dmesg").removeprefix(log)
     finally:
         shell.machine.close()
-    assert after - before > PAUSED  # the guest's clock went on: it could have noticed
-    assert "soft lockup" not in log
-    assert "stall" not in log.replace("rcu_cpu_stall_timeout", "")
+    assert after - before > PAUSED  # the guest's clock went on: its watchdogs could have noticed
+    assert "lockup" not in reported
+    assert "stall" not in reported
