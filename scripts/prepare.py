@@ -15,16 +15,14 @@ from pyvmm.boot.x86.detect import unpacked
 from pyvmm.errors import PyvmmError
 from pyvmm.images import debian
 from pyvmm.images.default import default_guest
-from pyvmm.images.initramfs import kernel_image
 from pyvmm.images.kernel import SOURCE_PACKAGE, minimal_kernel
 from pyvmm.lab import image
 from pyvmm.lab.architecture import ARCHITECTURES
 
 
 def guests_amd64() -> None:
-    """The stock guest, the generic kernel, and the emulated host."""
+    """The stock guest and the emulated host."""
     _unpack(default_guest("amd64").kernel)
-    _unpack(kernel_image(debian.package("linux-image-amd64")))
     _emulated_host("x86_64")
 
 

@@ -16,9 +16,8 @@ from pyvmm.memory.host import Anonymous
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio import features as f
 from pyvmm.virtio.device import VirtioDevice
-from pyvmm.virtio.ring.chain import Chain
-from pyvmm.virtio.ring.queue import Queue
 from pyvmm.virtio.transport import mmio
+from tests.fuzz.oracle import Oracle
 
 PAGE = 4096
 #: Two stretches of RAM that touch, a gap, and a ROM.
@@ -124,38 +123,14 @@ class Ground:
         assert bytes(self.rom.buffer) == CANARY, "a ROM was written"
 
 
-class Counted:
-    """How many chains were given back, and that each is one the driver may have given."""
-
-    def __init__(self) -> None:
-        self.chains = 0
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        push, give_back = Queue.push, Queue.give_back
-
-        def checked(queue: Queue, chain: Chain, written: int) -> None:
-            assert 0 <= written <= chain.writable_size, f"{written} written of {chain.writable_size}"
-            assert chain.head < queue.size
-            self.chains += 1
-            push(queue, chain, written)
-
-        def counted(queue: Queue, head: int, written: int) -> None:
-            self.chains += 1
-            push(queue, Chain(head, [], []), written)
-
-        Queue.push, Queue.give_back = checked, counted  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            Queue.push, Queue.give_back = push, give_back  # type: ignore[method-assign]
-
-
 class Program:
     """One run of *data* against *device*."""
 
-    def __init__(self, ground: Ground, device: VirtioDevice, feed: Feed | None, data: bytes) -> None:
+    def __init__(
+        self, ground: Ground, device: VirtioDevice, feed: Feed | None, oracle: Oracle, data: bytes
+    ) -> None:
         self.tape = Tape(data)
+        self.oracle = oracle
         self.memory = ground.memory
         self.device = device
         self.feed = feed
@@ -205,6 +180,7 @@ class Program:
         assert self.device.active or status & (f.DRIVER_OK | f.DEVICE_NEEDS_RESET) != f.DRIVER_OK
         for queue in self.device.queues:
             assert queue.in_flight <= queue.max_size
+            self.oracle.check(queue)
         assert time.process_time() < self._end, "it takes too long"
 
     # The steps

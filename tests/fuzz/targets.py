@@ -17,7 +17,8 @@ from pyvmm.virtio.net.device import Net
 from pyvmm.virtio.ring.chain import Chain
 from pyvmm.virtio.rng.device import Rng
 from tests.fuzz import backends as b
-from tests.fuzz.machine import Counted, Feed, Ground, Program, silence
+from tests.fuzz.machine import Feed, Ground, Program, silence
+from tests.fuzz.oracle import Oracle
 
 
 class Echo(VirtioDevice):
@@ -70,19 +71,19 @@ NOT_FUZZED = {
 
 
 class Target:
-    """One of DEVICES, to be called with programs; counts the chains it gave back."""
+    """One of DEVICES, to be called with programs; *chains*: how many it completed."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.make, self.feed = DEVICES[name]
-        self.counted = Counted()
+        self.oracle = Oracle()
         self.programs = 0
         self._ground = Ground()
 
     def __call__(self, data: bytes) -> None:
         """Run one program. Raises whatever is a defect."""
         self.programs += 1
-        with silence(), self.counted.watching():
+        with silence(), self.oracle.watching():
             self._ground.clear()
-            Program(self._ground, self.make(), self.feed, data).run()
+            Program(self._ground, self.make(), self.feed, self.oracle, data).run()
             self._ground.check()

@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.config import Config
-from pyvmm.images import debian
 from pyvmm.images.default import Guest, default_guest
-from pyvmm.images.initramfs import kernel_image
 from pyvmm.machine.machine import Machine
 from tests.support.command import OnTerminal, until
 from tests.support.firmware_guest import Transcript
@@ -43,27 +41,6 @@ def test_bzimage_unpacked_on_the_host_boots_two_cpus_and_reboots(stock: Guest) -
 
     assert f"Linux {stock.release} x86_64, 2 CPUs" in console.text
     assert (ending.code, ending.reason, ending.known) == (0, "reboot", "told"), ending
-
-
-def test_kernel_without_acpi_finds_two_cpus_in_the_mp_table(stock: Guest) -> None:
-    # The cloud kernel is built without CONFIG_X86_MPPARSE; the generic one has it.
-    generic = kernel_image(debian.package("linux-image-amd64"))
-    console = Transcript([(PROMPT, b"reboot\r")])
-    config = Config(
-        kernel=str(generic),
-        initrd=stock.initrd,
-        cmdline=f"{QUIET} acpi=off reboot=k",
-        cpus=2,
-        console="none",
-        timeout=LIMIT,
-    )
-
-    with Machine(config, console=console) as machine:
-        ending = machine.run()
-
-    assert "x86_64, 2 CPUs" in console.text
-    assert (ending.code, ending.reason) == (0, "reboot"), ending
-    assert "keyboard controller" in ending.detail
 
 
 def test_kernel_without_init_panics_and_that_is_inferred_from_its_console(stock: Guest) -> None:

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.config import Config
 from pyvmm.images.default import default_guest
 from pyvmm.images.kernel import minimal_kernel
-from tests.support.linux import LIMIT, execute
+from pyvmm.machine.machine import Machine
+from tests.support.firmware_guest import Transcript
+from tests.support.linux import LIMIT, PROMPT, QUIET, execute
 
 pytestmark = [pytest.mark.hw, pytest.mark.timeout(LIMIT + 30)]
 
@@ -42,3 +45,23 @@ def test_elf_when_acpi_is_off_finds_virtio_by_its_command_line(kernel: Path) -> 
 
     assert said[:2] == ["8", "virtio0"]
     assert "/sys/firmware/acpi" not in said
+
+
+def test_kernel_without_acpi_finds_two_cpus_in_the_mp_table(kernel: Path) -> None:
+    # Debian's cloud kernel is built without CONFIG_X86_MPPARSE; the generic one boots for minutes.
+    console = Transcript([(PROMPT, b"reboot\r")])
+    config = Config(
+        kernel=str(kernel),
+        initrd=default_guest().initrd,
+        cmdline=f"{QUIET} acpi=off reboot=k",
+        cpus=2,
+        console="none",
+        timeout=LIMIT,
+    )
+
+    with Machine(config, console=console) as machine:
+        ending = machine.run()
+
+    assert "x86_64, 2 CPUs" in console.text
+    assert (ending.code, ending.reason) == (0, "reboot"), ending
+    assert "keyboard controller" in ending.detail
