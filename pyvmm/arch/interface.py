@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pyvmm.board.device import Line
     from pyvmm.board.devices import DeviceTable
     from pyvmm.board.timers import Timers
-    from pyvmm.boot.entry import Entry
+    from pyvmm.boot.entry import BootEntry
     from pyvmm.config import Config
     from pyvmm.loop import Loop
     from pyvmm.memory.guest import GuestMemory
@@ -106,13 +106,13 @@ class Platform(Protocol):
 
     def load_kernel(
         self, memory: GuestMemory, kernel: memoryview, cmdline: str, initrds: Sequence[bytes | memoryview]
-    ) -> Entry:
+    ) -> BootEntry:
         """Write a kernel, its initrds and tables into memory; where CPU 0 starts. Raises ImageError."""
 
-    def load_firmware(self, memory: GuestMemory, data: memoryview, rom: Any) -> Entry:
+    def load_firmware(self, memory: GuestMemory, data: memoryview, rom: Any) -> BootEntry:
         """Write firmware that is not a ROM, and its tables; where CPU 0 starts. Raises ImageError."""
 
-    def enter(self, vcpu: Vcpu, entry: Entry) -> None:
+    def enter(self, vcpu: Vcpu, entry: BootEntry) -> None:
         """Set CPU 0's registers as *entry* says."""
 
     def paused(self, vcpu: Vcpu) -> None:

@@ -29,12 +29,12 @@ __all__ = ["DEBIAN", "NAME", "chips", "host", "inspection", "platform", "read_ro
 def platform() -> Callable[[Config, Any], interface.Platform]:
     """This architecture's ``interface.Platform``."""
     if NAME == "arm64":
-        from pyvmm.arch.arm64.platform import Platform as Arm64Platform
+        from pyvmm.arch.arm64.platform import Arm64Platform
 
         return Arm64Platform
-    from pyvmm.arch.x86_64.platform import Platform
+    from pyvmm.arch.x86_64.platform import X86Platform
 
-    return Platform
+    return X86Platform
 
 
 def read_rom() -> interface.ReadRom:

@@ -1,7 +1,7 @@
 """ELF executables: the program headers, checked, and their segments into guest memory.
 
-System V gABI, chapters 4 and 5. A reader of its own because the start of a guest waits for
-it: pyelftools takes 80 ms to import, this reads what loading needs. The tests compare the two.
+System V gABI, chapters 4 and 5. Not pyelftools, since importing it takes 80 ms of a
+guest's start; the tests compare the two.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EM_386, EM_X86_64, EM_AARCH64 = 3, 62, 183
 PT_LOAD, PT_INTERP, PT_NOTE = 1, 3, 4
 PN_XNUM = 0xFFFF
 
-#: What an ElfImage may be for: a name, e_machine, the classes.
+#: Families of machines for ElfImage: name, values of e_machine, ELF classes.
 X86 = ("x86", (EM_386, EM_X86_64), (ELFCLASS32, ELFCLASS64))
 ARM64 = ("ARM64", (EM_AARCH64,), (ELFCLASS64,))
 
@@ -43,10 +43,10 @@ _MACHINES = {
     258: "LoongArch",
 }
 
-#: A linker makes a handful; far more is a broken file.
+#: Program headers at most; a linked kernel has a few.
 _MAX_SEGMENTS = 128
 _MAX_NOTES = 1 << 16
-#: Of a section header: name, offset, size; the rest is for linkers.
+#: Of a 64-bit section header: name, offset, size.
 _SECTION = struct.Struct("<I20xQQ24x")
 
 
@@ -64,7 +64,7 @@ class Segment:
 
     @property
     def end(self) -> int:
-        """The guest address behind the segment."""
+        """The guest-physical address behind the segment."""
         return self.paddr + self.memsz
 
 
@@ -153,11 +153,11 @@ class ElfImage:
 
     @property
     def end(self) -> int:
-        """The guest address behind the last segment."""
+        """The guest-physical address behind the last segment."""
         return max(segment.end for segment in self.segments)
 
     def note(self, owner: bytes, kind: int) -> bytes | None:
-        """The descriptor of the first note of that owner and type, None without one."""
+        """The descriptor of the first note of *owner* with type *kind*; None without one."""
         for offset, size, align in self._notes:
             end = offset + min(size, _MAX_NOTES)
             align = 8 if align == 8 else 4
@@ -173,7 +173,7 @@ class ElfImage:
         return None
 
     def physical_entry(self) -> int:
-        """``e_entry`` as a physical address: kernels linked high may give a virtual one."""
+        """``e_entry`` as a physical address: kernels linked to high addresses may have a virtual one."""
         if not any(s.paddr <= self.entry < s.end for s in self.segments):
             for segment in self.segments:
                 if segment.vaddr <= self.entry < segment.vaddr + segment.memsz:
@@ -181,7 +181,7 @@ class ElfImage:
         return self.entry
 
     def check_entry(self, address: int, limit: int = 32) -> int:
-        """*address* if it lies in a segment, and in *limit* bits; else ImageError."""
+        """*address*, if it lies in a segment and has at most *limit* bits. Raises ImageError otherwise."""
         if not any(s.paddr <= address < s.end for s in self.segments):
             raise ImageError(
                 f"the entry point {address:#x} lies in no segment of this ELF file; link it with code there"
@@ -193,9 +193,10 @@ class ElfImage:
         return address
 
     def load(self, memory: GuestMemory, reserved: Sequence[Range]) -> None:
-        """Write the segments. They may touch neither each other nor *reserved*.
+        """Write the segments.
 
-        Raises DoesNotFitError for a segment outside guest memory, before anything is written.
+        Before anything is written, raises DoesNotFitError for a segment outside guest RAM or on a *reserved*
+        range, ImageError for segments that overlap.
         """
         previous = None
         for segment in self.segments:
@@ -213,7 +214,7 @@ class ElfImage:
 
 
 def section(data: memoryview, name: bytes) -> memoryview | None:
-    """What section *name* of a 64-bit file holds; None where it has none, or no sound list of them."""
+    """The contents of section *name* of a 64-bit file; None without one, or without valid section headers."""
     try:
         if bytes(data[:5]) != MAGIC + bytes([ELFCLASS64]):
             return None

@@ -1,4 +1,4 @@
-"""Where and in which mode the first CPU starts; what a loader hands to the architecture."""
+"""Where and in which mode CPU 0 starts: the result of a loader."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from __future__ import annotations
 REAL = "real"
 #: 32-bit protected mode, flat segments, no paging.
 PROTECTED = "protected"
-#: 64-bit mode, flat segments, paging on, page tables at ``Entry.page_tables``.
+#: 64-bit mode, flat segments, paging on, page tables at ``BootEntry.page_tables``.
 LONG = "long"
 #: arm64: EL1, MMU off, interrupts masked.
 EL1 = "el1"
 
 
-class Entry:
+class BootEntry:
     """The first state of CPU 0. Everything named here is already in guest memory.
 
     *mode*: REAL, PROTECTED, LONG or EL1. *ip*: guest address of the first instruction, None in
@@ -40,4 +40,4 @@ class Entry:
 
     def __repr__(self) -> str:
         where = "reset vector" if self.ip is None else hex(self.ip)
-        return f"Entry({self.mode}, {where}, {self.registers})"
+        return f"BootEntry({self.mode}, {where}, {self.registers})"

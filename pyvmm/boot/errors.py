@@ -1,4 +1,4 @@
-"""What is wrong with an image, or with what was asked to be loaded beside it."""
+"""Errors of images and of what is loaded with them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ class ImageError(StartError):
 
 
 class NotAKernelError(ImageError):
-    """The file is none of the formats this VMM starts; the sentence says what it looks like."""
+    """The file has no format that this VMM boots; the sentence says what the file is instead."""
 
 
 class DoesNotFitError(ImageError):
-    """The image is sound, but the guest's memory or the kernel's own limits are too small for it."""
+    """The image is valid, but the guest's memory or the kernel's own limits are too small for it."""

@@ -1,4 +1,4 @@
-"""How several initrds become one: the kernel unpacks archives that stand one after another.
+"""Several initrds as one: the kernel unpacks concatenated archives.
 
 Source: Linux Documentation/driver-api/early-userspace/buffer-format.rst.
 """
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def lay_out(initrds: Sequence[bytes | memoryview]) -> tuple[list[int], int]:
-    """Where each begins when they stand one after another at multiples of 4 bytes; the size of all."""
+    """The offset of each, when they lie one after another at multiples of 4 bytes, and the size of all."""
     offsets = []
     size = 0
     for initrd in initrds:

@@ -1,4 +1,4 @@
-"""The compressed ELF file inside a bzImage, unpacked on the host and kept for the next boot.
+"""The compressed ELF file inside a bzImage, unpacked on the host and cached for the next boot.
 
 "payload_offset" in Documentation/arch/x86/boot.rst names the formats. The kernel's build
 (scripts/Makefile.lib, ``size_append``) puts the unpacked size into the last four bytes;
@@ -27,9 +27,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: More than any kernel; a larger size field is not believed.
+#: Bytes; more than any kernel has. A larger size field is taken for damage.
 MAX_UNPACKED = 1 << 30
-#: Unpacked kernels kept; the longest unused goes first.
+#: Number of cached kernels; the least recently used is removed first.
 MAX_ENTRIES = 8
 
 _LZ4_MAGIC = 0x184C2102
@@ -54,10 +54,10 @@ def unpack_cached(
     directory: str | None = None,
     unpack: Callable[[memoryview], bytes] | None = None,
 ) -> memoryview:
-    """The kernel in *payload*, from the cache in *directory* or unpacked and put there.
+    """The kernel in *payload*, from the cache in *directory*, or unpacked and stored there.
 
-    Without *directory*, the user's cache; one that cannot be written is done without. *unpack* is
-    for a payload whose format ``decompress`` cannot tell. Raises PayloadError.
+    *directory* is by default the user's cache; a cache that cannot be written is not used. *unpack* is for a
+    payload whose format ``decompress`` does not recognize. Raises PayloadError.
     """
     if unpack is None:
         if len(payload) < 8 or _decompressor(payload) is None:
@@ -76,12 +76,12 @@ def unpack_cached(
         try:
             _write(path, data)
         except OSError:
-            pass  # a full or read-only disk costs time at the next boot, nothing else
+            pass  # with a full or read-only disk the next boot unpacks again
     return memoryview(data)
 
 
 def decompress(payload: memoryview) -> bytes:
-    """The bytes compressed in *payload*. Raises PayloadError; never makes more than 1 GiB."""
+    """The bytes compressed in *payload*, at most 1 GiB. Raises PayloadError."""
     unpack = _decompressor(payload)
     if unpack is None:
         raise PayloadError("the payload is in no known compression format")
@@ -92,7 +92,7 @@ def decompress(payload: memoryview) -> bytes:
         data = unpack(payload, size)
     except PayloadError:
         raise
-    except Exception as error:  # each library has errors of its own; all mean the same here
+    except Exception as error:  # each library raises its own errors
         raise PayloadError(f"the payload does not unpack: {error}") from error
     if len(data) != size:
         raise PayloadError(f"the payload unpacks to {len(data)} bytes instead of {size}")
@@ -169,7 +169,7 @@ _FORMATS: dict[bytes, Callable[[memoryview, int], bytes]] = {
 
 
 def _read(path: str) -> memoryview | None:
-    """The entry at *path* if it is whole; its time of use is noted."""
+    """The entry at *path* if it is valid; updates its access time."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -191,7 +191,7 @@ def _read(path: str) -> memoryview | None:
             try:
                 os.utime(fd, ns=(time.time_ns(), status.st_mtime_ns))
             except OSError:
-                pass  # somebody else's or read-only: still good to read
+                pass  # of another user, or read-only: it is valid nevertheless
         return data
     except (OSError, ValueError):
         return None
@@ -200,7 +200,7 @@ def _read(path: str) -> memoryview | None:
 
 
 def _write(path: str, data: bytes) -> None:
-    """Put an entry into the cache: under a name of its own, then renamed. Raises OSError."""
+    """Write an entry into the cache: under a temporary name, then renamed. Raises OSError."""
     directory = os.path.dirname(path)
     os.makedirs(directory, mode=0o700, exist_ok=True)
     _prune(directory)
@@ -225,14 +225,14 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def _prune(directory: str) -> None:
-    """Make room for one entry, and remove what a killed process left half-written."""
+    """Make room for one entry, and remove temporary files of killed processes."""
     entries = []
     with os.scandir(directory) as found:
         for entry in found:
             try:
                 status = entry.stat(follow_symlinks=False)
             except OSError:
-                continue  # another process was faster
+                continue  # another process has removed it
             if entry.name.endswith(".elf"):
                 entries.append((status.st_atime, entry.path))
             elif entry.name.endswith(".tmp") and status.st_mtime < time.time() - _STALE_SECONDS:

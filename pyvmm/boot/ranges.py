@@ -25,7 +25,7 @@ class Range:
 
 
 def check_range(memory: GuestMemory, what: str, base: int, end: int, reserved: Sequence[Range]) -> None:
-    """Refuse *what*, at *base* to *end* (exclusive), outside guest RAM or on a reserved range."""
+    """Raise DoesNotFitError for *what*, at *base* to *end* (exclusive), outside RAM or on *reserved*."""
     for taken in reserved:
         if base < taken.end and taken.base < end:
             raise DoesNotFitError(
@@ -46,7 +46,7 @@ def check_range(memory: GuestMemory, what: str, base: int, end: int, reserved: S
 
 
 def clear(memory: GuestMemory, base: int, size: int) -> None:
-    """Zero *size* bytes at *base*. Memory never touched is only looked at: it stays free on the host."""
+    """Zero *size* bytes at *base*. Bytes that are zero are only read: untouched pages stay unallocated."""
     if not size:
         return
     for view in memory.views(base, size, True):

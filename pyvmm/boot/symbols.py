@@ -27,8 +27,7 @@ SHN_UNDEF, SHN_LORESERVE = 0, 0xFF00
 def symbol_at(path: str, address: int) -> str:
     """``start_kernel+0x1c`` for *address*, virtual or physical; empty where the file names nothing there.
 
-    *path* is any file's. Raises nothing, be it broken, gone or no ELF image: the message that wants a name is
-    complete without one.
+    For a file that is damaged, missing or no ELF image it is empty, too: no exception is raised.
     """
     from elftools.elf.elffile import ELFFile
 

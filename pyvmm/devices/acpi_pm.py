@@ -1,9 +1,8 @@
 """Power registers of a hardware-reduced ACPI machine: sleep control, sleep status, reset.
 
-After the ACPI specification 6.5, sections 4.8.3.7 (sleep control and status registers) and
-4.8.3.6 (reset register), as Linux's ``drivers/acpi/acpica/hwesleep.c`` and ``drivers/acpi/reboot.c`` use
-them. The machine sleeps in no other way than switching itself off: any other SLP_TYP wakes at
-once, so that a guest which waits for WAK_STS goes on.
+After the ACPI specification 6.5, sections 4.8.3.7 (sleep control and status registers) and 4.8.3.6 (reset
+register), as Linux's ``drivers/acpi/acpica/hwesleep.c`` and ``drivers/acpi/reboot.c`` use them. S5 (off) is
+the only sleep state: any other SLP_TYP sets WAK_STS at once, so that a guest which waits for it continues.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ SLP_TYP_MASK = 0x1C
 SLP_EN = 0x20
 WAK_STS = 0x80
 
-#: SLP_TYP that switches the machine off; the first element of \_S5.
+#: SLP_TYP of S5, which powers the machine off; the first element of \_S5.
 S5_TYPE = 5
 #: What resets the machine when written to RESET.
 RESET_VALUE = 1
@@ -86,7 +85,7 @@ class AcpiPm(Device):
             return {"version": 1, "control": self._control, "status": self._status}
 
     def load(self, state: dict[str, object]) -> None:
-        """Take back what ``save`` gave. Raises KeyError or TypeError for anything else."""
+        """Restore what ``save`` returned. Raises KeyError or TypeError for anything else."""
         control, status = state["control"], state["status"]
         if not (isinstance(control, int) and isinstance(status, int)):
             raise TypeError("the saved state of the ACPI power registers has fields of the wrong type")

@@ -1,7 +1,7 @@
 """The debug-exit port: the byte a guest writes there ends its VM.
 
 For test kernels and firmware; the customary port 0x501 and its meaning come from QEMU's
-isa-debug-exit, the exit code is the machine's to compute.
+isa-debug-exit; the machine computes the exit code.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The generic event device: how the host asks the guest for something through ACPI.
+"""The generic event device: how the host notifies the guest of events through ACPI.
 
-One 32-bit register says which events are due; reading a byte of it clears that byte. Its
+One 32-bit register has the pending events; reading a byte of it clears that byte. Its
 interrupt makes the guest run _EVT of the ACPI0013 device (ACPI specification 6.5, 5.6.9; Linux's
 ``drivers/acpi/evged.c``), which reads the register and notifies the device concerned.
 """
@@ -36,8 +36,8 @@ class Ged(Device):
     def power_button(self) -> None:
         """Press the power button: ask the guest for a clean shutdown. Any thread.
 
-        The guest may ignore it. Pressing again before the guest looked gives another
-        interrupt and no second event.
+        The guest may ignore it. Pressing again before the guest has read the register gives another interrupt
+        and no second event.
         """
         # The bit first: the guest may read the register before pulse() returns.
         with self._lock:
@@ -45,7 +45,7 @@ class Ged(Device):
         self._line.pulse()
 
     def read(self, offset: int, size: int) -> int:
-        """The events due in these bytes, which are no longer due then."""
+        """The pending events in these bytes; the read clears them."""
         mask = (1 << 8 * size) - 1 << 8 * offset
         with self._lock:
             events = self._events & mask
@@ -53,17 +53,17 @@ class Ged(Device):
         return events >> 8 * offset
 
     def reset(self) -> None:
-        """No event is due."""
+        """No event is pending."""
         with self._lock:
             self._events = 0
 
     def save(self) -> dict[str, object]:
-        """The events due. An interrupt on its way is the interrupt controller's state."""
+        """The pending events. A pending interrupt is the interrupt controller's state."""
         with self._lock:
             return {"version": 1, "events": self._events}
 
     def load(self, state: dict[str, object]) -> None:
-        """Take back what ``save`` gave. Raises KeyError or TypeError for anything else."""
+        """Restore what ``save`` returned. Raises KeyError or TypeError for anything else."""
         events = state["events"]
         if not isinstance(events, int):
             raise TypeError("the saved state of the generic event device has a field of the wrong type")

@@ -1,8 +1,8 @@
-"""An i8042 keyboard controller with nothing plugged in: the reset line, A20 and quick answers.
+"""An i8042 keyboard controller without keyboard and mouse: the reset line, A20, and immediate answers.
 
-After IBM's PS/2 hardware interface technical reference (keyboard and auxiliary device
-controller) and what Linux's ``drivers/input/serio/i8042.c`` probes for. Every command that has an
-answer gets it at once, because a driver polls the status port 10,000 times for one that stays away.
+After IBM's PS/2 hardware interface technical reference (keyboard and auxiliary device controller) and what
+Linux's ``drivers/input/serio/i8042.c`` probes for. Every command that has an answer gets it at once: a driver
+would poll the status port 10,000 times for a missing one.
 
 - No keyboard: a byte sent to it comes back as 0xfe with the timeout bit, as when the
   clock line times out.
@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-STATUS_OBF = 0x01  # a byte waits in the data port
+STATUS_OBF = 0x01  # the data port has a byte
 STATUS_SYS = 0x04  # the system flag: the self test passed
 STATUS_CMD = 0x08  # the last write went to the command port
 STATUS_UNLOCKED = 0x10  # the keyboard lock is open
@@ -99,10 +99,10 @@ class I8042(Device):
         self._status = STATUS_UNLOCKED | STATUS_SYS
         self._output = 0  # the byte in the data port, kept after it is read
         self._port = _OUTPUT_POWER_ON
-        self._awaited = 0  # the command whose data byte comes next, or 0
+        self._awaited = 0  # the command that awaits its data byte, or 0
 
     def read_data(self) -> int:
-        """The byte waiting, or again the last one."""
+        """The byte in the output buffer, or the last one that was."""
         with self._lock:
             self._status &= ~(STATUS_OBF | STATUS_TIMEOUT)
             return self._output
@@ -112,7 +112,7 @@ class I8042(Device):
         return self._status
 
     def write_command(self, value: int) -> None:
-        """One command; those unknown do nothing."""
+        """Carry out the command *value*, 0 to 0xff; unknown ones are ignored."""
         with self._lock:
             self._status |= STATUS_CMD
             reset = self._command(value)
@@ -120,7 +120,7 @@ class I8042(Device):
             self._on_reset()
 
     def write_data(self, value: int) -> None:
-        """The data byte of the last command, or one for the keyboard."""
+        """Take *value*, 0 to 0xff: the data byte of the last command, or a byte for the keyboard."""
         with self._lock:
             self._status &= ~STATUS_CMD
             reset = self._data(value)
@@ -169,13 +169,13 @@ class I8042(Device):
             self._answer(value)
         elif awaited == CMD_AUX_LOOP:
             self._answer(NO_ANSWER)
-        else:  # for the keyboard, or behind CMD_AUX_SEND: nobody is there
+        else:  # for the keyboard, or after CMD_AUX_SEND: there is no device
             self._answer(NO_ANSWER)
             self._status |= STATUS_TIMEOUT
         return False
 
     def _answer(self, value: int) -> None:
-        # There is one output buffer: a new answer replaces one never fetched.
+        # There is one output buffer: a new answer replaces one that was not read.
         self._output = value
         self._status = self._status & ~STATUS_TIMEOUT | STATUS_OBF
 
@@ -191,7 +191,7 @@ class I8042(Device):
             return {"version": 1, "ram": list(self._ram), "registers": registers}
 
     def load(self, state: dict[str, object]) -> None:
-        """Take back what ``save`` gave. Raises KeyError, TypeError or ValueError for anything else."""
+        """Restore what ``save`` returned. Raises KeyError, TypeError or ValueError for anything else."""
         ram, registers = state["ram"], state["registers"]
         if not (isinstance(ram, list) and isinstance(registers, list)):
             raise TypeError("the saved state of the i8042 has fields of the wrong type")
@@ -215,7 +215,7 @@ class DataPort(Device):
         self._controller = controller
 
     def read(self, offset: int, size: int) -> int:
-        """The byte waiting."""
+        """The byte in the output buffer."""
         return self._controller.read_data()
 
     def write(self, offset: int, size: int, value: int) -> None:

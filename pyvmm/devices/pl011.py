@@ -5,7 +5,8 @@ After the PL011 Technical Reference Manual (ARM DDI 0183G: registers in section 
 ``drivers/tty/serial/amba-pl011.c`` relies on. Where a virtual line differs:
 
 - Transmission takes no time: a byte goes to the backend as it is written, and the transmit interrupt
-  is raised by it, as of a FIFO that has just run low. While the backend is full, TXFF stays set.
+  is raised by it, as by a FIFO that has just drained to its trigger level. While the backend is full, TXFF
+  stays set.
 - The host's input arrives at any baud rate. The receive timeout is due as soon as a delivery, or a
   read that leaves bytes behind, ends.
 - UARTEN, TXE and RXE do not stop data: firmware built for emulators leaves them clear.
@@ -75,7 +76,7 @@ FIFO_SIZE = 32
 #: Receiver levels by IFLS bits 5:3, in eighths (table 3-12); reserved values count as the last.
 _LEVELS = (1, 2, 4, 6, 7, 7, 7, 7)
 
-#: Registers that only keep what is written: offset, bits, value after reset.
+#: Registers that only store what is written: offset, bits, value after reset.
 _STORED = {
     ILPR: (0xFF, 0),
     IBRD: (0xFFFF, 0),
@@ -158,7 +159,7 @@ class Pl011(PrimeCell, Uart):
             }
 
     def load(self, state: dict[str, object]) -> None:
-        """Take back what ``save`` gave. Raises KeyError, TypeError or ValueError for anything else."""
+        """Restore what ``save`` returned. Raises KeyError, TypeError or ValueError for anything else."""
         registers = words(state, "registers", len(_STORED), self.name)
         ris, rsr = words(state, "status", 2, self.name)
         received = state["received"]
@@ -177,7 +178,7 @@ class Pl011(PrimeCell, Uart):
             self._update()
         self._feed()
 
-    # What follows runs under the lock, unless it says otherwise.
+    # The methods below are called under the lock, unless their docstrings say otherwise.
 
     def _power_on(self) -> None:
         self._regs = {offset: value for offset, (_, value) in _STORED.items()}

@@ -48,10 +48,10 @@ class Pl031(TimedCell):
     ) -> None:
         super().__init__(timers, line)
         self._now = now
-        self._awaited = 0  # the guest's time when the alarm's timer was set
+        self._awaited = 0  # the guest's time when the timer was set
         self._offset = 0
         self._match = self._load = self._mask = self._raw = 0
-        self._fired = False  # for this match; acknowledged within its second, it is not due again
+        self._fired = False  # for this match: an alarm acknowledged within its second is not raised again
 
     def reset(self) -> None:
         """The host's time, no alarm."""
@@ -60,13 +60,13 @@ class Pl031(TimedCell):
             self._changed()
 
     def save(self) -> dict[str, object]:
-        """Registers; the clock is kept as its difference from the host's."""
+        """Registers; the clock as its difference from the host's."""
         with self._lock:
             registers = [self._offset & _WORD, self._match, self._load, self._mask, self._raw]
             return {"version": 1, "registers": registers}
 
     def load(self, state: dict[str, object]) -> None:
-        """Take back what ``save`` gave. Raises KeyError, TypeError or ValueError for anything else."""
+        """Restore what ``save`` returned. Raises KeyError, TypeError or ValueError for anything else."""
         offset, match, load, mask, raw = words(state, "registers", 5, self.name)
         with self._lock:
             self._offset, self._match, self._load = offset, match, load
@@ -108,13 +108,13 @@ class Pl031(TimedCell):
                 return
             self._changed()
 
-    # Under the lock.
+    # The methods below are called under the lock.
 
     def _interrupting(self) -> bool:
         return bool(self._raw & self._mask)
 
     def _due(self) -> float | None:
-        """An alarm is to come that somebody wants."""
+        """Seconds to an enabled alarm that is not pending."""
         if self._raw or not self._mask:
             return None
         self._awaited = self._seconds()

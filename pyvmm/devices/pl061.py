@@ -1,8 +1,8 @@
 """The PL061: eight general-purpose lines. One of them is the machine's power button.
 
 After the PL061 Technical Reference Manual (ARM DDI 0190B, section 3.3), and what Linux's
-``drivers/gpio/gpio-pl061.c`` relies on. ``press`` raises a line that the guest has as an input until
-the guest saw that; what the guest drives as an output is given to ``on_output``.
+``drivers/gpio/gpio-pl061.c`` relies on. ``press`` raises an input line until the guest has read it; levels
+that the guest drives on output lines are passed to ``on_output``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pyvmm.board.timers import Timers
 
-#: The data register: address bits 9:2 choose the lines an access is for.
+#: The data register: address bits 9:2 select the lines of an access.
 DATA = 0x000
 DATA_END = 0x400
 DIR = 0x400
@@ -34,9 +34,9 @@ AFSEL = 0x420
 _STORED = (DIR, IS, IBE, IEV, IE, AFSEL)
 _LINES = 0xFF
 
-#: Seconds a pressed button stays down at least: longer than drivers wait for it to settle.
+#: Seconds a pressed button stays down at least: longer than drivers debounce.
 PRESSED = 0.1
-#: Times that much longer it stays down at most, for a guest that does not look.
+#: By how many times PRESSED that is extended at most, for a guest that does not read the line.
 PATIENCE = 49
 
 
@@ -44,7 +44,7 @@ class Pl061(PrimeCell):
     """The lines and their interrupt.
 
     :param line: level; driven while an enabled line's interrupt is pending
-    :param on_output: gets the outputs' levels, a bit a line, when the guest changed one
+    :param on_output: called with the output lines' levels, one bit each, when the guest has changed one
     """
 
     name = "PL061 GPIO"
@@ -67,14 +67,14 @@ class Pl061(PrimeCell):
         self._regs = dict.fromkeys(_STORED, 0)
 
     def press(self, number: int) -> None:
-        """Push the button on line *number* (0-7), and let it go when the guest has seen it. Any thread.
+        """Press the button on line *number* (0-7); released when the guest has read the line. Any thread.
 
-        A guest that gets no processor for a while looks when its driver's time to settle is long over.
+        A fixed time would be too short for a guest on a busy host, whose driver reads the line late.
         """
         with self._lock:
-            self._seen &= ~(1 << number)  # before the line rises: the guest may look at once
+            self._seen &= ~(1 << number)  # before the line rises: the guest may read it at once
         self.drive(number, True)
-        self._timers.call_later(PRESSED, partial(self._let_go, number, PATIENCE))
+        self._timers.call_later(PRESSED, partial(self._release, number, PATIENCE))
 
     def drive(self, number: int, level: bool) -> None:
         """The host's level on line *number* (0-7). Any thread."""
@@ -99,7 +99,7 @@ class Pl061(PrimeCell):
             return {"version": 1, "registers": registers, "pins": [self._inputs, self._outputs, self._edges]}
 
     def load(self, state: dict[str, object]) -> None:
-        """Take back what ``save`` gave. Raises KeyError, TypeError or ValueError for anything else."""
+        """Restore what ``save`` returned. Raises KeyError, TypeError or ValueError for anything else."""
         registers = words(state, "registers", len(_STORED), self.name)
         pins = words(state, "pins", 3, self.name)
         with self._lock:
@@ -138,21 +138,21 @@ class Pl061(PrimeCell):
         if now != was:
             self._on_output(now)
 
-    def _let_go(self, number: int, patience: int) -> None:
-        """Release the button if the guest has seen it, or *patience* is at its end. In the loop."""
+    def _release(self, number: int, patience: int) -> None:
+        """Release the button if the guest has read the line, or *patience* is 0. In the loop's thread."""
         if patience and not self._seen >> number & 1:
-            self._timers.call_later(PRESSED, partial(self._let_go, number, patience - 1))
+            self._timers.call_later(PRESSED, partial(self._release, number, patience - 1))
         else:
             self.drive(number, False)
 
-    # Under the lock.
+    # The methods below are called under the lock.
 
     def _pins(self) -> int:
         direction = self._regs[DIR]
         return self._inputs & ~direction | self._outputs & direction
 
     def _latch(self, before: int) -> None:
-        """Keep the edges that interrupt: both, or the one of IEV."""
+        """Latch the edges that interrupt: both, or the one that IEV selects."""
         now = self._pins()
         rising, falling = now & ~before, before & ~now
         both, event = self._regs[IBE], self._regs[IEV]

@@ -1,4 +1,4 @@
-"""What ARM's PrimeCell peripherals have in common: 32-bit registers in 4 KiB, and who they are.
+"""What ARM's PrimeCell peripherals have in common: 32-bit registers in 4 KiB, identification registers.
 
 Every PrimeCell ends with eight identification registers of a byte each (for example PL011: ARM DDI
 0183, section 3.3.14 and following); Linux's AMBA bus finds drivers by them.
@@ -18,9 +18,9 @@ _CELL_ID = b"\x0d\xf0\x05\xb1"
 class PrimeCell(Device):
     """Registers as words; a subclass has ``_read_register`` and ``_write_register``.
 
-    A narrow read gives that part of the word, a wide one two words. A narrow write reaches the
-    register with zeroes above, as drivers of the serial port write it; one that begins inside a
-    word is dropped.
+    An access of 1 or 2 bytes reads that part of a register, one of 8 bytes two registers. A write of 1 or 2
+    bytes is extended by zeroes, as drivers of the serial port expect; one that begins inside a register is
+    ignored.
     """
 
     #: Part number (12 bits), designer 0x41 (ARM), revision, configuration: PeriphID0 to 3.

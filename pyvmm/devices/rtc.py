@@ -6,11 +6,11 @@ the bytes for memory size that Bochs and QEMU give theirs. What drivers rely on 
 
 - The time is the host's, in UTC, plus what the guest set; the day of the week follows the date. It goes on
   while the machine is paused; the periodic interrupt, which counts the machine's time, does not.
-- Flags of register C are worked out when asked for. A timer runs only while an interrupt is
+- Flags of register C are computed when they are read. A timer runs only while an interrupt is
   enabled and none is asserted: as on the chip, the line stays up until register C is read, so a guest
   gets no more interrupts than it acknowledges.
-- Daylight saving and the square wave are bits without effect; every divider but "reset"
-  counts as the 32 kHz crystal's.
+- The bits for daylight saving and the square wave have no effect; every divider setting but "reset" is
+  that of a 32 kHz crystal.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Mc146818(Device):
         self._clock = clock
         self._lock = allocate_lock()
         self._index = 0
-        # Alarm, A, B and D always lie here, the time only while it is halted.
+        # Always has the alarm and registers A, B and D; the time only while it is halted.
         self._ram = bytearray(RAM_SIZE)
         self._ram[REG_A] = 0x26  # 32.768 kHz, 1024 Hz
         self._ram[REG_B] = B_24H
@@ -122,8 +122,8 @@ class Mc146818(Device):
         self._describe_memory(below_4g, above_4g)
         self._flags = 0
         self._delta = 0.0  # the guest's time is the host's plus this
-        self._since = clock()  # up to here updates and alarms are in _flags
-        self._ticked = timers.clock()  # up to here periodic events are
+        self._since = clock()  # _flags has the updates and alarms up to here
+        self._ticked = timers.clock()  # _flags has the periodic events up to here
         self._timer: Cancellable | None = None
 
     def _describe_memory(self, below_4g: int, above_4g: int) -> None:
@@ -154,7 +154,7 @@ class Mc146818(Device):
         self._write_register(value)
 
     def reset(self) -> None:
-        """What the chip's RESET pin does: interrupts off. Time and RAM have a battery."""
+        """As the chip's RESET pin: interrupts off. Time and RAM are battery-backed."""
         with self._lock:
             self._ram[REG_B] &= ~(_ENABLES | B_SQWE)
             self._index = 0
@@ -163,13 +163,13 @@ class Mc146818(Device):
             self._update()
 
     def resume(self) -> None:
-        """The time is the host's and went on: updates and alarms of the pause are raised now, once each."""
+        """Raise the updates and alarms of the pause, once each: the time is the host's and went on."""
         with self._lock:
             self._advance()
             self._update()
 
     def close(self) -> None:
-        """Nothing happens by itself any more."""
+        """Cancel the timer; no other is started."""
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
@@ -187,7 +187,7 @@ class Mc146818(Device):
             }
 
     def load(self, state: dict[str, object]) -> None:
-        """Take back what ``save`` gave; what came due since is lost, the time is right.
+        """Restore what ``save`` returned; events since then are lost, the time is the host's.
 
         Raises KeyError, TypeError or ValueError for anything else.
         """
@@ -239,10 +239,10 @@ class Mc146818(Device):
                 return
             self._update()
 
-    # What follows runs under the lock.
+    # The methods below are called under the lock.
 
     def _halted(self) -> bool:
-        """Whether the time stands still: the guest is setting it."""
+        """Whether the time does not advance: the guest is setting it."""
         return bool(self._ram[REG_B] & B_SET) or self._divider_reset()
 
     def _divider_reset(self) -> bool:
@@ -272,7 +272,7 @@ class Mc146818(Device):
             value &= ~B_UIE
         self._ram[index] = value
         if halted and not self._halted():
-            # The first update comes half a second after the divider chain is let go.
+            # The first update comes half a second after the divider chain leaves reset.
             self._run(now, 0.5 if divider_reset else (now + self._delta) % 1)
 
     def _latch(self, now: float) -> None:
@@ -291,7 +291,7 @@ class Mc146818(Device):
         self._ram[HOURS] = self._encode_hours(hours)
 
     def _run(self, now: float, fraction: float) -> None:
-        """Count on from the time in the registers, *fraction* of a second behind its last update."""
+        """Continue from the time in the registers, *fraction* of a second after its last update."""
         decode = self._decode
         ram = self._ram
         hours = ram[HOURS]
@@ -323,7 +323,7 @@ class Mc146818(Device):
         return (1 << (rate - 1 if rate > 2 else rate + 6)) / 32768
 
     def _advance(self) -> None:
-        """Note in the flags what happened since the last call."""
+        """Set the flags of the events since the last call."""
         period = self._period()
         ticked, self._ticked = self._ticked, self._timers.clock()
         if period and self._ticked // period > ticked // period:
@@ -360,7 +360,7 @@ class Mc146818(Device):
         return days * _DAY + hour * 3600 + minute * 60 + second
 
     def _update(self) -> None:
-        """Set the line as flags and enables have it; wait for the next event if it is down."""
+        """Set the line by flags and enable bits; start a timer for the next event if it is low."""
         enabled = self._ram[REG_B] & _ENABLES
         level = bool(self._flags & enabled)
         self._line.set(level)

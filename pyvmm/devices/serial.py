@@ -5,12 +5,12 @@ table IV; FIFO operation: sections 8.4 and 8.11) and what Linux's
 ``drivers/tty/serial/8250/8250_port.c`` probes for. Where a virtual line differs:
 
 - Transmission takes no time: a byte goes to the backend as it is written. While the
-  backend is full, THRE and TEMT stay clear. Bytes written all the same are the backend's to drop.
+  backend is full, THRE and TEMT stay clear. Bytes written nevertheless are dropped by the backend.
 - The host's input arrives at any baud rate, and the receive timeout is due as soon as
   a delivery ends; after the guest's own read it takes RECEIVE_TIMEOUT.
-- Word length and parity are stored and not applied: a guest that never sets LCR is understood.
-- MCR.OUT2 does not gate the interrupt. A PC's board does that, yet kernels
-  grown on emulators (xv6) leave it clear.
+- Word length and parity are stored and not applied: a guest that never sets LCR works.
+- MCR.OUT2 does not gate the interrupt. A PC's board does that, but kernels
+  developed on emulators (xv6) leave it clear.
 """
 
 from __future__ import annotations
@@ -90,13 +90,13 @@ class Serial16550A(Uart):
 
     name = "16550A serial port"
 
-    #: What a poll of LSR reads; -1 while reading it clears something.
+    #: What a read of LSR returns; -1 while the read has an effect: it clears error bits.
     polled: int
     _divisor: int
     _line_status: int
     _msr: int
     _rbr: int
-    _thre: bool  # the THRE interrupt is pending; means something only while IER.THRI is set
+    _thre: bool  # the THRE interrupt is pending, if IER.THRI is set
     _timeout: bool  # the receive timeout interrupt is pending
 
     def __init__(self, loop: Loop, line: Line | None = None, timers: Timers | None = None) -> None:
@@ -161,14 +161,14 @@ class Serial16550A(Uart):
                 for observer in self._taps:
                     observer(data)
             if self._ier & IER_THRI:
-                # The wire falls and rises: a guest that never reads IIR needs the new edge.
+                # The line falls and rises: a guest that never reads IIR needs the new edge.
                 self._thre = False
                 self._update()
                 self._thre = bool(self._lsr & LSR_THRE)
                 self._update()
 
     def close(self) -> None:
-        """Nothing happens by itself any more."""
+        """Cancel the timer; no other is started."""
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
@@ -186,7 +186,7 @@ class Serial16550A(Uart):
             }
 
     def load(self, state: dict[str, object]) -> None:
-        """Take back what ``save`` gave. Raises KeyError, TypeError or ValueError for anything else."""
+        """Restore what ``save`` returned. Raises KeyError, TypeError or ValueError for anything else."""
         registers, pending, received = state["registers"], state["pending"], state["received"]
         errors, deltas = state["errors"], state["deltas"]
         if not (
@@ -224,7 +224,7 @@ class Serial16550A(Uart):
         self._line_status = value
         self.polled = -1 if value & (_LSR_ERRORS | LSR_FIFOE) else value
 
-    # What follows runs under the lock, unless it says otherwise.
+    # The methods below are called under the lock, unless their docstrings say otherwise.
 
     def _power_on(self) -> None:
         """The data sheet's table III, at 9600 baud as a PC's firmware leaves it."""
@@ -268,13 +268,13 @@ class Serial16550A(Uart):
         elif offset == SCR:
             self._scr = value
             return
-        else:  # LSR and MSR: the data sheet leaves writes to factory tests
+        else:  # LSR and MSR: by the data sheet, writes are for factory tests
             return
         self._update()
 
     def _set_fcr(self, value: int) -> None:
-        # The other bits count only while bit 0 is written as 1. FCR_CLEAR_XMIT finds
-        # nothing to clear: what was written is the backend's already.
+        # The other bits are valid only if bit 0 is written as 1. FCR_CLEAR_XMIT has no effect: what was
+        # written is in the backend already.
         fifo = bool(value & FCR_ENABLE_FIFO)
         self._fcr = value & 0xC9 if fifo else 0
         self._trigger = _TRIGGERS[value >> 6 & 3] if fifo else 1
@@ -292,11 +292,11 @@ class Serial16550A(Uart):
             inputs = MSR_CTS | MSR_DSR | MSR_DCD if self._backend is not None else 0
         deltas = (self._msr ^ inputs) >> 4 & _MSR_DELTAS
         if inputs & MSR_RI:
-            deltas &= ~MSR_TERI  # only the end of a ring counts
+            deltas &= ~MSR_TERI  # only the trailing edge of RI sets TERI
         self._msr = inputs | self._msr & _MSR_DELTAS | deltas
 
     def _set_transmitter(self) -> None:
-        """THRE and TEMT as the backend's room has it; becoming empty is an interrupt source."""
+        """Set THRE and TEMT by the backend's room; becoming empty is an interrupt source."""
         if self._mcr & MCR_LOOP or self._backend is None or self._backend.ready:
             if not self._lsr & LSR_THRE:
                 self._lsr |= _LSR_EMPTY
@@ -306,7 +306,7 @@ class Serial16550A(Uart):
             self._thre = False
 
     def _pending(self) -> int:
-        """The interrupt of the highest priority, as IIR tells it (data sheet, table IV)."""
+        """The pending interrupt of the highest priority, as IIR has it (data sheet, table IV)."""
         ier = self._ier
         if ier & IER_RLSI and self._lsr & _LSR_ERRORS:
             return IIR_RLSI
@@ -338,7 +338,7 @@ class Serial16550A(Uart):
             return lsr
 
     def _read_iir(self) -> int:
-        """IIR; reading it acknowledges THRE when that is what it tells. Takes the lock."""
+        """IIR; the read acknowledges THRE when that is the interrupt it has. Takes the lock."""
         with self._lock:
             pending = self._pending()
             if pending == IIR_THRI:

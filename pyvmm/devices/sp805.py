@@ -1,4 +1,4 @@
-"""The SP805 watchdog: a counter that interrupts when it runs out, and bites when it runs out again.
+"""The SP805 watchdog: a counter that interrupts at zero, and resets the system at the next zero.
 
 After the SP805 Technical Reference Manual (ARM DDI 0270B, section 3.3), and what Linux's
 ``drivers/watchdog/sp805_wdt.c`` relies on. The counter is computed from the machine's clock when it is
@@ -38,8 +38,8 @@ _WORD = 0xFFFF_FFFF
 class Sp805(TimedCell):
     """The watchdog.
 
-    :param frequency: counts a second; the device tree tells the guest the same
-    :param on_bite: called in the loop's thread when the counter ran out twice with RESEN set
+    :param frequency: counts per second (Hz); the device tree has the same
+    :param on_bite: called in the loop's thread when the counter has reached zero twice with RESEN set
     """
 
     name = "SP805 watchdog"
@@ -65,13 +65,13 @@ class Sp805(TimedCell):
             self._changed()
 
     def save(self) -> dict[str, object]:
-        """Registers, the counter as it stands now."""
+        """Registers, and the present value of the counter."""
         with self._lock:
             registers = [self._load, self._value(), self._control, self._raw, int(self._locked)]
             return {"version": 1, "registers": registers}
 
     def load(self, state: dict[str, object]) -> None:
-        """Take back what ``save`` gave; time stood still meanwhile.
+        """Restore what ``save`` returned; the counter continues from there.
 
         Raises KeyError, TypeError or ValueError for anything else.
         """
@@ -121,10 +121,10 @@ class Sp805(TimedCell):
                 return
             self._changed()
 
-    # Under the lock.
+    # The methods below are called under the lock.
 
     def _start(self, value: int) -> None:
-        """Count down from *value*, from now on or from when it is switched on."""
+        """Count down from *value*, beginning now, or when the watchdog is enabled."""
         self._stopped = value
         self._zero_at = self._clock() + value / self._frequency
 
@@ -138,15 +138,15 @@ class Sp805(TimedCell):
         return bool(self._raw & self._control & CONTROL_INTEN)
 
     def _due(self) -> float | None:
-        # Once it has interrupted, only a bite can follow.
+        # After the interrupt only the reset can follow.
         if self._control & CONTROL_INTEN and (not self._raw or self._control & CONTROL_RESEN):
             return max(self._zero_at - self._clock(), 0)
         return None
 
     def _expired(self) -> None:
-        """The counter is at zero. Takes the lock."""
+        """The counter has reached zero. Takes the lock."""
         with self._lock:
-            if self._clock() < self._zero_at:  # the guest was faster
+            if self._clock() < self._zero_at:  # the guest has reloaded the counter
                 self._changed()
                 return
             bite = bool(self._raw and self._control & CONTROL_RESEN)

@@ -1,4 +1,4 @@
-"""A device of byte registers that lie further apart, as boards wire 8-bit chips to wider buses."""
+"""A serial port whose byte registers are 2 or more bytes apart, as on boards with wider buses."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Spaced(Device):
         self._shift = shift
 
     def connect(self, backend: Backend) -> None:
-        """As the port's."""
+        """Passed on to the port."""
         self._port.connect(backend)
 
     def tap(self, observer: Callable[[bytes], object]) -> None:
-        """As the port's."""
+        """Passed on to the port."""
         self._port.tap(observer)
 
     def read(self, offset: int, size: int) -> int:
@@ -36,17 +36,17 @@ class Spaced(Device):
         self._port.write(offset >> self._shift, 1, value & 0xFF)
 
     def reset(self) -> None:
-        """As the port's."""
+        """Passed on to the port."""
         self._port.reset()
 
     def close(self) -> None:
-        """As the port's."""
+        """Passed on to the port."""
         self._port.close()
 
     def save(self) -> dict[str, object]:
-        """As the port's."""
+        """Passed on to the port."""
         return self._port.save()
 
     def load(self, state: dict[str, object]) -> None:
-        """As the port's."""
+        """Passed on to the port."""
         self._port.load(state)

@@ -1,4 +1,4 @@
-"""PrimeCells whose interrupt comes by itself, at a time of the machine's clock."""
+"""PrimeCells that raise an interrupt at a time of the machine's clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class TimedCell(PrimeCell):
-    """A PrimeCell with one lock, one interrupt, and a timer that runs only while it is waited for.
+    """A PrimeCell with one lock, one interrupt, and a timer that runs only while an interrupt is to come.
 
     :param line: level; driven while an interrupt is pending and not masked
     """
@@ -26,26 +26,26 @@ class TimedCell(PrimeCell):
         self._closed = False
 
     def close(self) -> None:
-        """Nothing happens by itself any more."""
+        """Cancel the timer; no other is started."""
         with self._lock:
             self._closed = True
             self._schedule()
 
-    # What a subclass has
+    # Implemented by a subclass
 
     def _interrupting(self) -> bool:
         """Whether an interrupt is pending and not masked. Under the lock."""
         raise NotImplementedError
 
     def _due(self) -> float | None:
-        """In how many seconds ``_expired`` is to be called; None for not at all. Under the lock."""
+        """Seconds until ``_expired`` is to be called; None for no timer. Under the lock."""
         raise NotImplementedError
 
     def _expired(self) -> None:
         """The time may have come. In the loop's thread, without the lock; it ends with ``_changed``."""
         raise NotImplementedError
 
-    # What is done for it, under the lock
+    # Called by a subclass, under the lock
 
     def _changed(self) -> None:
         self._line.set(self._interrupting())

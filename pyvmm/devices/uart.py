@@ -34,19 +34,19 @@ if TYPE_CHECKING:
             """Give input again."""
 
 
-#: Beside the byte in a receiver: it came as a break.
+#: Flag of an entry in a receiver: the byte is a break condition.
 BREAK = 0x100
 
 
 class Uart(Device):
     """A serial port's host side. A subclass has the registers, the receiver and the transmitter.
 
-    One lock covers the state: vCPU threads come through ``read`` and ``write``, the loop's thread
-    brings input and room. The line is set under the lock: the order of its levels matters.
+    One lock covers the state: vCPU threads call ``read`` and ``write``, the loop's thread delivers input and
+    reports room. The line is set under the lock, so that its levels keep their order.
     """
 
-    _rx: list[int]  # bytes, with BREAK beside where it is one
-    _capacity: int  # of the receiver, as the guest set it
+    _rx: list[int]  # bytes; BREAK is set for a break
+    _capacity: int  # of the receiver: with or without FIFO
 
     def __init__(self, loop: Loop, line: Line | None = None) -> None:
         self._loop = loop
@@ -59,7 +59,7 @@ class Uart(Device):
         self.overruns = 0
 
     def connect(self, backend: Backend) -> None:
-        """Put *backend* behind the port, and its carrier on the line. Raises what its ``attach`` raises.
+        """Connect *backend*, and set the modem inputs by it. Raises what its ``attach`` raises.
 
         Called once, in the loop's thread or before the loop runs.
         """
@@ -85,14 +85,14 @@ class Uart(Device):
             self._update()
         self._feed()
 
-    # What a subclass has; called under the lock.
+    # Implemented by a subclass; called under the lock
 
     def _power_on(self) -> None:
         """All registers as after power-on, the receiver empty."""
         raise NotImplementedError
 
     def _loopback(self) -> bool:
-        """Whether the receiver hears the transmitter and not the host."""
+        """Whether the receiver gets the transmitter's output instead of the host's input."""
         raise NotImplementedError
 
     def _interrupting(self) -> bool:
@@ -100,24 +100,24 @@ class Uart(Device):
         raise NotImplementedError
 
     def _push(self, entry: int) -> None:
-        """One character, with BREAK or without, into the receiver."""
+        """Put one character, with or without BREAK, into the receiver."""
         raise NotImplementedError
 
     def _set_modem_inputs(self) -> None:
-        """The modem lines, after the backend or the loopback mode changed."""
+        """Set the modem inputs, after the backend or the loopback mode changed."""
         raise NotImplementedError
 
     def _set_transmitter(self) -> None:
-        """The transmitter's state, after the backend's room changed."""
+        """Set the transmitter's state, after the backend's room changed."""
         raise NotImplementedError
 
-    # What is done for it
+    # Called by a subclass
 
     def _update(self) -> None:
         self._line.set(self._interrupting())
 
     def _feed(self) -> None:
-        """Ask the backend for what it held back, once half the receiver is free. Takes the lock."""
+        """Ask the backend for pending input, once half the receiver is free. Takes the lock."""
         if not self._starved or self._backend is None:
             return
         with self._lock:
@@ -130,7 +130,7 @@ class Uart(Device):
 
     def _space(self) -> int:
         with self._lock:
-            # In loopback mode the receiver is cut off from its input.
+            # In loopback mode the receiver is disconnected from its input.
             room = 0 if self._loopback() else self._capacity - len(self._rx)
             self._starved = room <= 0
             return room

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
     from pyvmm.arch.interface import Platform, Rom
-    from pyvmm.boot.entry import Entry
+    from pyvmm.boot.entry import BootEntry
     from pyvmm.config import Config
     from pyvmm.memory.guest import GuestMemory
 
@@ -85,7 +85,7 @@ def read_rom(config: Config) -> Rom | None:
 
 def load_image(
     config: Config, memory: GuestMemory, platform: Platform, rom: Rom | None, serve_exec: bool
-) -> Entry:
+) -> BootEntry:
     """Load what the config names; returns where CPU 0 starts.
 
     With *serve_exec*, a Linux kernel starts the init that serves the exec channel.

@@ -1,4 +1,4 @@
-"""What can go wrong with memory, by whose fault it is."""
+"""Errors of guest memory: of the configuration, the host, the guest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The guest-physical map, and the one checked way into guest memory.
+"""The guest-physical map, and the checked access to guest memory.
 
 Addresses are guest-physical (gpa), sizes are bytes. Whatever the guest or a device does
 to RAM goes through here: every access lies wholly inside memory or raises
@@ -120,7 +120,7 @@ class GuestMemory:
         self._bases = [region.gpa for region in regions]
         self._starts = [0, *self._bases]
         self._ends = [0, *(region.end for region in regions)]
-        # A read-only region ends before it begins, so no write fits: no extra test.
+        # For writes the end of a read-only region is 0, so every write is refused without a further test.
         self._write_ends = [0, *(0 if region.readonly else region.end for region in regions)]
         self._u8: list[memoryview] = [nothing, *buffers]
         # Field access through a cast view is three times as fast as struct, and one

@@ -3,9 +3,8 @@
 Sources: mmap(2), madvise(2), memfd_create(2), F_ADD_SEALS in fcntl(2), and
 Documentation/admin-guide/mm/{transhuge,hugetlbpage}.rst of Linux.
 
-Every object has a ``buffer`` (memoryview of bytes), its host virtual ``address`` and
-``size``. A view taken from ``buffer`` keeps the mapping alive: ``close`` gives up the
-object's own hold, and the pages go when the last view does, never under a reader.
+Every object has a ``buffer`` (memoryview of bytes), its host virtual ``address`` and ``size``. A view of
+``buffer`` keeps the mapping alive: after ``close`` the pages are unmapped when the last view is released.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class HostMemory:
 
     __slots__ = ("_mapping", "_start", "address", "buffer", "fd", "size")
 
-    #: How messages and ``describe`` call it.
+    #: Its name in messages.
     kind = "memory"
     #: What to tell the host's kernel so that pages cost nothing any more, and the size of such pages.
     _forget: tuple[int, int] | None = None
@@ -78,7 +77,7 @@ class HostMemory:
         return last - first
 
     def close(self) -> None:
-        """Give the mapping up; may be called again. Views still held stay valid."""
+        """Release the mapping; may be called again. Existing views stay valid."""
         if self._mapping is None:
             return
         self.buffer.release()
@@ -104,7 +103,7 @@ class Anonymous(HostMemory):
     def __init__(self, size: int) -> None:
         check_size(size)
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
-        # A huge page for less than one would be cleared for nothing.
+        # A huge page would cost the clearing of 2 MiB for less memory.
         align = HUGE_PAGE_SIZE if size >= HUGE_PAGE_SIZE else PAGE_SIZE
         try:
             mapping = mmap.mmap(-1, size + align - PAGE_SIZE, flags=flags)

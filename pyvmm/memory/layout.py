@@ -1,4 +1,4 @@
-"""Which host object lies where: parts placed in order around the hole below 4 GiB."""
+"""Which host object lies at which guest-physical address: parts in order, around a gap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memslots: guest memory made known to KVM, one slot a region.
+"""Memslots: guest memory as KVM knows it, one slot for each region.
 
 Source: KVM_SET_USER_MEMORY_REGION and KVM_GET_DIRTY_LOG in Documentation/virt/kvm/api.rst;
 KVM_MEM_MAX_NR_PAGES in include/linux/kvm_host.h.
@@ -75,7 +75,7 @@ class Slots:
         return self._slots.index(region)
 
     def log_dirty(self, slot: int, on: bool) -> None:
-        """Let KVM note, or no longer note, the pages the guest writes in *slot*. Raises KvmError."""
+        """Enable or disable the logging of pages that the guest writes in *slot*. Raises KvmError."""
         flags = self._flags[slot] & ~KVM_MEM_LOG_DIRTY_PAGES
         if on:
             flags |= KVM_MEM_LOG_DIRTY_PAGES

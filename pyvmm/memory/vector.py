@@ -1,4 +1,4 @@
-"""Many pieces of host memory as the array of struct iovec that readv(2) and its like take, made in one go."""
+"""Many pieces of host memory as an array of struct iovec, for readv(2) and the like."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _iovec = Struct("=QQ")
 class Vector:
     """Pieces of *ram*, a view whose first byte is at host address *start*.
 
-    ``iovecs`` is the array, ``size`` the bytes of all pieces, ``len`` their number. Who hands the array to
-    the host's kernel holds the vector meanwhile: that keeps the memory mapped. Going through it gives
-    a view of each piece that is not empty.
+    ``iovecs`` is the array, ``size`` the bytes of all pieces, ``len`` their number. The vector keeps the
+    memory mapped: hold it while the host's kernel uses the array. Iteration gives a view of each piece that
+    is not empty.
     """
 
     __slots__ = ("_ram", "_start", "iovecs", "size")

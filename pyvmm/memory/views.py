@@ -1,4 +1,4 @@
-"""Bytes that lie in several views, one after the other: parts of them, without a copy."""
+"""Parts of a sequence of views, without a copy."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@
         ...
 
 Methods carry the name of the ioctl, in lower case and without ``KVM_``; structures keep the
-kernel's name and quote its C text. Nothing here knows a machine, a device or a policy.
+kernel's name and quote its C text. Nothing here is specific to a machine or a device model.
 docs/guide/pykvm.md shows a whole program. Source: Linux Documentation/virt/kvm/api.rst.
 """
 

@@ -170,7 +170,7 @@ CAPABILITIES = {
 
 
 def capability(name: str | int) -> int:
-    """The number of the capability *name*, with or without ``KVM_CAP_``; a number stays what it is.
+    """The number of the capability *name*, with or without ``KVM_CAP_``; a number is returned as it is.
 
     Raises ValueError for a name KVM does not have.
     """

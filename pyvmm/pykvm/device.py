@@ -6,6 +6,6 @@ from pyvmm.pykvm.attributes import Attributes
 
 
 class KvmDevice(Attributes):
-    """What ``Vm.create_device`` gives; it does what its attributes say."""
+    """Made by ``Vm.create_device``; controlled by its attributes."""
 
     __slots__ = ()

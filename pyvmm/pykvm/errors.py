@@ -1,4 +1,4 @@
-"""What a failed request to KVM says."""
+"""The error of a failed request to KVM."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Making KVM_RUN return, from another thread.
 
 A real-time signal is blocked in the vCPU's thread and unblocked by KVM inside KVM_RUN only
-(KVM_SET_SIGNAL_MASK): it ends KVM_RUN with EINTR, runs no handler, stays pending and is taken
-back. Python's ``signal`` module is not needed, so any thread may run a vCPU. ``immediate_exit``
-covers the moments outside KVM_RUN. Source: Linux Documentation/virt/kvm/api.rst, 4.30 and section 5.
+(KVM_SET_SIGNAL_MASK): it ends KVM_RUN with EINTR, runs no handler, stays pending and is
+cleared. Python's ``signal`` module is not needed, so any thread may run a vCPU. ``immediate_exit``
+is for the time outside KVM_RUN. Source: Linux Documentation/virt/kvm/api.rst, 4.30 and section 5.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.pykvm.vcpu import Vcpu
 
-#: The signal: real-time, out of the way of those the C library and debuggers use.
+#: The signal: a real-time one that neither the C library nor debuggers use.
 KICK_SIGNAL = 40
 _KICK_BIT = 1 << KICK_SIGNAL - 1
 
@@ -80,13 +80,13 @@ class Kick:
         with self._lock:
             self._thread = None
         # Unblocked while pending, the signal would end the process.
-        _take_back()
+        _clear_signal()
         if self._vcpu.fd >= 0:
             self._vcpu.set_signal_mask(None)
         _pthread_sigmask(c_int(_SIG_SETMASK), byref(self._mask_before), None)
 
     def kick(self) -> None:
-        """Make KVM_RUN return EINTR: the one under way, or else the next. Any thread may call it."""
+        """Make KVM_RUN return EINTR: the present one, or else the next. Any thread."""
         with self._lock:
             if self._vcpu.fd < 0:
                 return
@@ -95,12 +95,12 @@ class Kick:
                 _tgkill(c_int(getpid()), c_int(self._thread), c_int(KICK_SIGNAL))
 
     def consume(self) -> None:
-        """Take the kick back, in the vCPU's thread, after KVM_RUN ended with EINTR."""
+        """Clear the kick, in the vCPU's thread, after KVM_RUN ended with EINTR."""
         self._vcpu.run8[1] = 0
-        _take_back()
+        _clear_signal()
 
 
-def _take_back() -> None:
-    """Drop the pending signal of this thread, however often it is queued."""
+def _clear_signal() -> None:
+    """Remove the pending signal of this thread, however often it is queued."""
     while _sigtimedwait(byref(_KICK_SET), None, byref(_NO_WAIT)) == KICK_SIGNAL or get_errno() == EINTR:
         pass

@@ -76,7 +76,7 @@ class Kvm(Handle):
             fd: int = ioctl(self.fd, ioctls.KVM_CREATE_VM, machine_type)
             if fd >= 0:
                 return Vm(fd, self.vcpu_mmap_size())
-            if get_errno() != EINTR:  # a signal interrupts the setting up of MMU notifiers
+            if get_errno() != EINTR:  # a signal can interrupt the registration of MMU notifiers
                 raise failed(ioctls.KVM_CREATE_VM, get_errno())
 
     def get_supported_cpuid(self) -> list[Leaf]:

@@ -24,7 +24,7 @@ def irqchip(gsi: int, chip: int, pin: int) -> kvm_irq_routing_entry:
 
 
 def msi(gsi: int, address: int, data: int, devid: int | None = None) -> kvm_irq_routing_entry:
-    """Interrupt *gsi* is the message *data* written to *address*; *devid* tells an arm64 ITS the device."""
+    """Interrupt *gsi* is the message *data* written to *address*; *devid* is the device, for an arm64 ITS."""
     entry = kvm_irq_routing_entry(gsi=gsi, type=KVM_IRQ_ROUTING_MSI)
     entry.u.msi.address_lo = address & 0xFFFF_FFFF
     entry.u.msi.address_hi = address >> 32

@@ -66,12 +66,12 @@ class Vcpu(X86Vcpu, Arm64Vcpu):
             try:
                 self._map.close()
             except BufferError:
-                pass  # someone holds a slice or the structure: the mapping goes with the last of them
+                pass  # a slice or the structure is in use: the mapping is removed with the last of them
         super().close()
 
     @property
     def run(self) -> kvm_run:
-        """The run page as a structure, for whom speed does not matter."""
+        """The run page as a structure: slower than the views."""
         if self._run is None:
             from pyvmm.pykvm.abi_run import kvm_run
 

@@ -14,7 +14,7 @@ from common import Row
 
 from pyvmm.arch.arm64 import layout as arm64
 from pyvmm.arch.arm64.tree import MachineTree, describe_boot
-from pyvmm.arch.x86_64.platform import Platform
+from pyvmm.arch.x86_64.platform import X86Platform
 from pyvmm.boot.devicetree import pack
 from pyvmm.config import Config
 from pyvmm.memory.guest import GuestMemory, Region
@@ -65,6 +65,6 @@ def _device_tree(cpus: int) -> Callable[[], object]:
 
 def _x86_tables(cpus: int) -> Callable[[], object]:
     memory = GuestMemory([Region(0, 4 * MIB, Anonymous(4 * MIB), 0, readonly=False, name="ram")])
-    platform = Platform(Config(kernel="not loaded", cpus=cpus), None)
+    platform = X86Platform(Config(kernel="not loaded", cpus=cpus), None)
     platform.virtio = [(0xD000_0000 + 0x1000 * number, 16 + number % 8) for number in range(DEVICES)]
     return lambda: platform.boot_params(memory, "console=ttyS0 panic=-1", [])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.arch.x86_64.cpuid import Cpuid, CpuModel
+from pyvmm.arch.x86_64.cpuid import Cpuid, X86CpuModel
 from pyvmm.arch.x86_64.features import FEATURES
 from pyvmm.errors import ConfigError, StartError
 
@@ -36,7 +36,7 @@ def leaves(cpuid: Cpuid, index: int) -> dict[tuple[int, int], list[int]]:
 
 
 def make(model: str = "host", cpus: int = 1, vendor: list[int] = AMD, deadline: bool = True) -> Cpuid:
-    return Cpuid(supported(vendor), CpuModel(model), cpus, deadline)
+    return Cpuid(supported(vendor), X86CpuModel(model), cpus, deadline)
 
 
 def test_hypervisor_bit_is_set_even_where_kvm_forgets_it() -> None:
@@ -68,7 +68,7 @@ def test_required_feature_that_is_missing_is_named() -> None:
 )
 def test_cpu_model_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^cpu: "):
-        CpuModel(text)
+        X86CpuModel(text)
 
 
 @given(cpus=st.integers(1, 254), vendor=st.sampled_from([AMD, INTEL]), data=st.data())

@@ -10,8 +10,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 import pyvmm.arch
-from pyvmm.arch.arm64.platform import Platform as Arm64Platform
-from pyvmm.arch.x86_64.platform import Platform as X86Platform
+from pyvmm.arch.arm64.platform import Arm64Platform
+from pyvmm.arch.x86_64.platform import X86Platform
 from pyvmm.config import Config
 from pyvmm.errors import ConfigError
 

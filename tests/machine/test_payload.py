@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.arch.arm64.platform import Platform as Arm64Platform
-from pyvmm.arch.x86_64.platform import Platform as X86Platform
+from pyvmm.arch.arm64.platform import Arm64Platform
+from pyvmm.arch.x86_64.platform import X86Platform
 from pyvmm.boot.errors import ImageError
 from pyvmm.config import Config
 from pyvmm.machine.payload import kernel_cmdline, read_image

@@ -13,7 +13,7 @@ from pyvmm.pykvm import const_arm64 as c
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.boot.entry import Entry
+    from pyvmm.boot.entry import BootEntry
     from pyvmm.pykvm import Kvm, Vcpu, Vm
 
 #: Features of ``--cpu``: name -> (KVM's feature bits, the capabilities they need, whether on by default).
@@ -33,7 +33,7 @@ PSTATE_EL1H_MASKED = 0x3C5
 MPIDR_AFFINITY = 0xFF_00FF_FFFF
 
 
-class CpuModel(cpu_model.CpuModel):
+class Arm64CpuModel(cpu_model.CpuModel):
     """The features a vCPU is asked to have."""
 
     __slots__ = ()
@@ -84,7 +84,7 @@ def affinity(vcpu: Vcpu) -> int:
     return vcpu.get_one_reg(REGISTERS["MPIDR_EL1"]) & MPIDR_AFFINITY
 
 
-def set_entry(vcpu: Vcpu, entry: Entry) -> None:
+def set_entry(vcpu: Vcpu, entry: BootEntry) -> None:
     """Set CPU 0's registers as *entry* says; those it does not name are zero."""
     from pyvmm.arch.arm64.registers import REGISTERS
 

@@ -18,7 +18,7 @@ _PAGE = 0x1_0000  # the largest page size of a host's kernel
 _ELF_MAGIC = b"\x7fELF"
 
 
-class RomImage:
+class Arm64RomImage:
     """A ROM: *data* in whole pages, and its regions, *places*: ``(gpa, offset, size, name)``.
 
     At address 0 its region is as large as the flash memory of QEMU's board, with zeroes behind the data:
@@ -35,7 +35,7 @@ class RomImage:
         self.places = [(base, 0, size, "firmware ROM")]
 
 
-def read_rom(data: bytes | memoryview, config: Config) -> RomImage | None:
+def read_rom(data: bytes | memoryview, config: Config) -> Arm64RomImage | None:
     """The ROM in *data*; None for an ELF file or RAM. Raises ImageError, DoesNotFitError."""
     base = layout.FIRMWARE if config.firmware_base is None else config.firmware_base
     ram = layout.RAM if config.ram_base is None else config.ram_base
@@ -52,7 +52,7 @@ def read_rom(data: bytes | memoryview, config: Config) -> RomImage | None:
         raise DoesNotFitError(
             f"the firmware has {len(data)} bytes; at {base:#x} is room for {layout.FIRMWARE_MAX} (128 MiB)"
         )
-    return RomImage(padded, base)
+    return Arm64RomImage(padded, base)
 
 
 def load_flat(memory: GuestMemory, data: bytes | memoryview, base: int) -> tuple[int, int]:

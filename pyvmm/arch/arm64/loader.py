@@ -7,11 +7,11 @@ most 2 MiB, all of it and the initrd in the 32 GiB that the kernel lies in; x0 i
 from __future__ import annotations
 
 from pyvmm.arch.arm64.tree import describe_boot
-from pyvmm.boot.arm64.image import ALIGN, Image, unpack
+from pyvmm.boot.arm64.image import ALIGN, Arm64Image, unpack
 from pyvmm.boot.devicetree import DeviceTreeError, apply_overlay, pack
 from pyvmm.boot.devicetree.blob import MAX_SIZE
 from pyvmm.boot.devicetree.blob import unpack as unpack_tree
-from pyvmm.boot.entry import EL1, Entry
+from pyvmm.boot.entry import EL1, BootEntry
 from pyvmm.boot.errors import DoesNotFitError, ImageError
 from pyvmm.boot.initrd import lay_out, write_at
 
@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyvmm.arch.arm64.firmware import RomImage
+    from pyvmm.arch.arm64.firmware import Arm64RomImage
     from pyvmm.boot.devicetree import Tree
     from pyvmm.memory.guest import GuestMemory
 
@@ -35,7 +35,7 @@ def load_kernel(
     cmdline: str,
     tree: Tree,
     stdout: str | None,
-) -> Entry:
+) -> BootEntry:
     """An Image, or an ELF file linked for this machine's RAM. Raises ImageError, DoesNotFitError."""
     if len(cmdline.encode("utf-8", "surrogateescape")) >= CMDLINE_SIZE:
         raise DoesNotFitError(f"the kernel command line is longer than {CMDLINE_SIZE - 1} bytes; shorten it")
@@ -45,7 +45,7 @@ def load_kernel(
         entry, taken = load_elf(memory, kernel)
         end = max(high for _, high in taken)
     else:
-        entry, end = Image(unpack(kernel)).load(memory)
+        entry, end = Arm64Image(unpack(kernel)).load(memory)
     top = memory.ram_spans()[0][1]
     at = -(-end // ALIGN) * ALIGN
     behind = at + ALIGN
@@ -57,12 +57,12 @@ def load_kernel(
 def load_firmware(
     memory: GuestMemory,
     data: memoryview,
-    rom: RomImage | None,
+    rom: Arm64RomImage | None,
     base: int | None,
     cmdline: str,
     tree: Tree,
     stdout: str | None,
-) -> Entry:
+) -> BootEntry:
     """A ROM, which is mapped already, a flat image for the address *base*, or an ELF file.
 
     Raises ImageError, DoesNotFitError.
@@ -124,7 +124,7 @@ def _load_initrds(
     return base, base + size
 
 
-def _enter(memory: GuestMemory, entry: int, tree: Tree, at: int) -> Entry:
+def _enter(memory: GuestMemory, entry: int, tree: Tree, at: int) -> BootEntry:
     blob = pack(tree)
     if not memory.contains(at, len(blob)):
         raise DoesNotFitError(
@@ -132,4 +132,4 @@ def _enter(memory: GuestMemory, entry: int, tree: Tree, at: int) -> Entry:
             "give the guest more"
         )
     memory.write(at, blob)
-    return Entry(EL1, entry, {"x0": at, "x1": 0, "x2": 0, "x3": 0})
+    return BootEntry(EL1, entry, {"x0": at, "x1": 0, "x2": 0, "x3": 0})

@@ -19,14 +19,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyvmm.arch.arm64.firmware import RomImage
+    from pyvmm.arch.arm64.firmware import Arm64RomImage
     from pyvmm.arch.arm64.gic import Gic
     from pyvmm.arch.events import Events
     from pyvmm.backends.base import CharBackend
     from pyvmm.board.devices import DeviceTable
     from pyvmm.board.timers import Timers
     from pyvmm.boot.devicetree import Tree
-    from pyvmm.boot.entry import Entry
+    from pyvmm.boot.entry import BootEntry
     from pyvmm.config import Config
     from pyvmm.devices.spaced import Spaced
     from pyvmm.devices.uart import Uart
@@ -72,7 +72,7 @@ class UartPlace:
                 )
 
 
-class Platform:
+class Arm64Platform:
     """The part of a machine that is arm64's. The methods are called in their order here.
 
     Raises ConfigError for an invalid CPU model or UART, and for keys of other architectures.
@@ -88,7 +88,7 @@ class Platform:
             raise ConfigError(f"boot: {config.boot!r} is for x86; on arm64 leave it out")
         self._config = config
         self._gic = gic
-        self._model = cpu.CpuModel(config.cpu)
+        self._model = cpu.Arm64CpuModel(config.cpu)
         self._uart = UartPlace(config.uart or PL011)
         self._features: frozenset[str] = frozenset()
         self._vm: Vm | None = None
@@ -191,13 +191,13 @@ class Platform:
 
     def load_kernel(
         self, memory: GuestMemory, kernel: memoryview, cmdline: str, initrds: Sequence[bytes | memoryview]
-    ) -> Entry:
+    ) -> BootEntry:
         """Write kernel, device tree and initrd to the start of RAM, in this order. Raises ImageError."""
         from pyvmm.arch.arm64 import loader
 
         return loader.load_kernel(memory, kernel, initrds, cmdline, self._tree(memory), self._stdout)
 
-    def load_firmware(self, memory: GuestMemory, data: memoryview, rom: RomImage | None) -> Entry:
+    def load_firmware(self, memory: GuestMemory, data: memoryview, rom: Arm64RomImage | None) -> BootEntry:
         """Write firmware that is not a ROM to its address, and the device tree to the start of RAM.
 
         Raises ImageError.
@@ -208,7 +208,7 @@ class Platform:
         cmdline = self._config.cmdline or ""
         return loader.load_firmware(memory, data, rom, base, cmdline, self._tree(memory), self._stdout)
 
-    def enter(self, vcpu: Vcpu, entry: Entry) -> None:
+    def enter(self, vcpu: Vcpu, entry: BootEntry) -> None:
         """Set CPU 0's registers as *entry* says."""
         cpu.set_entry(vcpu, entry)
 

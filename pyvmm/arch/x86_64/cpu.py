@@ -6,7 +6,7 @@ vector table); Linux Documentation/arch/x86/boot.rst, the 32-bit and 64-bit boot
 
 from __future__ import annotations
 
-from pyvmm.boot.entry import LONG, REAL, Entry
+from pyvmm.boot.entry import LONG, REAL, BootEntry
 from pyvmm.boot.x86 import lowmem
 
 TYPE_CHECKING = False
@@ -42,7 +42,7 @@ _TYPE_DATA = 3
 _TYPE_TSS_BUSY = 11
 
 
-def set_entry(vcpu: Vcpu, entry: Entry) -> None:
+def set_entry(vcpu: Vcpu, entry: BootEntry) -> None:
     """Set CPU 0's registers as *entry* says. For REAL mode at the reset vector they are so already."""
     if entry.mode == REAL and entry.ip is None and not entry.registers:
         return
@@ -72,7 +72,7 @@ def set_local_interrupts(vcpu: Vcpu) -> None:
     vcpu.set_lapic(lapic)
 
 
-def _flat(sregs: Any, entry: Entry) -> None:
+def _flat(sregs: Any, entry: BootEntry) -> None:
     """Flat segments over the whole address space, as the descriptor table in memory has them."""
     long_mode = entry.mode == LONG
     code, tss = sregs.cs, sregs.tr

@@ -25,7 +25,7 @@ _TYPE_SMT = 1
 _TYPE_CORE = 2
 
 
-class CpuModel(cpu_model.CpuModel):
+class X86CpuModel(cpu_model.CpuModel):
     """The features a vCPU is asked to have."""
 
     __slots__ = ()
@@ -51,7 +51,7 @@ class Cpuid:
     def __init__(
         self,
         supported: Iterable[tuple[int, int, int, list[int]]],
-        model: CpuModel,
+        model: X86CpuModel,
         cpus: int,
         tsc_deadline: bool,
     ) -> None:

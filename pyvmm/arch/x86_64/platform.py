@@ -7,7 +7,7 @@ from errno import EINVAL, ENOTTY
 from pyvmm.arch.lines import IrqLine
 from pyvmm.arch.x86_64 import chips, layout
 from pyvmm.arch.x86_64.cpu import set_boot_msrs, set_entry, set_local_interrupts
-from pyvmm.arch.x86_64.cpuid import Cpuid, CpuModel
+from pyvmm.arch.x86_64.cpuid import Cpuid, X86CpuModel
 from pyvmm.board.board import Board
 from pyvmm.board.device import Device, Line
 from pyvmm.board.space import IRQ, MMIO, PORT, RESERVED
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from pyvmm.backends.base import CharBackend
     from pyvmm.board.devices import DeviceTable
     from pyvmm.board.timers import Timers
-    from pyvmm.boot.entry import Entry
-    from pyvmm.boot.x86.firmware import RomImage
+    from pyvmm.boot.entry import BootEntry
+    from pyvmm.boot.x86.firmware import X86RomImage
     from pyvmm.boot.x86.params import BootParams
     from pyvmm.config import Config
     from pyvmm.devices.uart import Uart
@@ -60,7 +60,7 @@ class Refused(Device):
         )
 
 
-class Platform:
+class X86Platform:
     """The part of a machine that is x86-64's. The methods are called in their order here.
 
     Raises ConfigError for a CPU model that is none, and for keys of other architectures.
@@ -82,7 +82,7 @@ class Platform:
             if getattr(config, key):
                 raise ConfigError(f"{key} is for arm64 machines, and this is an x86-64 host; leave it out")
         self._config = config
-        self._model = CpuModel(config.cpu)
+        self._model = X86CpuModel(config.cpu)
         #: Virtio devices to announce: (address of the registers' page, interrupt).
         self.virtio: Sequence[tuple[int, int]] = ()
         self._serial_ports: list[tuple[str, int, int]] = []
@@ -127,7 +127,7 @@ class Platform:
 
     def load_kernel(
         self, memory: GuestMemory, kernel: memoryview, cmdline: str, initrds: Sequence[bytes | memoryview]
-    ) -> Entry:
+    ) -> BootEntry:
         """Write a kernel, its initrds and tables into *memory*. Raises ImageError."""
         from pyvmm.boot.x86.detect import load, unpacked
 
@@ -140,7 +140,7 @@ class Platform:
             cmdline = device_parameters(image, cmdline, self.virtio, self.virtio_size)
         return load(memory, kernel, self.boot_params(memory, cmdline, initrds), self._config.boot, elf)
 
-    def load_firmware(self, memory: GuestMemory, data: memoryview, rom: RomImage | None) -> Entry:
+    def load_firmware(self, memory: GuestMemory, data: memoryview, rom: X86RomImage | None) -> BootEntry:
         """Write ELF firmware into *memory*; a ROM is mapped already. Raises ImageError."""
         if rom is not None:
             return rom.entry
@@ -148,7 +148,7 @@ class Platform:
 
         return load_firmware_elf(memory, data)
 
-    def enter(self, vcpu: Vcpu, entry: Entry) -> None:
+    def enter(self, vcpu: Vcpu, entry: BootEntry) -> None:
         """Set CPU 0's registers as *entry* says."""
         set_entry(vcpu, entry)
 

@@ -54,7 +54,7 @@ _FOLLOWING = _FIRST + "0123456789"
 
 
 class AmlError(PyvmmError):
-    """A term that AML cannot express: a defect of whoever described the device."""
+    """A term that AML cannot express: a defect of the device's description."""
 
 
 def pkg_length(body: int) -> bytes:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class AcpiDevice:
-    r"""One ``Device`` under ``\_SB``: who it is, and where it answers.
+    r"""One ``Device`` under ``\_SB``: its identifiers, registers and interrupts.
 
     :param name: up to four capitals, digits and underscores; unique in the machine
     :param hid: hardware identifier: ``PNP0501``, ``LNRO0005``

@@ -130,7 +130,7 @@ def madt(cpus: int) -> bytes:
     entries = [struct.pack("<BBBBI", _LOCAL_APIC, 8, cpu, cpu, _ENABLED) for cpu in range(cpus)]
     entries += [
         struct.pack("<BBBBII", _IO_APIC, 12, IO_APIC_ID, 0, IO_APIC_ADDRESS, 0),
-        # The timer: KVM's default routing has ISA interrupt 0 on pin 2.
+        # The PIT: KVM's default routing has ISA interrupt 0 on pin 2.
         struct.pack("<BBBBIH", _INTERRUPT_SOURCE_OVERRIDE, 10, 0, 0, 2, 0),
         struct.pack("<BBBHB", _LOCAL_APIC_NMI, 6, _ALL_PROCESSORS, _EDGE_HIGH, 1),
     ]

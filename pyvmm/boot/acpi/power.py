@@ -1,4 +1,4 @@
-"""Where the guest finds the registers that end it, and the one that tells it to end."""
+"""The ports of the power and event registers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class PowerPorts:
     :param s5_type: SLP_TYP value, 0-7, that switches the machine off
     :param reset: port of the 8-bit reset register
     :param reset_value: what the guest writes there, 0-255
-    :param events: port of the 32-bit register that says which events are due
+    :param events: port of the 32-bit register that says which events are pending
     :param power_button: its bit for the power button
     :param events_gsi: the interrupt that announces an event; edge
     """

@@ -25,9 +25,9 @@ MAGIC_AT = 56
 _HEADER = struct.Struct("<IIQQQ")
 HEADER_SIZE = 64
 FLAG_BIG_ENDIAN = 1 << 0
-#: The image's place is the start of a stretch of RAM with this alignment, plus text_offset.
+#: The image lies at text_offset from an address with this alignment.
 ALIGN = 2 << 20
-#: What kernels before 3.17, which give no size, are to be loaded at.
+#: The offset of kernels before 3.17, whose header has no size.
 _OLD_TEXT_OFFSET = 0x80000
 
 _ZBOOT_MAGIC = b"zimg"
@@ -37,7 +37,7 @@ _ZBOOT_AT = 8
 _CHUNK = 4 << 20
 _LZMA_MEMORY = 256 << 20
 
-#: What other files begin with.
+#: The first bytes of other files.
 _OTHERS = (
     (b"\x7fELF", "an ELF file; a kernel's own vmlinux has no addresses of this machine: give its Image"),
     (b"\x27\x05\x19\x56", "a U-Boot image (uImage); give the Image in it"),
@@ -52,7 +52,7 @@ _OTHERS = (
 )
 
 
-class Image:
+class Arm64Image:
     """An Image, unpacked: *data*, and what its header says. Raises ImageError for anything else."""
 
     __slots__ = ("data", "size", "text_offset")
@@ -72,7 +72,7 @@ class Image:
             raise ImageError(
                 f"the kernel's header says {size} bytes at offset {self.text_offset:#x}; the file is broken"
             )
-        #: Bytes it occupies until it reads its memory map, from its first byte on.
+        #: Bytes from its first one on that the kernel uses before it knows its memory map.
         self.size = max(size, len(self.data))
 
     def load(self, memory: GuestMemory) -> tuple[int, int]:
@@ -95,7 +95,7 @@ def is_image(data: bytes | memoryview) -> bool:
 
 
 def unpack(data: bytes | memoryview) -> memoryview:
-    """The Image in a kernel file: the file itself, or what is packed in it, kept for the next boot.
+    """The Image in a kernel file: the file itself, or what is compressed in it, cached for the next boot.
 
     Raises NotAKernelError for a file that holds none, ImageError for one that does not unpack.
     """
@@ -119,7 +119,7 @@ def unpack(data: bytes | memoryview) -> memoryview:
     try:
         return unpack_cached(view, unpack=lambda packed: _bounded(function, packed))
     except PayloadError as error:
-        raise ImageError(f"the kernel in this file cannot be had: {error}") from None
+        raise ImageError(f"the kernel in this file cannot be unpacked: {error}") from None
 
 
 def _zboot_payload(view: memoryview) -> tuple[memoryview, str]:
@@ -142,7 +142,7 @@ def _bounded(function: Callable[[memoryview], bytes], packed: memoryview) -> byt
         data = function(packed)
     except PayloadError:
         raise
-    except Exception as error:  # each library has errors of its own; all mean the same here
+    except Exception as error:  # each library raises its own errors
         raise PayloadError(f"it does not unpack: {error}") from error
     if len(data) > MAX_UNPACKED:
         raise PayloadError(f"it unpacks to more than {MAX_UNPACKED >> 20} MiB")

@@ -1,4 +1,4 @@
-"""The flattened form of a device tree: writing it, and reading one that somebody else made.
+"""The flattened form of a device tree: writing it, and reading one that a user gave.
 
 Devicetree Specification 0.4, chapter 5: header (5.2), memory reservations (5.3), structure block
 (5.4), strings block (5.5). Written as version 17; 16 and 17 are read.
@@ -13,7 +13,7 @@ from pyvmm.boot.devicetree.node import DeviceTreeError, Node, Tree
 MAGIC = b"\xd0\x0d\xfe\xed"
 VERSION = 17
 LAST_COMPATIBLE = 16
-#: Linux maps no more of one (Documentation/arm64/booting.rst).
+#: Bytes of a blob at most: Linux maps no more (Documentation/arm64/booting.rst).
 MAX_SIZE = 2 << 20
 
 FDT_BEGIN_NODE = 1
@@ -26,13 +26,13 @@ _HEADER = struct.Struct(">4s9I")
 _PROPERTY = struct.Struct(">3I")
 _RESERVATION = struct.Struct(">2Q")
 _TOKEN = struct.Struct(">I")
-#: Deeper than any board, shallower than Python's stack.
+#: Nesting at most: deeper than any board's, within Python's recursion limit.
 _MAX_DEPTH = 64
 _REMEDY = "compile it again with dtc"
 
 
 def pack(tree: Tree) -> bytes:
-    """The tree's blob, whole 8 bytes. Raises DeviceTreeError beyond 2 MiB."""
+    """The tree's blob, a multiple of 8 bytes long. Raises DeviceTreeError beyond 2 MiB."""
     body: list[bytes] = []
     strings: dict[str, int] = {}
     end = _write(tree.root, body, strings, 0)

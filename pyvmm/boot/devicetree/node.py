@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     Value = int | str | bytes
 
 PHANDLE = "phandle"
-#: The older name of the same, still found in device trees.
+#: The older name of ``phandle``, still found in device trees.
 LINUX_PHANDLE = "linux,phandle"
 SYMBOLS = "__symbols__"
-#: 0 and this are no phandles.
+#: Not valid as phandles: 0 and this.
 _PHANDLE_MAX = 0xFFFF_FFFF
 
 
@@ -103,7 +103,7 @@ class Tree:
         return node
 
     def refer(self, node: Node) -> int:
-        """The phandle of *node*, given now if it has none."""
+        """The phandle of *node*, which gets one if it has none. Raises DeviceTreeError."""
         if not node.phandle:
             self._handles = max(self._handles, self.highest_phandle()) + 1
             if self._handles >= _PHANDLE_MAX:

@@ -1,4 +1,4 @@
-"""Overlays: a compiled fragment of a device tree (dtbo) put onto a tree.
+"""Overlays: compiled fragments of a device tree (dtbo), applied to a tree.
 
 The form is dtc's (Documentation/dt-object-internal.txt of the dtc sources) and what Linux's
 Documentation/devicetree/overlay-notes.rst describes: each child of the root with an
@@ -20,9 +20,9 @@ LOCAL_FIXUPS = "__local_fixups__"
 
 
 def apply_overlay(tree: Tree, overlay: Tree) -> None:
-    """Put *overlay*, which is used up by it, onto *tree*.
+    """Apply *overlay* to *tree*; *overlay* cannot be used again.
 
-    Raises DeviceTreeError; *tree* may be half changed then.
+    Raises DeviceTreeError; *tree* may be changed in part then.
     """
     _bind_labels(tree, overlay)
     targets = [

@@ -16,12 +16,12 @@ from pyvmm.boot.x86.params import write_cmdline
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.boot.entry import Entry
+    from pyvmm.boot.entry import BootEntry
     from pyvmm.boot.x86.params import BootParams
     from pyvmm.memory.guest import GuestMemory
 
 XLF_KERNEL_64 = 1 << 0
-#: Where a kernel is loaded that does not say where it wants to be.
+#: The load address of a kernel whose header has none.
 DEFAULT_LOAD = 0x100000
 #: "64-bit Boot Protocol": the entry point's offset from the start of the loaded kernel.
 ENTRY_64 = 0x200
@@ -104,7 +104,7 @@ class BzImage:
         return page
 
     def load_address(self) -> int:
-        """Where the protected-mode code goes: as preferred, if it can be moved at all."""
+        """The address of the protected-mode code: the preferred one of a relocatable kernel."""
         if self.relocatable and self.pref_address >= DEFAULT_LOAD:
             return self.pref_address
         return DEFAULT_LOAD
@@ -115,7 +115,7 @@ class BzImage:
         return min(load, run), max(load + len(self.kernel), run + self.init_size)
 
 
-def load_bzimage(memory: GuestMemory, kernel: bytes | memoryview, params: BootParams) -> Entry:
+def load_bzimage(memory: GuestMemory, kernel: bytes | memoryview, params: BootParams) -> BootEntry:
     """Load a bzImage with what *params* asks for. Raises ImageError, DoesNotFitError."""
     image = BzImage(kernel)
     load = image.load_address()

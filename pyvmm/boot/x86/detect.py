@@ -1,4 +1,4 @@
-"""Which format a kernel image has, and the one function that loads any of them."""
+"""The format of a kernel image, and a function that loads any of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyvmm.boot.x86.vmlinux import load_elf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.boot.entry import Entry
+    from pyvmm.boot.entry import BootEntry
     from pyvmm.boot.x86.params import BootParams
     from pyvmm.memory.guest import GuestMemory
 
@@ -83,12 +83,12 @@ def load(
     params: BootParams,
     how: str = "auto",
     elf: memoryview | None = None,
-) -> Entry:
-    """Load a kernel and all that goes with it into *memory*; return where CPU 0 starts.
+) -> BootEntry:
+    """Load a kernel, its initrds and tables into *memory*; where CPU 0 starts.
 
     *how* is one of METHODS. With "auto" a bzImage is unpacked on the host, where that is
-    possible, and its ELF file started (*elf*, if it has been); BZIMAGE leaves it to the kernel's own
-    decompressor. Raises ImageError; the caller knows the file's name and puts it in front.
+    possible (*elf*, if it was already), and its ELF file started; with BZIMAGE the kernel's own decompressor
+    is started. Raises ImageError, without the file's name.
     """
     kind = detect(data) if how == "auto" else how
     if kind == BZIMAGE:
@@ -101,11 +101,11 @@ def load(
         return load_multiboot(memory, data, params)
     if kind in (ELF, "pvh", "linux64"):
         return load_elf(memory, data, params, "auto" if kind == ELF else kind)
-    raise ImageError(f"{how!r} is no way to boot; choose one of {', '.join(METHODS)}")
+    raise ImageError(f"{how!r} is not a boot method; choose one of {', '.join(METHODS)}")
 
 
 def unpacked(data: bytes | memoryview) -> memoryview | None:
-    """The ELF file in a bzImage; None where there is none that can be unpacked here."""
+    """The ELF file in a bzImage; None for another format, and for one that cannot be unpacked."""
     from pyvmm.boot.payload import PayloadError, unpack_cached
 
     try:
@@ -116,7 +116,7 @@ def unpacked(data: bytes | memoryview) -> memoryview | None:
 
 def _load_unpacked(
     memory: GuestMemory, data: bytes | memoryview, params: BootParams, elf: memoryview | None
-) -> Entry:
+) -> BootEntry:
     header = BzImage(data)
     try:
         if elf is not None:
@@ -124,5 +124,5 @@ def _load_unpacked(
     except DoesNotFitError:
         raise
     except ImageError:
-        pass  # its own decompressor may know better
+        pass  # its own decompressor may be able to
     return load_bzimage(memory, data, params)

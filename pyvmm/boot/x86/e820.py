@@ -26,8 +26,8 @@ def build_e820(
 ) -> list[tuple[int, int, int]]:
     """The map of *memory*: ``(base, size, type)``, ascending and disjoint.
 
-    *reserved*: further ranges as ``(base, size, type)``; where they lie on RAM they take it
-    away from the kernel, later ones win over earlier. The area from the MP table to 1 MiB
+    *reserved*: further ranges as ``(base, size, type)``; they take precedence over RAM, and later ones over
+    earlier ones. The area from the MP table to 1 MiB
     is always reserved, read-only regions too.
     """
     layers = [(base, end, E820_RAM) for base, end in memory.ram_spans()]

@@ -6,7 +6,7 @@ A ROM is what QEMU's ``-bios`` takes. The place of a PC's firmware: the last byt
 
 from __future__ import annotations
 
-from pyvmm.boot.entry import REAL, Entry
+from pyvmm.boot.entry import REAL, BootEntry
 from pyvmm.boot.errors import ImageError
 from pyvmm.boot.x86 import lowmem
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 ROM_END = 1 << 32
 ROM_MAX = 16 << 20
-#: The copy below 1 MiB: at most this, ending there.
+#: The copy below 1 MiB: its size at most, and its end.
 LOW_COPY = 128 << 10
 LOW_COPY_END = 0x100000
 _PAGE = 0x1000
 _ELF_MAGIC = b"\x7fELF"
 
-#: What firmware with needs of its own carries in its image, and what it needs.
+#: Firmware that needs other hardware: bytes in its image, its name, what it needs.
 _WANTS = (
     (b"SeaBIOS", "SeaBIOS", "PCI and fw_cfg"),
     (b"_FVH", "UEFI firmware", "PCI, flash memory and fw_cfg"),
@@ -31,7 +31,7 @@ _WANTS = (
 )
 
 
-class RomImage:
+class X86RomImage:
     """A ROM and where it goes.
 
     *data*: the bytes, in whole pages, for a read-only region at *base*, ending at 4 GiB.
@@ -46,11 +46,11 @@ class RomImage:
         self.base = ROM_END - len(data)
         self.low = data[-LOW_COPY:]
         self.low_base = LOW_COPY_END - len(self.low)
-        self.entry = Entry(REAL)
+        self.entry = BootEntry(REAL)
 
     @property
     def places(self) -> list[tuple[int, int, int, str]]:
-        """``(base, offset, size, name)`` of each place the guest sees a part of *data* at."""
+        """``(gpa, offset, size, name)`` of each region: *size* bytes of *data* from *offset*."""
         low, size = len(self.low), len(self.data)
         return [
             (self.low_base, size - low, low, "firmware ROM, low"),
@@ -58,7 +58,7 @@ class RomImage:
         ]
 
 
-def load_firmware_rom(data: bytes | memoryview) -> RomImage:
+def load_firmware_rom(data: bytes | memoryview) -> X86RomImage:
     """Check a ROM and pad it at the front to whole pages.
 
     Raises ImageError for one that is empty, larger than 16 MiB, empty at the reset vector,
@@ -81,15 +81,15 @@ def load_firmware_rom(data: bytes | memoryview) -> RomImage:
             "the firmware has no instruction at the reset vector, its last 16 bytes; "
             "give a ROM image that ends with its entry, or an ELF file"
         )
-    return RomImage(rom)
+    return X86RomImage(rom)
 
 
 def is_elf(data: bytes | memoryview) -> bool:
-    """Whether firmware bytes are an ELF file, for ``load_firmware_elf``, or a ROM."""
+    """Whether firmware is an ELF file, for ``load_firmware_elf``, and not a ROM."""
     return bytes(data[:4]) == _ELF_MAGIC
 
 
-def load_firmware_elf(memory: GuestMemory, data: bytes | memoryview) -> Entry:
+def load_firmware_elf(memory: GuestMemory, data: bytes | memoryview) -> BootEntry:
     """Load an ELF firmware: ELF32 starts in flat protected mode, ELF64 in 64-bit mode.
 
     Entered at ``e_entry`` with a stack of 4 KiB; in 64-bit mode the first 4 GiB are mapped

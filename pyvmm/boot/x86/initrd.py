@@ -1,4 +1,4 @@
-"""Where an initrd goes on x86: as high as the kernel takes it, in RAM of the memory map."""
+"""Where initrds go on x86: as high as the kernel's limit and the memory map allow."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from pyvmm.boot.entry import LONG, PROTECTED, Entry
+from pyvmm.boot.entry import LONG, PROTECTED, BootEntry
 from pyvmm.boot.ranges import Range
 
 TYPE_CHECKING = False
@@ -33,7 +33,7 @@ ACPI, ACPI_END = 0xE0000, 0xFC000
 RSDP = ACPI
 #: An MP configuration table of many CPUs.
 MP_TABLE_LARGE, MP_TABLE_LARGE_END = 0xFC000, 0xFFFF0
-#: Where f000:fff0 is: the entry of a PC's BIOS, taken to restart it.
+#: f000:fff0, the entry of a PC's BIOS: kernels jump there to restart.
 RESET_ENTRY = 0xFFFF0
 HIGH_MEMORY = 0x100000
 
@@ -57,7 +57,7 @@ IDENTITY_SIZE = 4 << 30
 GDT_RANGE = Range("descriptor table", GDT, GDT_END)
 STACK_RANGE = Range("boot stack", STACK, STACK_TOP)
 PAGE_TABLES_RANGE = Range("page tables", PAGE_TABLES, PAGE_TABLES_END)
-#: What a kernel's segments may not touch.
+#: Ranges that a kernel's segments may not overlap.
 KERNEL_RANGES = (
     GDT_RANGE,
     Range("PVH start info", PVH_START_INFO, PVH_END),
@@ -70,12 +70,12 @@ KERNEL_RANGES = (
     Range("video and adapter area", MP_TABLE_END, ACPI),
     Range("ACPI and MP tables", ACPI, HIGH_MEMORY),
 )
-#: What a firmware's segments may not touch.
+#: Ranges that a firmware's segments may not overlap.
 FIRMWARE_RANGES = (GDT_RANGE, STACK_RANGE, PAGE_TABLES_RANGE)
 
 
 def write_gdt(memory: GuestMemory, mode: str) -> int:
-    """Lay the descriptor table for *mode* (PROTECTED or LONG) and return its guest address."""
+    """Write the descriptor table for *mode* (PROTECTED or LONG) and return its guest address."""
     code = _CODE64 if mode == LONG else _CODE32
     memory.write(GDT, struct.pack("<6Q", 0, 0, code, _DATA, _TSS, 0))
     return GDT
@@ -83,7 +83,7 @@ def write_gdt(memory: GuestMemory, mode: str) -> int:
 
 def write_page_tables(memory: GuestMemory) -> int:
     """Map the first 4 GiB one to one with 2 MiB pages; return the value of CR3."""
-    from array import array  # only what starts in 64-bit mode pays for it
+    from array import array  # imported here: only for guests that start in 64-bit mode
 
     page = 0x1000
     pml4 = struct.pack("<Q", (PAGE_TABLES + page) | _PRESENT_WRITABLE)
@@ -95,11 +95,11 @@ def write_page_tables(memory: GuestMemory) -> int:
     return PAGE_TABLES
 
 
-def protected_entry(memory: GuestMemory, ip: int, registers: dict[str, int]) -> Entry:
-    """An Entry in flat 32-bit protected mode, its descriptor table laid."""
-    return Entry(PROTECTED, ip, registers, write_gdt(memory, PROTECTED))
+def protected_entry(memory: GuestMemory, ip: int, registers: dict[str, int]) -> BootEntry:
+    """A BootEntry in flat 32-bit protected mode, its descriptor table written."""
+    return BootEntry(PROTECTED, ip, registers, write_gdt(memory, PROTECTED))
 
 
-def long_entry(memory: GuestMemory, ip: int, registers: dict[str, int]) -> Entry:
-    """An Entry in 64-bit mode, its descriptor and page tables laid."""
-    return Entry(LONG, ip, registers, write_gdt(memory, LONG), write_page_tables(memory))
+def long_entry(memory: GuestMemory, ip: int, registers: dict[str, int]) -> BootEntry:
+    """A BootEntry in 64-bit mode, its descriptor and page tables written."""
+    return BootEntry(LONG, ip, registers, write_gdt(memory, LONG), write_page_tables(memory))

@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyvmm.boot.entry import Entry
+    from pyvmm.boot.entry import BootEntry
     from pyvmm.boot.x86.params import BootParams
     from pyvmm.memory.guest import GuestMemory
 
@@ -47,7 +47,7 @@ def find_header(data: memoryview) -> int | None:
 
 
 def search(data: memoryview, magic: int, align: int, words: struct.Struct) -> int | None:
-    """Offset of the *words*, aligned, that begin with *magic* and add up to 0; None without such."""
+    """Offset of *words* aligned 32-bit words that begin with *magic* and add up to 0; None without."""
     head = bytes(data)
     first = struct.pack("<I", magic)
     at = head.find(first)
@@ -58,7 +58,7 @@ def search(data: memoryview, magic: int, align: int, words: struct.Struct) -> in
     return None
 
 
-def load_multiboot(memory: GuestMemory, data: bytes | memoryview, params: BootParams) -> Entry:
+def load_multiboot(memory: GuestMemory, data: bytes | memoryview, params: BootParams) -> BootEntry:
     """Load a multiboot kernel, its modules (the initrds) and the multiboot information.
 
     Raises ImageError, naming what the kernel requires and this machine does not have.

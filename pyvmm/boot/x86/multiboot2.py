@@ -10,7 +10,7 @@ from pyvmm.boot.x86.multiboot import LOADER_NAME, load_elf_part, load_flat, load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.boot.entry import Entry
+    from pyvmm.boot.entry import BootEntry
     from pyvmm.boot.x86.params import BootParams
     from pyvmm.memory.guest import GuestMemory
 
@@ -60,7 +60,7 @@ def find_header(data: memoryview) -> int | None:
     return search(data[:SEARCH], HEADER_MAGIC, 8, struct.Struct("<4I"))
 
 
-def load_multiboot2(memory: GuestMemory, data: bytes | memoryview, params: BootParams) -> Entry:
+def load_multiboot2(memory: GuestMemory, data: bytes | memoryview, params: BootParams) -> BootEntry:
     """Load a multiboot2 kernel, its modules (the initrds) and the boot information.
 
     Raises ImageError, naming what the kernel requires and this machine does not have.
@@ -89,7 +89,7 @@ def load_multiboot2(memory: GuestMemory, data: bytes | memoryview, params: BootP
 
 
 def _read_tags(tags: memoryview) -> dict[int, memoryview]:
-    """The header's tags by type, their bodies as values; refuses what is required and not had."""
+    """The header's tags by type, their bodies as values. Raises ImageError for an unsupported one."""
     found: dict[int, memoryview] = {}
     at = 0
     while at + 8 <= len(tags):

@@ -1,4 +1,4 @@
-"""What is loaded beside a kernel and told to it: command line, initrds, memory map, tables."""
+"""What a kernel is given: command line, initrds, memory map, tables."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class BootParams:
 def write_cmdline(memory: GuestMemory, cmdline: str, limit: int) -> int:
     """Write *cmdline* with its terminating zero; return its guest address.
 
-    *limit*: bytes the kernel takes, without the zero. Raises DoesNotFitError beyond it,
-    since a kernel would cut the line silently.
+    *limit*: bytes that the kernel accepts, without the zero. Raises DoesNotFitError beyond it, since a
+    kernel would truncate the line silently, and ImageError for a line with a zero byte.
     """
     text = cmdline.encode("utf-8", "surrogateescape")
     if b"\0" in text:

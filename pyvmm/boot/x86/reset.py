@@ -1,8 +1,8 @@
-"""What stands at the BIOS reset entry of a machine without a BIOS: code that resets it.
+"""Code at the BIOS reset entry of a machine without a BIOS: it resets the machine.
 
 Kernels restart a PC by going there in real mode. Linux does so first of all on a hardware-reduced
-machine: it takes that for one with EFI (``arch/x86/platform/efi/quirks.c``, efi_reboot_required),
-finds no EFI to call, and goes on to the BIOS (``arch/x86/kernel/reboot.c``, ``realmode/rm/reboot.S``).
+machine: it tries EFI, which such machines usually have (``arch/x86/platform/efi/quirks.c``,
+efi_reboot_required), and then the BIOS (``arch/x86/kernel/reboot.c``, ``realmode/rm/reboot.S``).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def reset_code(port: int, value: int) -> bytes:
-    """16-bit code that writes the byte *value* to *port*, and halts should that not end it all."""
+    """16-bit code that writes the byte *value* to *port* (0 to 0xffff), and halts."""
     write = b"\xfa\xba%b\xb0%b\xee"  # cli; mov dx, port; mov al, value; out dx, al
     halt = b"\xf4\xeb\xfd"  # again: hlt; jmp again
     return write % (port.to_bytes(2, "little"), value.to_bytes(1, "little")) + halt
 
 
 def write_reset_code(memory: GuestMemory, port: int, value: int) -> None:
-    """Put ``reset_code`` where a real-mode jump to f000:fff0 arrives."""
+    """Write ``reset_code`` of the byte *value* and *port* (0 to 0xffff) to f000:fff0."""
     memory.write(lowmem.RESET_ENTRY, reset_code(port, value))

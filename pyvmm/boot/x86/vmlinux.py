@@ -17,14 +17,14 @@ from pyvmm.boot.x86.params import write_cmdline
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.boot.entry import Entry
+    from pyvmm.boot.entry import BootEntry
     from pyvmm.boot.x86.bzimage import BzImage
     from pyvmm.boot.x86.params import BootParams
     from pyvmm.memory.guest import GuestMemory
 
 XEN_ELFNOTE_PHYS32_ENTRY = 18
 XEN_HVM_START_MAGIC_VALUE = 0x336EC578
-#: Linux maps all of low memory on 64 bits, 896 MiB on 32.
+#: The highest address of an initrd: 64-bit Linux maps all of low memory, 32-bit Linux 896 MiB.
 _INITRD_MAX_64 = 0x7FFFFFFF
 _INITRD_MAX_32 = 0x37FFFFFF
 
@@ -35,7 +35,7 @@ def load_elf(
     params: BootParams,
     protocol: str = "auto",
     header: BzImage | None = None,
-) -> Entry:
+) -> BootEntry:
     """Load an ELF kernel. *protocol*: "auto", "pvh" or "linux64".
 
     *header*: the bzImage the ELF file came out of; its setup header then gives limits and
@@ -75,7 +75,7 @@ def load_elf(
 
 
 def pvh_entry(image: ElfImage) -> int | None:
-    """The 32-bit physical entry point a PVH kernel names in its note; None without one."""
+    """The 32-bit physical entry point in a PVH kernel's note; None without one. Raises ImageError."""
     note = image.note(b"Xen", XEN_ELFNOTE_PHYS32_ENTRY)
     if note is None:
         return None

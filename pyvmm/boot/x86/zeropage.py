@@ -41,7 +41,7 @@ BOOT_FLAG_MAGIC = 0xAA55
 HEADER_MAGIC = 0x53726448  # "HdrS"
 E820_MAX_ENTRIES = 128
 LOADED_HIGH = 1 << 0
-#: "Undefined": no number is assigned to this boot loader.
+#: Boot loader "undefined": pyvmm has no assigned number.
 LOADER_UNDEFINED = 0xFF
 VID_MODE_NORMAL = 0xFFFF
 #: COMMAND_LINE_SIZE of x86 Linux, without the terminating zero: for kernels that come as an

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyvmm.arch.arm64 import firmware, layout, registers
-from pyvmm.arch.arm64.cpu import CpuModel
+from pyvmm.arch.arm64.cpu import Arm64CpuModel
 from pyvmm.arch.arm64.platform import UartPlace
 from pyvmm.boot.errors import DoesNotFitError, ImageError
 from pyvmm.config import Config
@@ -39,18 +39,18 @@ PAUTH = ("ARM_PTRAUTH_ADDRESS", "ARM_PTRAUTH_GENERIC")
 def test_cpu_features_are_those_wanted_and_there(
     text: str, offered: tuple[str, ...], found: set[str]
 ) -> None:
-    assert CpuModel(text).features(Offers(*offered)) == found  # type: ignore[arg-type]
+    assert Arm64CpuModel(text).features(Offers(*offered)) == found  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["max", "host,sve", "host,+avx2", "host,-", "host,+sve,-sve", ""])
 def test_cpu_model_when_wrong_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="cpu:"):
-        CpuModel(text)
+        Arm64CpuModel(text)
 
 
 def test_cpu_feature_when_insisted_on_and_absent_is_named() -> None:
     with pytest.raises(StartError, match="does not offer sve"):
-        CpuModel("host,+sve").features(Offers())  # type: ignore[arg-type]
+        Arm64CpuModel("host,+sve").features(Offers())  # type: ignore[arg-type]
 
 
 def test_uart_when_given_words_is_there() -> None:

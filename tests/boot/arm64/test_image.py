@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pyvmm.boot import payload
 from pyvmm.boot.arm64 import image as arm64_image
-from pyvmm.boot.arm64.image import Image, unpack
+from pyvmm.boot.arm64.image import Arm64Image, unpack
 from pyvmm.boot.errors import DoesNotFitError, ImageError, NotAKernelError
 from pyvmm.memory.guest import GuestMemory
 from pyvmm.memory.layout import Part, assemble
@@ -43,7 +43,7 @@ def zboot(packed: bytes, name: bytes, size: int | None = None, offset: int = 0x8
 def load(data: bytes, memory_size: int = 4 * MIB, base: int = RAM) -> tuple[int, int, bytes]:
     memory = GuestMemory(assemble([Part(memory_size)], 0, base))
     try:
-        entry, end = Image(unpack(data)).load(memory)
+        entry, end = Arm64Image(unpack(data)).load(memory)
         return entry, end, memory.read(entry, 64)
     finally:
         memory.close()
@@ -106,7 +106,7 @@ def test_unpack_when_called_again_finds_the_image_in_the_cache(monkeypatch: pyte
 )
 def test_image_when_the_file_is_something_else_says_what(data: bytes, sentence: str) -> None:
     with pytest.raises(NotAKernelError, match=sentence):
-        Image(unpack(data))
+        Arm64Image(unpack(data))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_image_when_the_file_is_something_else_says_what(data: bytes, sentence: 
 )
 def test_image_when_the_file_is_broken_says_how(data: bytes, sentence: str) -> None:
     with pytest.raises(ImageError, match=sentence):
-        Image(unpack(data))
+        Arm64Image(unpack(data))
 
 
 def test_image_when_it_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

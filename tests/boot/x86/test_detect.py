@@ -157,7 +157,7 @@ def test_load_when_told_how_does_so(data: bytes, how: str, mode: str, ip: int) -
         (vmlinux() + bytes(4096), "bzimage", "not a bzImage"),
         (bzimage(), "elf", "not an ELF file"),
         (vmlinux(), "multiboot", "no multiboot header"),
-        (bzimage(), "uefi", "'uefi' is no way to boot; choose one of auto, bzimage"),
+        (bzimage(), "uefi", "'uefi' is not a boot method; choose one of auto, bzimage"),
     ],
 )
 def test_load_when_the_way_does_not_fit_the_file_says_so(data: bytes, how: str, sentence: str) -> None:
