@@ -300,6 +300,7 @@ class LoopThread:
     """A loop that runs in a thread of its own until ``close``.
 
     What a callback raises ends the thread and is raised by ``close``, unless ``loop.on_error`` takes it.
+    Raises StartError when the host refuses another thread.
     """
 
     def __init__(self, name: str) -> None:

@@ -76,7 +76,10 @@ class SignalFd:
         self.close()
 
     def close(self) -> None:
-        """Restore the signal mask of the calling thread, which is the one that made this. Idempotent."""
+        """Restore the signal mask of the calling thread, which is the one that made this. Idempotent.
+
+        Raises PyvmmError when the kernel refuses.
+        """
         if self._fd < 0:
             return
         self._loop.remove(self._fd)
@@ -86,7 +89,10 @@ class SignalFd:
         _change_mask(_SIG_SETMASK, self._old)
 
     def unblock_here(self) -> None:
-        """Restore the mask that was before, in the calling thread: for a child between fork and exec."""
+        """Restore the former mask in the calling thread: for a child between fork and exec.
+
+        Raises PyvmmError when the kernel refuses.
+        """
         _change_mask(_SIG_SETMASK, self._old)
 
     def _read(self) -> bytes:
@@ -103,7 +109,7 @@ class SignalFd:
 
 
 def heard(*numbers: int) -> list[int]:
-    """Those of the signals that whoever started this process did not have ignored, as nohup(1) does."""
+    """Those of the signals that are not ignored in this process, as nohup(1) ignores SIGHUP."""
     return [number for number in numbers if _signal.getsignal(number) != _signal.SIG_IGN]
 
 

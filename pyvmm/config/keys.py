@@ -173,11 +173,11 @@ _KEYS = (
 KEYS = {key.key: key for key in _KEYS}
 
 
-# Checks: each returns the value in its final form, or raises ConfigError naming *key*.
+# Checks: each returns *value* in its final form, or raises ConfigError, which names *key*.
 
 
 def text(key: str, value: object) -> str:
-    """A text that is not empty."""
+    """A text that is not empty and has no NUL. Raises ConfigError."""
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{key}: {value!r} must be a text that is not empty")
     if "\0" in value:
@@ -186,7 +186,7 @@ def text(key: str, value: object) -> str:
 
 
 def texts(key: str, value: object) -> tuple[str, ...]:
-    """A text or a list of texts."""
+    """The texts of a text or a list of texts. Raises ConfigError."""
     if isinstance(value, str):
         value = (value,)
     if not isinstance(value, list | tuple):
@@ -195,28 +195,28 @@ def texts(key: str, value: object) -> tuple[str, ...]:
 
 
 def one_of(key: str, value: object, choices: tuple[str, ...]) -> str:
-    """One of *choices*."""
+    """One of *choices*. Raises ConfigError."""
     if value not in choices:
         raise ConfigError(f"{key}: {value!r} is not offered; choose {', '.join(choices)}")
     return str(value)
 
 
 def cpu_count(key: str, value: object) -> int:
-    """A number of virtual CPUs."""
+    """A number of virtual CPUs, 1 to MAX_CPUS. Raises ConfigError."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_CPUS:
         raise ConfigError(f"{key}: {value!r} must be a whole number from 1 to {MAX_CPUS}")
     return value
 
 
 def seconds(key: str, value: object) -> float:
-    """A duration."""
+    """A duration in seconds, from a number or a text such as ``5m``. Raises ConfigError."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ConfigError(f"{key}: {value!r} is not a duration; write it like 30s or 5m")
     return parse_seconds(value, key)
 
 
 def port(key: str, value: object) -> int | None:
-    """An I/O port; None and False are none."""
+    """An I/O port, 0 to 0xffff; None for None and False. Raises ConfigError."""
     if value is None or value is False:
         return None
     if value is True or not isinstance(value, int) or not 0 <= value <= 0xFFFF:
@@ -225,7 +225,10 @@ def port(key: str, value: object) -> int | None:
 
 
 def address(key: str, value: object) -> int:
-    """A guest physical address: a number, or a text such as ``0x80000000`` or ``1G``."""
+    """A guest-physical address below MAX_ADDRESS, from a number or a text such as ``1G``.
+
+    Raises ConfigError.
+    """
     if isinstance(value, str):
         try:
             value = int(value, 0)
@@ -237,7 +240,7 @@ def address(key: str, value: object) -> int:
 
 
 def ram_address(key: str, value: object) -> int:
-    """An address that RAM can begin at."""
+    """An address that RAM can begin at: a multiple of 2 MiB, not 0. Raises ConfigError."""
     base = address(key, value)
     if base < RAM_ALIGN or base % RAM_ALIGN:
         raise ConfigError(f"{key}: {base:#x} is not possible; give a multiple of 2 MiB, not 0")

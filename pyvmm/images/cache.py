@@ -60,7 +60,7 @@ def entry(name: str, build: Callable[[Path], None]) -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of *path*, a file beside it, waiting for another holder to end."""
+    """Hold the lock of *path*, a file beside it; waits for other holders. Raises OSError."""
     lock = path.with_name(f".lock-{path.name}")
     fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:

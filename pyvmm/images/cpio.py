@@ -55,7 +55,7 @@ def symlink(path: str, target: str) -> Entry:
 
 
 def character_device(path: str, major: int, minor: int, mode: int = 0o600) -> Entry:
-    """A character device node."""
+    """A character device node with the device numbers *major* and *minor*."""
     return Entry(path, stat.S_IFCHR | mode, device=(major, minor))
 
 

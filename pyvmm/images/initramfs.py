@@ -65,7 +65,10 @@ class InitramfsError(StartError):
 
 
 def exec_overlay(architecture: str = "amd64") -> bytes:
-    """An archive that is appended to a user's own initrd, booted with ``rdinit=/.pyvmm/init``."""
+    """An archive that is appended to a user's own initrd, booted with ``rdinit=/.pyvmm/init``.
+
+    Raises InitramfsError when the architecture has no init.
+    """
     return cpio.archive([cpio.file(OVERLAY_INIT[1:], init_program(architecture), 0o755)])
 
 
@@ -78,7 +81,8 @@ def build(
 ) -> bytes:
     """The archive of an initramfs.
 
-    *modules* are loaded in the order given; *files* replace those of the same path.
+    *modules* are loaded in the order given; *files* replace those of the same path. Raises InitramfsError
+    when *busybox* is none.
     """
     entries = [
         cpio.folder("dev"),
@@ -153,12 +157,18 @@ def busybox_program(busybox: debian.Package) -> bytes:
 
 
 def init_program(architecture: str = "amd64") -> bytes:
-    """Our init for *architecture*, built by ``firmware/guest/init/Makefile``."""
+    """Our init for *architecture*, built by ``firmware/guest/init/Makefile``.
+
+    Raises InitramfsError without one.
+    """
     return linux_program("guest/init/pyvmm-init", architecture)
 
 
 def linux_program(path: str, architecture: str = "amd64") -> bytes:
-    """One of our programs for Linux guests: its *path* in ``firmware``, without the machine's name."""
+    """One of our programs for Linux guests: its *path* in ``firmware``, without the machine's name.
+
+    Raises InitramfsError when this installation does not have it.
+    """
     name = f"firmware/{path}.{_MACHINES[architecture]}"
     # In a wheel firmware is inside the package, in a checkout beside it.
     package = Path(__file__).resolve().parent.parent

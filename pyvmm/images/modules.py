@@ -31,7 +31,10 @@ class Module:
 
 
 class ModuleTree:
-    """The modules of one kernel release below *root* (``root/lib/modules/RELEASE``)."""
+    """The modules of one kernel release below *root* (``root/lib/modules/RELEASE``).
+
+    Raises ModuleError when there are none.
+    """
 
     def __init__(self, root: Path, release: str) -> None:
         self.root = root

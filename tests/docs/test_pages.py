@@ -53,6 +53,15 @@ def test_every_page_that_a_source_file_names_exists() -> None:
     assert missing == []
 
 
+def test_every_test_that_a_page_names_exists() -> None:
+    missing = []
+    for page in tracked("*.md"):
+        named = re.findall(r"`(tests/[\w/.-]+?)`", page.read_text())
+        missing += [f"{page.relative_to(ROOT)}: {name}" for name in named if not (ROOT / name).exists()]
+
+    assert missing == [], "give the whole path of a test that exists"
+
+
 def test_every_page_is_reached_from_the_index() -> None:
     reached: set[Path] = set()
     waiting = [ROOT / "docs" / "README.md"]
