@@ -9,7 +9,6 @@ configuration's hash.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import shutil
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 SOURCE_PACKAGE = "linux-source"
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ def minimal_kernel(architecture: str = native.DEBIAN, say: Callable[[str], None]
     # The package is the same for every architecture.
     source = debian.package(SOURCE_PACKAGE, "amd64", say)
     key = hashlib.sha256(fragment(architecture).encode()).hexdigest()[:16]
-    build = partial(_build, source, architecture, say or _LOG.info)
+    build = partial(_build, source, architecture, say or debian.tell)
     place = cache.entry(f"kernel/{architecture}-{source.version}-{key}", build)
     return place / PurePath(TARGETS[architecture].image).name
 
@@ -170,11 +168,11 @@ def _run(log: Path, *command: str) -> None:
     if done.returncode != 0:
         raise KernelBuildError(
             f"`{command[0]} {command[-1]}` failed with status {done.returncode} while the guest kernel "
-            f"was built; its last words: {last_words(log.read_text(errors='replace').splitlines())}"
+            f"was built; the log says: {failing_line(log.read_text(errors='replace').splitlines())}"
         )
 
 
-def last_words(lines: Sequence[str]) -> str:
+def failing_line(lines: Sequence[str]) -> str:
     """The line of a build log that says what went wrong: the first error, else the last line."""
     errors = [line for line in lines if "error:" in line.lower() or "Error" in line]
     return (errors or list(lines) or ["nothing"])[0 if errors else -1].strip()

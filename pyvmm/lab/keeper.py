@@ -84,7 +84,7 @@ class Keeper:
         try:
             self._start()
             threading.Thread(target=self._prepare_views, daemon=True).start()
-            threading.Thread(target=self._feel_pulse, daemon=True).start()
+            threading.Thread(target=self._check_host, daemon=True).start()
             self._watch()
         except LabError as error:
             self.end(str(error), failed=True)
@@ -204,7 +204,7 @@ class Keeper:
                 self._views[number] = _READY
                 self._changed.notify_all()
 
-    def _feel_pulse(self) -> None:
+    def _check_host(self) -> None:
         """End a machine that no longer answers, even with commands on it: a hung machine does not recover."""
         path = machine.channel_path(self.directory, inside.PULSE)
         while True:

@@ -2,7 +2,7 @@
 
 Each benchmark that runs there has a program for its inside (``block_guest.py``, ...), which gets a JSON
 object: ``runs``, a list of ``{"name", "command", "line", "limit", ...}``, and what else the benchmark gives
-it. It prints a JSON line a run; one with ``tail``, the console's last words, is of a run that failed.
+it. It prints a JSON line a run; one with ``tail``, the console's last lines, is of a run that failed.
 """
 
 from __future__ import annotations

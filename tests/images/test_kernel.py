@@ -50,4 +50,4 @@ def test_build_without_its_tools_names_their_packages(monkeypatch, host, last):
     ],
 )
 def test_log_of_a_failed_build_is_told_in_a_line(log, words):
-    assert kernel.last_words(log) == words
+    assert kernel.failing_line(log) == words
