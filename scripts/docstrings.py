@@ -23,11 +23,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 #: The packages and modules that are held to all of the above.
 HELD = (
+    "pyvmm/board",
     "pyvmm/config",
     "pyvmm/errors.py",
     "pyvmm/host",
     "pyvmm/images",
     "pyvmm/loop.py",
+    "pyvmm/machine",
     "pyvmm/memory",
     "pyvmm/pykvm",
     "pyvmm/signals.py",

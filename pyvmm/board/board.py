@@ -41,9 +41,9 @@ class PlacementError(ConfigError):
 class Board:
     """The windows taken in each space, and by whom.
 
-    *arenas* are the half-open ranges [start, end) that ``allocate`` may use in a space:
-    ``{MMIO: [(0xd0000000, 0xd1000000)], IRQ: [(5, 8), (9, 24)]}``. ``place`` is not
-    bound by them. Used while a machine is built, by one thread.
+    *arenas* are the half-open ranges [start, end) that ``allocate`` may use in a space: ``{MMIO:
+    [(0xd0000000, 0xd1000000)], IRQ: [(5, 8), (9, 24)]}``. ``place`` is not bound by them. Used while a
+    machine is built, by one thread. Raises PlacementError for an arena outside its space.
     """
 
     def __init__(self, arenas: Mapping[int, Sequence[tuple[int, int]]] | None = None) -> None:
@@ -86,6 +86,8 @@ class Board:
     ) -> Window:
         """Take *size* addresses, ports or interrupts of *space* from *base* on.
 
+        *kind* is RAM, ROM, DEVICE, RESERVED or DOORBELL.
+
         An interrupt can have several owners if all say *shared*. A DOORBELL lies in its owner's device window
         or outside all windows, and has 1, 2, 4 or 8 bytes; two at one address need different *datamatch*
         values. Raises PlacementError, naming both owners of an overlap.
@@ -102,6 +104,8 @@ class Board:
         self, space: int, size: int, owner: str, align: int = 1, kind: int = DEVICE, *, shared: bool = False
     ) -> Window:
         """Take the first *size* free addresses, ports or interrupts, at a multiple of *align*, in the arenas.
+
+        *space* is MMIO, PORT or IRQ; *kind* is RAM, ROM, DEVICE, RESERVED or DOORBELL.
 
         When all interrupts are taken, a *shared* one is that with the fewest owners, of those whose owners
         all share. Raises PlacementError when the arenas are full.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Bus:
-    """Devices by address, in the MMIO or the PORT space.
+    """Devices by address, in one *space*, MMIO or PORT. Raises PlacementError for IRQ.
 
     vCPU threads look up without a lock: the table is one tuple, replaced as a whole. An access that no device
     claims reads as all ones, or is ignored, as on an empty ISA or PCI bus, and is counted in

@@ -24,8 +24,9 @@ KIND_NAMES = ("ram", "rom", "device", "reserved", "doorbell")
 class Window:
     """*size* addresses, ports or interrupts of *space* from *base* on, which belong to *owner*.
 
-    ``end`` is the first one behind it. *shared* is for interrupts: edge triggered, others may signal it too.
-    *datamatch* is for doorbells: only a write of this value signals the eventfd, with None any value does.
+    *kind* is RAM, ROM, DEVICE, RESERVED or DOORBELL. ``end`` is the first one behind it. *shared* is for
+    interrupts: edge triggered, others may signal it too. *datamatch* is for doorbells: only a write of this
+    value signals the eventfd, with None any value does.
     """
 
     __slots__ = ("base", "datamatch", "end", "kind", "owner", "shared", "size", "space")
@@ -57,7 +58,7 @@ class Window:
 
 
 def format_range(space: int, base: int, size: int) -> str:
-    """The range as people write it: both ends hexadecimal, interrupt lines decimal."""
+    """The *size* addresses, ports or interrupts of *space* from *base* on, as text; interrupts in decimal."""
     digits = "d" if space == IRQ else "#x"
     first = format(base, digits)
     return first if size == 1 else f"{first}-{format(base + size - 1, digits)}"

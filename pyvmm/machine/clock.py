@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class MachineTimer:
-    """A call that ``MachineClock.call_later`` will make once."""
+    """A call that ``MachineClock.call_later`` will make once, at *when* seconds of the clock."""
 
     __slots__ = ("_clock", "_function", "_timer", "when")
 

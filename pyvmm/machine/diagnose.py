@@ -60,7 +60,7 @@ def diagnose(
 
 
 def internal_error(vcpu: Vcpu, index: int, memory: GuestMemory, where: str) -> Ending:
-    """KVM_EXIT_INTERNAL_ERROR: names the instruction when there is one it could not emulate."""
+    """KVM_EXIT_INTERNAL_ERROR on vCPU *index*: names an instruction that KVM could not emulate."""
     suberror = vcpu.run.internal.suberror
     if suberror == EMULATION:
         text, mnemonic = instruction(vcpu, memory)
@@ -72,20 +72,20 @@ def internal_error(vcpu: Vcpu, index: int, memory: GuestMemory, where: str) -> E
 
 
 def fail_entry(vcpu: Vcpu, index: int, where: str) -> Ending:
-    """KVM_EXIT_FAIL_ENTRY: the processor refused the guest's state."""
+    """KVM_EXIT_FAIL_ENTRY: the processor refused the state of vCPU *index*."""
     reason = vcpu.run.fail_entry.hardware_entry_failure_reason
     detail = f"vCPU {index}: the processor refused to enter the guest, hardware reason {reason:#x}{where}"
     return Ending(UNSUPPORTED, "fail-entry", INFERRED, detail)
 
 
 def run_failed(index: int, number: int, where: str) -> Ending:
-    """KVM_RUN itself failed with errno *number*."""
+    """KVM_RUN of vCPU *index* failed with errno *number*."""
     detail = f"vCPU {index}: KVM_RUN failed: {os.strerror(number)}{where}"
     return Ending(UNSUPPORTED, "unsupported", INFERRED, detail)
 
 
 def no_syndrome(vcpu: Vcpu, index: int, memory: GuestMemory, where: str) -> Ending:
-    """KVM_EXIT_ARM_NISV: a device access for which the processor gives no syndrome (ESR_EL2.ISV is 0)."""
+    """KVM_EXIT_ARM_NISV: vCPU *index* accessed a device without a syndrome (ESR_EL2.ISV is 0)."""
     address = vcpu.run.arm_nisv.fault_ipa
     text, _ = instruction(vcpu, memory)
     detail = (

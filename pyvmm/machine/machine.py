@@ -198,7 +198,8 @@ class Machine:
     def run(self) -> Ending:
         """Start the guest, run the event loop in this thread until the end, close, and return the ending.
 
-        Raises as ``start`` and ``wait``, and KeyboardInterrupt and its like from the event loop.
+        Raises PyvmmError for a machine that was started before, StartError when the host has no thread to
+        give, what a device raises while it is closed, and KeyboardInterrupt and its like from the event loop.
         """
         self._start_vcpus()
         self._loop_running.acquire()
@@ -287,7 +288,7 @@ class Machine:
     # For the vCPU threads
 
     def system_event(self, kind: int) -> bool:
-        """KVM_EXIT_SYSTEM_EVENT, a PSCI call of an arm64 guest: False when that ends the machine."""
+        """KVM_EXIT_SYSTEM_EVENT of type *kind* (KVM_SYSTEM_EVENT_*): False when that ends the machine."""
         return self._reports.system_event(kind)
 
     def checkpoint(self, vcpu: Vcpu) -> bool:
@@ -297,7 +298,7 @@ class Machine:
         return self.ending is None
 
     def cannot_go_on(self, vcpu: Vcpu, index: int, reason: int, number: int = 0) -> None:
-        """KVM_RUN cannot be called again: end with what the vCPU's state tells."""
+        """vCPU *index* left KVM_RUN with exit *reason* (KVM_EXIT_*) or errno *number* and cannot continue."""
         from pyvmm.machine.diagnose import diagnose  # imported when needed: few guests end so
 
         image = self.config.kernel if self.config.firmware is None else self.config.firmware

@@ -86,7 +86,7 @@ def read_rom(config: Config) -> Rom | None:
 def load_image(
     config: Config, memory: GuestMemory, platform: Platform, rom: Rom | None, serve_exec: bool
 ) -> BootEntry:
-    """Load what the config names; returns where CPU 0 starts.
+    """Load what the config names; returns where CPU 0 starts. Raises ImageError, ConfigError.
 
     With *serve_exec*, a Linux kernel starts the init that serves the exec channel.
     """

@@ -39,7 +39,7 @@ class GuestReports:
         return Events(self._poweroff, self._reset, self._debug_exit, self._watchdog)
 
     def system_event(self, kind: int) -> bool:
-        """KVM_EXIT_SYSTEM_EVENT, the guest's call of its firmware: False when that ends the machine."""
+        """KVM_EXIT_SYSTEM_EVENT of type *kind* (KVM_SYSTEM_EVENT_*): False when that ends the machine."""
         if kind == KVM_SYSTEM_EVENT_SHUTDOWN:
             self._poweroff()
         elif kind == KVM_SYSTEM_EVENT_RESET:

@@ -56,7 +56,7 @@ _MMIO_DATA8 = 40
 
 
 class VcpuThread:
-    """Runs one vCPU in a thread of its own until the machine ends."""
+    """Runs vCPU *index*, from 0, in a thread of its own until the machine ends."""
 
     __slots__ = (
         "_done",
