@@ -46,6 +46,8 @@ class Cpuid:
     :param model: the features asked for
     :param cpus: how many vCPUs share the package, a core each
     :param tsc_deadline: KVM emulates the TSC-deadline timer
+
+    Raises StartError for a required feature that KVM does not offer.
     """
 
     def __init__(

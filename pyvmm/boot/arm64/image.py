@@ -53,7 +53,7 @@ _OTHERS = (
 
 
 class Arm64Image:
-    """An Image, unpacked: *data*, and what its header says. Raises ImageError for anything else."""
+    """An Image, unpacked: *data*, and its header's fields. Raises NotAKernelError, ImageError."""
 
     __slots__ = ("data", "size", "text_offset")
 

@@ -40,7 +40,7 @@ def write_mp_table(
 
     *signature* and *features*: CPUID leaf 1, EAX and EDX. Returns ``(base, size)`` of the
     table. The pointer is in the last KiB of base memory, where every kernel looks, and the
-    table behind it; where it is too large, below 1 MiB.
+    table behind it; where it is too large, below 1 MiB. Raises DoesNotFitError for another number of CPUs.
     """
     table = build_mp_table(cpus, signature, features)
     base = lowmem.MP_TABLE + _POINTER_SIZE
@@ -54,7 +54,7 @@ def write_mp_table(
 
 
 def build_mp_table(cpus: int, signature: int = 0x600, features: int = 0x201) -> bytes:
-    """The configuration table's bytes; see ``write_mp_table``."""
+    """The configuration table's bytes, with the parameters of ``write_mp_table``. Raises DoesNotFitError."""
     if not 1 <= cpus <= MAX_CPUS:
         raise DoesNotFitError(f"an MP table describes 1 to {MAX_CPUS} CPUs, not {cpus}")
     io_apic = cpus

@@ -61,7 +61,7 @@ def search(data: memoryview, magic: int, align: int, words: struct.Struct) -> in
 def load_multiboot(memory: GuestMemory, data: bytes | memoryview, params: BootParams) -> BootEntry:
     """Load a multiboot kernel, its modules (the initrds) and the multiboot information.
 
-    Raises ImageError, naming what the kernel requires and this machine does not have.
+    Raises ImageError, naming what the kernel requires and this machine does not have, and DoesNotFitError.
     """
     view = memoryview(data)
     header = find_header(view)
@@ -95,7 +95,10 @@ def load_multiboot(memory: GuestMemory, data: bytes | memoryview, params: BootPa
 
 
 def load_elf_part(memory: GuestMemory, view: memoryview) -> tuple[int, int]:
-    """Load the ELF segments of a multiboot kernel without load addresses: ``(entry, end)``."""
+    """Load the ELF segments of a multiboot kernel without load addresses: ``(entry, end)``.
+
+    Raises ImageError, DoesNotFitError.
+    """
     if bytes(view[:4]) != ELF_MAGIC:
         raise ImageError(
             "this multiboot kernel is no ELF file and its header has no load addresses; add them (a.out "
@@ -116,7 +119,8 @@ def load_flat(
 ) -> int:
     """Load the file from *offset* on to *load_addr*, up to *load_end* (0: the whole file).
 
-    Zeroes follow up to *bss_end* (0: none). Returns the address behind it all.
+    Zeroes follow up to *bss_end* (0: none). Returns the address behind it all. Addresses are guest-physical.
+    Raises ImageError, DoesNotFitError.
     """
     size = (load_end - load_addr) if load_end else len(view) - offset
     if offset < 0 or size <= 0 or offset + size > len(view):

@@ -63,7 +63,7 @@ def find_header(data: memoryview) -> int | None:
 def load_multiboot2(memory: GuestMemory, data: bytes | memoryview, params: BootParams) -> BootEntry:
     """Load a multiboot2 kernel, its modules (the initrds) and the boot information.
 
-    Raises ImageError, naming what the kernel requires and this machine does not have.
+    Raises ImageError, naming what the kernel requires and this machine does not have, and DoesNotFitError.
     """
     view = memoryview(data)
     header = find_header(view)

@@ -89,7 +89,10 @@ def pvh_entry(image: ElfImage) -> int | None:
 def write_start_info(
     memory: GuestMemory, params: BootParams, cmdline: int, modules: list[tuple[int, int]]
 ) -> int:
-    """Write struct hvm_start_info, version 1, with its module and memory lists; return its address."""
+    """Write struct hvm_start_info, version 1, with its module and memory lists; return its address.
+
+    *cmdline*: the command line's guest-physical address. Raises DoesNotFitError.
+    """
     room = (lowmem.PVH_END - lowmem.PVH_MEMMAP) // 24
     if len(params.e820) > room:
         raise DoesNotFitError(

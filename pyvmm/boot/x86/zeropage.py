@@ -73,7 +73,8 @@ def write_zero_page(
     """Complete *page*, which has its setup header, and write it; return its guest address.
 
     *cmdline* and *rsdp*: guest addresses, *initrd*: ``(base, size)``, *e820*: at most 128
-    entries, else ImageError. *rsdp* is passed from protocol 2.14 on.
+    entries, else ImageError. *rsdp* is passed from protocol 2.14 on. Raises DoesNotFitError for an initrd
+    above 4 GiB.
     """
     if len(e820) > E820_MAX_ENTRIES:
         raise ImageError(
