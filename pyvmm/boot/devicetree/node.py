@@ -122,7 +122,7 @@ class Tree:
         return next(((path, node) for path, node in self.root.walk() if node.phandle == number), None)
 
     def write_symbols(self) -> None:
-        """Give labelled nodes phandles and paths in ``/__symbols__``, for overlays. Raises DeviceTreeError."""
+        """Give labelled nodes phandles and paths in ``/__symbols__`` for overlays. Raises DeviceTreeError."""
         labelled = [(path, node) for path, node in self.root.walk() if node.label]
         symbols = self.root.child(SYMBOLS)
         for path, node in labelled:
