@@ -1,8 +1,11 @@
 # pyvmm with a guest kernel inside: docker run --rm -it --device /dev/kvm pyvmm run
 FROM debian:bookworm-slim
 
+# passt is `--net user`, qemu-utils the disk images that are not raw; virtiofsd, for `--share`, comes with
+# qemu-system-x86, which the lab uses.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates python3 python3-pip python3-venv qemu-system-x86 \
+    && apt-get install -y --no-install-recommends \
+        ca-certificates passt python3 python3-pip python3-venv qemu-system-x86 qemu-utils \
     && apt-get clean
 
 COPY . /src

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.virtio.fs import device as fs
+
 ROOT = Path(__file__).resolve().parents[1]
 BASE = "debian:bookworm-slim"
-LIMIT = 240
+LIMIT = 480
 
 Buildah = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -57,6 +59,12 @@ def test_the_image_starts_pyvmm_run_by_itself_and_has_its_guest(container: str) 
     done = run(container, "sh", "-c", "find $PYVMM_CACHE -name 'vmlinuz-*' && test ! -e /src")
     assert done.returncode == 0
     assert "vmlinuz-" in done.stdout
+
+
+def test_the_image_has_the_programs_that_pyvmm_starts(container: str) -> None:
+    found = run(container, "sh", "-c", "command -v passt qemu-nbd qemu-img qemu-system-x86_64")
+    assert found.returncode == 0, found.stdout
+    assert [name for name in fs.PROGRAMS if run(container, "test", "-x", name).returncode == 0]
 
 
 @pytest.mark.kvm
