@@ -6,6 +6,7 @@ second time takes no time and no network.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,7 @@ def _unpack(kernel: str | Path) -> None:
 
 def _emulated_host(arch: str) -> None:
     if lab.available(arch)[0]:
-        image.prepare(ARCHITECTURES[arch], debian.tell)
+        image.prepare(ARCHITECTURES[arch])
 
 
 PREPARATIONS: dict[str, Callable[[], object]] = {
@@ -57,6 +58,7 @@ PREPARATIONS: dict[str, Callable[[], object]] = {
 
 
 def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="prepare: %(message)s")
     try:
         PREPARATIONS[sys.argv[1]]()
     except PyvmmError as error:

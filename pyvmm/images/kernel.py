@@ -9,6 +9,7 @@ configuration's hash.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 SOURCE_PACKAGE = "linux-source"
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def minimal_kernel(architecture: str = native.DEBIAN, say: Callable[[str], None]
     # The package is the same for every architecture.
     source = debian.package(SOURCE_PACKAGE, "amd64", say)
     key = hashlib.sha256(fragment(architecture).encode()).hexdigest()[:16]
-    build = partial(_build, source, architecture, say or debian.tell)
+    build = partial(_build, source, architecture, say or _LOG.info)
     place = cache.entry(f"kernel/{architecture}-{source.version}-{key}", build)
     return place / PurePath(TARGETS[architecture].image).name
 
