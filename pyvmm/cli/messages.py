@@ -33,11 +33,16 @@ def message(sentence: str) -> None:
 
 def write_line(line: str, patience: float = 0.0) -> bool:
     """Write *line* to standard error; False when it was not taken within *patience* seconds. Any thread."""
+    # In raw mode a newline alone does not go back to the first column.
+    return write(line + ("\r\n" if os.isatty(2) else "\n"), patience)
+
+
+def write(text: str, patience: float = 0.0) -> bool:
+    """Write *text* to standard error; False when it was not taken within *patience* seconds. Any thread."""
     from pyvmm.host.nonblocking import open_again
 
+    data = text.encode(errors="backslashreplace")
     try:
-        # In raw mode a newline alone does not go back to the first column.
-        data = line.encode(errors="backslashreplace") + (b"\r\n" if os.isatty(2) else b"\n")
         own = open_again(2, os.O_WRONLY)
         try:
             return _write(2 if own < 0 else own, data, patience)
