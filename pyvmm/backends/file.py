@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from pyvmm.backends.base import BackendError, CharBackend
-from pyvmm.host.notice import notice
+from pyvmm.backends.base import BackendError, CharBackend, warn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,10 +55,7 @@ class OutputFile(CharBackend):
             self.dropped += len(data)
             if not self._warned:
                 self._warned = True
-                notice(
-                    f"console file {self.path}",
-                    f"console file {self.path}: {error.strerror}; output is lost until it can be written",
-                )
+                warn(f"console file {self.path}: {error.strerror}; output is lost until it can be written")
 
     def offer(self, views: Sequence[memoryview]) -> int:
         """Append *views* to the file; all of them count as taken."""

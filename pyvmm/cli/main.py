@@ -8,9 +8,7 @@ import gc
 import os
 import sys
 
-from pyvmm import host
-from pyvmm.cli.interrupt import Interruptible
-from pyvmm.cli.messages import message
+from pyvmm.cli.manners import Interruptible, complain
 from pyvmm.errors import PyvmmError, StartError
 
 VERBS = {
@@ -38,13 +36,12 @@ def usage() -> str:
 
 def main(argv: list[str]) -> int:
     """Run the command line *argv* (without the program's name); returns the exit code."""
-    host.before_first_report = _handle_reports
     try:
         return _dispatch(argv)
     except SystemExit as stop:  # --help of a verb
         return stop.code if isinstance(stop.code, int) else 0
     except PyvmmError as error:
-        message(str(error))
+        complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -53,11 +50,11 @@ def main(argv: list[str]) -> int:
         return 0
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            message("no space is left on a device that is written to; make room there")
+            complain("no space is left on a device that is written to; make room there")
             return StartError.exit_code
         if os.environ.get("PYVMM_DEBUG"):
             raise
-        message(f"internal error: {error!r}; set PYVMM_DEBUG=1 to see where, and report it")
+        complain(f"internal error: {error!r}; set PYVMM_DEBUG=1 to see where, and report it")
         return PyvmmError.exit_code
 
 
@@ -90,7 +87,7 @@ def _flushed(code: int) -> int:
     except BrokenPipeError:
         pass
     except OSError as error:
-        message(f"standard output: {error.strerror}; give it a place where it fits")
+        complain(f"standard output: {error.strerror}; give it a place where it fits")
         return code or StartError.exit_code
     return code
 
@@ -106,7 +103,7 @@ def _dispatch(argv: list[str]) -> int:
         print(f"pyvmm {__version__}")
         return 0
     if verb not in VERBS:
-        message(f"{verb!r} is not a verb; `pyvmm --help` lists them")
+        complain(f"{verb!r} is not a verb; `pyvmm --help` lists them")
         return USAGE
     if verb == "run":  # the one whose start-up counts: importlib itself costs a millisecond
         from pyvmm.cli import run
@@ -118,12 +115,6 @@ def _dispatch(argv: list[str]) -> int:
     with Interruptible():
         status: int = module.main(argv[1:])
     return status
-
-
-def _handle_reports() -> None:
-    from pyvmm.cli.report_handler import install
-
-    install()
 
 
 def _forget_stdout() -> None:

@@ -9,10 +9,6 @@ import os
 import stat
 
 from pyvmm.errors import StartError
-from pyvmm.host.printable import printable
-
-#: Characters of the ending's detail at most.
-LIMIT = 1000
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +33,6 @@ def write(path: str, ending: Ending, status: int | None) -> None:
     import json
 
     record = ending.record()
-    record["detail"] = printable(ending.detail, LIMIT)
     if status is not None:
         record["status"] = status
     replaced = _is_replaced(path)

@@ -146,7 +146,7 @@ class Machine:
         :param size: bytes of its registers, from 1 on
         :param port: its first I/O port, 0 to 0xffff; on arm64, port P is the byte at 0x3eff0000 + P
         :param address: the guest-physical address of its registers instead; without either it gets the first
-            free page among those for devices (docs/architecture.md has the map)
+            free page among those for devices (docs/reference/address-maps.md)
         :param irq: True for the first free interrupt, or its number: an I/O APIC pin on x86-64, a shared
             peripheral interrupt (INTID - 32) on arm64; ``device.line`` drives it
         :param name: what it is called in ``devices`` and in messages, instead of ``device.name``

@@ -3,7 +3,7 @@
 
 #include "report.h"
 
-/* The machine's addresses (docs/architecture.md, "The arm64 machine"). */
+/* The machine's addresses (docs/reference/address-maps.md). */
 #define GICD 0x08000000UL
 #define GICR 0x080a0000UL
 #define GICR_STRIDE 0x20000UL

@@ -4,7 +4,7 @@
    (QEMU answers unaligned ones with zeroes). */
 #include "io.h"
 
-/* What pyvmm's machine has (docs/architecture.md) or QEMU's microvm. */
+/* What pyvmm's machine has (docs/reference/address-maps.md) or QEMU's microvm. */
 static const u16 claimed[][2] = {
     { 0x20, 0x21 },   { 0x40, 0x43 },   { 0x60, 0x61 },   { 0x64, 0x64 },   { 0x70, 0x71 },
     { 0x80, 0x80 },   { 0x92, 0x92 },   { 0xa0, 0xa1 },   { 0xe0, 0xef },   { 0x2f8, 0x2ff },
