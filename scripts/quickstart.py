@@ -12,6 +12,7 @@ import select
 import subprocess
 import sys
 import time
+from typing import BinaryIO
 
 from pyvmm.arch import native
 from pyvmm.arch.x86_64.host import PVM
@@ -25,6 +26,8 @@ CONSOLES = {"x86_64": "ttyS0", "arm64": "ttyAMA0"}
 #: What the lab emulates, by architecture.
 LABS = {"x86_64": "an emulated AMD-V host", "arm64": "an emulated ARM host"}
 LIMIT = 240.0
+#: Seconds until a line that is not finished is shown in a log.
+INTERVAL = 15.0
 
 
 def main() -> int:
@@ -72,6 +75,52 @@ def choose() -> tuple[str, list[str]]:
     return f"booting on this machine's KVM ({kind})", []
 
 
+class Output:
+    """What came from a terminal, for *stream*: as it came where that *redraws* lines, else whole lines.
+
+    Of a line that was drawn again after a carriage return, a log gets the last state; of one that is not
+    finished for a while, its state now and then.
+    """
+
+    def __init__(self, stream: BinaryIO, redraws: bool, interval: float = INTERVAL) -> None:
+        self._stream = stream
+        self._redraws = redraws
+        self._interval = interval
+        self._line = b""
+        self._shown = b""
+        self._written = time.monotonic()
+
+    def feed(self, data: bytes) -> None:
+        if self._redraws:
+            self._write(data)
+            return
+        *lines, self._line = (self._line + data).split(b"\n")
+        for line in lines:
+            self._write(state_of(line) + b"\n")
+            self._shown = b""
+
+    def now_and_then(self) -> None:
+        state = state_of(self._line)
+        if state != self._shown and time.monotonic() >= self._written + self._interval:
+            self._shown = state
+            self._write(state + b"\n")
+
+    def end(self) -> None:
+        if state_of(self._line):
+            self._write(state_of(self._line) + b"\n")
+        self._line = b""
+
+    def _write(self, data: bytes) -> None:
+        self._stream.write(data)
+        self._stream.flush()
+        self._written = time.monotonic()
+
+
+def state_of(line: bytes) -> bytes:
+    """What a terminal shows of a line that was drawn several times."""
+    return line.rstrip(b"\r").rpartition(b"\r")[2]
+
+
 def typed(command: list[str]) -> int:
     """Run *command* on a terminal of its own and type TYPED at the guest's prompt."""
     pid, terminal = pty.fork()
@@ -79,24 +128,29 @@ def typed(command: list[str]) -> int:
         os.execv(command[0], command)
     deadline = time.monotonic() + LIMIT
     pending, seen = list(TYPED), b""
+    output = Output(sys.stdout.buffer, redraws=os.isatty(1))
     while True:
         left = deadline - time.monotonic()
-        if left <= 0 or not select.select([terminal], [], [], left)[0]:
+        ready = select.select([terminal], [], [], min(max(left, 0), 1.0))[0]
+        output.now_and_then()
+        if left <= 0:
             print(f"\nquickstart: no end within {LIMIT:.0f} s", file=sys.stderr)
             os.kill(pid, 15)
             break
+        if not ready:
+            continue
         try:
             data = os.read(terminal, 4096)
         except OSError:  # the other side is closed
             break
         if not data:
             break
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        output.feed(data)
         seen = (seen + data)[-256:]
         if pending and PROMPT in seen:
             os.write(terminal, pending.pop(0).encode() + b"\r")
             seen = b""
+    output.end()
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 

@@ -13,6 +13,7 @@ import signal
 import pytest
 
 from pyvmm.arch import native
+from pyvmm.cli.report_handler import install
 from pyvmm.errors import PyvmmError
 from pyvmm.pykvm import Kvm
 from tests.support.require import INSIDE_LAB, unavailable
@@ -21,6 +22,9 @@ from tests.support.require import INSIDE_LAB, unavailable
 for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
+
+# What the library reports goes to standard error as it does with the command line.
+install()
 
 
 def _no_kvm() -> str | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from pyvmm.errors import StartError
 
 TYPE_CHECKING = False
@@ -133,11 +131,3 @@ class Detached(CharBackend):
             if receive(bytes(self._input[:room])) is False:
                 break
             del self._input[:room]
-
-
-def warn(sentence: str) -> None:
-    """Tell the user *sentence* on stderr; the line is whole also while the terminal is in raw mode."""
-    try:
-        os.write(2, f"pyvmm: {sentence}\r\n".encode() if os.isatty(2) else f"pyvmm: {sentence}\n".encode())
-    except OSError:
-        pass  # nobody to tell

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import stat
 
-from pyvmm.backends.base import BackendError, CharBackend, warn
+from pyvmm.backends.base import BackendError, CharBackend
+from pyvmm.host.notice import notice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +56,10 @@ class OutputFile(CharBackend):
             self.dropped += len(data)
             if not self._warned:
                 self._warned = True
-                warn(f"console file {self.path}: {error.strerror}; output is lost until it can be written")
+                notice(
+                    f"console file {self.path}",
+                    f"console file {self.path}: {error.strerror}; output is lost until it can be written",
+                )
 
     def offer(self, views: Sequence[memoryview]) -> int:
         """Append *views* to the file; all of them count as taken."""

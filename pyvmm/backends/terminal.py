@@ -9,11 +9,11 @@ from __future__ import annotations
 import atexit
 import errno
 import os
-import stat
 
-from pyvmm.backends.base import warn
 from pyvmm.backends.duplex import Duplex
 from pyvmm.backends.inlet import Inlet
+from pyvmm.host.nonblocking import open_again
+from pyvmm.host.notice import notice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ _SIGSTOP = 19
 _FOREGROUND_TICK = 0.5
 # Output still waiting at the end goes out as long as the reader takes some of it this often.
 _PATIENCE = 3.0
-_PTMX = os.makedev(5, 2)
 
 
 class Terminal(Duplex):
@@ -161,7 +160,8 @@ class Terminal(Duplex):
 
     def _broken(self) -> None:
         if self._outlet.problem != errno.EPIPE:
-            warn(f"standard output: {os.strerror(self._outlet.problem)}; the guest's output is lost now")
+            problem = os.strerror(self._outlet.problem)
+            notice("standard output", f"standard output: {problem}; the guest's output is lost now")
 
     def _sift(self, data: bytes) -> bytes:
         """Take the escape sequences out of *data* and obey them."""
@@ -192,15 +192,9 @@ class Terminal(Duplex):
 
     def _own(self, fd: int, flags: int) -> int:
         """*fd* opened once more, non-blocking for us alone; -1 where that cannot be."""
-        try:
-            status = os.fstat(fd)
-            again = (os.isatty(fd) and status.st_rdev != _PTMX) or stat.S_ISFIFO(status.st_mode)
-            if not again:
-                return -1
-            own = os.open(f"/proc/self/fd/{fd}", flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        except OSError:
-            return -1
-        self._opened.append(own)
+        own = open_again(fd, flags)
+        if own >= 0:
+            self._opened.append(own)
         return own
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
-from pyvmm.cli.manners import complain
+from pyvmm.cli.messages import message
 from pyvmm.cli.options import Option, OptionParser
+from pyvmm.cli.report_handler import install
 from pyvmm.config import DEVICE_KINDS, DeviceOptions
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.loop import Loop
@@ -29,6 +30,7 @@ def main(argv: list[str]) -> int:
     path = values.get("socket")
     if len(arguments) != 1 or not isinstance(path, str):
         raise ConfigError("device: give one device and --socket PATH; `pyvmm device --help` shows how")
+    install()
     failure: list[Exception] = []
     with Loop() as loop:
 
@@ -44,7 +46,7 @@ def main(argv: list[str]) -> int:
                 device.close()
                 raise
             try:
-                complain(f"{device.name} is served on {path}")
+                message(f"{device.name} is served on {path}")
                 loop.run()
             finally:
                 back_end.close()
@@ -52,7 +54,7 @@ def main(argv: list[str]) -> int:
         if os.environ.get("PYVMM_DEBUG"):
             raise failure[0]
         what = str(failure[0]) if isinstance(failure[0], PyvmmError) else repr(failure[0])
-        complain(f"{device.name} failed: {what}")
+        message(f"{device.name} failed: {what}")
         return DEVICE_FAILED
     return 0
 

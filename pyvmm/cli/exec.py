@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 
 from pyvmm.backends.base import CharBackend
 from pyvmm.backends.spec import make_backend
-from pyvmm.cli.manners import announce
+from pyvmm.cli.messages import announce, message, write_line
 from pyvmm.errors import PyvmmError
 from pyvmm.exec.channel import PORT_NAME, ExecChannel, ExecLink
 from pyvmm.exec.client import ExecClient
 from pyvmm.exec.request import Request
 from pyvmm.exec.runner import PTY_WINDOW, ExecRunner
+from pyvmm.host.printable import printable
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import CRASHED, OK, TOLD, Ending
 from pyvmm.machine.machine import Machine
@@ -35,6 +35,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.config import Config
 
+#: Lines of the console shown when the command never ran, and characters of each.
+_LOG_LINES, _LOG_WIDTH = 25, 300
 #: Output bytes held for a reader that is slow; the UART takes no more until they are gone.
 _CHANNEL_BUFFER = 65536
 
@@ -100,6 +102,9 @@ def run_exec(config: Config) -> tuple[int | None, Ending]:
                 client,
                 request,
                 exited,
+                stdin=0,
+                stdout=1,
+                stderr=2,
                 on_quit=lambda: machine.stop("stopped", "ended by the user"),
             )
             loop.on_error = lambda error: _failed(machine, error)
@@ -137,7 +142,9 @@ def _environment() -> dict[str, str]:
 
 
 def _show_log(machine: Machine) -> None:
-    """What the guest's console said, when the command never ran: the reason is often there."""
-    tail = machine.log.text().splitlines()[-25:]
+    """What the guest's console printed, when the command never ran: the reason is often there."""
+    tail = machine.log.text().splitlines()[-_LOG_LINES:]
     if tail:
-        sys.stderr.write("\n".join(["pyvmm: the last lines of the guest's console:", *tail, ""]))
+        message("the last lines of the guest's console:")
+    for line in tail:
+        write_line(printable(line, _LOG_WIDTH))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pyvmm.arch import native
 from pyvmm.cli.arguments import Parser
+from pyvmm.cli.report_handler import show_progress
 from pyvmm.errors import ConfigError, StartError
 from pyvmm.images import cpio
 
@@ -25,6 +26,7 @@ def main(argv: list[str]) -> int:
     Raises a PyvmmError for what cannot be done.
     """
     arguments = parser().parse_args(argv)
+    show_progress()
     for line in arguments.action(arguments):
         print(line)
     return 0

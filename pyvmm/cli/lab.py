@@ -7,11 +7,10 @@ import contextlib
 import os
 import shutil
 import signal
-import sys
-import threading
-import time
 from dataclasses import dataclass
 
+from pyvmm.cli.messages import message
+from pyvmm.cli.progress import Progress
 from pyvmm.errors import ConfigError
 from pyvmm.exec.request import Request
 from pyvmm.lab import environment, lease, machine
@@ -27,11 +26,10 @@ if TYPE_CHECKING:
 
 _USAGE = "pyvmm lab [x86_64 | arm64 | arm64-gicv2] [OPTION...] -- COMMAND [ARGUMENT...]"
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGWINCH)
-_REFRESH = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class LabOptions:
     """What was asked for."""
 
     arch: str
@@ -58,7 +56,7 @@ def main(argv: list[str]) -> int:
     return run(options)
 
 
-def parse(argv: list[str]) -> Options:
+def parse(argv: list[str]) -> LabOptions:
     """The command line, checked. Raises ConfigError."""
     at = argv.index("--") if "--" in argv else len(argv)
     lab = parser()
@@ -71,7 +69,7 @@ def parse(argv: list[str]) -> Options:
         raise ConfigError(f"lab: {rest[0]!r} is no option; the command comes after `--`: {_USAGE}")
     if not command and not (known.stop or known.status):
         raise ConfigError(f"lab: there is no command to run; usage: {_USAGE}")
-    return Options(
+    return LabOptions(
         known.arch,
         command,
         known.fresh,
@@ -84,7 +82,7 @@ def parse(argv: list[str]) -> Options:
     )
 
 
-def run(options: Options) -> int:
+def run(options: LabOptions) -> int:
     """Run the command and pass on what it reads, writes and is sent."""
     name = f"fresh-{os.getpid()}" if options.fresh else ""
     wanted = machine.wanted(options.arch, options.memory, options.cpus, options.writable, name)
@@ -101,8 +99,12 @@ def run(options: Options) -> int:
         with _signals() as signals, _raw() if terminal else contextlib.nullcontext():
             return Pump(channel, 0, Sink(1), Sink(2), signals, _size).run(request, options.timeout)
 
-    with _Progress(wanted.architecture.virtualization) as progress:
-        return lease.use(wanted, work, progress.state, progress.say, once=options.fresh)
+    texts = {
+        "starting": f"starting the emulated {wanted.architecture.virtualization} host",
+        "busy": "waiting for one of its channels",
+    }
+    with Progress(texts) as progress:
+        return lease.use(wanted, work, progress.state, message, once=options.fresh)
 
 
 def stop() -> int:
@@ -191,52 +193,3 @@ def _signals() -> Iterator[int]:
             signal.signal(number, handler)
         os.close(reader)
         os.close(writer)
-
-
-class _Progress:
-    """Tells on stderr what is waited for; a counting line on a terminal."""
-
-    def __init__(self, kind: str) -> None:
-        self._texts = {
-            "starting": f"starting the emulated {kind} host",
-            "busy": "waiting for one of its channels",
-        }
-        self._terminal = sys.stderr.isatty()
-        self._text = ""
-        self._begun = 0.0
-        self._over = threading.Event()
-        self._ticker: threading.Thread | None = None
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.state("")
-
-    def say(self, text: str) -> None:
-        """A line of its own."""
-        print(f"pyvmm: {text}", file=sys.stderr, flush=True)
-
-    def state(self, name: str) -> None:
-        """What is waited for now; "" ends it."""
-        if self._text:
-            self._over.set()
-            if self._ticker:
-                self._ticker.join()
-            self._show("\n")
-        self._text = self._texts.get(name, "")
-        if self._text:
-            self._begun = time.monotonic()
-            self._over = threading.Event()
-            if self._terminal:
-                self._ticker = threading.Thread(target=self._tick, daemon=True)
-                self._ticker.start()
-
-    def _tick(self) -> None:
-        while not self._over.wait(_REFRESH):
-            self._show("")
-
-    def _show(self, end: str) -> None:
-        start = "\r" if self._terminal else ""
-        seconds = time.monotonic() - self._begun
-        print(f"{start}pyvmm: {self._text} ... {seconds:.1f} s", end=end, file=sys.stderr, flush=True)

@@ -8,7 +8,9 @@ import gc
 import os
 import sys
 
-from pyvmm.cli.manners import Interruptible, complain
+from pyvmm import host
+from pyvmm.cli.interrupt import Interruptible
+from pyvmm.cli.messages import message
 from pyvmm.errors import PyvmmError, StartError
 
 VERBS = {
@@ -36,12 +38,13 @@ def usage() -> str:
 
 def main(argv: list[str]) -> int:
     """Run the command line *argv* (without the program's name); returns the exit code."""
+    host.before_first_report = _handle_reports
     try:
         return _dispatch(argv)
     except SystemExit as stop:  # --help of a verb
         return stop.code if isinstance(stop.code, int) else 0
     except PyvmmError as error:
-        complain(str(error))
+        message(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -50,11 +53,11 @@ def main(argv: list[str]) -> int:
         return 0
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            complain("no space is left on a device that is written to; make room there")
+            message("no space is left on a device that is written to; make room there")
             return StartError.exit_code
         if os.environ.get("PYVMM_DEBUG"):
             raise
-        complain(f"internal error: {error!r}; set PYVMM_DEBUG=1 to see where, and report it")
+        message(f"internal error: {error!r}; set PYVMM_DEBUG=1 to see where, and report it")
         return PyvmmError.exit_code
 
 
@@ -87,7 +90,7 @@ def _flushed(code: int) -> int:
     except BrokenPipeError:
         pass
     except OSError as error:
-        complain(f"standard output: {error.strerror}; give it a place where it fits")
+        message(f"standard output: {error.strerror}; give it a place where it fits")
         return code or StartError.exit_code
     return code
 
@@ -103,7 +106,7 @@ def _dispatch(argv: list[str]) -> int:
         print(f"pyvmm {__version__}")
         return 0
     if verb not in VERBS:
-        complain(f"{verb!r} is not a verb; `pyvmm --help` lists them")
+        message(f"{verb!r} is not a verb; `pyvmm --help` lists them")
         return USAGE
     if verb == "run":  # the one whose start-up counts: importlib itself costs a millisecond
         from pyvmm.cli import run
@@ -115,6 +118,12 @@ def _dispatch(argv: list[str]) -> int:
     with Interruptible():
         status: int = module.main(argv[1:])
     return status
+
+
+def _handle_reports() -> None:
+    from pyvmm.cli.report_handler import install
+
+    install()
 
 
 def _forget_stdout() -> None:

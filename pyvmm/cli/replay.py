@@ -6,6 +6,7 @@ No guest and no KVM are needed: the fake driver plays it.
 from __future__ import annotations
 
 from pyvmm.cli.options import Option, OptionParser
+from pyvmm.cli.report_handler import install
 from pyvmm.config import DEVICE_KINDS
 from pyvmm.errors import ConfigError
 from pyvmm.testing.replay import PATIENCE, Replay
@@ -31,6 +32,7 @@ def main(argv: list[str]) -> int:
     if len(arguments) != 1 or "device" not in values:
         raise ConfigError("replay takes a recording and a device: pyvmm replay FILE --device CLASS,...")
     patience = parse_seconds(str(values.get("patience", PATIENCE)), "--patience")
+    install()
     recording = Recording(arguments[0])
     device = make_device(DEVICE_KINDS["device"].parse(str(values["device"])))
     replay = Replay(recording, device, patience)

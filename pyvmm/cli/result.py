@@ -9,6 +9,10 @@ import os
 import stat
 
 from pyvmm.errors import StartError
+from pyvmm.host.printable import printable
+
+#: Characters of the ending's detail at most.
+LIMIT = 1000
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +37,7 @@ def write(path: str, ending: Ending, status: int | None) -> None:
     import json
 
     record = ending.record()
+    record["detail"] = printable(ending.detail, LIMIT)
     if status is not None:
         record["status"] = status
     replaced = _is_replaced(path)

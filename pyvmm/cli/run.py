@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 
 from pyvmm.backends.spec import make_backend
-from pyvmm.cli.handover import GRACE, hand_over
-from pyvmm.cli.manners import Interruptible, announce, complain
+from pyvmm.cli.interrupt import Interruptible
+from pyvmm.cli.late_close import GRACE, close_in_child
+from pyvmm.cli.messages import announce, message
 from pyvmm.cli.options import Option, OptionParser
 from pyvmm.config import DEVICE_KINDS, Config
 from pyvmm.config.keys import GROUPS, KEYS, RUN
@@ -43,6 +44,14 @@ def main(argv: list[str]) -> int:
     given = values.pop("result", None)
     result = None if given is None else str(given)
     config = _config(values, arguments)
+    if config.trace_device:
+        from pyvmm.cli.report_handler import show_trace
+
+        show_trace()
+    elif any(device.kind == "device" for device in config.devices):
+        from pyvmm.cli.report_handler import install
+
+        install()  # before its module is loaded, which may use ``logging``
     if result is not None:
         from pyvmm.cli import result as result_file
 
@@ -58,7 +67,7 @@ def main(argv: list[str]) -> int:
     if status is not None:
         return status
     if ending.code != OK and ending.code < GUEST_FIRST:
-        complain(str(ending))
+        message(str(ending))
     return ending.code
 
 
@@ -112,7 +121,7 @@ class Run:
     def _leave(self, age: float) -> None:
         """The guest has ended *age* seconds after it was made; nothing of it is closed yet."""
         if age < GRACE and self._config.on_reboot != "restart":
-            hand_over()
+            close_in_child()
 
     def _handlers(self) -> dict[int, Callable[[int], object]]:
         handlers: dict[int, Callable[[int], object]] = {}
@@ -170,8 +179,10 @@ def _config(values: dict[str, Any], arguments: list[str]) -> Config:
         return Config(**keys)
     # Debian's stock kernel with our user space. What else is wrong is told before it is fetched.
     config = Config(**{**keys, "kernel": "the default guest's"})
+    from pyvmm.cli.report_handler import show_progress
     from pyvmm.images.default import default_guest
 
+    show_progress()
     with Interruptible():
         guest = default_guest()
     return config.replace(kernel=guest.kernel, initrd=[guest.initrd, *config.initrd])

@@ -6,7 +6,7 @@ the key. The keys are declared in ``keys`` and ``devices``, board files are read
 
 from __future__ import annotations
 
-from pyvmm.config.devices import DEVICE_KINDS, DeviceOptions
+from pyvmm.config.devices import DEVICE_KINDS, DeviceOptions, unknown_key
 from pyvmm.config.keys import (
     ARM64,
     BOOT_WAYS,
@@ -245,11 +245,6 @@ class Config:
         from pyvmm.config.toml import read_toml
 
         return cls(**{**read_toml(path), **overrides})
-
-
-def unknown_key(key: str) -> str:
-    """The sentence for a key that no machine has."""
-    return f"{key!r} is not a key of a machine; the keys are {', '.join(sorted((*KEYS, *DEVICE_KINDS)))}"
 
 
 def _optional(check: Callable[[str, object], Value], key: str, value: object) -> Value | None:

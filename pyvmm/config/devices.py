@@ -8,7 +8,7 @@ signature of ``Config``.
 
 from __future__ import annotations
 
-from pyvmm.config.keys import CLASS, DEVICES, ENDPOINT, PATH, Option, text
+from pyvmm.config.keys import CLASS, DEVICES, ENDPOINT, KEYS, PATH, Option, text
 from pyvmm.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -201,3 +201,8 @@ _KINDS = (
 
 #: Every kind by its key, in the order in which a machine gets its devices.
 DEVICE_KINDS = {kind.key: kind for kind in _KINDS}
+
+
+def unknown_key(key: str) -> str:
+    """The sentence for a key that no machine has."""
+    return f"{key!r} is not a key of a machine; the keys are {', '.join(sorted((*KEYS, *DEVICE_KINDS)))}"

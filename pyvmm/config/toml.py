@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 
-from pyvmm.config import unknown_key
-from pyvmm.config.devices import DEVICE_KINDS, DeviceKind, split
+from pyvmm.config.devices import DEVICE_KINDS, DeviceKind, split, unknown_key
 from pyvmm.config.keys import CLASS, ENDPOINT, KEYS, NAME_AND_PATH, PATH
 from pyvmm.errors import ConfigError
 

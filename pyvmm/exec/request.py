@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 
-from pyvmm.errors import ConfigError
+from pyvmm.errors import ConfigError, GuestError
 from pyvmm.exec import frames
 
 TYPE_CHECKING = False
@@ -22,7 +22,7 @@ _FLAG_PTY = 1
 
 
 class ExecRequestError(ConfigError):
-    """A command that the protocol cannot carry."""
+    """A request that the protocol cannot carry."""
 
 
 class Request:
@@ -32,7 +32,8 @@ class Request:
     *env* is added to the guest's own environment. *cwd* is entered after *root*, a directory
     of the guest that becomes the command's root. *pty* is the terminal's size as (rows,
     columns), or None for three pipes. *window* is how many bytes of output may be on their
-    way before ``Run.consumed`` is called. Raises ExecRequestError when it cannot be carried.
+    way before ``Run.consumed`` is called. *user* is a name of the guest's /etc/passwd or a number (None:
+    root), with the groups that /etc/group gives it. Raises ExecRequestError when it cannot be carried.
     """
 
     __slots__ = ("body", "pty", "window")
@@ -44,27 +45,41 @@ class Request:
         env: Mapping[str, str] | None = None,
         cwd: str | bytes | None = None,
         root: str | bytes | None = None,
+        user: str | int | None = None,
         pty: tuple[int, int] | None = None,
         window: int = 65536,
     ) -> None:
         if not argv:
             raise ExecRequestError("the command for the guest is empty; name a program to run")
-        records = [(b"a", os.fsencode(argument)) for argument in argv]
-        records += [(b"e", os.fsencode(f"{name}={value}")) for name, value in (env or {}).items()]
+        records: list[tuple[bytes, str | bytes]] = [(b"a", argument) for argument in argv]
+        records += [(b"e", f"{name}={value}") for name, value in (env or {}).items()]
         if cwd is not None:
-            records.append((b"d", os.fsencode(cwd)))
+            records.append((b"d", cwd))
+        self._fill(records, root, user, pty, window)
+
+    def _fill(
+        self,
+        records: list[tuple[bytes, str | bytes]],
+        root: str | bytes | None,
+        user: str | int | None,
+        pty: tuple[int, int] | None,
+        window: int,
+    ) -> None:
         if root is not None:
-            records.append((b"r", os.fsencode(root)))
-        if any(b"\0" in text for _, text in records):
-            raise ExecRequestError("the command for the guest has a NUL byte in it; remove it")
+            records.append((b"r", root))
+        if user is not None:
+            records.append((b"u", str(user)))
+        encoded = [(tag, os.fsencode(text)) for tag, text in records]
+        if any(b"\0" in text for _, text in encoded):
+            raise ExecRequestError("the request for the guest has a NUL byte in it; remove it")
         rows, columns = pty or (0, 0)
         head = _HEAD.pack(_FLAG_PTY if pty else 0, rows & 0xFFFF, columns & 0xFFFF, window)
-        self.body = head + b"".join(tag + text + b"\0" for tag, text in records)
+        self.body = head + b"".join(tag + text + b"\0" for tag, text in encoded)
         self.pty = pty is not None
         self.window = window
         if len(self.body) > frames.REQUEST_MAX:
             raise ExecRequestError(
-                f"the command for the guest takes {len(self.body)} bytes with its environment, "
+                f"the request for the guest takes {len(self.body)} bytes with its environment, "
                 f"above the limit of {frames.REQUEST_MAX}; put it into a file of the guest"
             )
 
@@ -72,3 +87,50 @@ class Request:
     def shell(cls, command: str, *, pty: tuple[int, int] | None = None, window: int = 65536) -> Request:
         """The request that gives *command* to the guest's ``/bin/sh -c``."""
         return cls(["/bin/sh", "-c", command], pty=pty, window=window)
+
+    @classmethod
+    def unpack(
+        cls,
+        target: str | bytes,
+        *,
+        root: str | bytes | None = None,
+        user: str | int | None = None,
+        window: int = 65536,
+    ) -> Request:
+        """The request that makes *target* in the guest out of a cpio archive on standard input.
+
+        Its status is 0 or an errno of the guest's, as ``failure`` reads it.
+        """
+        request = cls.__new__(cls)
+        request._fill([(b"x", target)], root, user, None, window)
+        return request
+
+    @classmethod
+    def pack(
+        cls,
+        path: str | bytes,
+        *,
+        root: str | bytes | None = None,
+        user: str | int | None = None,
+        window: int = 262144,
+    ) -> Request:
+        """The request that gives a file or a directory of the guest as a cpio archive on standard output.
+
+        Its status is 0 or an errno of the guest's, as ``failure`` reads it.
+        """
+        request = cls.__new__(cls)
+        request._fill([(b"p", path)], root, user, None, window)
+        return request
+
+
+def failure(status: int, stderr: bytes) -> Exception | None:
+    """What the end of ``Request.pack`` or ``unpack`` means: None, OSError, or GuestError when it did not run.
+
+    *stderr* is what it wrote there; its first line is the message. The OSError has the guest's errno.
+    """
+    if not status:
+        return None
+    text = stderr.decode(errors="replace").partition("\n")[0].removeprefix("pyvmm-init: ")
+    if status < EXIT_REFUSED:
+        return OSError(status, text or os.strerror(status))
+    return GuestError(text or f"the guest's init ended with status {status}")

@@ -44,10 +44,10 @@ class ExecRunner:
         request: Request,
         on_exit: Callable[[int], object],
         *,
+        stdin: int,
+        stdout: int,
+        stderr: int,
         on_quit: Callable[[], object] | None = None,
-        stdin: int = 0,
-        stdout: int = 1,
-        stderr: int = 2,
     ) -> None:
         self._on_exit = on_exit
         self._done = False

@@ -1,1 +1,11 @@
-"""This host's own calls: libc through ctypes, barriers, reports."""
+"""This host's own calls: libc through ctypes, barriers, printable text, reports to ``logging``."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Called once, before the first report goes to ``logging``: a program sets it to add its handler only when
+#: one is needed. It lies here because ``logging`` and ``notice`` are loaded by the first report.
+before_first_report: Callable[[], object] | None = None

@@ -1,42 +1,37 @@
-"""Sentences that a guest can cause, on stderr at a limited rate.
+"""Reports that a guest, a peer or the host can cause again and again: to ``logging``, at a limited rate.
 
 A guest that repeats its mistake a million times gets a few lines, not a full disk.
 """
 
 from __future__ import annotations
 
-import os
-import time
+import sys
 from _thread import allocate_lock
 
-#: Lines a call site may write at once, and seconds until it has earned another one.
-BURST = 5
-PERIOD = 10.0
+from pyvmm import host
+from pyvmm.host.rate_limit import RateLimit, with_suppressed
 
-_lock = allocate_lock()
-_sites: dict[str, list[float]] = {}
+_limit = RateLimit()
+_preparing = allocate_lock()
 
 
 def notice(site: str, sentence: str) -> bool:
-    """Tell the user *sentence*, unless *site* has said enough lately; True when it was told.
+    """Report *sentence* as a warning, unless *site* has reported enough lately; True when it was reported.
 
-    *site* names the place in the program, not the guest's values: there are only so many. The next line
-    that is told says how many were not. Any thread.
+    The logger is that of the calling module, by its name. The next report of the site says how many were
+    suppressed. Any thread.
+
+    :param site: the place in the program, without values of the guest's: there must be only so many
     """
-    now = time.monotonic()
-    with _lock:
-        state = _sites.setdefault(site, [float(BURST), now, 0.0])
-        state[0] = min(float(BURST), state[0] + (now - state[1]) / PERIOD)
-        state[1] = now
-        if state[0] < 1.0:
-            state[2] += 1
-            return False
-        state[0] -= 1.0
-        suppressed, state[2] = int(state[2]), 0.0
-    more = f" ({suppressed} more like this were not shown)" if suppressed else ""
-    end = "\r\n" if os.isatty(2) else "\n"
-    try:
-        os.write(2, f"pyvmm: {sentence}{more}{end}".encode(errors="replace"))
-    except OSError:
-        pass  # nobody to tell
+    suppressed = _limit.take(site)
+    if suppressed is None:
+        return False
+    with _preparing:
+        prepare, host.before_first_report = host.before_first_report, None
+        if prepare is not None:
+            prepare()
+    import logging  # here: it costs a start 5 ms
+
+    logger = logging.getLogger(sys._getframe(1).f_globals["__name__"])
+    logger.warning("%s", with_suppressed(sentence, suppressed), stacklevel=2, extra={"limited": True})
     return True

@@ -1,25 +1,15 @@
 """cpio archives in the "newc" format, as Linux takes them for an initramfs.
 
-Source: the kernel's ``Documentation/driver-api/early-userspace/buffer-format.rst``. The same
-entries give the same bytes: modification times and owners are 0 and inodes are numbered in
-the order given. Nothing is read from or made on the host's file system, so device nodes need
-no privilege.
+The format is ``pyvmm/cpio.py``'s. The same entries give the same bytes: modification times and owners are 0
+and inodes are numbered in the order given. Nothing is read from or made on the host's file system, so device
+nodes need no privilege.
 """
 
 from __future__ import annotations
 
 import stat
 
-from pyvmm.errors import ConfigError
-
-_MAGIC = b"070701"
-_TRAILER = "TRAILER!!!"
-_FIELDS = 13
-_HEADER_SIZE = 6 + 8 * _FIELDS
-
-
-class CpioError(ConfigError):
-    """An archive that cannot be written or read."""
+from pyvmm.cpio import TRAILER, CpioError, Header, Reader, padding
 
 
 class Entry:
@@ -76,49 +66,31 @@ def archive(entries: list[Entry]) -> bytes:
         for depth in range(1, len(parts)):
             parent = "/".join(parts[:depth])
             whole.setdefault(parent, folder(parent))
-        if len(entry.data) >= 1 << 32:
-            raise CpioError(f"{entry.path} is too large for a cpio archive, whose limit is 4 GiB")
         whole[entry.path] = entry
     pieces: list[bytes] = []
     for inode, entry in enumerate(whole.values(), 1):
         _append(pieces, inode, entry)
-    _append(pieces, 0, Entry(_TRAILER, 0))
+    _append(pieces, 0, Entry(TRAILER, 0))
     return b"".join(pieces)
 
 
 def read(data: bytes) -> list[Entry]:
     """The entries of the first archive in *data*. Raises CpioError for anything malformed."""
     entries: list[Entry] = []
-    at = 0
-    while True:
-        header = data[at : at + _HEADER_SIZE]
-        if len(header) < _HEADER_SIZE or header[:6] != _MAGIC:
-            raise CpioError(f"no newc header at offset {at}; this is no uncompressed newc archive")
-        try:
-            fields = [int(header[6 + 8 * i : 14 + 8 * i], 16) for i in range(_FIELDS)]
-        except ValueError:
-            raise CpioError(f"the header at offset {at} has a field that is no number") from None
-        name_at = at + _HEADER_SIZE
-        data_at = _aligned(name_at + fields[11])
-        end = data_at + fields[6]
-        if end > len(data):
-            raise CpioError(f"the archive ends inside the entry at offset {at}")
-        path = data[name_at : name_at + fields[11] - 1].decode(errors="surrogateescape")
-        if path == _TRAILER:
-            return entries
-        entries.append(Entry(path, fields[1], data[data_at:end], (fields[9], fields[10])))
-        at = _aligned(end)
+    reader = Reader()
+    left = 0
+    for item in reader.feed(data):
+        if isinstance(item, Header):
+            entries.append(Entry(item.name, item.mode, device=item.device))
+            left = item.size
+        else:
+            entries[-1].data = item
+            left -= len(item)
+    if left or not reader.ended:
+        raise CpioError("the archive ends before its last entry")
+    return entries
 
 
 def _append(pieces: list[bytes], inode: int, entry: Entry) -> None:
-    name = entry.path.encode(errors="surrogateescape") + b"\0"
-    links = 2 if stat.S_ISDIR(entry.mode) else 1
-    size = len(entry.data)
-    major, minor = entry.device
-    fields = (inode, entry.mode, 0, 0, links, 0, size, 0, 0, major, minor, len(name), 0)
-    head = _MAGIC + b"".join(b"%08X" % field for field in fields) + name
-    pieces += (head, b"\0" * (-len(head) % 4), entry.data, b"\0" * (-size % 4))
-
-
-def _aligned(offset: int) -> int:
-    return offset + 3 & ~3
+    header = Header(entry.path, entry.mode, len(entry.data), device=entry.device)
+    pieces += (header.pack(inode), entry.data, padding(len(entry.data)))

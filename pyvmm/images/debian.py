@@ -10,9 +10,9 @@ have a newer version, remove its link, ``debian/ARCHITECTURE/NAME``, from the ca
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 #: Debian's names of the architectures, by the name the kernel gives the machine.
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
+_LOG = logging.getLogger(__name__)
 _SYSTEM_LISTS = Path("/var/lib/apt/lists")
 
 
@@ -49,7 +50,8 @@ class Package:
 def package(name: str, architecture: str = "amd64", say: Callable[[str], None] | None = None) -> Package:
     """The package *name*, from the cache or fetched; *say* is called with a text before each slow step.
 
-    For a meta package (linux-image-cloud-amd64) it is the versioned package that it depends on.
+    Without *say* the texts go to the log. For a meta package (linux-image-cloud-amd64) it is the versioned
+    package that it depends on.
     Raises PackageError, or CacheError when the cache cannot be written.
     """
     if architecture not in ARCHITECTURES.values():
@@ -61,7 +63,7 @@ def package(name: str, architecture: str = "amd64", say: Callable[[str], None] |
         raise PackageError(f"{name!r} cannot be the name of a Debian package")
     link = cache.entry(
         f"debian/{architecture}/{name}",
-        lambda place: place.symlink_to(_fetch(name, architecture, say or tell)),
+        lambda place: place.symlink_to(_fetch(name, architecture, say or _LOG.info)),
     )
     root = link.resolve()
     real, _, version = root.name.partition("_")
@@ -76,7 +78,7 @@ def closure(name: str, architecture: str = "amd64", say: Callable[[str], None] |
     _need_apt(name)
     system = _System(architecture, own=True)
     if not system.updated:
-        (say or tell)(f"fetching Debian's package lists for {architecture}")
+        (say or _LOG.info)(f"fetching Debian's package lists for {architecture}")
         system.update()
     return system.needed(name)
 
@@ -85,11 +87,6 @@ def fetched() -> list[str]:
     """``ARCHITECTURE/NAME`` of the packages in the cache, as they were asked for, sorted."""
     links = (cache.directory() / "debian").glob("*/*")
     return sorted(f"{link.parent.name}/{link.name}" for link in links if link.is_symlink())
-
-
-def tell(text: str) -> None:
-    """Print *text* as a line on stderr."""
-    print(f"pyvmm: {text}", file=sys.stderr, flush=True)
 
 
 def _fetch(name: str, architecture: str, say: Callable[[str], None]) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pyvmm.host.printable import printable
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 PANIC = b"Kernel panic - not syncing"
 TAIL = 16384
+#: Characters of the panic's line at most.
+PANIC_LINE = 300
 
 
 class ConsoleLog:
@@ -38,7 +42,7 @@ class ConsoleLog:
                 found = text.find(PANIC)
                 if found >= 0:
                     self._panicked = True
-                    self._on_panic(text[found:].decode("utf-8", "replace").strip())
+                    self._on_panic(printable(bytes(text[found : found + 4 * PANIC_LINE]), PANIC_LINE))
                     return
 
     def text(self) -> str:

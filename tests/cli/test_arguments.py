@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from pyvmm.cli.main import VERBS, main
-from pyvmm.cli.manners import complain
+from pyvmm.cli.messages import message
 from tests.support.command import EXIT, MODULE, complains, pyvmm
 
 pytestmark = pytest.mark.timeout(90)
 
 
-def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+def called(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """Code, stdout and stderr of a command line, in this process: what a process adds is tested below."""
     code = main(list(arguments))
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     return code, captured.out, captured.err
 
 
@@ -84,9 +84,9 @@ def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
     ],
 )
 def test_command_line_when_wrong_is_refused_in_one_line(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+    capfd: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
-    code, out, err = called(capsys, *arguments)
+    code, out, err = called(capfd, *arguments)
 
     assert code == 65
     assert out == ""
@@ -111,9 +111,9 @@ def test_command_line_when_wrong_is_refused_in_one_line(
 )
 @pytest.mark.kvm
 def test_file_when_it_is_none_is_refused_in_one_line(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+    capfd: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
-    code, out, err = called(capsys, "run", "--memory", "1M", *arguments)
+    code, out, err = called(capfd, "run", "--memory", "1M", *arguments)
 
     assert code == 64, err
     assert out == ""
@@ -140,12 +140,12 @@ def test_file_when_it_is_none_is_refused_in_one_line(
 )
 @pytest.mark.kvm
 def test_board_file_when_wrong_is_refused_in_one_line(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, words: str
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, text: str, words: str
 ) -> None:
     board = tmp_path / "board.toml"
     board.write_text(text)
 
-    code, out, err = called(capsys, "run", str(board), "--firmware", EXIT, "--console", "none")
+    code, out, err = called(capfd, "run", str(board), "--firmware", EXIT, "--console", "none")
 
     assert code in (64, 65)
     assert out == ""
@@ -154,55 +154,55 @@ def test_board_file_when_wrong_is_refused_in_one_line(
 
 
 def test_guest_by_default_when_something_else_is_wrong_is_not_fetched(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fetch() -> None:
         pytest.fail("the guest is fetched for nothing")
 
     monkeypatch.setattr("pyvmm.images.default.default_guest", fetch)
 
-    assert called(capsys, "run", "--memory", "lots")[0] == 65
+    assert called(capfd, "run", "--memory", "lots")[0] == 65
 
 
 @pytest.mark.parametrize("arguments", [[], *([verb] for verb in VERBS), ["image", "fetch"]])
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_when_asked_for_goes_to_stdout(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], flag: str
+    capfd: pytest.CaptureFixture[str], arguments: list[str], flag: str
 ) -> None:
-    code, out, err = called(capsys, *arguments, flag)
+    code, out, err = called(capfd, *arguments, flag)
 
     assert (code, err) == (0, "")
     assert out.startswith("usage: pyvmm")
 
 
-def test_help_of_pyvmm_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = called(capsys, "--help")
+def test_help_of_pyvmm_names_every_verb(capfd: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = called(capfd, "--help")
 
     for verb in VERBS:
         assert f"  {verb} " in out
 
 
-def test_version_when_asked_for_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_when_asked_for_is_the_packages(capfd: pytest.CaptureFixture[str]) -> None:
     from pyvmm import __version__
 
-    assert called(capsys, "--version") == (0, f"pyvmm {__version__}\n", "")
+    assert called(capfd, "--version") == (0, f"pyvmm {__version__}\n", "")
 
 
 def test_complaint_with_control_characters_cannot_drive_the_terminal(
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    complain("panic: \x1b[2J\x07 and\r\n\tmore \N{SNOWMAN} \x9b")
+    message("panic: \x1b[2J\x07 and\r\n\tmore \N{SNOWMAN} \x9b")
 
-    assert capsys.readouterr().err == "pyvmm: panic: \\x1b[2J\\x07 and more \N{SNOWMAN} \\x9b\n"
+    assert capfd.readouterr().err == "pyvmm: panic: \\x1b[2J\\x07 and more \N{SNOWMAN} \\x9b\n"
 
 
 def test_defect_when_met_is_one_line_and_code_96(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PYVMM_DEBUG", raising=False)
     monkeypatch.setattr("pyvmm.cli.run.Config", lambda **keys: 1 // 0)
 
-    code, _, err = called(capsys, "run", "--firmware", EXIT)
+    code, _, err = called(capfd, "run", "--firmware", EXIT)
 
     assert code == 96
     assert err.count("\n") == 1 and "PYVMM_DEBUG=1" in err

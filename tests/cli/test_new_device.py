@@ -45,24 +45,24 @@ def test_skeleton_has_no_name_too_many_and_none_too_few(tmp_path: Path) -> None:
 
 
 def test_verb_writes_the_files_and_says_what_to_do_next(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["new-device", "blinker", "--dir", str(tmp_path)]) == 0
 
-    said = capsys.readouterr().out
+    said = capfd.readouterr().out
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["blinker.py", "test_blinker.py", "test_blinker_guest.py"]
     assert f"pyvmm run --device {tmp_path}/blinker.py:Blinker" in said
 
 
 def test_file_that_is_there_is_not_overwritten_and_nothing_else_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "test_blinker.py").write_text("mine")
 
     assert main(["new-device", "blinker", "--dir", str(tmp_path)]) == ConfigError.exit_code
 
-    assert "test_blinker.py is there already and is not overwritten" in capsys.readouterr().err
+    assert "test_blinker.py is there already and is not overwritten" in capfd.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["test_blinker.py"]
     assert (tmp_path / "test_blinker.py").read_text() == "mine"
 
@@ -76,10 +76,10 @@ def test_name_that_cannot_be_one_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_directory_that_cannot_be_made_is_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
 
     assert main(["new-device", "blinker", "--dir", str(tmp_path / "file")]) == 64
 
-    assert "cannot be written: " in capsys.readouterr().err
+    assert "cannot be written: " in capfd.readouterr().err

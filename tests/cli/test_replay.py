@@ -23,34 +23,34 @@ def recording(tmp_path: Path) -> str:
     return path
 
 
-def test_replay_of_the_same_device_ends_with_0(recording: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_replay_of_the_same_device_ends_with_0(recording: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", recording, "--device", KIND]) == 0
 
-    assert capsys.readouterr().out == (
+    assert capfd.readouterr().out == (
         "2 requests, 2 answers, 0 accesses to the configuration space: no difference\n"
     )
 
 
 def test_replay_of_another_device_ends_with_1_and_tells_the_differences(
-    recording: str, capsys: pytest.CaptureFixture[str]
+    recording: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["replay", recording, "--device", f"{KIND},answer=TWO"]) == 1
 
-    lines = capsys.readouterr().out.splitlines()
+    lines = capfd.readouterr().out.splitlines()
     assert len(lines) == 2
     assert "queue 0: byte 0 of 3 is 0x54 instead of 0x4f" in lines[0]
     assert lines[1].endswith(": 1 difference")
 
 
 def test_replay_of_a_recording_that_was_cut_off_says_so(
-    recording: str, capsys: pytest.CaptureFixture[str]
+    recording: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     data = Path(recording).read_bytes()
     Path(recording).write_bytes(data[:-20])
 
     assert main(["replay", recording, "--device", KIND]) == 0
 
-    assert "the recording was cut off: its last " in capsys.readouterr().out
+    assert "the recording was cut off: its last " in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -65,12 +65,12 @@ def test_replay_of_a_recording_that_was_cut_off_says_so(
     ],
 )
 def test_what_is_wrong_is_one_sentence(
-    recording: str, arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+    recording: str, arguments: list[str], sentence: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = [recording if word == "RECORDING" else word for word in arguments]
 
     assert main(["replay", *words]) == 65
 
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert sentence in said
     assert said.count("\n") == 1

@@ -12,15 +12,16 @@ import pytest
 
 from tests.support.exec_link import INIT, Link
 
+#: The server's part of init.
+SOURCES = ("channel", "command", "frame", "link", "pack", "run", "server", "text", "unpack", "user")
+
 
 @pytest.fixture(scope="session")
 def server_program(tmp_path_factory):
     if shutil.which("gcc") is None:
         pytest.skip("no gcc to build the exec server with")
     program = tmp_path_factory.mktemp("server") / "server"
-    sources = [
-        INIT / f"{name}.c" for name in ("channel", "command", "frame", "link", "run", "server", "text")
-    ]
+    sources = [INIT / f"{name}.c" for name in SOURCES]
     flags = ["-Os", "-ffreestanding", "-nostdlib", "-static", "-fno-stack-protector", "-fno-pie", "-no-pie"]
     flags += ["-fno-tree-loop-distribute-patterns"]
     here = Path(__file__).with_name("server.c")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pyvmm.host import notice
+from pyvmm.host import notice, rate_limit
 from pyvmm.memory.guest import GuestMemory, Region
 from pyvmm.memory.host import Anonymous
 from pyvmm.testing import FakeDriver
@@ -389,10 +389,10 @@ class Program:
 @contextmanager
 def silence() -> Iterator[None]:
     """What is told of guests' mistakes, not told."""
-    told, notice.BURST = notice.BURST, 0
-    notice._sites.clear()
+    told, rate_limit.BURST = rate_limit.BURST, 0
+    notice._limit.sites.clear()
     try:
         yield
     finally:
-        notice.BURST = told
-        notice._sites.clear()
+        rate_limit.BURST = told
+        notice._limit.sites.clear()

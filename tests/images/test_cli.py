@@ -30,9 +30,9 @@ def apt(tmp_path, monkeypatch):
     return apt
 
 
-def test_path_prints_kernel_and_initrd_that_can_be_booted(capsys):
+def test_path_prints_kernel_and_initrd_that_can_be_booted(capfd):
     assert image.main(["path"]) == 0
-    kernel, initrd = capsys.readouterr().out.split()
+    kernel, initrd = capfd.readouterr().out.split()
     with open(kernel, "rb") as file:
         assert file.read() == b"kernel"
     with open(initrd, "rb") as file:
@@ -41,22 +41,22 @@ def test_path_prints_kernel_and_initrd_that_can_be_booted(capsys):
     assert "lib/modules/6.1.0-9-cloud-amd64/virtio_net.ko" in paths
 
 
-def test_path_when_fetched_before_makes_nothing_anew(capsys, apt, monkeypatch):
+def test_path_when_fetched_before_makes_nothing_anew(capfd, apt, monkeypatch):
     image.main(["path"])
-    first = capsys.readouterr().out
+    first = capfd.readouterr().out
     monkeypatch.setenv("PATH", "/nowhere")
     image.main(["path"])
-    assert capsys.readouterr() == (first, "")
+    assert capfd.readouterr() == (first, "")
 
 
-def test_fetch_without_names_fetches_the_default_guest_and_list_shows_it(capsys):
+def test_fetch_without_names_fetches_the_default_guest_and_list_shows_it(capfd):
     image.main(["fetch"])
-    assert len(capsys.readouterr().out.split()) == 2
+    assert len(capfd.readouterr().out.split()) == 2
     image.main(["list"])
-    assert capsys.readouterr().out.split() == ["amd64/busybox-static", "amd64/linux-image-cloud-amd64"]
+    assert capfd.readouterr().out.split() == ["amd64/busybox-static", "amd64/linux-image-cloud-amd64"]
 
 
-def test_kernel_is_built_for_the_architecture_asked_for(capsys, monkeypatch, tmp_path):
+def test_kernel_is_built_for_the_architecture_asked_for(capfd, monkeypatch, tmp_path):
     monkeypatch.setattr(kernel, "minimal_kernel", lambda architecture: tmp_path / architecture)
     (tmp_path / "arm64").write_bytes(b"image")
 
@@ -64,10 +64,10 @@ def test_kernel_is_built_for_the_architecture_asked_for(capsys, monkeypatch, tmp
     image.main(["kernel"])
 
     assert (tmp_path / "copy").read_bytes() == b"image"
-    assert capsys.readouterr().out.split() == [str(tmp_path / "copy"), str(tmp_path / NATIVE)]
+    assert capfd.readouterr().out.split() == [str(tmp_path / "copy"), str(tmp_path / NATIVE)]
 
 
-def test_initramfs_has_what_was_given(capsys, tmp_path):
+def test_initramfs_has_what_was_given(capfd, tmp_path):
     (tmp_path / "tool").write_text("#!/bin/sh\n")
     (tmp_path / "tool").chmod(0o755)
     output = tmp_path / "out.cpio"
@@ -76,7 +76,7 @@ def test_initramfs_has_what_was_given(capsys, tmp_path):
     made = {entry.path: entry for entry in cpio.read(output.read_bytes())}
     assert made["usr/local/bin/tool"].mode & 0o777 == 0o755
     assert made["etc/pyvmm/modules"].data == b"/lib/modules/6.1.0-9-cloud-amd64/evdev.ko\n"
-    assert capsys.readouterr().out == f"{output}\n"
+    assert capfd.readouterr().out == f"{output}\n"
 
 
 @pytest.mark.parametrize(
@@ -94,10 +94,10 @@ def test_initramfs_has_what_was_given(capsys, tmp_path):
         ([], 65, "VERB"),
     ],
 )
-def test_wrong_use_is_told_in_a_line_with_its_code(arguments, code, sentence, capsys, tmp_path):
+def test_wrong_use_is_told_in_a_line_with_its_code(arguments, code, sentence, capfd, tmp_path):
     arguments = [argument.replace("OUT", str(tmp_path / "out")) for argument in arguments]
     assert cli.main(["image", *arguments]) == code
-    lines = [line for line in capsys.readouterr().err.splitlines() if "fetching" not in line]
+    lines = [line for line in capfd.readouterr().err.splitlines() if "fetching" not in line]
     assert len(lines) == 1
     assert sentence in lines[0]
     assert not (tmp_path / "out").exists()

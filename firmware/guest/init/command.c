@@ -1,13 +1,23 @@
 #include "command.h"
 
+#include <linux/limits.h>
+
+#include "files.h"
 #include "frame.h"
 #include "text.h"
+#include "user.h"
 
-enum { ARGUMENTS_MAX = 4096, VARIABLES_MAX = 1024, ABORT_MS = 500 };
+enum { ARGUMENTS_MAX = 4096, VARIABLES_MAX = 1024, INHERITED_MAX = 64, ABORT_MS = 500, DESCRIPTORS_MAX = 4096 };
 
 static char *arguments[ARGUMENTS_MAX + 1];
 static char *variables[VARIABLES_MAX + 1];
-static char *inherited[64 + 1];
+static char *inherited[INHERITED_MAX + 3 + 1];
+
+/* What a request asks for; NULL where it does not. */
+struct wish {
+	const char *root, *directory, *user;
+	const char *pack, *unpack; /* instead of a program */
+};
 
 static bool same_variable(const char *a, const char *b)
 {
@@ -22,7 +32,7 @@ void command_environment(char **own)
 
 	inherited[count++] = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 	inherited[count++] = "HOME=/root";
-	for (; *own && count < 64; own++)
+	for (; *own && count < INHERITED_MAX; own++)
 		if (!starts(*own, "PATH=") && !starts(*own, "HOME="))
 			inherited[count++] = *own;
 }
@@ -43,22 +53,102 @@ static bool set_variable(char *setting)
 	return true;
 }
 
-/* Run by the new process, which has its descriptors: enter, find the program, become it. */
-static _Noreturn void become(const char *root, const char *directory)
+static const char *parse(uint8_t *data, size_t size, struct wish *wish)
 {
-	const char *name = arguments[0], *path = "PATH=";
-	char candidate[4096];
+	unsigned count = 0;
+	size_t at = 0;
+
+	for (unsigned i = 0; i <= INHERITED_MAX + 3; i++)
+		variables[i] = inherited[i];
+	data[size] = 0;
+	while (at < size) {
+		char tag = (char)data[at];
+		char *text = (char *)data + at + 1;
+
+		if (at + 1 >= size)
+			return "the request ends inside a record";
+		at += strlen(text) + 2;
+		if (tag == 'a' && count < ARGUMENTS_MAX)
+			arguments[count++] = text;
+		else if (tag == 'e' && set_variable(text))
+			continue;
+		else if (tag == 'd')
+			wish->directory = text;
+		else if (tag == 'r')
+			wish->root = text;
+		else if (tag == 'u')
+			wish->user = text;
+		else if (tag == 'p')
+			wish->pack = text;
+		else if (tag == 'x')
+			wish->unpack = text;
+		else
+			return "the request has an unknown record, or too many of them";
+	}
+	arguments[count] = NULL;
+	if (!count && !wish->pack && !wish->unpack)
+		return "the request names no program";
+	return !!count + !!wish->pack + !!wish->unpack > 1 ? "the request asks for two things" : NULL;
+}
+
+static _Noreturn void cannot(const char *what, const char *name, long result)
+{
+	complain_errno(what, name, result);
+	sys_exit(EXIT_CANNOT);
+}
+
+/* Become the user, whose variables replace inherited ones, but none that the request sets. */
+static void switch_user(const char *wanted, uint8_t *records, size_t size, struct wish *wish)
+{
+	static char home[PATH_MAX], name[280], logname[280];
+	static struct user user;
+	const char *wrong = user_find(wanted, &user);
+	char **own = inherited;
+	long result;
+
+	if (wrong) {
+		complain(wrong, wanted, NULL);
+		sys_exit(EXIT_CANNOT);
+	}
+	if ((result = user_become(&user)))
+		cannot("cannot become the user ", wanted, result);
+	while (*own && !starts(*own, "HOME="))
+		own++;
+	*own = join(home, sizeof(home), "HOME=", user.home, NULL);
+	while (*own)
+		own++;
+	*own++ = join(name, sizeof(name), "USER=", user.name, NULL);
+	*own++ = join(logname, sizeof(logname), "LOGNAME=", user.name, NULL);
+	parse(records, size, wish);
+}
+
+/* What a program's start does: among these are the other ends of this command's pipes and of all others'. */
+static void close_others(void)
+{
+	if (SYS3(close_range, 3, ~0U, 0) == -ENOSYS) /* before Linux 5.9 */
+		for (int fd = 3; fd < DESCRIPTORS_MAX; fd++)
+			sys_close(fd);
+}
+
+/* Run by the new process, which has its descriptors: enter, find the program, become it. */
+static _Noreturn void become(uint8_t *records, size_t records_size, struct wish *wish)
+{
+	const char *name, *path = "PATH=";
+	char candidate[PATH_MAX];
 	long result = 0;
 
 	complain_to = 2;
-	if (root && ((result = SYS1(chroot, root)) || (result = SYS1(chdir, "/")))) {
-		complain_errno("cannot make this the root: ", root, result);
-		sys_exit(EXIT_CANNOT);
+	if (wish->root && ((result = SYS1(chroot, wish->root)) || (result = SYS1(chdir, "/"))))
+		cannot("cannot make this the root: ", wish->root, result);
+	if (wish->user)
+		switch_user(wish->user, records, records_size, wish);
+	if (wish->directory && (result = SYS1(chdir, wish->directory)))
+		cannot("cannot enter ", wish->directory, result);
+	if (wish->pack || wish->unpack) {
+		close_others();
+		sys_exit(wish->pack ? files_pack(wish->pack) : files_unpack(wish->unpack));
 	}
-	if (directory && (result = SYS1(chdir, directory))) {
-		complain_errno("cannot enter ", directory, result);
-		sys_exit(EXIT_CANNOT);
-	}
+	name = arguments[0];
 	for (char **variable = variables; *variable; variable++)
 		if (starts(*variable, "PATH="))
 			path = *variable;
@@ -87,36 +177,6 @@ static _Noreturn void become(const char *root, const char *directory)
 	sys_exit(result == -ENOENT || result == -ENOTDIR ? EXIT_NOT_FOUND : EXIT_CANNOT);
 }
 
-static const char *parse(uint8_t *data, size_t size, const char **root, const char **directory)
-{
-	unsigned count = 0;
-	size_t at = 0;
-
-	for (unsigned i = 0; i <= 64; i++)
-		variables[i] = inherited[i];
-	data[size] = 0;
-	while (at < size) {
-		char tag = (char)data[at];
-		char *text = (char *)data + at + 1;
-
-		if (at + 1 >= size)
-			return "the request ends inside a record";
-		at += strlen(text) + 2;
-		if (tag == 'a' && count < ARGUMENTS_MAX)
-			arguments[count++] = text;
-		else if (tag == 'e' && set_variable(text))
-			continue;
-		else if (tag == 'd')
-			*directory = text;
-		else if (tag == 'r')
-			*root = text;
-		else
-			return "the request has an unknown record, or too many of them";
-	}
-	arguments[count] = NULL;
-	return count ? NULL : "the request names no program";
-}
-
 static bool open_pty(int *master, int *slave, const uint8_t *size)
 {
 	int unlock = 0;
@@ -136,15 +196,16 @@ static bool open_pty(int *master, int *slave, const uint8_t *size)
 
 const char *command_start(struct command *command, uint8_t *request, size_t size)
 {
-	const char *root = NULL, *directory = NULL, *wrong;
+	struct wish wish = { 0 };
+	const char *wrong;
 	int theirs[3], ours[3];
 	uint16_t flags;
 
-	if (size < 10)
+	if (size < REQUEST_RECORDS)
 		return "the request is too short";
 	flags = load16(request);
 	command->window = load32(request + 6);
-	wrong = parse(request + 10, size - 10, &root, &directory);
+	wrong = parse(request + REQUEST_RECORDS, size - REQUEST_RECORDS, &wish);
 	if (wrong)
 		return wrong;
 	command->pty = flags & REQUEST_PTY;
@@ -158,8 +219,11 @@ const char *command_start(struct command *command, uint8_t *request, size_t size
 		for (int i = 0; i < 3; i++) {
 			int ends[2];
 
-			if (SYS2(pipe2, ends, O_CLOEXEC) < 0)
+			if (SYS2(pipe2, ends, O_CLOEXEC) < 0) {
+				while (i--)
+					sys_close(theirs[i]), sys_close(ours[i]);
 				return "the guest has no descriptors left";
+			}
 			theirs[i] = ends[i != 0];
 			ours[i] = ends[i == 0];
 			SYS3(fcntl, ours[i], F_SETFL, O_NONBLOCK);
@@ -174,7 +238,7 @@ const char *command_start(struct command *command, uint8_t *request, size_t size
 			sys_ioctl(theirs[0], TIOCSCTTY, 0);
 		for (int i = 0; i < 3; i++)
 			sys_dup(theirs[i], i);
-		become(root, directory);
+		become(request + REQUEST_RECORDS, size - REQUEST_RECORDS, &wish);
 	}
 	for (int i = 0; i < (command->pty ? 1 : 3); i++)
 		sys_close(theirs[i]);

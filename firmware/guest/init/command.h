@@ -4,7 +4,8 @@
 #include "sys.h"
 
 enum {
-	REQUEST_PTY = 1,     /* flag: a pseudo-terminal instead of three pipes */
+	REQUEST_PTY = 1,      /* flag: a pseudo-terminal instead of three pipes */
+	REQUEST_RECORDS = 10, /* where they begin */
 	EXIT_REFUSED = 125,  /* the request itself was wrong, or the guest has no room */
 	EXIT_CANNOT = 126,   /* found, but cannot be run */
 	EXIT_NOT_FOUND = 127,

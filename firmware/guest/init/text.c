@@ -75,6 +75,13 @@ const char *last_slash(const char *path)
 	return found;
 }
 
+const char *next_part(const char *path)
+{
+	while (*path && *path != '/')
+		path++;
+	return *path ? path + 1 : NULL;
+}
+
 static char *join_list(char *buffer, size_t room, va_list pieces)
 {
 	size_t used = 0;
@@ -152,7 +159,7 @@ void write_all(int fd, const char *data, size_t size)
 	}
 }
 
-void each_name(const char *directory, bool (*visit)(const char *name, void *context), void *context)
+long each_entry(const char *directory, bool (*visit)(const char *name, void *context), void *context)
 {
 	struct entry { /* struct linux_dirent64 of the kernel's include/linux/dirent.h */
 		uint64_t inode;
@@ -164,19 +171,38 @@ void each_name(const char *directory, bool (*visit)(const char *name, void *cont
 	uint64_t entries[512];
 	int fd = sys_open(directory, O_RDONLY | O_DIRECTORY);
 	bool more = true;
-	long got;
+	long got = 0;
 
 	if (fd < 0)
-		return;
+		return fd;
 	while (more && (got = SYS3(getdents64, fd, entries, sizeof(entries))) > 0)
 		for (long at = 0; more && at < got;) {
 			struct entry *entry = (struct entry *)((char *)entries + at);
 
 			at += entry->size;
-			if (entry->name[0] != '.')
-				more = visit(entry->name, context);
+			more = visit(entry->name, context);
 		}
 	sys_close(fd);
+	return got < 0 ? got : 0;
+}
+
+struct shown {
+	bool (*visit)(const char *name, void *context);
+	void *context;
+};
+
+static bool visit_shown(const char *name, void *context)
+{
+	struct shown *shown = context;
+
+	return name[0] == '.' || shown->visit(name, shown->context);
+}
+
+void each_name(const char *directory, bool (*visit)(const char *name, void *context), void *context)
+{
+	struct shown shown = { visit, context };
+
+	each_entry(directory, visit_shown, &shown);
 }
 
 int complain_to = -1;
@@ -198,11 +224,55 @@ void complain(const char *piece, ...)
 		sys_close(fd);
 }
 
+static const char *meaning(long number)
+{
+	switch (number) {
+	case EPERM:
+		return "operation not permitted";
+	case ENOENT:
+		return "no such file or directory";
+	case EIO:
+		return "input/output error";
+	case ENOEXEC:
+		return "not in a format that can be run";
+	case ENOMEM:
+		return "not enough memory";
+	case EACCES:
+		return "permission denied";
+	case EBUSY:
+		return "busy";
+	case EEXIST:
+		return "it exists";
+	case ENODEV:
+		return "no such device";
+	case ENOTDIR:
+		return "not a directory";
+	case EISDIR:
+		return "it is a directory";
+	case EINVAL:
+		return "invalid argument";
+	case ETXTBSY:
+		return "the program is running";
+	case EFBIG:
+		return "too large";
+	case ENOSPC:
+		return "no space left";
+	case EROFS:
+		return "the file system is read-only";
+	case ENAMETOOLONG:
+		return "the name is too long";
+	case ELOOP:
+		return "too many symbolic links";
+	}
+	return "failed";
+}
+
 void complain_errno(const char *what, const char *name, long result)
 {
 	char digits[24];
 
-	complain(what, name, ": error ", decimal(digits, (unsigned long)-result), NULL);
+	complain(what, name, ": ", meaning(-result), " (error ", decimal(digits, (unsigned long)-result), ")",
+		 NULL);
 }
 
 static char *next(char **walk, char stop)

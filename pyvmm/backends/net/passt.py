@@ -14,6 +14,7 @@ import subprocess
 from pyvmm.backends.net.base import HEADER, MAX_FRAME, NetBackend, NetBackendError
 from pyvmm.errors import ConfigError
 from pyvmm.host.notice import notice
+from pyvmm.host.printable import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Passt(NetBackend):
         if done.returncode:
             lines = [line for line in done.stderr.decode(errors="replace").split("\n") if line.strip()]
             said = "; ".join(line for line in lines if "syslog" not in line) or f"exit code {done.returncode}"
-            raise NetBackendError(f"{PROGRAM} does not start: {said}")
+            raise NetBackendError(f"{PROGRAM} does not start: {printable(said)}")
 
     def fd(self, pair: int) -> int:
         """The socket; -1 when passt is gone."""

@@ -13,6 +13,7 @@ import subprocess
 
 from pyvmm.backends.listener import private_pair
 from pyvmm.host.notice import notice
+from pyvmm.host.printable import printable
 from pyvmm.loop import READ
 from pyvmm.virtio import ids
 from pyvmm.virtio.errors import DeviceError
@@ -29,7 +30,8 @@ _IN_C = "/usr/lib/qemu/virtiofsd"
 QUEUE_SIZE = 1024
 #: Seconds it gets to end by itself once its connection is closed.
 GRACE = 2.0
-_LINE = 300
+#: Bytes kept of what it wrote to its standard error and was not reported.
+_SAID = 4096
 #: A read-only bind mount over the directory, in a mount namespace of virtiofsd's own: the host
 #: itself refuses writes, whatever the guest does. The program in C has no option for that.
 _READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
@@ -48,70 +50,68 @@ class Share(VhostUser):
         self._errors, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._said = b""
         self._process: subprocess.Popen[bytes] | None = None
-        sock = None
         try:
             sock, self._process = _start(path, readonly, writer)
+        except BaseException:
+            self._end_process()
+            raise
+        finally:
             os.close(writer)
-            writer = -1
+        try:
             super().__init__(
                 sock, self._what, ids.FILE_SYSTEM, "fs", queues=2, queue_size=QUEUE_SIZE, config=config
             )
-        except DeviceError as error:
-            if sock is None:
+        except BaseException as error:
+            sock.close()  # virtiofsd ends with its connection
+            self._end_process()
+            if not isinstance(error, DeviceError):
                 raise
-            sock.close()
-            self._reap()
-            self._listen(0)
-            why = self._said.decode(errors="replace").strip() or str(error)
+            why = printable(self._said) or str(error)
             raise DeviceError(f"{self._what}: virtiofsd does not start: {why}") from None
-        finally:
-            if writer >= 0:
-                os.close(writer)
-            if not hasattr(self, "_back") or sock is None:
-                self._close_errors()
 
     def attach(self, loop: Loop) -> None:
-        """Listen to what virtiofsd complains about."""
+        """Report what virtiofsd writes to its standard error."""
         super().attach(loop)
-        loop.add(self._errors, READ, self._listen)
+        loop.add(self._errors, READ, self._report)
 
     def close(self) -> None:
         """End virtiofsd."""
         if hasattr(self, "loop") and self._errors >= 0:
             self.loop.remove(self._errors)
         super().close()
-        self._reap()
-        self._close_errors()
+        self._end_process()
 
-    def _reap(self) -> None:
+    def _end_process(self) -> None:
+        """Wait for virtiofsd to end, as its connection is closed; read what it wrote last. Idempotent."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        try:
-            process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if process is not None:
+            try:
+                process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if self._errors >= 0:
+            while self._read_errors():
+                pass
+            os.close(self._errors)
+            self._errors = -1
 
-    def _listen(self, _: int) -> None:
-        """Pass its complaints on, at a limited rate."""
+    def _read_errors(self) -> bool:
+        """Read some of what virtiofsd wrote; False when there is no more, for now or for good."""
         try:
-            data = os.read(self._errors, 4096)
+            data = os.read(self._errors, _SAID)
         except BlockingIOError:
-            return
-        if not data and hasattr(self, "loop"):
+            return False
+        self._said = (self._said + data)[-_SAID:]
+        return bool(data)
+
+    def _report(self, _: int) -> None:
+        """Report the lines that virtiofsd wrote, at a limited rate."""
+        if not self._read_errors():
             self.loop.remove(self._errors)
-        self._said = (self._said + data)[-4096:]
-        if not hasattr(self, "loop"):
-            return
         *lines, self._said = self._said.split(b"\n")
         for line in lines:
-            notice(f"{self._what} says", f"{self._what}: {line[:_LINE].decode(errors='replace')}")
-
-    def _close_errors(self) -> None:
-        fd, self._errors = self._errors, -1
-        if fd >= 0:
-            os.close(fd)
+            notice(f"{self._what} says", f"{self._what}: {printable(line)}")
 
 
 def find_program() -> str:

@@ -6,6 +6,7 @@ decoded, a chain shows what the driver gave and, when it goes back, what was wri
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 
@@ -66,17 +67,16 @@ _STATUS_BITS = {
     f.FAILED: "FAILED",
 }
 _INTERRUPT_BITS = {interrupt.USED_BUFFER: "used buffer", interrupt.CONFIG_CHANGE: "configuration change"}
+_LOG = logging.getLogger(__name__)
 
 
 class Trace(Tap):
-    """Writes what passes to *fd*, which it closes in the end, or to stderr without one."""
+    """Writes what passes to *fd*, which it closes in the end; without one, to this module's logger (INFO)."""
 
     def __init__(self, device: VirtioDevice, fd: int | None = None) -> None:
         self._device = device
         self._name = device.name
-        self._own = fd is not None
-        self._fd = 2 if fd is None else fd
-        self._end = "\r\n" if os.isatty(self._fd) else "\n"
+        self._fd = fd
         self._began = time.monotonic()
         self._selected = {mmio.DEVICE_FEATURES_SEL: 0, mmio.DRIVER_FEATURES_SEL: 0}
         self._taken: dict[tuple[int, int], float] = {}
@@ -84,9 +84,12 @@ class Trace(Tap):
 
     def write(self, text: str) -> None:
         """One line. Any thread."""
-        seconds = time.monotonic() - self._began
+        line = f"[{time.monotonic() - self._began:12.6f}] {self._name} {text}"
+        if self._fd is None:
+            _LOG.info("%s", line, extra={"plain": True})
+            return
         try:
-            os.write(self._fd, f"[{seconds:12.6f}] {self._name} {text}{self._end}".encode(errors="replace"))
+            os.write(self._fd, f"{line}\n".encode(errors="replace"))
         except OSError:
             pass  # a full disk or a reader that went away is no reason to stop a guest
 
@@ -102,7 +105,7 @@ class Trace(Tap):
 
     def closed(self) -> None:
         """Close the file."""
-        if self._own and self._fd >= 0:
+        if self._fd is not None and self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.cli.report_handler import show_trace
 from pyvmm.errors import StartError
 from pyvmm.virtio.tools.trace import Trace, open_trace
 from pyvmm.virtio.transport import mmio
@@ -75,6 +76,7 @@ def test_request_is_described_by_its_device_and_shown_as_far_as_a_line_goes(line
 
 
 def test_trace_without_a_file_goes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    show_trace()
     device = Shout()
     with tapped(device, Trace(device)) as driver:
         driver.read(mmio.VERSION)

@@ -116,6 +116,38 @@ def test_host_without_virtiofsd_is_told_which_package(
         share(str(tmp_path))
 
 
+#: A virtiofsd whose first answers are right, and that then has one queue too few.
+LATE = f"""#!{sys.executable}
+import socket, struct, sys
+peer, _ = socket.socket(fileno=int(sys.argv[-1].removeprefix("--fd="))).accept()
+answers = {{1: 1 << 30, 15: 1, 17: 1}}  # GET_FEATURES, GET_PROTOCOL_FEATURES: MQ, GET_QUEUE_NUM
+while head := peer.recv(12):
+    request, _, size = struct.unpack("<III", head)
+    if size:
+        peer.recv(size)
+    if request == 17:
+        print("one queue is\x1b[2J all there is", file=sys.stderr, flush=True)
+    if request in answers:
+        peer.send(struct.pack("<IIIQ", request, 5, 8, answers[request]))
+"""
+
+
+def test_virtiofsd_that_fails_late_tells_its_own_reason_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "virtiofsd"
+    program.write_text(LATE)
+    program.chmod(0o755)
+    monkeypatch.setattr(fs, "PROGRAMS", (str(program),))
+    before = sorted(os.listdir("/proc/self/fd"))
+
+    with pytest.raises(PyvmmError) as caught:
+        share(str(tmp_path))
+
+    assert "virtiofsd does not start: one queue is\\x1b[2J all there is" in str(caught.value)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
 def test_virtiofsd_that_does_not_start_tells_its_own_reason(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

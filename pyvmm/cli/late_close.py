@@ -1,4 +1,4 @@
-"""Leaving before the kernel has: who closes a VM just after it was made waits 20 ms.
+"""The end of a command whose VM has just been made: closing it then waits 20 ms in the kernel.
 
 The last descriptor of a VM closes only when the kernel's grace periods for its interrupt
 controllers are over (``kvm_destroy_vm`` in Linux virt/kvm/kvm_main.c). A command whose guest ended
@@ -14,8 +14,10 @@ import os
 GRACE = 0.03
 
 
-def hand_over() -> None:
-    """Fork the child that closes this process's descriptors after it. For a process about to end.
+def close_in_child() -> None:
+    """Fork a child that holds this process's descriptors until it has ended, and then closes them.
+
+    For a process about to end.
 
     Where the host gives no child or descriptors, this process waits itself.
     """

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.cli.handover import hand_over
+from pyvmm.cli.late_close import close_in_child
 from tests.support.firmware_guest import BIN, PASSED
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(60)]
@@ -47,7 +47,7 @@ def test_child_that_closes_the_vm_is_gone_soon_and_holds_no_output(tmp_path: Pat
         assert time.monotonic() < limit, "the child is still there"
 
 
-def test_hand_over_when_the_host_gives_no_child_leaves_the_waiting_to_this_process(
+def test_close_in_child_when_the_host_gives_no_child_leaves_the_waiting_to_this_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse() -> int:
@@ -55,4 +55,4 @@ def test_hand_over_when_the_host_gives_no_child_leaves_the_waiting_to_this_proce
 
     monkeypatch.setattr("os.fork", refuse)
 
-    hand_over()
+    close_in_child()
