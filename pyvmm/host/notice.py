@@ -11,7 +11,8 @@ from _thread import allocate_lock
 from pyvmm import host
 from pyvmm.host.rate_limit import RateLimit, with_suppressed
 
-_limit = RateLimit()
+#: What each place in the program may still report.
+limit = RateLimit()
 _preparing = allocate_lock()
 
 
@@ -23,7 +24,7 @@ def notice(site: str, sentence: str) -> bool:
 
     :param site: the place in the program, without values of the guest's: there must be only so many
     """
-    suppressed = _limit.take(site)
+    suppressed = limit.take(site)
     if suppressed is None:
         return False
     with _preparing:

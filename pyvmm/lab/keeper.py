@@ -50,7 +50,7 @@ PULSE_LIMIT = 40.0
 #: Views kept ready, so that a command finds one at once.
 AHEAD = 2
 #: Seconds after which a connection that waits for a channel is told why.
-_PATIENCE = 1.0
+PATIENCE = 1.0
 _PR_SET_PDEATHSIG = 1
 
 _NEW, _READY, _LENT, _USED = range(4)
@@ -297,7 +297,7 @@ class Keeper:
                 if told == state:
                     self._changed.wait()
                     continue
-                if state == "busy" and self._changed.wait(_PATIENCE):
+                if state == "busy" and self._changed.wait(PATIENCE):
                     continue
             told = state
             _send(stream, {"state": state})
@@ -329,7 +329,7 @@ class Keeper:
     def _tidy(self) -> None:
         self._kill()
         with self._changed:  # waiting clients get the reason
-            self._changed.wait_for(lambda: not self._waiting, timeout=_PATIENCE)
+            self._changed.wait_for(lambda: not self._waiting, timeout=PATIENCE)
         with cache.locked(self.directory):
             try:
                 ours = machine.control_path(self.directory).stat().st_ino == self._inode

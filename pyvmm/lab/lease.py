@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Progress = Callable[[str], None]
 
 #: A keeper that ends just as it is asked is tried again this often.
-_ATTEMPTS = 3
+ATTEMPTS = 3
 #: Seconds a keeper's process may take to listen.
 _KEEPER_LIMIT = 30.0
 
@@ -61,13 +61,13 @@ def borrow(
     the other errors of ``image.prepare``.
     """
     try:
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             connection = _connect(wanted.directory) or _start(wanted, say, once=once)
             try:
                 number = _ask(connection, progress)
             except LabLostError:
                 connection.close()
-                if attempt == _ATTEMPTS - 1:
+                if attempt == ATTEMPTS - 1:
                     raise
                 continue
             except BaseException:

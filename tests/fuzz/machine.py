@@ -390,9 +390,9 @@ class Program:
 def silence() -> Iterator[None]:
     """What is told of guests' mistakes, not told."""
     told, rate_limit.BURST = rate_limit.BURST, 0
-    notice._limit.sites.clear()
+    notice.limit.sites.clear()
     try:
         yield
     finally:
         rate_limit.BURST = told
-        notice._limit.sites.clear()
+        notice.limit.sites.clear()

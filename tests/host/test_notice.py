@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from pyvmm.host import rate_limit
-from pyvmm.host.notice import _limit, notice
+from pyvmm.host.notice import limit, notice
 from pyvmm.host.rate_limit import BURST, PERIOD
 
 
@@ -17,9 +17,9 @@ from pyvmm.host.rate_limit import BURST, PERIOD
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     now = [1000.0]
     monkeypatch.setattr(rate_limit.time, "monotonic", lambda: now[0])
-    _limit.sites.clear()
+    limit.sites.clear()
     yield now
-    _limit.sites.clear()
+    limit.sites.clear()
 
 
 def lines(capfd: pytest.CaptureFixture[str]) -> list[str]:
@@ -37,7 +37,7 @@ def test_notice_when_repeated_a_million_times_is_told_a_few(
     told = sum(notice("here", f"the guest did {n}") for n in range(100_000))
 
     assert told == BURST == len(lines(capfd))
-    assert len(_limit.sites) == 1
+    assert len(limit.sites) == 1
 
 
 def test_notice_when_time_has_passed_is_told_again_with_what_was_not(

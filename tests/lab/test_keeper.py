@@ -79,7 +79,7 @@ def test_channels_when_lent_at_the_same_time_differ(stage):
 
 
 def test_borrow_when_all_channels_are_lent_says_so_and_waits(stage, monkeypatch):
-    monkeypatch.setattr(keeper, "_PATIENCE", 0.05)
+    monkeypatch.setattr(keeper, "PATIENCE", 0.05)
     states = []
     with kept() as wanted, contextlib.ExitStack() as stack:
         lent = [stack.enter_context(borrow(wanted)) for _ in range(inside.CHANNELS)]
@@ -175,7 +175,7 @@ def test_keeper_when_a_stranger_sends_nonsense_goes_on(stage):
 
 
 def test_borrow_when_the_machine_ends_meanwhile_is_told_that_another_may_do(stage, monkeypatch):
-    monkeypatch.setattr(lease, "_ATTEMPTS", 1)
+    monkeypatch.setattr(lease, "ATTEMPTS", 1)
     with kept() as wanted, contextlib.ExitStack() as stack:
         for _ in range(inside.CHANNELS):
             stack.enter_context(borrow(wanted))

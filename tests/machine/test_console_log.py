@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from pyvmm.machine.console_log import TAIL, ConsoleLog
@@ -71,8 +73,14 @@ def test_tail_when_much_was_said_is_the_last_16_kib(log: ConsoleLog, size: int) 
 
 
 def test_memory_when_lines_never_end_is_bounded(log: ConsoleLog) -> None:
-    for _ in range(100):
-        log.feed(b"x" * 50_000)
+    chunk = b"x" * 50_000
+    log.feed(chunk)
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            log.feed(chunk)
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
 
-    assert len(log._tail) <= 2 * TAIL
-    assert len(log._line) <= 4096 + 50_000
+    assert kept <= 2 * TAIL + 4096 + len(chunk)

@@ -61,7 +61,7 @@ def run(machine: Machine, device: Device, space: int = PORT, base: int = PORT_BA
 def memory_at_end(machine: Machine, size: int) -> bytes:
     """Run, and give what lies in BUFFER when the guest has passed."""
     kept = []
-    machine._closers.append(lambda: kept.append(machine.memory.read(BUFFER, size)))
+    machine.at_end(lambda: kept.append(machine.memory.read(BUFFER, size)))
     assert machine.run().code == PASSED
     return kept[0]
 

@@ -22,6 +22,13 @@ def resident() -> int:
         return int(file.read().split()[1]) * 4096
 
 
+def children(name: str) -> list[int]:
+    """The processes that this one started and has not waited for, of those called *name*."""
+    lists = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
+    pids = [int(pid) for pids in lists for pid in pids]
+    return [pid for pid in pids if Path(f"/proc/{pid}/comm").read_text().strip() == name]
+
+
 def mapping_of(address: int) -> dict[str, str] | None:
     """The entry of /proc/self/smaps that holds *address*; None when nothing is mapped there."""
     entry: dict[str, str] | None = None

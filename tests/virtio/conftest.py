@@ -12,9 +12,9 @@ from pyvmm.host import notice
 
 @pytest.fixture(autouse=True)
 def fresh_notices() -> Iterator[None]:
-    notice._limit.sites.clear()
+    notice.limit.sites.clear()
     yield
-    notice._limit.sites.clear()
+    notice.limit.sites.clear()
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ _TMPFS_MAGIC = 0x01021994
 
 _PAGE = 4096
 #: Bytes that go through a buffer of ours at once: with direct I/O, and where zeroes must be written.
-_BUFFER = 1 << 20
+BUFFER = 1 << 20
 
 _fallocate, _fstatfs = function("fallocate"), function("fstatfs")
 # ssize_t preadv2(int fd, const struct iovec *iov, int iovcnt, off_t offset, int flags), and pwritev2.
@@ -201,7 +201,7 @@ class RawDisk(Disk):
     ) -> None:
         import mmap
 
-        buffer = memoryview(mmap.mmap(-1, min(_BUFFER, -(-size // _PAGE) * _PAGE)))
+        buffer = memoryview(mmap.mmap(-1, min(BUFFER, -(-size // _PAGE) * _PAGE)))
         done = 0
         while done < size:
             part = buffer[: min(len(buffer), size - done)]
@@ -244,7 +244,7 @@ class RawDisk(Disk):
     def _write_zeroes(self, offset: int, size: int) -> None:
         import mmap
 
-        with mmap.mmap(-1, min(size, _BUFFER)) as zeroes:
+        with mmap.mmap(-1, min(size, BUFFER)) as zeroes:
             done = 0
             while done < size:
                 with memoryview(zeroes)[: size - done] as part:

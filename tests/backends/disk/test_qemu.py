@@ -15,6 +15,7 @@ import pytest
 
 from pyvmm.backends.disk.base import Disk, DiskError
 from pyvmm.backends.disk.image import open_disk
+from tests.support.process import children
 
 pytestmark = pytest.mark.skipif(not shutil.which("qemu-nbd"), reason="qemu-utils is not installed")
 SIZE = 8 << 20
@@ -131,7 +132,8 @@ def test_killed_vmm_leaves_no_server_and_no_lock(tmp_path: Path) -> None:
 
 def test_server_that_dies_is_an_io_error_for_every_request(tmp_path: Path) -> None:
     disk = open_disk(make(tmp_path / "disk.qcow2", "qcow2"))
-    os.kill(disk._process, signal.SIGKILL)  # type: ignore[attr-defined]
+    [server] = children("qemu-nbd")
+    os.kill(server, signal.SIGKILL)
 
     for _ in range(2):
         with pytest.raises(OSError):

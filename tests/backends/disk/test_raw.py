@@ -131,7 +131,7 @@ def test_zeroes_when_the_file_system_has_no_way_to_make_them_are_written(
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
     monkeypatch.setattr(disk, "_allocate", refuse)
-    monkeypatch.setattr(raw, "_BUFFER", 4096)
+    monkeypatch.setattr(raw, "BUFFER", 4096)
     before = path.read_bytes()
 
     disk.write_zeroes(512, 10240, True, False)
