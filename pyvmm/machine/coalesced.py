@@ -13,10 +13,11 @@ from mmap import PAGESIZE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from pyvmm.board.bus import Bus
-    from pyvmm.pykvm import Vcpu
+    from pyvmm.machine.clock import MachineClock
+    from pyvmm.pykvm import Vcpu, Vm
 
 PAGE = PAGESIZE
 ENTRY = 24
@@ -118,3 +119,51 @@ class CoalescedRing:
                     self._bus.write(address, size, value)
         except Exception as error:
             self._failed(found[0].name if found is not None else "the VMM", error)
+
+
+class Coalescing:
+    """The writes of a machine that KVM queues: which ones, and the timer that drains the ring.
+
+    :param clock: the machine's; a pause stops the timer, since the ring is empty then
+    :param ring: None where KVM cannot queue writes
+    :param ports: one-byte ports that are registered at their first write: registering one starts a grace
+        period, for which a guest that ends at once would have to wait
+    """
+
+    __slots__ = ("_clock", "_lock", "_ports", "_ticking", "_vm", "ring")
+
+    def __init__(self, vm: Vm, clock: MachineClock, ring: CoalescedRing | None, ports: Iterable[int]) -> None:
+        self._vm = vm
+        self._clock = clock
+        self._ports = set(ports if ring is not None else ())
+        self._ticking = False
+        self._lock = _thread.allocate_lock()
+        self.ring = ring
+
+    def first_write(self, port: int) -> None:
+        """The guest wrote *port* (0 to 0xffff) for the first time. Any thread. Raises KvmError."""
+        with self._lock:
+            if port not in self._ports:
+                return
+            self._ports.remove(port)
+            self._begin()
+        self._vm.register_coalesced_mmio(port, 1, pio=True)
+
+    def start(self) -> None:
+        """Start the timer: some writes are queued from the start on."""
+        with self._lock:
+            self._begin()
+
+    def drain(self) -> None:
+        """Carry out what is queued. Any thread."""
+        if self.ring is not None:
+            self.ring.drain()
+
+    def _begin(self) -> None:
+        if self.ring is not None and not self._ticking:
+            self._ticking = True
+            self._clock.call_later(TICK, self._tick)
+
+    def _tick(self) -> None:
+        assert self.ring is not None, "there is a timer only with a ring"
+        self._clock.call_later(self.ring.tick(), self._tick)

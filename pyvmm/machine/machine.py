@@ -9,11 +9,12 @@ from pyvmm.arch import native
 from pyvmm.board.bus import Bus
 from pyvmm.board.devices import DeviceTable
 from pyvmm.board.space import MMIO, PORT, RAM, ROM
-from pyvmm.errors import ConfigError, GuestError, PyvmmError, StartError
+from pyvmm.errors import ConfigError, PyvmmError, StartError
 from pyvmm.loop import Loop
 from pyvmm.machine.clock import MachineClock
-from pyvmm.machine.coalesced import TICK, CoalescedRing
-from pyvmm.machine.ending import DEVICE_FAILED, FATAL, STOPPED, TOLD, UNKNOWN, UNSUPPORTED, Ending
+from pyvmm.machine.coalesced import CoalescedRing, Coalescing
+from pyvmm.machine.ending import FATAL, STOPPED, TOLD, UNKNOWN, Ending
+from pyvmm.machine.exits import ExitHandler
 from pyvmm.machine.gate import Gate
 from pyvmm.machine.memory import regions_of
 from pyvmm.machine.payload import load_image, read_rom
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from pyvmm.board.device import Device
     from pyvmm.board.devices import Placement
     from pyvmm.config import Config
-    from pyvmm.machine.clock import MachineTimer
     from pyvmm.machine.devices import DeviceNames
     from pyvmm.pykvm import Vcpu
     from pyvmm.virtio.console.device import VirtioConsole
@@ -78,11 +78,9 @@ class Machine:
         self._pausing = _thread.allocate_lock()
         self._gate = Gate(config.cpus)
         self._started = False
-        self._ticker: MachineTimer | None = None
-        self._coalescible: set[int] = set()
         self.ports, self.mmio = Bus(PORT), Bus(MMIO)
         self.vcpus: list[VcpuThread] = []
-        self.ring: CoalescedRing | None = None
+        self._coalescing: Coalescing | None = None
         #: The virtio devices; None without any.
         self.virtio: VirtioBus | None = None
         #: Those of them that are consoles.
@@ -276,55 +274,13 @@ class Machine:
                 pass
             for vcpu in self.vcpus:
                 vcpu.join()
-            if self.ring is not None:
-                ring, self.ring = self.ring, None
-                ring.drain()
+            self._drain()
+            self._coalescing = None  # the ring is unmapped with the vCPU
             self._release()
 
     def at_end(self, function: Callable[[], None]) -> None:
         """Call *function* when the guest has ended, before its memory and its VM are closed."""
         self._closers.append(function)
-
-    # For the vCPU threads
-
-    def system_event(self, kind: int) -> bool:
-        """KVM_EXIT_SYSTEM_EVENT of type *kind* (KVM_SYSTEM_EVENT_*): False when that ends the machine."""
-        return self._reports.system_event(kind)
-
-    def checkpoint(self, vcpu: Vcpu) -> bool:
-        """A vCPU left KVM_RUN without an exit: wait while paused. False when the machine ends."""
-        if self.ending is None and self._gate.stand() and self.ending is None:
-            self._platform.paused(vcpu)
-        return self.ending is None
-
-    def cannot_go_on(self, vcpu: Vcpu, index: int, reason: int, number: int = 0) -> None:
-        """vCPU *index* left KVM_RUN with exit *reason* (KVM_EXIT_*) or errno *number* and cannot continue."""
-        from pyvmm.machine.diagnose import diagnose  # imported when needed: few guests end so
-
-        image = self.config.kernel if self.config.firmware is None else self.config.firmware
-        self.end(diagnose(vcpu, index, self.memory, image, reason, number))
-
-    def first_write(self, port: int) -> None:
-        """The guest wrote *port* for the first time: let KVM queue the writes to come, where it may."""
-        with self._state:
-            if port not in self._coalescible:
-                return
-            self._coalescible.remove(port)
-            if self._ticker is None:
-                self._begin_ticking()
-        self.vm.register_coalesced_mmio(port, 1, pio=True)
-
-    def device_failed(self, name: str, error: Exception) -> None:
-        """End the machine because device *name* raised *error*. Any thread."""
-        if isinstance(error, GuestError):
-            self.end(Ending(UNSUPPORTED, "unsupported", TOLD, str(error)))
-        else:
-            what = f" failed: {error}"
-            if not isinstance(error, PyvmmError):  # a defect of the device: the message names the line
-                from pyvmm.host import blame
-
-                what = f" failed in {blame.place(error)}: {blame.describe(error)}"
-            self.end(Ending(DEVICE_FAILED, "device", TOLD, name + what), error)
 
     def _release(self) -> None:
         first: Exception | None = None
@@ -390,8 +346,18 @@ class Machine:
             self._closers.append(vcpu.close)
             platform.prepare_vcpu(vcpu, index)
             if index == 0:
-                self.ring = self._create_ring(kvm, vcpu)
-            self.vcpus.append(VcpuThread(self, vcpu, index, self.ports, self.mmio, self.ring))
+                coalescing = self._coalescing = self._coalesce(kvm, vcpu)
+                handler = ExitHandler(
+                    self.end,
+                    lambda: self.ending is not None,
+                    self._gate,
+                    platform,
+                    self._reports,
+                    coalescing,
+                    self.memory,
+                    config.kernel if config.firmware is None else config.firmware,
+                )
+            self.vcpus.append(VcpuThread(handler, vcpu, index, self.ports, self.mmio, coalescing.ring))
         platform.finish_vcpus()
         if devices or config.devices or config.looked_at:
             self._add_virtio(devices)
@@ -411,7 +377,7 @@ class Machine:
             lambda gsi: self._platform.line(self.vm, gsi),
             self.memory,
             self.loop,
-            self.device_failed,
+            self._reports.device_failed,
         )
         self._closers.append(bus.close)
         waiting = list(devices)
@@ -440,16 +406,16 @@ class Machine:
         for console in self.consoles:
             console.tap(self.log.feed)
 
-    def _create_ring(self, kvm: Kvm, vcpu: Vcpu) -> CoalescedRing | None:
+    def _coalesce(self, kvm: Kvm, vcpu: Vcpu) -> Coalescing:
         chips, platform = native.chips, self._platform
         page = kvm.check_extension("COALESCED_MMIO")
-        if not page or not kvm.check_extension(chips.COALESCED_NEEDS):
-            return None
-        self._coalescible = set(chips.COALESCED_PORTS)
-        for address, size in platform.coalesced:
-            self.vm.register_coalesced_mmio(address, size)
-        bus = self.ports if chips.COALESCED_SPACE == PORT else self.mmio
-        return CoalescedRing(vcpu, page, bus, self.device_failed, platform.polls)
+        ring = None
+        if page and kvm.check_extension(chips.COALESCED_NEEDS):
+            for address, size in platform.coalesced:
+                self.vm.register_coalesced_mmio(address, size)
+            bus = self.ports if chips.COALESCED_SPACE == PORT else self.mmio
+            ring = CoalescedRing(vcpu, page, bus, self._reports.device_failed, platform.polls)
+        return Coalescing(self.vm, self.clock, ring, chips.COALESCED_PORTS)
 
     # Running and ending
 
@@ -461,17 +427,10 @@ class Machine:
             sys.setswitchinterval(SWITCH_INTERVAL)
         if self.config.timeout is not None:
             self.clock.call_later(self.config.timeout, self._timed_out)
-        if self._platform.coalesced:
-            self._begin_ticking()
+        if self._platform.coalesced and self._coalescing is not None:
+            self._coalescing.start()
         for vcpu in self.vcpus:
             vcpu.start()
-
-    def _begin_ticking(self) -> None:
-        self._ticker = self.clock.call_later(TICK, self._tick)
-
-    def _tick(self) -> None:
-        if self.ring is not None:
-            self._ticker = self.clock.call_later(self.ring.tick(), self._tick)
 
     def _run_loop(self) -> None:
         """Run the loop until the end; ``_loop_running`` is held meanwhile."""
@@ -494,5 +453,5 @@ class Machine:
         self.stop("stopped", "ended by the user")
 
     def _drain(self) -> None:
-        if self.ring is not None:
-            self.ring.drain()
+        if self._coalescing is not None:
+            self._coalescing.drain()

@@ -1,17 +1,36 @@
-"""How the guest's own report of its end, or a panic on its console, becomes the machine's ending."""
+"""From the guest's report of its end, its console or a device's failure to the machine's ending."""
 
 from __future__ import annotations
 
 from pyvmm.arch.events import Events
+from pyvmm.errors import GuestError, PyvmmError
 from pyvmm.machine.console_log import ConsoleLog
-from pyvmm.machine.ending import CRASHED, INFERRED, OK, TOLD, WATCHDOG, Ending, debug_exit
+from pyvmm.machine.ending import (
+    CRASHED,
+    DEVICE_FAILED,
+    INFERRED,
+    OK,
+    TOLD,
+    UNSUPPORTED,
+    WATCHDOG,
+    Ending,
+    debug_exit,
+)
 from pyvmm.pykvm.const import KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from pyvmm.machine.clock import MachineClock
+
+    class End(Protocol):
+        """Ends the machine."""
+
+        def __call__(self, ending: Ending, error: BaseException | None = None) -> None:
+            """The first ending counts."""
+
 
 #: Seconds of the machine's time that a panicked guest gets to reboot by itself (``panic=-1`` does at once).
 PANIC_GRACE = 2.0
@@ -24,9 +43,7 @@ class GuestReports:
     :param drain: carries out queued port writes: the guest's last output may be a panic
     """
 
-    def __init__(
-        self, clock: MachineClock, end: Callable[[Ending], object], drain: Callable[[], object]
-    ) -> None:
+    def __init__(self, clock: MachineClock, end: End, drain: Callable[[], object]) -> None:
         self._clock = clock
         self._end = end
         self._drain = drain
@@ -49,6 +66,18 @@ class GuestReports:
         else:
             return True
         return False
+
+    def device_failed(self, name: str, error: Exception) -> None:
+        """Device *name* raised *error*: a GuestError refuses the guest, anything else is a failure."""
+        if isinstance(error, GuestError):
+            self._end(Ending(UNSUPPORTED, "unsupported", TOLD, str(error)))
+            return
+        what = f" failed: {error}"
+        if not isinstance(error, PyvmmError):  # a defect of the device: the message names the line
+            from pyvmm.host import blame
+
+            what = f" failed in {blame.place(error)}: {blame.describe(error)}"
+        self._end(Ending(DEVICE_FAILED, "device", TOLD, name + what), error)
 
     def _poweroff(self) -> None:
         self._ended(Ending(OK, "poweroff", TOLD, "the guest powered off"))

@@ -1,0 +1,69 @@
+"""What a vCPU's thread cannot decide by itself: pauses, rare exits, the end."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.arch.interface import Platform
+    from pyvmm.machine.coalesced import Coalescing
+    from pyvmm.machine.gate import Gate
+    from pyvmm.machine.reports import End, GuestReports
+    from pyvmm.memory.guest import GuestMemory
+    from pyvmm.pykvm import Vcpu
+
+
+class ExitHandler:
+    """The ``VcpuOwner`` of a machine's vCPU threads. All methods are called by any of them.
+
+    :param end: ends the machine
+    :param over: whether the machine has ended
+    :param image: the file that the guest was booted from
+    """
+
+    __slots__ = ("_coalescing", "_gate", "_image", "_memory", "_over", "_platform", "_reports", "end")
+
+    def __init__(
+        self,
+        end: End,
+        over: Callable[[], bool],
+        gate: Gate,
+        platform: Platform,
+        reports: GuestReports,
+        coalescing: Coalescing,
+        memory: GuestMemory,
+        image: str | None,
+    ) -> None:
+        self.end = end
+        self._over = over
+        self._gate = gate
+        self._platform = platform
+        self._reports = reports
+        self._coalescing = coalescing
+        self._memory = memory
+        self._image = image
+
+    def device_failed(self, name: str, error: Exception) -> None:
+        """Device *name* raised *error* while it handled an access."""
+        self._reports.device_failed(name, error)
+
+    def checkpoint(self, vcpu: Vcpu) -> bool:
+        """The vCPU left KVM_RUN without an exit: wait during a pause. False when the machine ends."""
+        if not self._over() and self._gate.stand() and not self._over():
+            self._platform.paused(vcpu)
+        return not self._over()
+
+    def system_event(self, kind: int) -> bool:
+        """KVM_EXIT_SYSTEM_EVENT of type *kind* (KVM_SYSTEM_EVENT_*): False when that ends the machine."""
+        return self._reports.system_event(kind)
+
+    def first_write(self, port: int) -> None:
+        """The guest wrote a byte to *port* (0 to 0xffff) for the first time. Raises KvmError."""
+        self._coalescing.first_write(port)
+
+    def cannot_go_on(self, vcpu: Vcpu, index: int, reason: int, number: int = 0) -> None:
+        """vCPU *index* left KVM_RUN with exit *reason* (KVM_EXIT_*) or errno *number* and cannot continue."""
+        from pyvmm.machine.diagnose import diagnose  # imported when needed: few guests end so
+
+        self.end(diagnose(vcpu, index, self._memory, self._image, reason, number))
