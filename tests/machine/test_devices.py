@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,6 @@ from tests.support import programs
 from tests.support.firmware_guest import PASSED
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(60)]
-
-README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 class Register(pyvmm.Device):
@@ -158,15 +155,3 @@ def test_name_that_no_device_has_is_a_key_error_with_those_there_are(tmp_path: P
 
     assert str(caught.value).startswith("this machine has no device 'disk7'; it has COM1, ")
     assert isinstance(caught.value, ConfigError)
-
-
-def test_example_of_the_readme_says_what_the_guest_wrote(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(README.parent)
-    examples = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    (code,) = [example for example in examples if "add_device" in example]
-
-    exec(compile(code, str(README), "exec"), {"__name__": "example"})  # noqa: S102
-
-    assert capsys.readouterr().out.strip() == re.search(r"print\(counter.*  # (.*)", code)[1]
