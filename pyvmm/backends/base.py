@@ -16,7 +16,7 @@ class BackendError(StartError):
 
 
 class CharBackend:
-    """Bytes to and from the host, behind one character device. This one swallows and gives nothing.
+    """Bytes to and from the host, behind one character device. This one drops output and has no input.
 
     ``write``, ``offer`` and ``resume`` are called by any thread, the rest by the loop's thread. Callbacks
     (``receive``, ``space``, ``on_ready``, ``on_break``, ``on_connect``) are made from the loop's thread, with
@@ -32,12 +32,12 @@ class CharBackend:
         self.on_break: Callable[[], object] | None = None
         #: Called when ``connected`` has changed.
         self.on_connect: Callable[[], object] | None = None
-        #: Output bytes nobody took: written with the buffer full, or with nobody connected.
+        #: Output bytes that were dropped: written with the buffer full, or with nothing connected.
         self.dropped = 0
 
     @property
     def connected(self) -> bool:
-        """Whether somebody is at the other end; True where nobody can tell."""
+        """Whether the other end is open; True where that cannot be known."""
         return True
 
     def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
@@ -54,7 +54,7 @@ class CharBackend:
         """Send what the other end takes now of *views* (of bytes, not empty); returns how many bytes that is.
 
         Never blocks, never raises, and keeps nothing: the rest stays the caller's, and ``on_ready`` is called
-        when there is room for it. What is dropped because nobody is there counts as taken.
+        when there is room for it. What is dropped because nothing is connected counts as sent.
         """
         if not self.ready:
             return 0
@@ -70,17 +70,17 @@ class CharBackend:
         """The device has room for input again."""
 
     def describe(self) -> str:
-        """What this is, in words for a message."""
+        """What this is, for messages."""
         return "none"
 
     def close(self) -> None:
-        """Let go of the host's objects. Idempotent."""
+        """Release the host's objects. Idempotent."""
 
 
 class Detached(CharBackend):
     """No terminal of its own: output goes to whoever observes it, input comes from ``send``.
 
-    Both may begin while the guest runs. May be attached again, to the next machine's device.
+    Both may begin while the guest runs. It may be attached again, to the next machine's device.
     """
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class Detached(CharBackend):
         self._observers = (*self._observers, observer)
 
     def forget(self, observer: Callable[[bytes], object]) -> None:
-        """End that. Loop's thread."""
+        """Stop calling *observer*. Loop's thread."""
         self._observers = tuple(one for one in self._observers if one != observer)
 
     def send(self, data: bytes) -> None:
@@ -113,7 +113,7 @@ class Detached(CharBackend):
         self._device = loop, receive, space
 
     def write(self, data: bytes) -> None:
-        """Give *data* to the observers."""
+        """Call the observers with *data*."""
         for observer in self._observers:
             observer(data)
 
@@ -126,7 +126,7 @@ class Detached(CharBackend):
         self._input += data
         assert self._device is not None
         _, receive, space = self._device
-        # Asked until it says 0: only then does the device say that it has room again.
+        # Until space() is 0: only after that does the device call resume() when it has room.
         while self._input and (room := space()) > 0:
             if receive(bytes(self._input[:room])) is False:
                 break

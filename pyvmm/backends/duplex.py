@@ -1,10 +1,10 @@
-"""A backend of two halves: an Inlet for its input, an Outlet for its output."""
+"""A backend over file descriptors: a reader for its input, a writer for its output."""
 
 from __future__ import annotations
 
 from pyvmm.backends.base import CharBackend
-from pyvmm.backends.inlet import Inlet
-from pyvmm.backends.outlet import Outlet
+from pyvmm.backends.reader import DescriptorReader
+from pyvmm.backends.writer import DescriptorWriter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,31 +12,31 @@ if TYPE_CHECKING:
 
 
 class Duplex(CharBackend):
-    """A backend over file descriptors. A subclass opens and closes them; its ``attach`` makes ``_inlet``.
+    """A backend over file descriptors. A subclass opens and closes them; its ``attach`` makes ``_reader``.
 
-    Output is dropped while the outlet is not open.
+    Output is dropped while the writer has no descriptor.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._inlet: Inlet | None = None
-        self._outlet = Outlet(self, self._broken)
+        self._reader: DescriptorReader | None = None
+        self._writer = DescriptorWriter(self, self._broken)
 
     def write(self, data: bytes) -> None:
-        """Send *data*, or keep it until the other end takes it."""
-        self._outlet.write(data)
+        """Send *data*, or buffer it until the other end accepts it."""
+        self._writer.write(data)
 
     def offer(self, views: Sequence[memoryview]) -> int:
-        """Send what the other end takes of *views* now."""
-        return self._outlet.offer(views)
+        """Send what the other end accepts of *views* now."""
+        return self._writer.offer(views)
 
     def resume(self) -> None:
         """The device has room for input again."""
-        if self._inlet is not None:
-            self._inlet.resume()
+        if self._reader is not None:
+            self._reader.resume()
 
     def _broken(self) -> None:
-        """The reader of the output has gone. Loop's thread."""
+        """The other end of the output was closed. Loop's thread."""
 
     def _tell(self) -> None:
         """``connected`` has changed."""

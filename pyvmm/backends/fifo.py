@@ -1,4 +1,4 @@
-"""A pair of named pipes: what the guest sends comes out of one, what goes into the other is its input.
+"""A pair of named pipes: one to read the guest's output from, one to write its input to.
 
 After fifo(7). The names are those QEMU's ``pipe`` has: PATH.out and PATH.in.
 """
@@ -10,7 +10,7 @@ import stat
 
 from pyvmm.backends.base import BackendError
 from pyvmm.backends.duplex import Duplex
-from pyvmm.backends.inlet import Inlet
+from pyvmm.backends.reader import DescriptorReader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Fifo(Duplex):
     """The named pipes *path*.out and *path*.in, made where they are missing and then removed by ``close``.
 
-    Programs may come and go at either end. Output that nobody reads stays in the pipe, and when that is
-    full the guest waits: nothing is lost.
+    Programs may open and close either end at any time. Output that is not read stays in the pipe, and when
+    that is full the guest waits: nothing is lost.
     """
 
     def __init__(self, path: str) -> None:
@@ -35,9 +35,9 @@ class Fifo(Duplex):
     def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
         """Open both pipes. Raises BackendError when one cannot be made, or is something else."""
         output = self._open(f"{self.path}.out")
-        self._inlet = Inlet(loop, receive, space)
-        self._inlet.open(self._open(f"{self.path}.in"))
-        self._outlet.open(loop, output)
+        self._reader = DescriptorReader(loop, receive, space)
+        self._reader.open(self._open(f"{self.path}.in"))
+        self._writer.open(loop, output)
 
     def describe(self) -> str:
         """The path, as ``pipe PATH``."""
@@ -45,16 +45,16 @@ class Fifo(Duplex):
 
     def close(self) -> None:
         """Close the pipes and remove those that were made here. Idempotent."""
-        if self._inlet is not None:
-            self._inlet.close()
-        self._outlet.close()
+        if self._reader is not None:
+            self._reader.close()
+        self._writer.close()
         while self._fds:
             os.close(self._fds.pop())
         while self._made:
             try:
                 os.unlink(self._made.pop())
             except OSError:
-                pass  # removed by somebody else
+                pass  # another process removed it
 
     def _open(self, path: str) -> int:
         try:
@@ -63,7 +63,7 @@ class Fifo(Duplex):
                 self._made.append(path)
             except FileExistsError:
                 pass
-            # For reading and writing: such an open waits for nobody, and there is never an end of file.
+            # For reading and writing: such an open does not wait for the other end; there is no end of file.
             fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except OSError as error:
             raise BackendError(f"named pipe {path}: {error.strerror}; choose another path") from None

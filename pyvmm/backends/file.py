@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class OutputFile(CharBackend):
     """Writes what the guest sends to *path*, emptied first or, with *append*, at its end.
 
-    A full disk costs the output written meanwhile, which is counted, and one warning;
-    the guest goes on, and so does the file once there is room.
+    While the disk is full, output is dropped and counted, with one warning; the guest runs on, and the file
+    is continued once there is room.
     """
 
     def __init__(self, path: str, append: bool = False) -> None:
@@ -67,7 +67,7 @@ class OutputFile(CharBackend):
         try:
             written = os.writev(self._fd, views)
         except OSError:
-            written = 0  # write() says what is wrong
+            written = 0  # write() reports the error
         if written < size:
             self.write(b"".join(views)[written:])
         return size

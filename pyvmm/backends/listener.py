@@ -16,7 +16,7 @@ PATH_MAX = 107
 class Listener:
     """A socket of *kind* that listens at *path*, open to this user alone; ``accept`` does not block.
 
-    The file of a socket nobody listens on is replaced; ``close`` removes the file if it is still ours.
+    The file of a socket on which no process listens is replaced; ``close`` removes the file if it is ours.
     Raises BackendError when the path is too long, taken or not to be created.
     """
 
@@ -27,7 +27,7 @@ class Listener:
         self.socket = socket.socket(socket.AF_UNIX, kind)
         try:
             self.socket.bind(path)
-            os.chmod(path, 0o600)  # before listen: nobody can be connected yet
+            os.chmod(path, 0o600)  # before listen: no client can be connected yet
             self.socket.listen()
             self.socket.setblocking(False)
             self._file = os.lstat(path)
@@ -46,7 +46,7 @@ class Listener:
             if os.path.samestat(os.lstat(self.path), self._file):
                 os.unlink(self.path)
         except OSError:
-            pass  # removed by somebody else
+            pass  # another process removed it
 
 
 def check_path(path: str, most: int = PATH_MAX) -> None:
@@ -56,7 +56,7 @@ def check_path(path: str, most: int = PATH_MAX) -> None:
 
 
 def private_pair() -> tuple[socket.socket, socket.socket]:
-    """A listening socket for a program to inherit, and a connection to it; nobody else can connect.
+    """A listening socket for a program to inherit, and a connection to it; no other process can connect.
 
     Raises BackendError.
     """
@@ -84,7 +84,7 @@ def _remove_stale(path: str, kind: int) -> None:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise BackendError(f"{path} exists and is no socket; choose another path or remove it")
     except OSError:
-        return  # nothing there; bind says what else is wrong
+        return  # nothing there; bind reports what else is wrong
     with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.setblocking(False)
         problem = probe.connect_ex(path)
@@ -92,6 +92,6 @@ def _remove_stale(path: str, kind: int) -> None:
         try:
             os.unlink(path)
         except OSError:
-            pass  # bind says what is wrong
+            pass  # bind reports what is wrong
     elif problem in (0, errno.EAGAIN):
         raise BackendError(f"somebody listens on socket {path} already; choose another path")

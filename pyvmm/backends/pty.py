@@ -8,7 +8,7 @@ import termios
 
 from pyvmm.backends.base import BackendError
 from pyvmm.backends.duplex import Duplex
-from pyvmm.backends.inlet import Inlet
+from pyvmm.backends.reader import DescriptorReader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from pyvmm.loop import Loop, Timer
 
-# The kernel tells of a reader that comes only when asked.
+# That a program has opened the slave is found by polling: there is no event for it.
 _TICK = 0.1
 
 
 class Pty(Duplex):
     """A new pty in raw mode; ``path`` is its slave, made by ``attach``.
 
-    While nobody has the slave open, output is dropped; programs may come and go.
+    While no program has the slave open, output is dropped; programs may open and close it at any time.
     A program that has it open and does not read makes the guest wait, as a real line would.
     """
 
@@ -57,7 +57,7 @@ class Pty(Duplex):
         os.set_blocking(self._master, False)
         self._copy = os.dup(self._master)
         self._loop = loop
-        self._inlet = Inlet(loop, receive, space, self._broken)
+        self._reader = DescriptorReader(loop, receive, space, self._broken)
         self._wait_for_program()
 
     def describe(self) -> str:
@@ -71,30 +71,30 @@ class Pty(Duplex):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._inlet is not None:
-            self._inlet.close()
-        self._outlet.close(patience=0.2)
+        if self._reader is not None:
+            self._reader.close()
+        self._writer.close(patience=0.2)
         os.close(self._copy)
         os.close(self._master)
         self._master = self._copy = -1
 
     def _wait_for_program(self) -> None:
-        if self._loop is None or self._inlet is None or self._master < 0:
+        if self._loop is None or self._reader is None or self._master < 0:
             return
         self._timer = None
         poll = select.poll()
         poll.register(self._master, 0)
-        if poll.poll(0):  # POLLHUP: nobody has the slave open
+        if poll.poll(0):  # POLLHUP: no program has the slave open
             self._timer = self._loop.call_later(_TICK, self._wait_for_program)
             return
-        self._outlet.open(self._loop, self._copy)
-        self._inlet.open(self._master)
+        self._writer.open(self._loop, self._copy)
+        self._reader.open(self._master)
         self._tell()
 
     def _broken(self) -> None:
-        if self._inlet is not None:
-            self._inlet.close()
-        self._outlet.close()
+        if self._reader is not None:
+            self._reader.close()
+        self._writer.close()
         if self._timer is None:
             self._wait_for_program()
         if self._timer is not None:

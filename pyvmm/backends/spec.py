@@ -1,4 +1,4 @@
-"""The words a user chooses a backend with (``--console WORD``), to the backend."""
+"""From the text that names a backend (``--console TEXT``) to the backend."""
 
 from __future__ import annotations
 

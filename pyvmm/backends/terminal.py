@@ -1,7 +1,7 @@
 """The process's own standard input and output: a terminal in raw mode, or pipes and files.
 
 After termios(3) and credentials(7), "job control". ``kill -9`` leaves the terminal
-raw: ``stty sane`` brings it back.
+raw: ``stty sane`` restores it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import errno
 import os
 
 from pyvmm.backends.duplex import Duplex
-from pyvmm.backends.inlet import Inlet
+from pyvmm.backends.reader import DescriptorReader
 from pyvmm.host.nonblocking import open_again
 from pyvmm.host.notice import notice
 
@@ -32,7 +32,7 @@ _HELP = (
 _SIGSTOP = 19
 # How often a job in the background looks whether it has come to the foreground.
 _FOREGROUND_TICK = 0.5
-# Output still waiting at the end goes out as long as the reader takes some of it this often.
+# Output that is buffered at the end is written as long as the reader accepts some of it this often.
 _PATIENCE = 3.0
 
 
@@ -40,14 +40,14 @@ class Terminal(Duplex):
     """Standard input and output as the guest's console.
 
     A terminal is put into raw mode, except for its output processing (a guest's bare newline
-    starts a new line, as does ours). It is put back by ``close`` or at the end of the
+    starts a new line, as does ours). Its mode is restored by ``close`` or at the end of the
     interpreter. Ctrl-A is the escape key; *on_quit* is called at Ctrl-A x. In the background
     the terminal's mode and input are left alone until the job is in the foreground.
 
     From a pipe or file every byte goes to the guest as it is, up to the end of file.
-    When the reader of the output goes away, output is dropped and the guest goes on.
+    When the reader of the output closes it, output is dropped and the guest runs on.
 
-    Neither descriptor is made non-blocking, because the user's shell has them too: they are
+    Neither descriptor is made non-blocking, because the user's shell has them open too: they are
     opened a second time where that is possible, and polled where not (sockets).
     """
 
@@ -65,15 +65,15 @@ class Terminal(Duplex):
         self._is_terminal = os.isatty(stdin)
 
     def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
-        """Take the terminal: raw mode from here on."""
+        """Open both descriptors and put the terminal into raw mode."""
         self._loop = loop
         output = self._own(self._stdout, os.O_WRONLY)
-        self._outlet.open(loop, self._stdout if output < 0 else output, blocking=output < 0)
+        self._writer.open(loop, self._stdout if output < 0 else output, blocking=output < 0)
         self._input = self._own(self._stdin, os.O_RDONLY)
         if self._input < 0:
             self._input = self._stdin
         sift = self._sift if self._is_terminal else None
-        self._inlet = Inlet(loop, receive, space, sift=sift)
+        self._reader = DescriptorReader(loop, receive, space, sift=sift)
         atexit.register(self.release)
         self._take_when_in_foreground()
 
@@ -91,11 +91,11 @@ class Terminal(Duplex):
         return "the terminal" if self._is_terminal else "standard input and output"
 
     def close(self) -> None:
-        """Put the terminal back and write what waits (at most 3 s without progress). Idempotent."""
+        """Restore the mode and write what is buffered (at most 3 s without progress). Idempotent."""
         self.release()
-        if self._inlet is not None:
-            self._inlet.close()
-        self._outlet.close(_PATIENCE)
+        if self._reader is not None:
+            self._reader.close()
+        self._writer.close(_PATIENCE)
         self._loop = None
         if self._timer is not None:
             self._timer.cancel()
@@ -105,34 +105,34 @@ class Terminal(Duplex):
             os.close(self._opened.pop())
 
     def release(self) -> None:
-        """Put the terminal's own mode back, if it is ours to set. Idempotent."""
+        """Restore the terminal's mode, if this job is in the foreground. Idempotent."""
         modes, self._modes = self._modes, None
         if modes is not None and self._in_foreground():
             _set_modes(self._stdin, modes)
 
     def stop_job(self) -> None:
-        """SIGTSTP: put the terminal back and stop as a job does; take it again when continued."""
+        """SIGTSTP: restore the terminal's mode and stop as a job does; raw mode again when continued."""
         self.release()
         os.kill(os.getpid(), _SIGSTOP)
         self.continue_job()
 
     def continue_job(self) -> None:
-        """SIGCONT: the shell has set the terminal's mode meanwhile; take it again."""
+        """SIGCONT: raw mode again, as the shell has set its own."""
         self._take_when_in_foreground()
 
     def _take_when_in_foreground(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._inlet is None or self._loop is None:
+        if self._reader is None or self._loop is None:
             return
         if not self._is_terminal:
-            self._inlet.open(self._input)
+            self._reader.open(self._input)
         elif self._in_foreground():
             self._make_raw()
-            self._inlet.open(self._input)
+            self._reader.open(self._input)
         else:
-            self._inlet.close()
+            self._reader.close()
             self._timer = self._loop.call_later(_FOREGROUND_TICK, self._take_when_in_foreground)
 
     def _in_foreground(self) -> bool:
@@ -159,12 +159,12 @@ class Terminal(Duplex):
         _set_modes(self._stdin, modes)
 
     def _broken(self) -> None:
-        if self._outlet.problem != errno.EPIPE:
-            problem = os.strerror(self._outlet.problem)
+        if self._writer.problem != errno.EPIPE:
+            problem = os.strerror(self._writer.problem)
             notice("standard output", f"standard output: {problem}; the guest's output is lost now")
 
     def _sift(self, data: bytes) -> bytes:
-        """Take the escape sequences out of *data* and obey them."""
+        """Carry out the escape sequences in *data*; returns the rest."""
         if not self._escaped and ESCAPE not in data:
             return data
         kept = bytearray()
@@ -180,7 +180,7 @@ class Terminal(Duplex):
                 if self._on_quit is not None:
                     self._on_quit()
             elif key in b"hH?":
-                self._outlet.write(_HELP.encode())
+                self._writer.write(_HELP.encode())
             elif key in b"bB":
                 if self.on_break is not None:
                     self.on_break()
@@ -204,4 +204,4 @@ def _set_modes(fd: int, modes: list[object]) -> None:
     try:
         termios.tcsetattr(fd, termios.TCSANOW, modes)  # type: ignore[arg-type]
     except termios.error:
-        pass  # the terminal has gone
+        pass  # the terminal hung up

@@ -1,4 +1,4 @@
-"""A listening UNIX socket; whoever connects has the console."""
+"""A listening UNIX socket, whose client has the console."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import select
 import socket
 
 from pyvmm.backends.duplex import Duplex
-from pyvmm.backends.inlet import Inlet
 from pyvmm.backends.listener import Listener
+from pyvmm.backends.reader import DescriptorReader
 from pyvmm.loop import READ
 
 TYPE_CHECKING = False
@@ -24,8 +24,8 @@ _BUSY = b"pyvmm: this console is in use by another client; try again when it has
 class UnixSocket(Duplex):
     """A socket at *path*, open to this user alone, for one client at a time.
 
-    A second client gets one line that says so, and is closed. Without a client, output is dropped.
-    The file of a socket nobody listens on is replaced; the socket is removed by ``close``.
+    A second client is sent one line that says so, and is disconnected. Without a client, output is dropped.
+    The file of a socket on which no process listens is replaced; the socket is removed by ``close``.
     """
 
     def __init__(self, path: str) -> None:
@@ -45,7 +45,7 @@ class UnixSocket(Duplex):
         """Listen. Raises BackendError when the path is too long, taken or not to be created."""
         self._listener = Listener(self.path)
         self._loop = loop
-        self._inlet = Inlet(loop, receive, space, self._broken)
+        self._reader = DescriptorReader(loop, receive, space, self._broken)
         self._listen()
 
     def describe(self) -> str:
@@ -66,19 +66,19 @@ class UnixSocket(Duplex):
             self._loop.add(self._listener.socket.fileno(), READ, self._accept)
 
     def _accept(self, events: int) -> None:
-        if self._listener is None or self._loop is None or self._inlet is None:
+        if self._listener is None or self._loop is None or self._reader is None:
             return
         try:
             client, _ = self._listener.socket.accept()
         except BlockingIOError:
-            return  # it left again
+            return  # it has disconnected
         except OSError:  # no descriptor or memory left: stop asking for a while
             self._loop.remove(self._listener.socket.fileno())
             self._loop.call_later(_ACCEPT_PAUSE, self._listen)
             return
         client.setblocking(False)
         if self._client is not None and _has_left(self._client):
-            self._hang_up()  # not noticed yet, because the guest takes no input
+            self._hang_up()  # not read yet, because the guest accepts no input
         if self._client is not None:
             with client:
                 try:
@@ -88,8 +88,8 @@ class UnixSocket(Duplex):
             return
         self._client = client
         self._copy = os.dup(client.fileno())
-        self._outlet.open(self._loop, self._copy)
-        self._inlet.open(client.fileno())
+        self._writer.open(self._loop, self._copy)
+        self._reader.open(client.fileno())
         self._tell()
 
     def _broken(self) -> None:
@@ -97,10 +97,10 @@ class UnixSocket(Duplex):
 
     def _hang_up(self, patience: float = 0.0) -> None:
         client, self._client = self._client, None
-        if client is None or self._inlet is None:
+        if client is None or self._reader is None:
             return
-        self._inlet.close()
-        self._outlet.close(patience)
+        self._reader.close()
+        self._writer.close(patience)
         os.close(self._copy)
         client.close()
         self._tell()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> int:
-    """Carry out ``pyvmm image`` with *argv*, the words behind it; returns the exit code, 0.
+    """Carry out ``pyvmm image`` with *argv*, the arguments after the verb; returns the exit code, 0.
 
     Raises a PyvmmError for what cannot be done.
     """

@@ -50,7 +50,7 @@ def write(text: str, patience: float = 0.0) -> bool:
             if own >= 0:
                 os.close(own)
     except OSError:
-        return True  # closed, or a full disk: nobody to tell
+        return True  # closed, or a full disk: there is no other place to write to
 
 
 def _write(fd: int, data: bytes, patience: float) -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def prepare(path: str) -> None:
     """Raise StartError when *path* cannot be written, before the guest runs in vain.
 
-    A file from an earlier run goes, lest it be taken for this one's.
+    The file of an earlier run is removed, so that it is not taken for this one's.
     """
     replaced = _is_replaced(path)
     place = os.path.dirname(path) or "." if replaced else path

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
 
         status, ending = run_exec(config)
     else:
-        status, ending = None, Run(config).until_end()
+        status, ending = None, GuestRun(config).until_end()
     if result is not None:
         result_file.write(result, ending, status)
     if status is not None:
@@ -71,11 +71,11 @@ def main(argv: list[str]) -> int:
     return ending.code
 
 
-class Run:
+class GuestRun:
     """One ``pyvmm run``, over all the guest's restarts.
 
-    SIGINT, SIGTERM, SIGHUP, --timeout and Ctrl-A x end it with code 3. The signals are held back
-    from before the first machine is built, so that none finds it half made and the terminal in raw mode.
+    SIGINT, SIGTERM, SIGHUP, --timeout and Ctrl-A x end it with code 3. The signals are blocked
+    from before the first machine is built, so that none comes while it is half built and the terminal is raw.
     """
 
     def __init__(self, config: Config) -> None:
@@ -177,7 +177,7 @@ def _config(values: dict[str, Any], arguments: list[str]) -> Config:
         keys = {**read_toml(arguments[0]), **values}
     if keys.get("kernel") is not None or keys.get("firmware") is not None:
         return Config(**keys)
-    # Debian's stock kernel with our user space. What else is wrong is told before it is fetched.
+    # Debian's stock kernel with our user space. What else is wrong is reported before it is fetched.
     config = Config(**{**keys, "kernel": "the default guest's"})
     from pyvmm.cli.report_handler import show_progress
     from pyvmm.images.default import default_guest

@@ -203,7 +203,7 @@ class Config:
 
     @property
     def kernel_console(self) -> str:
-        """Where a Linux kernel is told to have its console when the user says nothing."""
+        """The console of a Linux kernel whose command line the user does not give."""
         return "hvc0" if self.console == "none" and self._has_hvc_console else "ttyS0"
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from pyvmm.backends.inlet import Inlet
+from pyvmm.backends.reader import DescriptorReader
 from pyvmm.backends.terminal import Terminal
 from pyvmm.loop import WRITE
 
@@ -54,7 +54,7 @@ class ExecRunner:
         self._stdin = stdin
         #: Our terminal with a pty, else None; a job's signals go to its methods.
         self.terminal: Terminal | None = None
-        self._inlet: Inlet | None = None
+        self._reader: DescriptorReader | None = None
         self._held = 0
         self._outputs: list[_Output] = []
         if request.pty:
@@ -72,10 +72,10 @@ class ExecRunner:
             on_room=self._resume,
             on_exit=self._ended,
         )
-        inlet = Inlet(loop, self._write, self._room, self.run.eof)
+        reader = DescriptorReader(loop, self._write, self._room, self.run.eof)
         try:
-            inlet.open(stdin)
-            self._inlet = inlet
+            reader.open(stdin)
+            self._reader = reader
         except OSError:  # closed before we began
             self.run.eof()
 
@@ -93,8 +93,8 @@ class ExecRunner:
         self._done = True
         if self.terminal is not None:
             self.terminal.close()
-        if self._inlet is not None:
-            self._inlet.close()
+        if self._reader is not None:
+            self._reader.close()
         for output in self._outputs:
             output.close()
 
@@ -117,7 +117,7 @@ class ExecRunner:
         self.run.write(data)
 
     def _resume(self, run: Run) -> None:
-        source = self.terminal or self._inlet
+        source = self.terminal or self._reader
         if source is not None:
             source.resume()
 

@@ -1,4 +1,4 @@
-"""Where an exception comes from, in the words of one sentence: method, file and line."""
+"""Where an exception was raised: method, file and line."""
 
 from __future__ import annotations
 

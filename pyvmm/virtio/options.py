@@ -1,7 +1,7 @@
 """From the options of a device, as asked for, to the device.
 
 Each kind's maker, a module that ``DEVICE_KINDS`` names, has ``from_options(reader) -> VirtioDevice``: it
-reads its options one by one, and what nobody read is an error.
+reads its options one by one, and an option that is left is an error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FALSE = ("off", "no", "false", "0")
 
 
 class OptionReader:
-    """Reads the options of one device by their keys; ``finish`` raises for one that nobody read.
+    """Reads the options of one device by their keys; ``finish`` raises for one that was not read.
 
     :param options: the device as asked for
     :param machine: the name of the machine that the device is for
@@ -100,7 +100,7 @@ class OptionReader:
         return ConfigError(f"--{self.kind.replace('_', '-')}: {what}")
 
     def finish(self) -> None:
-        """Raise ConfigError for an option that nobody read."""
+        """Raise ConfigError for an option that was not read."""
         if self._values:
             known = f"it knows {', '.join(self._known)}" if self._known else "it has no options"
             raise self.error(f"{next(iter(self._values))!r} is unknown; {known}")

@@ -17,7 +17,7 @@ import lab
 from common import Row, interleave, pairs_row, progress
 
 from pyvmm.backends.base import CharBackend
-from pyvmm.backends.outlet import Outlet
+from pyvmm.backends.writer import DescriptorWriter
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio.console.device import VirtioConsole
 from pyvmm.virtio.console.port import Port
@@ -43,19 +43,19 @@ class Pipe(CharBackend):
         super().__init__()
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.writer, False)
-        self._outlet = Outlet(self)
+        self._writer = DescriptorWriter(self)
         self._thread = threading.Thread(target=self._swallow)
         self._thread.start()
 
     def attach(self, loop, receive, space):  # type: ignore[no-untyped-def]
-        self._outlet.open(loop, self.writer)
+        self._writer.open(loop, self.writer)
 
     def offer(self, views):  # type: ignore[no-untyped-def]
-        return self._outlet.offer(views)
+        return self._writer.offer(views)
 
     def close(self) -> None:
         if self.writer >= 0:
-            self._outlet.close()
+            self._writer.close()
             os.close(self.writer)
             self.writer = -1
             self._thread.join()

@@ -158,7 +158,7 @@ def test_input_of_a_console_when_it_is_saved_between_the_question_for_room_and_t
     with FakeDriver(VirtioConsole([Port(ends)])) as driver:
         give_buffers(driver, 64, 64)
         asked: list[Saved] = []
-        space = ends._inlet._space
+        space = ends._reader._space
 
         def then_saved() -> int:
             room = space()
@@ -166,9 +166,9 @@ def test_input_of_a_console_when_it_is_saved_between_the_question_for_room_and_t
             return room
 
         os.write(ends.writer, b"in between")
-        ends._inlet._space = then_saved
+        ends._reader._space = then_saved
         driver.loop.run_once(0)
-        ends._inlet._space = space
+        ends._reader._space = space
         stood = asked[-1].stands
         go_on(driver, asked[-1])
 

@@ -1,4 +1,4 @@
-"""What a block device needs of whatever keeps its sectors."""
+"""What stands behind a block device: the interface of disk images."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Disk:
     parallel = False
     #: Whether every transfer waits for the medium: there is no cache of the host's in between.
     direct = False
-    #: Whether it lies in the host's memory: nothing that is done with it waits for a medium.
+    #: Whether it is in the host's memory (tmpfs): no transfer waits for a medium.
     in_memory = False
     #: Whether ``read_now`` never waits.
     tells = False
@@ -45,7 +45,7 @@ class Disk:
     block_size = SECTOR
     #: The smallest unit that is written without reading around it, in bytes.
     physical_block_size = 4096
-    #: The size of transfers the medium likes best, in bytes; 0 when nobody knows.
+    #: The size of the transfers that are fastest, in bytes; 0 when it is not known.
     optimal_size = 0
 
     def read(self, views: Views, offset: int, size: int) -> None:
@@ -64,11 +64,11 @@ class Disk:
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Bring everything written so far to the medium."""
+        """Write everything written so far to the medium."""
         raise NotImplementedError
 
     def discard(self, offset: int, size: int) -> None:
-        """Forget what is there. OSError EOPNOTSUPP when the image cannot."""
+        """Deallocate what is there. OSError EOPNOTSUPP when the image cannot."""
         raise NotImplementedError
 
     def write_zeroes(self, offset: int, size: int, unmap: bool, durable: bool) -> None:
@@ -76,13 +76,13 @@ class Disk:
         raise NotImplementedError
 
     def refresh(self) -> bool:
-        """Look at the image's size again; True when it has changed."""
+        """Read the image's size again; True when it has changed."""
         return False
 
     def describe(self) -> str:
-        """What it is, in a few words."""
+        """What it is, for messages."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Give it back. Idempotent."""
+        """Release the image. Idempotent."""
         raise NotImplementedError

@@ -6,7 +6,7 @@ file(1) knows them. Names are those of QEMU's block drivers.
 
 from __future__ import annotations
 
-#: Bytes from the start that ``detect`` wants to see.
+#: Bytes from the start that ``detect`` looks at.
 HEAD = 512
 
 # Offset, magic, name.

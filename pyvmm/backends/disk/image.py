@@ -1,4 +1,4 @@
-"""A disk image by its path: made, its format found out, opened by whoever can read it."""
+"""A disk image by its path: created, its format detected, opened by the class for that format."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def open_disk(
 
     :param format: one of CHOICES; ``auto`` looks at the image's first bytes
     :param direct: past the host's page cache
-    :param snapshot: what is written is gone at the end; the image is only read
+    :param snapshot: what is written is discarded at the end; the image is only read
     :param create: make a raw image of this many bytes when there is nothing at *path*
 
     Raises DiskError with a sentence that names *path* and what to do.
@@ -34,7 +34,7 @@ def open_disk(
         raise DiskError(f"disk {path}: format={format} is not offered; choose {', '.join(CHOICES)}")
     if create is not None:
         _create(path, create)
-    found = _look(path) if format != "raw" else "raw"
+    found = _detect_format(path) if format != "raw" else "raw"
     if format not in ("auto", found):
         raise DiskError(f"disk {path} is {found}, not {format}; give format={found}, or another image")
     if found == "raw" and not snapshot:
@@ -60,8 +60,8 @@ def _create(path: str, size: int) -> None:
         os.close(fd)
 
 
-def _look(path: str) -> str:
-    """The format of the image; ``raw`` too for what cannot be read, which opening it will explain."""
+def _detect_format(path: str) -> str:
+    """The format of the image; ``raw`` too for what cannot be read: opening it reports why."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:

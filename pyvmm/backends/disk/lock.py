@@ -1,4 +1,4 @@
-"""Who may use an image at the same time: many readers, or one writer.
+"""Locks on disk images: many readers, or one writer.
 
 The locks are those of an open file description (fcntl(2), F_OFD_SETLK): they end with the last
 descriptor, however its process ends. Their bytes are the ones QEMU locks (block/file-posix.c,
@@ -16,19 +16,20 @@ from pyvmm.backends.disk.base import DiskError
 from pyvmm.host.libc import function
 from pyvmm.host.notice import notice
 
-# A byte for each permission: held shared by whoever uses it, and by whoever does not allow it to others.
+# Two bytes for each permission: processes that use it lock one (shared), those that deny it to others lock
+# the other.
 _USED = 100
 _FORBIDDEN = 200
 _READ, _WRITE, _RESIZE = 0, 1, 3
 _NOT_OTHERS = (_WRITE, _RESIZE)
 
-#: Seconds to wait for the last user, whose process may be ending: closing a VM takes the kernel a while.
+#: Seconds to wait for another user, whose process may be ending: closing a VM takes the kernel a while.
 PATIENCE = 0.2
 
 _F_OFD_GETLK = 36
 _F_OFD_SETLK = 37
 _F_RDLCK, _F_WRLCK, _F_UNLCK = 0, 1, 2
-#: What file systems say that have no such locks.
+#: The errors of file systems that have no such locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 _fcntl = function("fcntl")
@@ -56,9 +57,9 @@ class flock(Structure):
 
 
 def lock(fd: int, path: str, write: bool) -> None:
-    """Claim the image open as *fd* for reading, or for writing too, until *fd* is closed.
+    """Lock the image open as *fd* for reading, or for writing too, until *fd* is closed.
 
-    Waits a moment for somebody who is about to let go. Raises DiskError when the image is used in a way
+    Waits PATIENCE seconds for another process to release it. Raises DiskError when the image is used in a way
     that excludes this.
     """
     uses = (_READ, _WRITE) if write else (_READ,)
@@ -78,8 +79,8 @@ def lock(fd: int, path: str, write: bool) -> None:
 
 
 def _claim(fd: int, path: str, mine: list[int], theirs: list[int]) -> bool:
-    """Lock the bytes of *mine*; whether nobody has one of *theirs*."""
-    # Claimed first and looked at then: of two at the same time both may lose, never both win.
+    """Lock the bytes of *mine*; whether no other process has locked one of *theirs*."""
+    # Locked first, checked after that: of two processes at the same time both may fail, never both succeed.
     for byte in mine:
         problem = _call(fd, _F_OFD_SETLK, _F_RDLCK, byte)[0]
         if problem in _NO_LOCKS:

@@ -47,14 +47,14 @@ _REPLY = Struct(">IIQ")
 
 #: The most bytes of one request that every server takes.
 _LIMIT = 32 << 20
-#: Views handed to the kernel at once; IOV_MAX is 1024.
+#: Views passed to the kernel at once; IOV_MAX is 1024.
 _VIEWS = 512
 
 
 class NbdDisk(Disk):
     """The default export of the server at the other end of *link*, a connected socket, which it closes.
 
-    Raises DiskError when the other end does not speak NBD, and OSError when it hangs up.
+    Raises DiskError when the other end does not speak NBD, and OSError when it disconnects.
     """
 
     def __init__(self, link: socket.socket, path: str) -> None:
@@ -82,22 +82,22 @@ class NbdDisk(Disk):
             part = min(size - start, _LIMIT)
             data = cut(rest(views, start), part)
             self._request(_WRITE, self._durably(durable), offset + start, part, data)
-        self._settle(durable)
+        self._flush_unless_fua(durable)
 
     def flush(self) -> None:
-        """Have the server flush."""
+        """Send NBD_CMD_FLUSH."""
         if self._flags & _SEND_FLUSH:
             self._request(_FLUSH, 0, 0, 0)
 
     def discard(self, offset: int, size: int) -> None:
-        """Have the server trim."""
+        """Send NBD_CMD_TRIM."""
         if not self._flags & _SEND_TRIM:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         for start in range(0, size, _LIMIT):
             self._request(_TRIM, 0, offset + start, min(size - start, _LIMIT))
 
     def write_zeroes(self, offset: int, size: int, unmap: bool, durable: bool) -> None:
-        """Have the server write zeroes."""
+        """Send NBD_CMD_WRITE_ZEROES, or zeroes where the server has no such command."""
         flags = (0 if unmap else _NO_HOLE) | self._durably(durable)
         for start in range(0, size, _LIMIT):
             part = min(size - start, _LIMIT)
@@ -105,24 +105,22 @@ class NbdDisk(Disk):
                 self._request(_WRITE_ZEROES, flags, offset + start, part)
             else:
                 self._request(_WRITE, flags & _FUA, offset + start, part, [memoryview(bytes(part))])
-        self._settle(durable)
+        self._flush_unless_fua(durable)
 
     def describe(self) -> str:
         """The path, as ``nbd PATH``."""
         return f"nbd {self.path}"
 
     def close(self) -> None:
-        """Say goodbye and hang up; the server brings everything to its image then."""
+        """Send NBD_CMD_DISC and disconnect; the server writes everything to its image then."""
         link, self._link = self._link, None
         if link is None:
             return
         try:
             link.sendall(_REQUEST.pack(_REQUEST_MAGIC, 0, _DISC, 0, 0, 0))
         except OSError:
-            pass  # it has gone before us
+            pass  # the server disconnected first
         link.close()
-
-    # Inside
 
     def _handshake(self) -> tuple[int, int]:
         """(size, transmission flags) of the export."""
@@ -142,7 +140,7 @@ class NbdDisk(Disk):
     def _durably(self, durable: bool) -> int:
         return _FUA if durable and self._flags & _SEND_FUA else 0
 
-    def _settle(self, durable: bool) -> None:
+    def _flush_unless_fua(self, durable: bool) -> None:
         if durable and not self._flags & _SEND_FUA:
             self.flush()
 
@@ -161,16 +159,16 @@ class NbdDisk(Disk):
             self._send([memoryview(head), *data])
             magic, problem, handle = _REPLY.unpack(self._receive(_REPLY.size))
             if magic != _REPLY_MAGIC or handle != self._handle:
-                raise OSError(errno.EPROTO, "its server answers what was not asked")
+                raise OSError(errno.EPROTO, "its server sent a reply to no request")
             if not problem:
                 self._fill(list(into))
         except OSError:
-            self._hang_up()  # nobody knows where in the stream the next answer would begin
+            self._disconnect()  # where in the stream the next reply begins is unknown
             raise
         if problem:
             raise OSError(problem, os.strerror(problem))
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         link, self._link = self._link, None
         if link is not None:
             link.close()
@@ -195,5 +193,5 @@ class NbdDisk(Disk):
         while views:
             got = link.recvmsg_into(views[:_VIEWS])[0]
             if not got:
-                raise OSError(errno.EIO, "its server has hung up")
+                raise OSError(errno.EIO, "its server has disconnected")
             views = rest(views, got)

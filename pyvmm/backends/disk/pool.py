@@ -1,4 +1,4 @@
-"""Threads for transfers that wait for the medium, so that it has several to choose from."""
+"""Threads for transfers that wait for the medium, so that several are in progress at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: How many transfers one disk has under way at a time.
+#: How many transfers of one disk are in progress at a time.
 DEPTH = 16
 
 
@@ -26,7 +26,7 @@ class Pool:
         self._change = Condition()
 
     def submit(self, job: Callable[[], object]) -> None:
-        """Have *job* carried out soon; here and now where the host gives no thread."""
+        """Queue *job*; it is carried out in this thread where the host gives no other."""
         with self._change:
             self._open += 1
             wanted = self._open > len(self._threads) < DEPTH

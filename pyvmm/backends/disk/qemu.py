@@ -1,8 +1,8 @@
-"""A disk in a format of QEMU's: its own qemu-nbd reads and writes the image, and we are its client.
+"""A disk in a format of QEMU's: qemu-nbd reads and writes the image, and this process is its client.
 
-qemu-nbd gets a listening socket the way systemd hands one over (LISTEN_FDS, sd_listen_fds(3)), with our
-connection waiting in it: nothing to poll for, and no name anybody else could connect to. It ends when the
-connection does, whatever ended us, and with it its lock on the image.
+qemu-nbd inherits a listening socket as systemd passes one (LISTEN_FDS, sd_listen_fds(3)), with our
+connection pending in it: nothing to poll for, and no name that another process could connect to. It ends when
+the connection does, however this process ended, and with it its lock on the image.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import time
 from pyvmm.backends.disk.base import DiskError
 from pyvmm.backends.disk.nbd import NbdDisk
 from pyvmm.backends.listener import private_pair
+from pyvmm.host.printable import printable
 
 _PROGRAM = "qemu-nbd"
 #: The first descriptor of sd_listen_fds(3).
 _LISTEN_FD = 3
-#: Seconds qemu-nbd gets to write out what it holds when the connection has ended.
+#: Seconds qemu-nbd may take to write out its cache when the connection has ended.
 _PATIENCE = 30.0
-#: Bytes of its complaints that are looked at.
-_COMPLAINTS = 4096
+#: Bytes of its error output that are read.
+_ERRORS = 4096
 # The process id is known to the child alone; a shell puts it into the environment.
 _SCRIPT = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
 
@@ -32,7 +33,7 @@ class QemuDisk(NbdDisk):
     """The image at *path*, of *format*.
 
     :param direct: past the host's page cache
-    :param snapshot: writes go to a temporary file that is gone at the end
+    :param snapshot: writes go to a temporary file that is removed at the end
 
     Raises DiskError when qemu-nbd is missing or refuses the image, with its reason.
     """
@@ -54,30 +55,30 @@ class QemuDisk(NbdDisk):
             command.append("--snapshot")
         # An absolute path is never taken for one of QEMU's pseudo-protocols.
         command += ["--", os.path.abspath(path)]
-        complaints = os.memfd_create("qemu-nbd", os.MFD_CLOEXEC)
+        errors = os.memfd_create("qemu-nbd", os.MFD_CLOEXEC)
         try:
-            link = self._start(command, complaints)
+            link = self._start(command, errors)
             try:
                 super().__init__(link, path)
             except OSError:
                 self._end()
-                raise _refusal(path, format, os.pread(complaints, _COMPLAINTS, 0)) from None
+                raise _refusal(path, format, os.pread(errors, _ERRORS, 0)) from None
             except BaseException:
                 self._end()
                 raise
         finally:
-            os.close(complaints)
+            os.close(errors)
 
     def describe(self) -> str:
         """Format and path, as ``qcow2 PATH``."""
         return f"{self.format} {self.path}"
 
     def close(self) -> None:
-        """Hang up, and wait until qemu-nbd has written everything to the image."""
+        """Disconnect, and wait until qemu-nbd has written everything to the image."""
         super().close()
         self._end()
 
-    def _start(self, command: list[str], complaints: int) -> socket.socket:
+    def _start(self, command: list[str], errors: int) -> socket.socket:
         """Start qemu-nbd; returns the connection to it."""
         listener, link = private_pair()
         with listener:
@@ -89,7 +90,7 @@ class QemuDisk(NbdDisk):
                     file_actions=[
                         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
                         (os.POSIX_SPAWN_DUP2, 0, 1),
-                        (os.POSIX_SPAWN_DUP2, complaints, 2),
+                        (os.POSIX_SPAWN_DUP2, errors, 2),
                         (os.POSIX_SPAWN_DUP2, listener.fileno(), _LISTEN_FD),
                     ],
                     setsid=True,  # Ctrl-C on our terminal is not for it
@@ -113,9 +114,9 @@ class QemuDisk(NbdDisk):
             time.sleep(0.005)
 
 
-def _refusal(path: str, format: str, complaints: bytes) -> DiskError:
-    lines = complaints.decode(errors="replace").strip().splitlines()
-    reason = lines[0].removeprefix(f"{_PROGRAM}: ") if lines else "it gave no reason"
+def _refusal(path: str, format: str, errors: bytes) -> DiskError:
+    lines = errors.decode(errors="replace").strip().splitlines()
+    reason = printable(lines[0].removeprefix(f"{_PROGRAM}: ")) if lines else "it gave no reason"
     if any("lock" in line for line in lines):
         return DiskError(f"disk {path} is in use by another process; end that, or give ro here and there")
     return DiskError(f"disk {path} cannot be opened as {format}: {_PROGRAM} says: {reason}")

@@ -49,7 +49,7 @@ class RawDisk(Disk):
 
     :param direct: past the host's page cache (O_DIRECT)
     :param guarded: the format was guessed from its contents, so a guest must not make it look like
-        another one: whoever opens it next would follow the guest's header to other files
+        another one: the next program that opens it would follow the guest's header to other files
 
     Raises DiskError when it cannot be opened as asked, is no disk, or is in use.
     """
@@ -63,17 +63,17 @@ class RawDisk(Disk):
         self.readonly = readonly
         self.direct = direct
         self._guarded = guarded
-        #: The error of a flush that failed: what it lost never comes back, so no later one succeeds.
+        #: The error of a flush that failed: the kernel has dropped the data, so no later one succeeds.
         self._lost: OSError | None = None
         self._fd = _open(path, readonly, direct)
         try:
             self._is_device = _check_kind(self._fd, path)
             lock(self._fd, path, not readonly)
-            self._look()
+            self._read_block_sizes()
             self.size = self._measure()
-            self.in_memory = not self._is_device and _lies_in_memory(self._fd)
+            self.in_memory = not self._is_device and _is_on_tmpfs(self._fd)
             # RWF_NOWAIT, unless the file system has no such thing.
-            self._now = 0 if direct or not _knows_nowait(self._fd) else os.RWF_NOWAIT
+            self._now = 0 if direct or not _has_nowait(self._fd) else os.RWF_NOWAIT
             self.tells = not direct and (self.in_memory or self._now != 0)
         except BaseException:
             self.close()
@@ -94,7 +94,7 @@ class RawDisk(Disk):
             done += more
 
     def read_now(self, views: Views, offset: int, size: int) -> bool:
-        """Fill *views* from the page cache. Where nobody can tell what is in it, by reading."""
+        """Fill *views* from the page cache; by an ordinary read where the kernel has no RWF_NOWAIT for it."""
         if self.direct:
             return False
         if self._now:
@@ -131,11 +131,11 @@ class RawDisk(Disk):
             raise
 
     def discard(self, offset: int, size: int) -> None:
-        """Give the space back to the file system, or the sectors to the device."""
+        """Punch a hole into the file, or discard the device's sectors."""
         self._allocate(_PUNCH_HOLE | _KEEP_SIZE, offset, size)
 
     def write_zeroes(self, offset: int, size: int, unmap: bool, durable: bool) -> None:
-        """Zero by the file system's own means, or by writing."""
+        """Zero by fallocate(2), or by writing."""
         for mode in (_PUNCH_HOLE | _KEEP_SIZE, _ZERO_RANGE | _KEEP_SIZE)[0 if unmap else 1 :]:
             try:
                 self._allocate(mode, offset, size)
@@ -150,7 +150,7 @@ class RawDisk(Disk):
             self.flush()
 
     def refresh(self) -> bool:
-        """Take the image's size as it is now. Raises DiskError when it is no whole number of blocks."""
+        """Read the image's size again. Raises DiskError when it is no whole number of blocks."""
         old, self.size = self.size, self._measure()
         return old != self.size
 
@@ -164,10 +164,8 @@ class RawDisk(Disk):
         if fd >= 0:
             os.close(fd)
 
-    # Inside
-
-    def _look(self) -> None:
-        """Find out its block sizes."""
+    def _read_block_sizes(self) -> None:
+        """Read its block sizes."""
         if self._is_device:
             number = c_int()
             if not self.readonly and not ioctl(self._fd, _BLKROGET, byref(number)) and number.value:
@@ -192,7 +190,7 @@ class RawDisk(Disk):
         return size
 
     def _misaligned(self, error: OSError) -> None:
-        """Go on only when direct I/O refused the guest's buffers; ours will do."""
+        """Raise *error* unless direct I/O refused the guest's buffers as misaligned: ours is used then."""
         if error.errno != errno.EINVAL or not self.direct:
             raise error
 
@@ -220,7 +218,7 @@ class RawDisk(Disk):
             done += len(part)
 
     def _guard(self, views: list[memoryview], offset: int) -> list[memoryview]:
-        """*views* with a copy of what goes to the head, which is none of a format's."""
+        """*views* with a copy of their part of the first HEAD bytes, checked to be no format's header."""
         head = bytearray(HEAD)
         if offset:
             os.preadv(self._fd, [memoryview(head)[:offset]], 0)
@@ -271,13 +269,13 @@ def _vectored(call: Callable[..., int], fd: int, vector: Vector, offset: int, fl
     return done
 
 
-def _lies_in_memory(fd: int) -> bool:
+def _is_on_tmpfs(fd: int) -> bool:
     # struct statfs begins with long f_type, and has 120 bytes (statfs(2)).
     found = (c_long * 16)()
     return _fstatfs(fd, found) == 0 and found[0] == _TMPFS_MAGIC
 
 
-def _knows_nowait(fd: int) -> bool:
+def _has_nowait(fd: int) -> bool:
     try:
         os.preadv(fd, [bytearray(1)], 0, os.RWF_NOWAIT)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""What a network device talks to on the host: frames in, frames out."""
+"""What stands behind a network device on the host: the interface of network backends."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class NetBackendError(StartError):
 
 
 class NetBackend:
-    """Frames to and from the host, behind one network device. This one is a cable with no other end.
+    """Frames to and from the host, behind one network device. This one has no other end.
 
     A frame comes and goes as a list of views: ``HEADER`` bytes of virtio_net_hdr_v1, then the frame. The
     device's loop calls everything but ``attach`` and ``close``; ``send`` and ``receive`` only between
     ``started`` and ``stopped``; ``send`` of a ``prompt`` one a vCPU, too.
     """
 
-    #: CSUM, TSO4, TSO6, ECN: what it takes from the guest, and can keep from doing for it.
+    #: CSUM, TSO4, TSO6, ECN: the offloads it accepts from the guest, and can leave to it.
     offloads = 0
     #: Queue pairs it can have.
     pairs = 1
@@ -47,36 +47,36 @@ class NetBackend:
     foreign = False
     #: Any thread may ``send`` that holds the device's lock: all else that touches what it uses holds it, too.
     prompt = False
-    #: Bytes of the largest IP packet that goes over it; None: what the user says, or 1500.
+    #: Bytes of the largest IP packet it carries; None: what the user asks for, or 1500.
     mtu: int | None = None
 
     def __init__(self) -> None:
-        #: False while there is nobody at the other end: the guest's link is down.
+        #: False while there is no other end: the guest's link is down.
         self.carrier = True
         #: Called in the loop when ``carrier`` or a descriptor changes; before one is closed.
         self.on_change: Callable[[], object] | None = None
-        #: Where another guest's frames are pushed to, while the device runs.
-        self.sink: Sink | None = None
+        #: Receives the frames that another guest sends, while the device runs.
+        self.sink: FrameSink | None = None
 
     def attach(self, loop: Loop) -> None:
         """Open what needs the loop. Raises NetBackendError."""
 
     @property
     def identity(self) -> str:
-        """What tells it from others of its kind: part of the seed of a MAC address."""
+        """What distinguishes it from others of its kind: part of the seed of a MAC address."""
         return ""
 
     def started(self, offloads: int) -> None:
-        """The driver runs and takes frames with *offloads* left to do. Raises OSError."""
+        """The driver runs, and accepts frames with *offloads* left to it. Raises OSError."""
 
     def stopped(self) -> None:
-        """The driver is gone."""
+        """The driver has reset the device."""
 
     def enable(self, pairs: int) -> None:
         """Use the first *pairs* queue pairs."""
 
     def set_carrier(self, up: bool) -> None:
-        """The guest's link goes up or down by its user's wish: show that to the other end, if it can be."""
+        """The guest has set its link up or down: show that to the other end, where that is possible."""
 
     def fd(self, pair: int) -> int:
         """What becomes readable when there are frames for queue *pair*; -1 when frames are pushed."""
@@ -90,22 +90,22 @@ class NetBackend:
         raise BlockingIOError
 
     def reader(self, pair: int) -> Callable[[list[memoryview]], int]:
-        """``receive`` for one queue, with nothing in between where that can be."""
+        """``receive`` for one queue, as directly as possible."""
         return partial(self.receive, pair)
 
     @property
     def pending(self) -> bool:
-        """True when there are frames that ``fd`` does not tell of."""
+        """True when there are frames for which ``fd`` is not readable."""
         return False
 
     def writer(self, pair: int) -> Callable[[list[memoryview]], object]:
-        """``send`` for one queue, with nothing in between where that can be."""
+        """``send`` for one queue, as directly as possible."""
         return partial(self.send, pair)
 
     def send(self, pair: int, views: list[memoryview]) -> None:
-        """Send a frame with its header, *views*; nothing of them is used afterwards.
+        """Send a frame with its header, *views*; they are not used afterwards.
 
-        Raises BlockingIOError when it finds no room until ``fd(pair)`` is writable, OSError when it is lost.
+        Raises BlockingIOError when there is no room until ``fd(pair)`` is writable, OSError when it is lost.
         """
 
     @property
@@ -114,21 +114,21 @@ class NetBackend:
         return False
 
     def flush(self) -> None:
-        """What was sent goes out now: the device has nothing more for the moment."""
+        """Send what is buffered: the device has no more frames for now."""
 
     def describe(self) -> str:
-        """What this is, in words for a message."""
+        """What this is, for messages."""
         return "none"
 
     def close(self) -> None:
-        """Let go of the host's objects. Idempotent."""
+        """Release the host's objects. Idempotent."""
 
 
-class Sink:
-    """A running device's way in for frames of other guests. Any thread."""
+class FrameSink:
+    """Where a running device receives the frames of other guests. Any thread."""
 
     def deliver(self, pair: int, header: bytes, views: Sequence[memoryview], size: int) -> None:
-        """Take a frame of *size* bytes; *header* is checked by the device. It copies, waits for nothing."""
+        """Copy a frame of *size* bytes; the device checks *header*. Does not wait."""
 
     def flush(self) -> None:
-        """Tell the driver of what was delivered."""
+        """Notify the driver of what was delivered."""

@@ -1,8 +1,8 @@
 """A cable between two VM processes: a UNIX socket of type SEQPACKET, one frame with its header a packet.
 
-Whoever holds the lock file beside the socket listens, the other connects; each keeps its part for life,
-so either may start first, end, and come back. Headers go along, so segmentation and checksums stay
-undone on the way.
+Whoever holds the lock file beside the socket listens, the other connects; each keeps its role until it ends,
+so either may start first, end, and start again. Headers are sent with the frames, so segmentation and
+checksums are left to the receiver.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Link(NetBackend):
         return "link listens" if self.listens else "link connects"
 
     def attach(self, loop: Loop) -> None:
-        """Listen, or begin to look for the other end. Raises NetBackendError."""
+        """Listen, or begin to connect. Raises NetBackendError."""
         self._loop = loop
         if not self.listens:
             self._connect()
@@ -87,7 +87,7 @@ class Link(NetBackend):
         except ConnectionError:
             size = 0
         if not size:
-            self._lose()
+            self._disconnected()
             raise BlockingIOError
         return size
 
@@ -98,14 +98,14 @@ class Link(NetBackend):
         try:
             os.writev(self._peer.fileno(), views)
         except ConnectionError:
-            pass  # reading it tells, too
+            pass  # reading it reports that, too
 
     def describe(self) -> str:
         """The path."""
         return f"link {self.path}"
 
     def close(self) -> None:
-        """Hang up; the listening end removes the socket."""
+        """Disconnect; the listening end removes the socket."""
         if self._timer is not None:
             self._timer.cancel()
         if self._peer is not None:
@@ -119,7 +119,7 @@ class Link(NetBackend):
             try:
                 os.unlink(f"{self.path}.lock")
             except OSError:
-                pass  # removed by somebody else
+                pass  # another process removed it
             os.close(self._lock)
             self._lock = -1
 
@@ -128,13 +128,13 @@ class Link(NetBackend):
         try:
             peer, _ = self._listener.socket.accept()
         except OSError:
-            return  # it left again
+            return  # it has disconnected
         if self._peer is not None and not _gone(self._peer):
             notice("link", f"the link {self.path} has both its ends; a third one was turned away")
             peer.close()
             return
         if self._peer is not None:
-            self._lose()
+            self._disconnected()
         self._join(peer)
 
     def _connect(self) -> None:
@@ -157,12 +157,12 @@ class Link(NetBackend):
         if self.on_change is not None:
             self.on_change()
 
-    def _lose(self) -> None:
-        """The other end is gone. In the device's loop."""
+    def _disconnected(self) -> None:
+        """The other end has disconnected. In the device's loop."""
         peer, self._peer = self._peer, None
         self.carrier = False
         if self.on_change is not None:
-            self.on_change()  # it forgets the descriptor
+            self.on_change()  # the device stops polling the descriptor
         if peer is not None:
             peer.close()
         if not self.listens and self._loop is not None:
@@ -187,7 +187,7 @@ def _take_lock(path: str) -> int:
                 return fd
         except FileNotFoundError:
             pass
-        os.close(fd)  # its holder removed it meanwhile: that was another file
+        os.close(fd)  # its holder has removed it: this is another file
 
 
 def _gone(peer: socket.socket) -> bool:

@@ -89,7 +89,7 @@ class Passt(NetBackend):
         self._unsent = b""
 
     def attach(self, loop: Loop) -> None:
-        """Start passt. Raises NetBackendError with what it says."""
+        """Start passt. Raises NetBackendError with its error output."""
         ours, theirs = socket.socketpair()
         with theirs:
             self._socket = ours
@@ -106,7 +106,7 @@ class Passt(NetBackend):
             for forward in mine:
                 command += [option, f"{forward.address}/{forward.outside}:{forward.inside}"]
         try:
-            # It goes into the background when its ports are open: so its end says whether they are.
+            # It goes into the background when its ports are open: its exit status says whether they are.
             done = subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -163,7 +163,7 @@ class Passt(NetBackend):
         return size
 
     def send(self, pair: int, views: list[memoryview]) -> None:
-        """One frame without its header. What the socket does not take of it waits, the next frame too."""
+        """One frame without its header. What the socket does not accept of it is sent before the next."""
         if self._socket is None:
             return
         fd = self._socket.fileno()
@@ -183,15 +183,15 @@ class Passt(NetBackend):
             if done < _LENGTH + size:
                 self._unsent = b"".join(parts)[done:]
         except ConnectionError:
-            pass  # reading tells, too
+            pass  # reading reports that, too
 
     @property
     def blocked(self) -> bool:
-        """Whether the end of a frame waits."""
+        """Whether the end of a frame is not sent yet."""
         return bool(self._unsent)
 
     def flush(self) -> None:
-        """Send on what waits, if it can be sent."""
+        """Send what is left, if the socket accepts it."""
         if self._unsent and self._socket is not None:
             try:
                 self._unsent = self._unsent[os.write(self._socket.fileno(), self._unsent) :]
@@ -203,7 +203,7 @@ class Passt(NetBackend):
         return PROGRAM
 
     def close(self) -> None:
-        """Hang up: passt ends by that."""
+        """Disconnect: passt ends then."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

@@ -14,9 +14,9 @@ from struct import Struct
 from pyvmm.backends.net.base import NetBackendError
 from pyvmm.host.notice import notice
 
-#: Bytes of a file at most, unless its user says otherwise.
+#: Bytes of a file at most, unless the user asks for more.
 LIMIT = 1 << 30
-#: Bytes that may wait for the disk; frames beyond are left out of the file.
+#: Bytes that may be queued for the disk; frames beyond are left out of the file.
 BACKLOG = 32 << 20
 
 _MAGIC_NANOSECONDS = 0xA1B23C4D
@@ -77,7 +77,7 @@ class Capture:
         self._queue.put(_RECORD.pack(seconds, nanoseconds, size, size) + data)
 
     def close(self) -> None:
-        """Write what waits, and close. Idempotent."""
+        """Write what is queued, and close. Idempotent."""
         if self._closed:
             return
         self._closed = True

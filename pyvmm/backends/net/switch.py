@@ -2,8 +2,8 @@
 64 KiB segments stay what they are, their checksums undone.
 
 The sender's thread does the copying, and the receiver's lock is the last one taken: so two guests can
-send to each other at once, and a guest that takes nothing holds nobody up. What it has no room for waits,
-up to a bound.
+send to each other at once, and a guest that receives nothing delays no other. What it has no room for is
+kept, up to a bound.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pyvmm.backends.net.base import ALL_OFFLOADS, HEADER, NetBackend
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.backends.net.base import Sink
+    from pyvmm.backends.net.base import FrameSink
 
 #: Addresses kept of each port: one that floods the table with made-up ones displaces its own.
 ADDRESSES = 256
@@ -84,7 +84,7 @@ class SwitchPort(NetBackend):
         self.pairs = pairs
         #: The addresses seen here, the oldest first.
         self.addresses: dict[bytes, None] = {}
-        self._touched: list[Sink] = []
+        self._touched: list[FrameSink] = []
 
     @property
     def identity(self) -> str:
@@ -122,7 +122,7 @@ class SwitchPort(NetBackend):
         return f"port {self.number} of switch {self.switch.name}"
 
     def close(self) -> None:
-        """Leave the switch."""
+        """Remove the port from the switch."""
         self.switch.remove(self)
 
 

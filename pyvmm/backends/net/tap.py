@@ -90,7 +90,7 @@ def interface_of(fd: int) -> tuple[str, int]:
     return name.rstrip(b"\0").decode(errors="replace"), flags
 
 
-class Tap(NetBackend):
+class NetTap(NetBackend):
     """A tap interface with a queue for each of *fds*, which it owns from now on."""
 
     offloads = ALL_OFFLOADS
@@ -111,7 +111,7 @@ class Tap(NetBackend):
         return self.name
 
     def started(self, offloads: int) -> None:
-        """Tell the kernel what the guest takes."""
+        """Tell the kernel which offloads the guest accepts."""
         for fd in self._fds:
             configure(fd, offloads)
 
@@ -148,7 +148,7 @@ class Tap(NetBackend):
         return f"tap {self.name}"
 
     def close(self) -> None:
-        """Close the queues; an interface that was made for this run goes with them."""
+        """Close the queues; an interface that was made for this run ends with them."""
         while self._fds:
             os.close(self._fds.pop())
 
@@ -164,7 +164,7 @@ def open_tap(
     mtu: int | None = None,
     bridge: str | None = None,
     address: str | None = None,
-) -> Tap:
+) -> NetTap:
     """The tap interface *ifname* with *pairs* queues; made, set up and up when it is not there.
 
     :param bridge: the bridge that a made one is put into
@@ -185,7 +185,7 @@ def open_tap(
             fds.append(open_queue(name, multi)[0])
         if made:
             set_up(name, mtu=mtu, bridge=bridge, address=address)
-        return Tap(fds, name)
+        return NetTap(fds, name)
     except BaseException:
         for fd in fds:
             os.close(fd)
@@ -216,7 +216,7 @@ def _first_queue(ifname: str, pairs: int, made: bool) -> tuple[int, str, bool]:
     )
 
 
-def adopt(fds: Sequence[int]) -> Tap:
+def adopt(fds: Sequence[int]) -> NetTap:
     """The tap whose queues are open as *fds*, from now on its own.
 
     Raises NetBackendError for what is none, or has no vnet header; they are then still the caller's.
@@ -228,7 +228,7 @@ def adopt(fds: Sequence[int]) -> Tap:
             raise NetBackendError(
                 f"descriptor {fd} ({name}) must be a tap with IFF_TAP | IFF_NO_PI | IFF_VNET_HDR"
             )
-    return Tap(fds, name)
+    return NetTap(fds, name)
 
 
 def set_up(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from hashlib import sha256
 
-from pyvmm.backends.net.base import HEADER, MAX_FRAME, MIN_FRAME, Sink
+from pyvmm.backends.net.base import HEADER, MAX_FRAME, MIN_FRAME, FrameSink
 from pyvmm.host.notice import notice
 from pyvmm.loop import ERROR, HANGUP, READ, WRITE
 from pyvmm.virtio import ids
@@ -477,7 +477,7 @@ class Net(VirtioDevice):
         self._loaded = None
 
 
-class _Sink(Sink):
+class _Sink(FrameSink):
     """Frames of other guests, to the receive queue that their sender's number makes out."""
 
     def __init__(self, net: Net) -> None:

@@ -34,10 +34,10 @@ def from_options(reader: OptionReader) -> Net:
     backend = _backend(reader, kind, rest, pairs, mtu)
     try:
         if vhost:
-            from pyvmm.backends.net.tap import Tap
+            from pyvmm.backends.net.tap import NetTap
             from pyvmm.virtio.vhost.net import VhostNet
 
-            assert isinstance(backend, Tap)
+            assert isinstance(backend, NetTap)
             return VhostNet(backend, mac=address, mtu=mtu, pairs=pairs, seed=reader.machine)
         capture = None if path is None else Capture(path, limit)
         return Net(backend, mac=address, mtu=mtu, pairs=pairs, capture=capture, seed=reader.machine)

@@ -13,7 +13,7 @@ from pyvmm.virtio.vhost.kernel import KernelVhost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.backends.net.tap import Tap
+    from pyvmm.backends.net.tap import NetTap
     from pyvmm.memory.guest import GuestMemory
 
 DEVICE = "/dev/vhost-net"
@@ -33,7 +33,7 @@ class _Pair(KernelVhost):
 class _Pairs(Control):
     """The queue pairs of one device, each before a queue of *tap*."""
 
-    def __init__(self, tap: Tap, pairs: int) -> None:
+    def __init__(self, tap: NetTap, pairs: int) -> None:
         self._tap = tap
         self._pairs: list[_Pair] = []
         try:
@@ -72,7 +72,7 @@ class VhostNet(VhostDevice, Net):
     """
 
     def __init__(
-        self, tap: Tap, *, mac: bytes | None = None, mtu: int | None = None, pairs: int = 1, seed: str = ""
+        self, tap: NetTap, *, mac: bytes | None = None, mtu: int | None = None, pairs: int = 1, seed: str = ""
     ) -> None:
         control = _Pairs(tap, pairs)
         Net.__init__(self, tap, mac=mac, mtu=mtu, pairs=pairs, seed=seed)

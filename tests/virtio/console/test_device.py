@@ -10,8 +10,8 @@ import pytest
 
 from pyvmm.backends.base import CharBackend
 from pyvmm.backends.file import OutputFile
-from pyvmm.backends.inlet import Inlet
-from pyvmm.backends.outlet import Outlet
+from pyvmm.backends.reader import DescriptorReader
+from pyvmm.backends.writer import DescriptorWriter
 from pyvmm.loop import Loop
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio import features as f
@@ -32,23 +32,23 @@ class PipeEnds(CharBackend):
         self._in, self.writer = os.pipe()
         for fd in (self.reader, self._out, self._in, self.writer):
             os.set_blocking(fd, False)
-        self._outlet = Outlet(self)
+        self._writer = DescriptorWriter(self)
 
     def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
-        self._inlet = Inlet(loop, receive, space)
-        self._inlet.open(self._in)
-        self._outlet.open(loop, self._out)
+        self._reader = DescriptorReader(loop, receive, space)
+        self._reader.open(self._in)
+        self._writer.open(loop, self._out)
 
     def offer(self, views: Sequence[memoryview]) -> int:
-        return self._outlet.offer(views)
+        return self._writer.offer(views)
 
     def resume(self) -> None:
-        self._inlet.resume()
+        self._reader.resume()
 
     def close(self) -> None:
         if self._out >= 0:
-            self._inlet.close()
-            self._outlet.close()
+            self._reader.close()
+            self._writer.close()
             for fd in (self.reader, self._out, self._in, self.writer):
                 os.close(fd)
             self._out = -1

@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from pyvmm.backends.base import CharBackend
-from pyvmm.backends.inlet import Inlet
-from pyvmm.backends.outlet import LIMIT, Outlet
+from pyvmm.backends.reader import DescriptorReader
+from pyvmm.backends.writer import LIMIT, DescriptorWriter
 from pyvmm.loop import Loop
 from tests.support.console import Device, drain, until
 from tests.support.process import resident
@@ -37,11 +37,11 @@ def close(fds, index):
     fds[index] = -1
 
 
-def fill(outlet, owner):
+def fill(writer, owner):
     """Write until the backend says that it is full; what was written."""
     written = 0
     while owner.ready:
-        outlet.write(b"x" * 1000)
+        writer.write(b"x" * 1000)
         written += 1000
     return written
 
@@ -62,10 +62,10 @@ def available(fd):
 def test_output_when_the_reader_is_slow_waits_and_arrives_whole(loop, pipe, blocking):
     owner, device = CharBackend(), Device()
     owner.on_ready = device.on_ready
-    outlet = Outlet(owner)
+    writer = DescriptorWriter(owner)
     os.set_blocking(pipe[1], blocking)
-    outlet.open(loop, pipe[1], blocking)
-    written = fill(outlet, owner)
+    writer.open(loop, pipe[1], blocking)
+    written = fill(writer, owner)
     assert not owner.ready
     data = []
     thread = threading.Thread(target=lambda: data.append(drain(pipe[0], written)))
@@ -77,12 +77,12 @@ def test_output_when_the_reader_is_slow_waits_and_arrives_whole(loop, pipe, bloc
 
 def test_output_beyond_the_buffer_is_dropped_and_counted(loop, pipe):
     owner = CharBackend()
-    outlet = Outlet(owner)
-    outlet.open(loop, pipe[1])
-    fill(outlet, owner)
+    writer = DescriptorWriter(owner)
+    writer.open(loop, pipe[1])
+    fill(writer, owner)
     before = owner.dropped
-    outlet.write(b"y" * LIMIT)
-    outlet.write(b"z" * 100)
+    writer.write(b"y" * LIMIT)
+    writer.write(b"z" * 100)
     assert owner.dropped - before >= LIMIT - 4096
 
     available(pipe[0])  # what the pipe itself held; the loop moves the rest into it
@@ -94,23 +94,23 @@ def test_output_beyond_the_buffer_is_dropped_and_counted(loop, pipe):
 
 def test_output_of_a_hundred_megabytes_to_nobody_keeps_memory_bounded(loop, pipe):
     owner = CharBackend()
-    outlet = Outlet(owner)
-    outlet.open(loop, pipe[1])
-    fill(outlet, owner)
+    writer = DescriptorWriter(owner)
+    writer.open(loop, pipe[1])
+    fill(writer, owner)
     chunk = b"x" * 65536
     before = resident()
     for _ in range(1600):
-        outlet.write(chunk)
+        writer.write(chunk)
         loop.run_once(0)
     assert resident() - before < 1 << 20
 
 
 def test_output_when_the_reader_leaves_is_dropped_and_told_from_the_loop(loop, pipe):
     owner, told = CharBackend(), []
-    outlet = Outlet(owner, lambda: told.append(threading.get_ident()))
-    outlet.open(loop, pipe[1])
+    writer = DescriptorWriter(owner, lambda: told.append(threading.get_ident()))
+    writer.open(loop, pipe[1])
     close(pipe, 0)
-    thread = threading.Thread(target=outlet.write, args=(b"lost",))
+    thread = threading.Thread(target=writer.write, args=(b"lost",))
     thread.start()
     thread.join()
     assert told == []
@@ -122,9 +122,9 @@ def test_output_when_the_reader_leaves_is_dropped_and_told_from_the_loop(loop, p
 def test_output_that_waits_when_the_reader_leaves_makes_the_backend_ready(loop, pipe):
     owner, device = CharBackend(), Device()
     owner.on_ready = device.on_ready
-    outlet = Outlet(owner)
-    outlet.open(loop, pipe[1])
-    fill(outlet, owner)
+    writer = DescriptorWriter(owner)
+    writer.open(loop, pipe[1])
+    fill(writer, owner)
     loop.run_once(0)
     close(pipe, 0)
     until(loop, lambda: owner.ready)
@@ -136,49 +136,49 @@ def test_output_that_waits_when_the_reader_leaves_makes_the_backend_ready(loop, 
 def test_offer_takes_what_fits_keeps_nothing_and_tells_when_there_is_room(loop, pipe, blocking):
     owner, device = CharBackend(), Device()
     owner.on_ready = device.on_ready
-    outlet = Outlet(owner)
+    writer = DescriptorWriter(owner)
     os.set_blocking(pipe[1], blocking)
-    outlet.open(loop, pipe[1], blocking)
+    writer.open(loop, pipe[1], blocking)
     data = memoryview(os.urandom(100_000))
-    taken = outlet.offer([data[:7], data[7:]])
+    taken = writer.offer([data[:7], data[7:]])
     assert 0 < taken < len(data)
-    assert (owner.ready, outlet.offer([data[taken:]])) == (False, 0)
+    assert (owner.ready, writer.offer([data[taken:]])) == (False, 0)
     loop.run_once(0)
     assert drain(pipe[0], taken) == data[:taken]
     until(loop, lambda: owner.ready)
-    assert (outlet.offer([data[taken:]]), device.readied, owner.dropped) == (100_000 - taken, 1, 0)
+    assert (writer.offer([data[taken:]]), device.readied, owner.dropped) == (100_000 - taken, 1, 0)
 
 
 def test_offer_waits_for_what_was_written_before_it(loop, pipe):
     owner = CharBackend()
-    outlet = Outlet(owner)
-    outlet.open(loop, pipe[1])
-    outlet.write(b"x" * 70_000)
-    assert outlet.offer([memoryview(b"after")]) == 0
+    writer = DescriptorWriter(owner)
+    writer.open(loop, pipe[1])
+    writer.write(b"x" * 70_000)
+    assert writer.offer([memoryview(b"after")]) == 0
     loop.run_once(0)
     assert drain(pipe[0], 65_536) == b"x" * 65_536
     until(loop, lambda: owner.ready)
-    assert outlet.offer([memoryview(b"after")]) == 5
+    assert writer.offer([memoryview(b"after")]) == 5
     assert drain(pipe[0], 4_469) == b"x" * 4_464 + b"after"
 
 
 def test_offer_to_a_reader_that_has_left_counts_as_taken_and_dropped(loop, pipe):
     owner, told = CharBackend(), []
-    outlet = Outlet(owner, lambda: told.append(True))
-    outlet.open(loop, pipe[1])
+    writer = DescriptorWriter(owner, lambda: told.append(True))
+    writer.open(loop, pipe[1])
     close(pipe, 0)
-    assert outlet.offer([memoryview(b"lost")]) == 4
+    assert writer.offer([memoryview(b"lost")]) == 4
     until(loop, lambda: told)
-    assert outlet.offer([memoryview(b"too")]) == 3
+    assert writer.offer([memoryview(b"too")]) == 3
     assert (owner.dropped, owner.ready) == (7, True)
 
 
 def test_offer_that_waits_when_the_reader_leaves_makes_the_backend_ready(loop, pipe):
     owner, device = CharBackend(), Device()
     owner.on_ready = device.on_ready
-    outlet = Outlet(owner)
-    outlet.open(loop, pipe[1])
-    outlet.offer([memoryview(bytes(100_000))])
+    writer = DescriptorWriter(owner)
+    writer.open(loop, pipe[1])
+    writer.offer([memoryview(bytes(100_000))])
     loop.run_once(0)
     close(pipe, 0)
     until(loop, lambda: owner.ready)
@@ -187,13 +187,13 @@ def test_offer_that_waits_when_the_reader_leaves_makes_the_backend_ready(loop, p
 
 def test_close_with_patience_writes_what_waits(loop, pipe):
     owner = CharBackend()
-    outlet = Outlet(owner)
-    outlet.open(loop, pipe[1])
-    written = fill(outlet, owner)
+    writer = DescriptorWriter(owner)
+    writer.open(loop, pipe[1])
+    written = fill(writer, owner)
     data = []
     thread = threading.Thread(target=lambda: data.append(drain(pipe[0], written)))
     thread.start()
-    outlet.close(patience=20)
+    writer.close(patience=20)
     thread.join()
     assert len(data[0]) == written
     assert owner.dropped == 0
@@ -201,31 +201,31 @@ def test_close_with_patience_writes_what_waits(loop, pipe):
 
 def test_close_with_patience_gives_up_when_nobody_reads(loop, pipe):
     owner = CharBackend()
-    outlet = Outlet(owner)
-    outlet.open(loop, pipe[1])
-    fill(outlet, owner)
-    outlet.close(patience=0.01)
+    writer = DescriptorWriter(owner)
+    writer.open(loop, pipe[1])
+    fill(writer, owner)
+    writer.close(patience=0.01)
     assert owner.dropped > 0
     assert owner.ready
 
 
 def test_input_is_given_as_room_allows_and_in_order(loop, pipe):
     device = Device(room=16)
-    inlet = Inlet(loop, device.receive, device.space)
-    inlet.open(pipe[0])
+    reader = DescriptorReader(loop, device.receive, device.space)
+    reader.open(pipe[0])
     os.write(pipe[1], bytes(range(100)))
     loop.run_once(5)
     assert device.received == bytes(range(16))
     device.room = 1000
-    inlet.resume()
+    reader.resume()
     loop.run_once(5)
     assert device.received == bytes(range(100))
 
 
 def test_input_while_there_is_no_room_stays_in_the_kernel(loop, pipe):
     device = Device(room=0)
-    inlet = Inlet(loop, device.receive, device.space)
-    inlet.open(pipe[0])
+    reader = DescriptorReader(loop, device.receive, device.space)
+    reader.open(pipe[0])
     try:
         for _ in range(32):
             os.write(pipe[1], b"x" * 4096)
@@ -238,12 +238,12 @@ def test_input_while_there_is_no_room_stays_in_the_kernel(loop, pipe):
 
 def test_input_of_a_hundred_megabytes_grows_memory_by_less_than_one_percent(loop, pipe):
     device = Device(room=4096)
-    inlet = Inlet(loop, device.receive, device.space)
+    reader = DescriptorReader(loop, device.receive, device.space)
     chunk = b"x" * 32768
     total = 100 << 20
     sent = 0
     taken = 0
-    inlet.open(pipe[0])
+    reader.open(pipe[0])
     before = resident()
     while taken < total:
         if sent < total:
@@ -253,20 +253,20 @@ def test_input_of_a_hundred_megabytes_grows_memory_by_less_than_one_percent(loop
                 pass
         taken += len(device.received)
         device.received, device.room = b"", 4096
-        inlet.resume()
+        reader.resume()
         loop.run_once(0)
     assert resident() - before < max(before // 100, 256 << 10)
 
 
 def test_input_when_the_writer_leaves_is_delivered_before_the_end(loop, pipe):
     device, ended = Device(room=2), []
-    inlet = Inlet(loop, device.receive, device.space, lambda: ended.append(device.received))
-    inlet.open(pipe[0])
+    reader = DescriptorReader(loop, device.receive, device.space, lambda: ended.append(device.received))
+    reader.open(pipe[0])
     os.write(pipe[1], b"last words")
     close(pipe, 1)
     loop.run_once(5)
     device.room = 100
-    inlet.resume()
+    reader.resume()
     until(loop, lambda: ended)
     assert ended == [b"last words"]
     assert loop.run_once(0) == 0
@@ -278,12 +278,12 @@ def test_input_from_a_regular_file_is_read_to_its_end(loop, tmp_path, content):
     path.write_bytes(content)
     fd = os.open(path, os.O_RDONLY)
     device, ended = Device(), []
-    inlet = Inlet(loop, device.receive, device.space, lambda: ended.append(True))
-    inlet.open(fd)
+    reader = DescriptorReader(loop, device.receive, device.space, lambda: ended.append(True))
+    reader.open(fd)
     while not ended:
         loop.run_once(5)
         device.room = 16
-        inlet.resume()
+        reader.resume()
     assert device.received == content
     os.close(fd)
 
@@ -295,10 +295,10 @@ def test_sifted_input_is_read_even_without_room_and_bounded(loop, pipe):
         sifted.append(len(data))
         return data
 
-    inlet = Inlet(loop, device.receive, device.space, sift=sift, limit=10_000)
-    inlet.open(pipe[0])
+    reader = DescriptorReader(loop, device.receive, device.space, sift=sift, limit=10_000)
+    reader.open(pipe[0])
     for _ in range(5):
         os.write(pipe[1], b"x" * 4096)
         loop.run_once(5)
     assert sum(sifted) == 5 * 4096
-    assert inlet.dropped == 5 * 4096 - 10_000
+    assert reader.dropped == 5 * 4096 - 10_000

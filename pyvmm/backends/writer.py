@@ -1,6 +1,6 @@
-"""The output half of a backend: a file descriptor written without ever blocking.
+"""A backend's output: a file descriptor that is written without blocking.
 
-What the descriptor does not take waits in a bounded buffer that the loop empties.
+What the descriptor does not accept is kept in a bounded buffer that the loop writes out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pyvmm.backends.base import CharBackend
     from pyvmm.loop import Loop
 
-#: The most bytes that wait.
+#: Bytes of the buffer.
 LIMIT = 64 << 10
 # The backend is full a little earlier: a guest that saw "transmitter empty" sends 16 bytes
 # more, and several may be on their way in KVM's ring of coalesced writes.
@@ -30,11 +30,11 @@ _ROOM = LIMIT // 2
 _PIPE_BUF = 4096
 
 
-class Outlet:
+class DescriptorWriter:
     """Writes to one file descriptor for *owner*, and keeps the owner's ``ready`` and ``dropped``.
 
-    *on_broken* is called from the loop's thread when the other end has gone: closed pipe,
-    terminal hung up, peer gone. Until ``open`` is called again, output is dropped.
+    *on_broken* is called from the loop's thread when the other end is closed: a pipe without a reader, a
+    terminal that hung up, a socket. Until ``open`` is called again, output is dropped.
     """
 
     def __init__(self, owner: CharBackend, on_broken: Callable[[], object] | None = None) -> None:
@@ -47,7 +47,7 @@ class Outlet:
         self._watched = False
         self._awaited = False  # ``offer`` has more, which its caller keeps
         self._loop: Loop | None = None
-        #: The errno that broke it; EPIPE where the kernel only said that nobody is left.
+        #: The errno of the write that failed; EPIPE where epoll reported a hang-up.
         self.problem = errno.EPIPE
 
     def open(self, loop: Loop, fd: int, blocking: bool = False) -> None:
@@ -62,7 +62,7 @@ class Outlet:
             self._blocking = blocking
 
     def write(self, data: bytes) -> None:
-        """Send or keep *data*; drop and count what finds no room. Any thread."""
+        """Send or buffer *data*; drop and count what does not fit. Any thread."""
         with self._lock:
             fd = self._fd
             if fd < 0 or self._loop is None:
@@ -85,9 +85,9 @@ class Outlet:
             self._owner.ready = len(self._buffer) < _FULL and not self._awaited
 
     def offer(self, views: Sequence[memoryview]) -> int:
-        """Write what the descriptor takes of *views* now, straight from them, and keep nothing of the rest.
+        """Write what the descriptor accepts of *views* now, without a copy; the rest is not buffered.
 
-        Returns how many bytes went out or, with nobody there, were dropped. Any thread.
+        Returns how many bytes were written or, with the other end closed, dropped. Any thread.
         """
         with self._lock:
             fd = self._fd
@@ -108,9 +108,9 @@ class Outlet:
             return written
 
     def close(self, patience: float = 0.0) -> None:
-        """Let go of the descriptor. Loop's thread, or after the loop. Idempotent.
+        """Stop writing; the descriptor stays open. Loop's thread, or after the loop. Idempotent.
 
-        What waits is written first, as long as the other end takes some of it every
+        What is buffered is written first, as long as the other end accepts some of it every
         *patience* seconds; the rest is dropped.
         """
         with self._lock:
@@ -188,7 +188,7 @@ class Outlet:
             return -1
 
     def _put(self, fd: int, data: bytes | bytearray) -> int:
-        """How many bytes of *data* went out without waiting; -1 when the other end has gone."""
+        """How many bytes of *data* were written without blocking; -1 when the other end is closed."""
         done = 0
         try:
             if not self._blocking:

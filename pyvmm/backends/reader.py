@@ -1,4 +1,4 @@
-"""The input half of a backend: a file descriptor read only as fast as the device takes it."""
+"""A backend's input: a file descriptor that is read only as fast as the device accepts it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _CHUNK = 4096
 _LARGEST = 64 << 10
 
 
-class Inlet:
-    """Reads one file descriptor and gives ``receive`` what ``space`` says fits.
+class DescriptorReader:
+    """Reads one file descriptor and calls ``receive`` with at most the bytes that ``space`` allows.
 
-    The rest, and what ``receive`` returned False for, waits; meanwhile the descriptor is not read, so that
-    the writer feels it and nothing is lost. *on_end* is called when there is no more input:
+    The rest, and what ``receive`` returned False for, is buffered; until it is delivered the descriptor is
+    not read, so that its writer blocks and nothing is lost. *on_end* is called when there is no more input:
     end of file, hang-up, error.
 
-    With *sift*, every input goes through ``sift(data) -> data`` as soon as it comes, which
-    is how a terminal finds its escape key even while the guest reads nothing. Then reading never
-    stops, and what exceeds *limit* bytes is dropped and counted in ``dropped``.
+    With *sift*, all input passes through ``sift(data) -> data`` at once: a terminal looks for its escape key
+    also while the guest reads nothing. Reading then never stops, and what exceeds *limit* bytes is dropped
+    and counted in ``dropped``.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Inlet:
         self._watch(True)
 
     def close(self) -> None:
-        """Stop reading; what waits is still delivered. Loop's thread. Idempotent."""
+        """Stop reading; what is buffered is still delivered. Loop's thread. Idempotent."""
         if self._fd >= 0:
             self._watch(False)
             self._fd = -1
