@@ -139,7 +139,9 @@ def results(
     python = str(installed.environment(progress) / "bin" / "python")
     while left and idle < ATTEMPTS:
         idle += 1
-        inside = [python, str(BENCH / script), json.dumps({"runs": left, **setting})]
+        # What scripts share lies in scripts/bench.
+        inside = ["env", f"PYTHONPATH={BENCH}", python, str(BENCH / script)]
+        inside.append(json.dumps({"runs": left, **setting}))
         count = ["--cpus", str(cpus)] if cpus else []
         lab = [python, "-m", "pyvmm", "lab", arch, "--fresh", *count, "--", *inside]
         progress("guests in the lab")

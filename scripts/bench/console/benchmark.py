@@ -11,9 +11,9 @@ import os
 import threading
 import time
 
-import boot
 import installed
 import lab
+from boot import benchmark as boot
 from common import Row, interleave, pairs_row, progress
 
 from pyvmm.backends.base import CharBackend
@@ -118,7 +118,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
     for _ in range(options.boot_pairs):
         for name, command in runs.items():
             order.append(lab.run(name, command, boot.LINE if name in BOOTS else DONE, boot.LIMIT))
-    for result in lab.results("boot_guest.py", order):
+    for result in lab.results("boot/guest.py", order):
         results[result["name"]].append(float(result["exits"]["all"]))
     for what, target in (("dd bs=64k", DD_TARGET), ("kernel log", LOG_TARGET)):
         ours, serial = (

@@ -11,8 +11,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-import boot
 import lab
+from boot import benchmark as boot
 from common import Row, SkippedError, progress
 
 from pyvmm.errors import PyvmmError

@@ -60,7 +60,7 @@ def notes(options: argparse.Namespace) -> list[str]:
 
 def _alone(measure: str, python: str, options: argparse.Namespace, *words: str) -> Row:
     def once() -> float:
-        command = [python, str(BENCH / "net_alone.py"), *words]
+        command = [python, str(BENCH / "net" / "alone.py"), *words]
         return float(subprocess.run(command, capture_output=True, check=True).stdout)
 
     samples = interleave({"switch": once}, options.pairs, progress)["switch"]
@@ -83,7 +83,7 @@ def _guests(options: argparse.Namespace) -> list[Row]:
         "qemu vhost": [*theirs, f"{netdev},vhost=on"],
     }
     runs = lab.in_turn(options.boot_pairs, own, vhost)
-    found = lab.results("net_guest.py", runs, tap=TAP, address=HOST, ports=PORTS)
+    found = lab.results("net/guest.py", runs, tap=TAP, address=HOST, ports=PORTS)
     by_kernel = tuple(replace(workload, target=VHOST_TARGET) for workload in WORKLOADS)
     return [
         *lab.rows(WORKLOADS, found, "pyvmm", "qemu"),

@@ -19,7 +19,14 @@ LIMIT = 300.0
 def measure(options: argparse.Namespace) -> list[Row]:
     python = str(installed.environment(progress) / "bin" / "python")
     progress(f"{WARM_UP} + {COUNT} VMs")
-    command = [python, "-I", str(BENCH / "many_vms.py"), str(FIRMWARE / "exit.bin"), str(WARM_UP), str(COUNT)]
+    command = [
+        python,
+        "-I",
+        str(BENCH / "many" / "vms.py"),
+        str(FIRMWARE / "exit.bin"),
+        str(WARM_UP),
+        str(COUNT),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     if done.returncode:
         raise SkippedError(f"many_vms.py failed: {done.stderr.strip()}")

@@ -10,7 +10,7 @@ import json
 import sys
 from typing import Any
 
-from exits import Counter, Trace
+from boot.exits import Counter, Trace
 from until import TAIL, until
 
 

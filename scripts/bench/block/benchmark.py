@@ -46,7 +46,7 @@ def notes(options: argparse.Namespace) -> list[str]:
 
 def _alone(python: str, options: argparse.Namespace) -> Row:
     def once() -> float:
-        done = subprocess.run([python, str(BENCH / "block_alone.py")], capture_output=True, check=True)
+        done = subprocess.run([python, str(BENCH / "block" / "alone.py")], capture_output=True, check=True)
         return float(done.stdout)
 
     samples = interleave({"block": once}, options.pairs, progress)["block"]
@@ -62,5 +62,5 @@ def _guests(options: argparse.Namespace) -> list[Row]:
         "qemu": [*lab.qemu(options, initrd), "-drive", disk, "-device", "virtio-blk-device,drive=disk"],
     }
     runs = lab.in_turn(options.boot_pairs, commands)
-    found = lab.results("block_guest.py", runs, image=IMAGE, size=SIZE)
+    found = lab.results("block/guest.py", runs, image=IMAGE, size=SIZE)
     return lab.rows(WORKLOADS, found, "pyvmm", "qemu")

@@ -27,8 +27,8 @@ LIMIT = 120.0
 def measure(options: argparse.Namespace) -> list[Row]:
     python = str(installed.environment(progress) / "bin" / "python")
     commands = {
-        "pyvmm": [python, "-I", str(BENCH / "machine_loop.py")],
-        "python loop": [python, "-I", str(BENCH / "peers" / "bare_loop.py")],
+        "pyvmm": [python, "-I", str(BENCH / "exit" / "machine_loop.py")],
+        "python loop": [python, "-I", str(BENCH / "exit" / "peers" / "bare_loop.py")],
         "c loop": [str(_c_loop())],
     }
     runs = {name: partial(_nanoseconds, command) for name, command in commands.items()}
@@ -58,7 +58,7 @@ def _nanoseconds(command: list[str]) -> float:
 
 def _c_loop() -> Path:
     """The C peer, compiled into the cache where it is newer than the program there."""
-    source, binary = BENCH / "peers" / "kvm_loop.c", cache.directory() / "bench-kvm_loop"
+    source, binary = BENCH / "exit" / "peers" / "kvm_loop.c", cache.directory() / "bench-kvm_loop"
     if not binary.exists() or binary.stat().st_mtime < source.stat().st_mtime:
         compiler = program("cc", "gcc")
         binary.parent.mkdir(parents=True, exist_ok=True)

@@ -45,7 +45,7 @@ def notes(options: argparse.Namespace) -> list[str]:
 
 def _alone(measure: str, way: str, python: str, options: argparse.Namespace) -> Row:
     def once(*words: str) -> float:
-        command = [python, str(BENCH / "vsock_alone.py"), way, *words]
+        command = [python, str(BENCH / "vsock" / "alone.py"), way, *words]
         return float(subprocess.run(command, capture_output=True, check=True).stdout)
 
     found = interleave({"device": once, "bare": lambda: once("bare")}, options.pairs, progress)
@@ -59,5 +59,5 @@ def _guests(options: argparse.Namespace) -> list[Row]:
         "vhost": [*command, "--vsock", f"{CID},vhost"],
     }
     runs = lab.in_turn(options.boot_pairs, commands)
-    found = lab.results("vsock_guest.py", runs, path=PATH, ports=PORTS)
+    found = lab.results("vsock/guest.py", runs, path=PATH, ports=PORTS)
     return lab.rows(WORKLOADS, found, "in process", "vhost")

@@ -46,7 +46,7 @@ def compare(
     for index in range(pairs):
         order = rounds if index % 2 == 0 else [rounds[1], rounds[0], rounds[3], rounds[2]]
         runs += [run(f"{variant}:{who}", commands[variant, who], limit) for variant, who in order]
-    results = lab.results("boot_guest.py", runs, arch)
+    results = lab.results("boot/guest.py", runs, arch)
     rows = []
     for variant in variants:
         ours, peer = ([r for r in results if r["name"] == f"{variant}:{who}"] for who in ("pyvmm", "qemu"))
@@ -64,7 +64,7 @@ def breakdown(options: argparse.Namespace) -> dict[str, dict[str, int]]:
     """What the exits of one boot of each were for: by port and direction, or address."""
     commands = _commands(options)
     runs = [run(who, commands["boot", who]) | {"trace": True} for who in ("pyvmm", "qemu")]
-    return {str(result["name"]): dict(result["exits"]) for result in lab.results("boot_guest.py", runs)}
+    return {str(result["name"]): dict(result["exits"]) for result in lab.results("boot/guest.py", runs)}
 
 
 def notes(options: argparse.Namespace) -> list[str]:
