@@ -6,7 +6,7 @@ import json
 import socket
 import sys
 
-from net_guest import give, stream, take
+from net.guest import give, stream, take
 from until import workloads
 
 
