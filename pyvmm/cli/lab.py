@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pyvmm.lab.channel import Channel
+    from pyvmm.lab.channel import LabChannel
 
 _USAGE = "pyvmm lab [x86_64 | arm64 | arm64-gicv2] [OPTION...] -- COMMAND [ARGUMENT...]"
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGWINCH)
@@ -88,7 +88,7 @@ def run(options: LabOptions) -> int:
     wanted = machine.wanted(options.arch, options.memory, options.cpus, options.writable, name)
     terminal = all(os.isatty(fd) for fd in range(3))
 
-    def work(lent: lease.Lease, channel: Channel) -> int:
+    def work(lent: lease.Lease, channel: LabChannel) -> int:
         request = Request(
             options.command,
             env=environment.variables(arch=options.arch),

@@ -42,7 +42,7 @@ _MODPROBE = "bin/modprobe"
 _LAYOUT = 3
 
 
-class Guest:
+class DefaultGuest:
     """A guest ready to boot: the paths of its *kernel* image and *initrd*, the kernel's *release*."""
 
     __slots__ = ("initrd", "kernel", "release")
@@ -53,7 +53,9 @@ class Guest:
         self.release = release
 
 
-def default_guest(architecture: str = native.DEBIAN, say: Callable[[str], None] | None = None) -> Guest:
+def default_guest(
+    architecture: str = native.DEBIAN, say: Callable[[str], None] | None = None
+) -> DefaultGuest:
     """The stock kernel and our initramfs, from the cache or fetched; *say* is called before each slow step.
 
     Raises PackageError, CacheError or InitramfsError.
@@ -77,4 +79,4 @@ def default_guest(architecture: str = native.DEBIAN, say: Callable[[str], None] 
         place.write_bytes(build(init, busybox_program(busybox), modules=order, files=files))
 
     initrd = cache.entry(f"initramfs/{architecture}-{release}-{key}.cpio", make)
-    return Guest(str(image), str(initrd), release)
+    return DefaultGuest(str(image), str(initrd), release)

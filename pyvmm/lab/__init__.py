@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pyvmm.lab.channel import Channel
+    from pyvmm.lab.channel import LabChannel
 
 __all__ = ["LabError", "LabLostError", "LabTimeoutError", "available", "run"]
 
@@ -67,7 +67,7 @@ def run(
     variables = environment.variables(env, arch)
     out, err = Sink(), Sink()
 
-    def work(lent: lease.Lease, channel: Channel) -> int:
+    def work(lent: lease.Lease, channel: LabChannel) -> int:
         request = Request(list(command), env=variables, cwd=cwd or os.getcwd(), root=lent.root)
         return Pump(channel, input, out, err).run(request, timeout)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _READ_SIZE = 1 << 16
 
 
-class Channel:
+class LabChannel:
     """One connection to one channel; a context manager.
 
     ``receive`` gives what has arrived to ``client``; ``flush`` sends what that has to say and keeps what
@@ -42,7 +42,7 @@ class Channel:
         self.socket.setblocking(False)
         self.client.connect()
 
-    def __enter__(self) -> Channel:
+    def __enter__(self) -> LabChannel:
         return self
 
     def __exit__(self, *_: object) -> None:

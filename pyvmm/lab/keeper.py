@@ -30,7 +30,7 @@ from pathlib import Path
 
 from pyvmm.images import cache
 from pyvmm.lab import image, inside, machine
-from pyvmm.lab.channel import Channel
+from pyvmm.lab.channel import LabChannel
 from pyvmm.lab.errors import LabError, LabLostError
 
 TYPE_CHECKING = False
@@ -59,7 +59,7 @@ _NEW, _READY, _LENT, _USED = range(4)
 class Keeper:
     """One machine and its users. *once*: it ends when the first user disconnects."""
 
-    def __init__(self, wanted: machine.Machine, booted: image.Image, *, once: bool) -> None:
+    def __init__(self, wanted: machine.LabMachine, booted: image.Image, *, once: bool) -> None:
         self.machine = wanted
         self.directory = wanted.directory
         self._image = booted
@@ -120,7 +120,7 @@ class Keeper:
                     raise LabLostError(self._ending)
             self._qemu = self._spawn()
             try:
-                with Channel(machine.channel_path(self.directory, 0)) as channel:
+                with LabChannel(machine.channel_path(self.directory, 0)) as channel:
                     status, output = channel.call(machine.renew_command(self.machine, 0), START_LIMIT)
                 if status:
                     text = output.decode(errors="replace").strip()
@@ -191,7 +191,7 @@ class Keeper:
                     return
             assert number is not None
             try:
-                with Channel(machine.channel_path(self.directory, number)) as channel:
+                with LabChannel(machine.channel_path(self.directory, number)) as channel:
                     status, output = channel.call(machine.renew_command(self.machine, number), RENEW_LIMIT)
             except LabError as error:
                 self.end(str(error), failed=True)
@@ -212,7 +212,7 @@ class Keeper:
                 if self._changed.wait_for(lambda: self._ending, PULSE):
                     return
             try:
-                with Channel(path) as channel:
+                with LabChannel(path) as channel:
                     channel.call(["true"], PULSE_LIMIT)
             except LabError as error:
                 self.end(str(error), failed=True)
@@ -355,7 +355,7 @@ def main(argument: str) -> None:
         wanted["machine"][name] = tuple(wanted["machine"][name])
     programs = wanted["system"]
     booted = image.Image(Path(wanted["kernel"]), Path(wanted["initrd"]), Path(programs) if programs else None)
-    keeper = Keeper(machine.Machine(**wanted["machine"]), booted, once=wanted["once"])
+    keeper = Keeper(machine.LabMachine(**wanted["machine"]), booted, once=wanted["once"])
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: keeper.end("the emulated host was stopped"))
     keeper.run()

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pyvmm.errors import PyvmmError
 from pyvmm.images import cache
 from pyvmm.lab import image, machine
-from pyvmm.lab.channel import Channel
+from pyvmm.lab.channel import LabChannel
 from pyvmm.lab.errors import LabError, LabLostError
 
 TYPE_CHECKING = False
@@ -53,7 +53,7 @@ class Lease:
 
 
 def borrow(
-    wanted: machine.Machine, progress: Progress, say: Callable[[str], None], *, once: bool = False
+    wanted: machine.LabMachine, progress: Progress, say: Callable[[str], None], *, once: bool = False
 ) -> Lease:
     """A channel of the machine *wanted*. *once*: it ends when the lease does.
 
@@ -80,8 +80,8 @@ def borrow(
 
 
 def use(
-    wanted: machine.Machine,
-    work: Callable[[Lease, Channel], T],
+    wanted: machine.LabMachine,
+    work: Callable[[Lease, LabChannel], T],
     progress: Progress,
     say: Callable[[str], None],
     *,
@@ -92,7 +92,7 @@ def use(
     A machine that does not answer before the work has begun is ended, and another one tried.
     """
     for last in (False, True):
-        with borrow(wanted, progress, say, once=once) as lent, Channel(lent.path) as channel:
+        with borrow(wanted, progress, say, once=once) as lent, LabChannel(lent.path) as channel:
             try:
                 return work(lent, channel)
             except LabLostError as error:
@@ -149,7 +149,7 @@ def _connect(directory: Path) -> socket.socket | None:
     return connection
 
 
-def _start(wanted: machine.Machine, say: Callable[[str], None], *, once: bool) -> socket.socket:
+def _start(wanted: machine.LabMachine, say: Callable[[str], None], *, once: bool) -> socket.socket:
     """Start a keeper, unless another process does, and connect to it."""
     machine.find_qemu(wanted.arch)
     booted = image.prepare(wanted.architecture, say)
@@ -174,7 +174,9 @@ def _start(wanted: machine.Machine, say: Callable[[str], None], *, once: bool) -
     raise LabError(f"the emulated host's keeper did not start: {lines[-1]}")
 
 
-def _spawn(wanted: machine.Machine, booted: image.Image, log: int, *, once: bool) -> subprocess.Popen[bytes]:
+def _spawn(
+    wanted: machine.LabMachine, booted: image.Image, log: int, *, once: bool
+) -> subprocess.Popen[bytes]:
     import pyvmm
 
     home = os.path.dirname(os.path.dirname(os.path.abspath(pyvmm.__file__)))

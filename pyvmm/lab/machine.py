@@ -22,7 +22,7 @@ _SOCKET_PATH_MAX = 107  # sizeof(sockaddr_un.sun_path) - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class LabMachine:
     """An emulated host: its *memory* in bytes, *cpus*, directories it may write (*writable*).
 
     *arch* names its kind. *shared*, *version*: what the machine depends on beyond the request (see
@@ -73,7 +73,7 @@ def wanted(
     cpus: int | None = None,
     writable: tuple[str, ...] = (),
     name: str = "",
-) -> Machine:
+) -> LabMachine:
     """The machine for a request, with defaults filled in. Raises ConfigError and LabError."""
     kind = find(arch)
     if memory is None:
@@ -99,7 +99,7 @@ def wanted(
     # By its real path: a link would point elsewhere inside the host's view.
     own = not kind.native_programs and sys.prefix != sys.base_prefix
     python = os.path.realpath(sys.prefix) if own else ""
-    return Machine(memory, cpus, writes, shared, version, name, arch, python)
+    return LabMachine(memory, cpus, writes, shared, version, name, arch, python)
 
 
 def state_directory() -> Path:
@@ -138,12 +138,12 @@ def _hash(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:8]
 
 
-def log_path(machine: Machine) -> Path:
+def log_path(machine: LabMachine) -> Path:
     """The log of the keeper, of QEMU and of the emulated host's kernel."""
     return state_directory() / f"{machine.key}.log"
 
 
-def command(machine: Machine, booted: image.Image, directory: Path) -> list[str]:
+def command(machine: LabMachine, booted: image.Image, directory: Path) -> list[str]:
     """QEMU's command line; its sockets are in *directory*."""
     root = "local,path=/,security_model=none,readonly=on,multidevs=remap"
     line = [
@@ -193,7 +193,7 @@ def view(number: int) -> str:
     return f"/view/{number}"
 
 
-def renew_command(machine: Machine, number: int) -> list[str]:
+def renew_command(machine: LabMachine, number: int) -> list[str]:
     """The command, inside the host, that replaces the view of channel *number*."""
     words = ["sh", "/etc/pyvmm/view", str(number)]
     if not machine.architecture.native_programs:

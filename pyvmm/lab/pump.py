@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pyvmm.exec.client import Run
     from pyvmm.exec.request import Request
-    from pyvmm.lab.channel import Channel
+    from pyvmm.lab.channel import LabChannel
 
 #: Seconds from the channel's opening to its greeting; the machine was seen well just before.
 _GREETING_LIMIT = 30.0
@@ -50,7 +50,7 @@ class Pump:
 
     def __init__(
         self,
-        channel: Channel,
+        channel: LabChannel,
         stdin: int | bytes | None,
         out: Sink,
         err: Sink,

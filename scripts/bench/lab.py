@@ -23,7 +23,7 @@ from common import BENCH, ROOT, Row, SkippedError, pairs_row, program, progress
 from pyvmm.boot.payload import unpack_cached
 from pyvmm.boot.x86.bzimage import BzImage
 from pyvmm.images import cache, cpio
-from pyvmm.images.default import Guest, default_guest
+from pyvmm.images.default import DefaultGuest, default_guest
 
 #: A guest that has done its workloads says this.
 LINE = "bench over"
@@ -55,7 +55,7 @@ class Workload:
     target: float | None = None
 
 
-def elf(guest: Guest) -> str:
+def elf(guest: DefaultGuest) -> str:
     """The kernel's ELF file, unpacked, in the cache: QEMU takes 12 s more for a bzImage."""
 
     def make(place: Path) -> None:
@@ -64,7 +64,9 @@ def elf(guest: Guest) -> str:
     return str(cache.entry(f"bench-vmlinux-{guest.release}", make))
 
 
-def pyvmm(initrd: str | None = None, cmdline: str | None = CMDLINE, guest: Guest | None = None) -> list[str]:
+def pyvmm(
+    initrd: str | None = None, cmdline: str | None = CMDLINE, guest: DefaultGuest | None = None
+) -> list[str]:
     """The installed pyvmm with *guest* or the default one; *initrd* and *cmdline* in the place of its own."""
     guest = guest or default_guest()
     command = str(installed.environment(progress) / "bin" / "pyvmm")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.config import Config
-from pyvmm.images.default import Guest, default_guest
+from pyvmm.images.default import DefaultGuest, default_guest
 from pyvmm.machine.machine import Machine
 from tests.support.command import OnTerminal, until
 from tests.support.firmware_guest import Transcript
@@ -21,11 +21,11 @@ pytestmark = [pytest.mark.hw, pytest.mark.timeout(LIMIT + 30)]
 
 
 @pytest.fixture(scope="session")
-def stock() -> Guest:
+def stock() -> DefaultGuest:
     return default_guest()
 
 
-def test_bzimage_with_its_own_decompressor_boots_to_a_shell_and_powers_off(stock: Guest) -> None:
+def test_bzimage_with_its_own_decompressor_boots_to_a_shell_and_powers_off(stock: DefaultGuest) -> None:
     console = Transcript([(PROMPT, b"exit\r")])
 
     ending = boot(stock, console, boot="bzimage")
@@ -34,7 +34,7 @@ def test_bzimage_with_its_own_decompressor_boots_to_a_shell_and_powers_off(stock
     assert (ending.code, ending.reason, ending.known) == (0, "poweroff", "told"), ending
 
 
-def test_bzimage_unpacked_on_the_host_boots_two_cpus_and_reboots(stock: Guest) -> None:
+def test_bzimage_unpacked_on_the_host_boots_two_cpus_and_reboots(stock: DefaultGuest) -> None:
     console = Transcript([(PROMPT, b"reboot\r")])
 
     ending = boot(stock, console, cpus=2)
@@ -43,7 +43,7 @@ def test_bzimage_unpacked_on_the_host_boots_two_cpus_and_reboots(stock: Guest) -
     assert (ending.code, ending.reason, ending.known) == (0, "reboot", "told"), ending
 
 
-def test_kernel_without_init_panics_and_that_is_inferred_from_its_console(stock: Guest) -> None:
+def test_kernel_without_init_panics_and_that_is_inferred_from_its_console(stock: DefaultGuest) -> None:
     config = Config(kernel=stock.kernel, cmdline=QUIET, console="none", timeout=LIMIT)
 
     with Machine(config, console=Transcript()) as machine:
@@ -53,7 +53,7 @@ def test_kernel_without_init_panics_and_that_is_inferred_from_its_console(stock:
     assert "Kernel panic - not syncing: VFS" in ending.detail
 
 
-def test_power_button_makes_the_guest_power_off_by_itself(stock: Guest) -> None:
+def test_power_button_makes_the_guest_power_off_by_itself(stock: DefaultGuest) -> None:
     config = Config(kernel=stock.kernel, initrd=stock.initrd, cmdline=QUIET, console="none", timeout=LIMIT)
     console = Transcript()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.lab import image, inside, keeper, lease, machine
-from pyvmm.lab.channel import Channel
+from pyvmm.lab.channel import LabChannel
 from pyvmm.lab.errors import LabError, LabLostError
 
 LIMIT = 20
@@ -40,7 +40,7 @@ def stage(monkeypatch, tmp_path):
 @contextlib.contextmanager
 def kept(*, once=False, cpus=1, version=""):
     """A keeper that runs in a thread; gives its machine, and at the end waits for the keeper's."""
-    wanted = machine.Machine(cpus=cpus, version=version)
+    wanted = machine.LabMachine(cpus=cpus, version=version)
     one = keeper.Keeper(wanted, image.Image(Path("/kernel"), Path("/initrd")), once=once)
     thread = threading.Thread(target=one.run)
     thread.start()
@@ -107,7 +107,7 @@ def test_command_when_the_host_stops_answering_is_told(stage, monkeypatch, tmp_p
     monkeypatch.setattr(keeper, "PULSE", 0.05)
     monkeypatch.setattr(keeper, "PULSE_LIMIT", 0.7)
 
-    with kept() as wanted, borrow(wanted) as lent, Channel(lent.path) as channel:
+    with kept() as wanted, borrow(wanted) as lent, LabChannel(lent.path) as channel:
         assert channel.call(["true"], LIMIT)[0] == 0
         (tmp_path / "stop").touch()
 

@@ -102,8 +102,8 @@ def test_key_when_the_request_differs_is_another():
 
 
 def test_family_when_only_the_version_differs_is_the_same():
-    one = machine.Machine(version="1")
-    other = machine.Machine(version="2")
+    one = machine.LabMachine(version="1")
+    other = machine.LabMachine(version="2")
 
     assert one.family == other.family
     assert one.key != other.key

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.config import Config
-from pyvmm.images.default import Guest, default_guest
+from pyvmm.images.default import DefaultGuest, default_guest
 from pyvmm.machine.machine import Machine
 from tests.support.firmware_guest import Transcript
 from tests.support.linux import LIMIT, PROMPT, QUIET, boot
@@ -19,11 +19,11 @@ pytestmark = [pytest.mark.arm64, pytest.mark.timeout(LIMIT + 30)]
 
 
 @pytest.fixture(scope="session")
-def stock() -> Guest:
+def stock() -> DefaultGuest:
     return default_guest("arm64")
 
 
-def test_stock_kernel_boots_to_a_shell_and_powers_off(stock: Guest) -> None:
+def test_stock_kernel_boots_to_a_shell_and_powers_off(stock: DefaultGuest) -> None:
     # An answer is no longer than the port's FIFO: Transcript types without asking for room.
     console = Transcript(
         [(PROMPT, b"ls /sys/class/rtc\r"), (b"rtc0", b"cat /proc/interrupts\r"), (b"uart-pl011", b"exit\r")]
@@ -36,7 +36,7 @@ def test_stock_kernel_boots_to_a_shell_and_powers_off(stock: Guest) -> None:
     assert (ending.code, ending.reason, ending.known) == (0, "poweroff", "told"), ending
 
 
-def test_stock_kernel_with_two_cpus_boots_and_reboots(stock: Guest) -> None:
+def test_stock_kernel_with_two_cpus_boots_and_reboots(stock: DefaultGuest) -> None:
     console = Transcript([(PROMPT, b"reboot\r")])
 
     ending = boot(stock, console, cpus=2)
@@ -45,7 +45,7 @@ def test_stock_kernel_with_two_cpus_boots_and_reboots(stock: Guest) -> None:
     assert (ending.code, ending.reason, ending.known) == (0, "reboot", "told"), ending
 
 
-def test_stock_kernel_on_a_16550_boots_to_a_shell(stock: Guest) -> None:
+def test_stock_kernel_on_a_16550_boots_to_a_shell(stock: DefaultGuest) -> None:
     console = Transcript([(PROMPT, b"exit\r")])
 
     ending = boot(stock, console, cmdline="console=ttyS0 quiet panic=-1", uart="16550,shift=2")
@@ -54,7 +54,7 @@ def test_stock_kernel_on_a_16550_boots_to_a_shell(stock: Guest) -> None:
     assert (ending.code, ending.reason) == (0, "poweroff"), ending
 
 
-def test_stock_kernel_at_another_ram_base_and_uart_boots(stock: Guest) -> None:
+def test_stock_kernel_at_another_ram_base_and_uart_boots(stock: DefaultGuest) -> None:
     console = Transcript([(PROMPT, b"grep RAM /proc/iomem; exit\r")])
 
     ending = boot(stock, console, ram_base=0x8000_0000, uart="pl011,base=0x1c090000,irq=12")
@@ -64,7 +64,7 @@ def test_stock_kernel_at_another_ram_base_and_uart_boots(stock: Guest) -> None:
     assert (ending.code, ending.reason) == (0, "poweroff"), ending
 
 
-def test_panic_when_it_happens_is_told_from_a_reboot(stock: Guest) -> None:
+def test_panic_when_it_happens_is_told_from_a_reboot(stock: DefaultGuest) -> None:
     console = Transcript([(PROMPT, b"echo c >/proc/sysrq-trigger\r")])
 
     ending = boot(stock, console)
@@ -72,7 +72,7 @@ def test_panic_when_it_happens_is_told_from_a_reboot(stock: Guest) -> None:
     assert (ending.code, ending.reason) == (7, "panic"), ending
 
 
-def test_power_button_when_pressed_shuts_the_guest_down(stock: Guest) -> None:
+def test_power_button_when_pressed_shuts_the_guest_down(stock: DefaultGuest) -> None:
     console = Transcript()
     config = Config(kernel=stock.kernel, initrd=stock.initrd, cmdline=QUIET, console="none", timeout=LIMIT)
     with Machine(config, console=console) as machine:
