@@ -35,7 +35,7 @@ HOST, GUEST = "192.0.2.1", "192.0.2.2"
 NAMED = "203.0.113.9"
 MIB = 1 << 20
 #: Bytes that go each way with a checksum.
-VOLUME = volume(100) * MIB
+VOLUME = volume(30) * MIB
 SECRET = b"only over the wire " * 50
 
 
