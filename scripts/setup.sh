@@ -1,5 +1,5 @@
-# Sourced by the other scripts: finds the checkout, makes its virtual environment, installs what is
-# missing. Nothing is done twice. Sets ROOT and PYTHON.
+# Sourced by the other scripts: finds the checkout, creates its virtual environment and installs missing
+# packages. Sets ROOT and PYTHON.
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 VENV=$ROOT/.venv
@@ -20,7 +20,7 @@ base_python() {
 }
 
 # setup_venv run|test: the environment with pyvmm in it; what tests need comes on top. Packages are
-# looked at again only when pyproject.toml changed, or the checkout moved.
+# installed again only when pyproject.toml changed, or the checkout was moved.
 setup_venv() {
     state="$ROOT $(cksum <"$ROOT/pyproject.toml")"
     case $(cat "$VENV/.pyvmm-stamp" 2>/dev/null) in

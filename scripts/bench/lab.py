@@ -1,6 +1,6 @@
 """Guests in the emulated host: what they boot, what they do, how they are run, what comes back of it.
 
-Each benchmark that runs there has a program for its inside (``block_guest.py``, ...), which gets a JSON
+Each benchmark that runs there has a program for its inside (``block/guest.py``, ...), which gets a JSON
 object: ``runs``, a list of ``{"name", "command", "line", "limit", ...}``, and what else the benchmark gives
 it. It prints a JSON line a run; one with ``tail``, the console's last lines, is of a run that failed.
 """

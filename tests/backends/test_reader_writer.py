@@ -262,13 +262,13 @@ def test_input_when_the_writer_leaves_is_delivered_before_the_end(loop, pipe):
     device, ended = Device(room=2), []
     reader = DescriptorReader(loop, device.receive, device.space, lambda: ended.append(device.received))
     reader.open(pipe[0])
-    os.write(pipe[1], b"last words")
+    os.write(pipe[1], b"the last bytes")
     close(pipe, 1)
     loop.run_once(5)
     device.room = 100
     reader.resume()
     until(loop, lambda: ended)
-    assert ended == [b"last words"]
+    assert ended == [b"the last bytes"]
     assert loop.run_once(0) == 0
 
 

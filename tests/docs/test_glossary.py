@@ -11,7 +11,9 @@ from tests.support.repository import ROOT, tracked
 GLOSSARY = ROOT / "docs" / "glossary.md"
 #: The folders and files that are clean already. In the end these are all.
 CLEAN = (
+    ".ci",
     "CHANGELOG.md",
+    "Dockerfile",
     "README.md",
     "SPECIFICATION.md",
     "docs/devices",
@@ -38,6 +40,22 @@ CLEAN = (
     "pyvmm/signals.py",
     "pyvmm/units.py",
     "scripts",
+    "tests/arch",
+    "tests/backends",
+    "tests/boot",
+    "tests/cli",
+    "tests/devices",
+    "tests/exec",
+    "tests/firmware",
+    "tests/fuzz",
+    "tests/images",
+    "tests/integration",
+    "tests/lab",
+    "tests/machine",
+    "tests/memory",
+    "tests/pykvm",
+    "tests/soak",
+    "tests/support",
 )
 
 

@@ -1,4 +1,4 @@
-"""Most of the arm64 guest programs say the same on QEMU's emulation, which knows nothing of this VMM."""
+"""Most of the arm64 guest programs report the same on QEMU's emulation, independent of this VMM."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LIMIT = 30
 
 
 def said(program: Path, cpus: int = 1) -> str:
-    """What *program* says on QEMU's ``virt`` board, until its report; it cannot end that machine."""
+    """The output of *program* on QEMU's ``virt`` board up to its report; it cannot end that machine."""
     if shutil.which(QEMU) is None:
         pytest.skip(f"{QEMU} is not installed: apt-get install qemu-system-arm")
     command = [QEMU, "-M", "virt,gic-version=3", "-cpu", "cortex-a57", "-m", "64M", "-smp", str(cpus)]

@@ -1,4 +1,4 @@
-"""The guest programs say and do the same on QEMU's emulation, which knows nothing of this VMM."""
+"""The guest programs report the same on QEMU's emulation, independent of this VMM."""
 
 from __future__ import annotations
 

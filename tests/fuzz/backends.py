@@ -1,4 +1,4 @@
-"""What stands behind the fuzzed devices: memory, and nothing of the host's."""
+"""Backends of the fuzzed devices, in memory: they use no resource of the host."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DISK_SIZE = 64 << 10
 
 
 class MemoryDisk(Disk):
-    """A disk in memory, which checks what it is asked for."""
+    """A disk in memory that checks every request."""
 
     path = "memory"
 
@@ -69,7 +69,7 @@ class MemoryDisk(Disk):
 
 
 class MemoryCable(NetBackend):
-    """Takes every frame, and looks at all of it."""
+    """A network backend that reads every frame whole and drops it."""
 
     offloads = ALL_OFFLOADS
     foreign = True
@@ -80,7 +80,7 @@ class MemoryCable(NetBackend):
 
 
 class MemoryEnd(CharBackend):
-    """Takes a part of what comes; gives what it is fed."""
+    """A character backend that accepts as many bytes as it has room for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ def feed_net(device: VirtioDevice, data: bytes) -> None:
 
 
 def feed_console(device: VirtioDevice, data: bytes) -> None:
-    """Input for one port, and room for the output of all."""
+    """Input for one port, and room for the output of all ports."""
     assert isinstance(device, VirtioConsole)
     for port in device.ports:
         assert isinstance(port.backend, MemoryEnd)

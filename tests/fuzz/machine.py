@@ -1,7 +1,7 @@
-"""A guest made of bytes: it sets a virtio device up, more or less rightly, and uses it, more or less badly.
+"""A guest driver made of bytes: it sets a virtio device up and uses it, mostly as the specification says.
 
 Every byte string is a program. Most of its steps are what a driver does, so that a random program gets far;
-the others break a rule each. What must hold whatever the guest does is asserted on the way.
+each of the others breaks a rule. What must hold whatever the guest does is asserted after each step.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pyvmm.virtio.transport import mmio
 from tests.fuzz.oracle import Oracle
 
 PAGE = 4096
-#: Two stretches of RAM that touch, a gap, and a ROM.
+#: Two adjacent regions of RAM, a gap, and a ROM.
 LOW, SEAM, HIGH_END = 0x10000, 0x20000, 0x30000
 ROM = 0x40000
 #: Where queue n's rings lie: two pages each, from here on; the seam goes through the second one.
 RINGS = SEAM - 3 * PAGE
 BUFFERS = LOW
 CANARY = b"\xa5" * PAGE
-#: What one program may do and take, in steps, turns, seconds of the processor's: beyond that it is hung.
+#: Limits of one program: steps, turns of the loop, seconds of CPU time. Beyond them it hangs.
 STEPS, TURNS, SECONDS = 300, 2000, 10.0
 SIZES = (4, 8, 16, 1)
 ODD_SIZES = (
@@ -97,7 +97,7 @@ class Tape:
 
 
 class Ground:
-    """The memory that all programs of a process run in, one after the other."""
+    """Guest memory, shared by all programs of a process, which run one after the other."""
 
     def __init__(self) -> None:
         self.hosts = [Anonymous(SEAM - LOW + 2 * PAGE), Anonymous(HIGH_END - SEAM + 2 * PAGE)]
@@ -328,14 +328,14 @@ class Program:
             self.driver.read(offset, width)
 
     def host(self) -> None:
-        """The host's side has something for the device."""
+        """Input from the backend."""
         data = self.tape.take(self.tape.byte())
         if self.feed is not None:
             self.feed(self.device, data)
         self.turn()
 
     def events(self) -> None:
-        """What the driver wants to be told of."""
+        """Notification flags and event indexes; then acknowledge interrupts."""
         at = self.rings(self.queue())
         self.memory.write_u16(at + 0x400, self.tape.byte() & 1)
         self.memory.write_u16(at + 0x404 + 2 * self.size, self.tape.word())
@@ -378,17 +378,17 @@ class Program:
         self.driver.write(mmio.QUEUE_NOTIFY, index)
 
     def turn(self) -> None:
-        """Let the device come to rest."""
+        """Run the loop until nothing is pending."""
         loop = self.driver.loop
         for _ in range(TURNS):
             if not loop.run_once(0):
                 return
-        raise AssertionError("the device does not come to rest")
+        raise AssertionError("the loop never has nothing to do")
 
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """What is told of guests' mistakes, not told."""
+    """No reports about the guest's mistakes."""
     told, rate_limit.BURST = rate_limit.BURST, 0
     notice.limit.sites.clear()
     try:

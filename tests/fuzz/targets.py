@@ -22,7 +22,7 @@ from tests.fuzz.oracle import Oracle
 
 
 class Echo(VirtioDevice):
-    """Copies what it reads to what it may write: for the queue's own sake."""
+    """Copies the readable part of a chain to the writable part, to fuzz the queue itself."""
 
     device_id = 0x3F
     name = "echo"

@@ -1,4 +1,4 @@
-"""What fuzzing found worth keeping, and mutations of it; `scripts/soak fuzz` runs for longer."""
+"""Programs kept from fuzzing, and mutations of them; `scripts/soak fuzz` runs for longer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Devices of the host kernel's vhost, saved and gone on with: by the fake driver, and under stock Linux."""
+"""Devices of the host kernel's vhost, saved and continued: by the fake driver, and under stock Linux."""
 
 from __future__ import annotations
 

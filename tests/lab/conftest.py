@@ -1,4 +1,4 @@
-"""The emulated host of these tests: the user's own, started once and left running."""
+"""The emulated host of these tests: the user's own, which stays in the background."""
 
 from __future__ import annotations
 

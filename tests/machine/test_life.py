@@ -87,7 +87,7 @@ def test_end_when_the_guest_ended_already_changes_nothing(tmp_path: Path) -> Non
 
 
 def test_close_when_running_stops_the_guest_and_gives_all_back(tmp_path: Path) -> None:
-    gc.collect()  # what earlier tests left must not be given back in between
+    gc.collect()  # what earlier tests left must not be freed in between
     before = process.descriptors(), process.threads()
     machine = programs.machine(tmp_path, programs.COUNT, cpus=2)
     machine.start()

@@ -1,4 +1,4 @@
-"""Pages given back to the host: by each kind of memory, and through the guest's map."""
+"""Pages returned to the host to the host: by each kind of memory, and through the guest's map."""
 
 from __future__ import annotations
 

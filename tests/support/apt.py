@@ -39,7 +39,7 @@ class Apt:
 
     @property
     def calls(self):
-        """What was called: program and first word."""
+        """The calls: program and first argument."""
         lines = [line.split() for line in self._log.read_text().splitlines()]
         return [f"{os.path.basename(words[0])} {words[3]}" for words in lines]
 
@@ -54,7 +54,7 @@ class Apt:
         (self._store / "choice").write_text(text)
 
     def lose(self, name):
-        """The lists know the package, the mirror has it no more."""
+        """Remove the package file; the lists still have its entry."""
         (self._store / f"{name}.deb").unlink()
 
 

@@ -1,4 +1,4 @@
-"""What the tests of every backend need: a device that takes input, and a loop turned to a condition."""
+"""A device that takes input from a backend, and a loop that is run until a condition holds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 class Device:
-    """The device's half: takes input while there is room, as the serial port does."""
+    """A device that takes input while it has room, as the serial port does."""
 
     def __init__(self, room=16):
         self.received = b""
@@ -33,7 +33,7 @@ class Device:
 
 
 def until(loop, condition, limit=20.0):
-    """Turn *loop* until *condition()* holds; fails after *limit* seconds."""
+    """Run *loop* until *condition()* holds; fails after *limit* seconds."""
     end = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < end, "the condition never came"

@@ -18,7 +18,7 @@ def tool(name: str) -> str:
 
 
 def run(*command: str, data: bytes = b"") -> bytes:
-    """What *command* writes; its complaints fail the test."""
+    """The output of *command*; anything on stderr fails the test."""
     done = subprocess.run(command, input=data, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr.decode(errors="replace")[:2000]
     return done.stdout
@@ -36,7 +36,7 @@ def source_of(blob: bytes) -> str:
 
 
 def overlaid(folder: Path, base: bytes, *overlays: bytes) -> bytes:
-    """*base* with *overlays*, put on by dtc's own program."""
+    """*base* with *overlays* applied by dtc's fdtoverlay."""
     names = []
     for number, blob in enumerate((base, *overlays)):
         path = folder / f"{number}.dtb"

@@ -1,4 +1,4 @@
-"""Linux guests with disks: the tool they run, images, and what is looked for on the image afterwards."""
+"""Linux guests with disks: the tool they run, images, and checks of the image afterwards."""
 
 from __future__ import annotations
 

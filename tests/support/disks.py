@@ -57,7 +57,7 @@ class Bench:
     def ask(
         self, readable: Sequence[bytes], writable: Sequence[int], *, queue: int = 0, indirect: bool = False
     ) -> tuple[int, bytes]:
-        """One request; its status, and what came before that."""
+        """Submit one request; its status byte, and the data before that."""
         answer = self.driver.request(queue, readable, writable, indirect=indirect)
         return answer[-1], answer[:-1]
 
@@ -71,7 +71,7 @@ class Bench:
         return self.ask([header(FLUSH)], [1])[0]
 
     def served(self, requests: Sequence[tuple[Sequence[bytes], Sequence[int]]]) -> list[Request]:
-        """Several requests at once, with one kick, when all have come back."""
+        """Submit several requests with one kick and wait until all are completed."""
         ring = self.driver.queues[0]
         made = [ring.add(readable, writable) for readable, writable in requests]
         ring.kick()
@@ -79,5 +79,5 @@ class Bench:
         return made
 
     def batch(self, requests: Sequence[tuple[Sequence[bytes], Sequence[int]]]) -> list[bytes]:
-        """The same; what each got."""
+        """The same; the data that each request got."""
         return [self.driver.queues[0].data(request) for request in self.served(requests)]

@@ -125,7 +125,7 @@ def guest(
 
 
 def passes(guest: Guest, last_line: str) -> None:
-    """Run *guest* and assert that it passed, *last_line* its last words."""
+    """Run *guest* and assert that it passed, *last_line* the last line of its output."""
     ending = guest.run()
     assert guest.console.text.endswith(f"{last_line}\n"), f"{guest.console.text!r}, then {ending}"
     assert (ending.code, ending.reason, ending.known) == (PASSED, "debug-exit", "told"), ending

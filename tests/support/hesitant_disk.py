@@ -1,4 +1,4 @@
-"""A disk for ``--device``: of every two pages one is not in the cache, and no write need not wait."""
+"""A disk for ``--device``: every other page is not in the cache, and every write blocks."""
 
 from __future__ import annotations
 

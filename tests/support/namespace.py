@@ -1,4 +1,4 @@
-"""A network of a test's own: a network namespace for this thread and those it starts."""
+"""A network namespace for this thread and the threads and processes it starts."""
 
 from __future__ import annotations
 

@@ -21,5 +21,5 @@ def program(name: str) -> Path:
 
 
 def volume(amount: int) -> int:
-    """Of *amount*, of whatever, what is worth its time here."""
+    """*amount*, or a tenth of it on arm64, whose emulated host is some ten times slower."""
     return max(1, amount // 10) if ARM64 else amount

@@ -19,7 +19,7 @@ _BODY = bytes(range(251))
 
 
 class Wire(NetBackend):
-    """The test has the other end in its hands: a socket pair for each queue pair."""
+    """A backend whose other end the test holds: a socket pair for each queue pair."""
 
     offloads = 15
     prompt = True
@@ -52,7 +52,7 @@ class Wire(NetBackend):
     # The other end
 
     def arrive(self, *frames: bytes, pair: int = 0) -> None:
-        """Have *frames*, without headers, come in."""
+        """Send *frames*, without headers, to the device."""
         for frame in frames:
             self._ends[pair][1].send(bytes(HEADER) + frame)
 
@@ -87,7 +87,7 @@ class NetDriver(FakeDriver):
         return requests
 
     def received(self) -> list[bytes]:
-        """The frames that came, without headers, put together again from what num_buffers says."""
+        """The frames received, without headers, joined over as many buffers as num_buffers says."""
         frames, rest = [], 0
         self.run()
         for request in self.rx.collect():
@@ -116,12 +116,12 @@ class NetDriver(FakeDriver):
 
 @contextmanager
 def wired(**keys: Any) -> Iterator[tuple[NetDriver, Wire]]:
-    """A driver whose device's other end is in the test's hands; *keys* are the FakeDriver's."""
+    """A driver of a device whose backend is a Wire; *keys* are the FakeDriver's."""
     wire = Wire()
     with NetDriver(Net(wire, mac=bytes.fromhex("525400000001")), **keys) as driver:
         yield driver, wire
 
 
 def frame(size: int, destination: bytes = BROADCAST, source: bytes = OTHER) -> bytes:
-    """A frame of *size* bytes in all, each byte of its body told by its place."""
+    """A frame of *size* bytes in all; each byte of its body depends on its offset."""
     return destination + source + b"\x88\xb5" + (_BODY * (size // len(_BODY) + 1))[: size - 14]

@@ -1,4 +1,4 @@
-"""What the tests of ARM's devices play around them: a wire, and a loop whose clock the test moves."""
+"""For tests of ARM's devices: an interrupt line, and timers whose clock the test sets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pyvmm.board.device import Line
 
 
 class Wire(Line):
-    """Keeps every level it was driven to."""
+    """An interrupt line that records every level it was set to."""
 
     def __init__(self) -> None:
         self.changes: list[bool] = []
@@ -49,7 +49,7 @@ class Clock:
         return timer
 
     def move(self, seconds: float) -> None:
-        """Let time pass, a timer after the other."""
+        """Advance the clock; timers fire in order."""
         end = self.now + seconds
         for _ in range(1000):
             due = [timer for timer in self.timers if timer.due <= end]

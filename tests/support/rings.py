@@ -24,7 +24,7 @@ ALL = INDIRECT | F_EVENT_IDX
 
 
 class Copier(VirtioDevice):
-    """Writes what it reads; keeps every request it saw."""
+    """Copies the readable part of a chain to the writable part; records every request."""
 
     device_id = ids.ENTROPY
     name = "copier"

@@ -119,7 +119,7 @@ class VsockGuest:
         return [packet.op for packet in self.packets()]
 
     def receive(self, size: int) -> bytes:
-        """*size* bytes of stream data, their credit given back."""
+        """*size* bytes of stream data, and return their credit."""
         data = b""
         while len(data) < size:
             self.driver.run(lambda: self.collect() or self.waiting)

@@ -1,6 +1,6 @@
 """Prints the microseconds that a MiB takes between the guest's side of a vsock and a UNIX socket.
 
-``vsock_alone.py in|out [bare]``: from the host to the guest, or the other way round. Only the work of the
+``vsock/alone.py in|out [bare]``: from the host to the guest, or the other way round. Only the work of the
 device is timed; ``bare`` times the UNIX socket's calls alone, for the same bytes.
 """
 
