@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 
 import pytest
 
-from tests.support.repository import ROOT, tracked
+from tests.support.repository import ROOT, script, tracked
 
 
 def links(page: Path) -> list[str]:
@@ -75,6 +76,12 @@ def test_every_page_is_reached_from_the_index() -> None:
 
     pages = {path for path in tracked("docs") if path.suffix == ".md"}
     assert {str(page.relative_to(ROOT)) for page in pages - reached} == set()
+
+
+def test_picture_of_a_boot_shows_what_the_quickstart_types() -> None:
+    shown = html.unescape((ROOT / "docs" / "boot.svg").read_text())
+
+    assert [command for command in script("quickstart").TYPED if f"# {command}<" not in shown] == []
 
 
 @pytest.mark.parametrize(
