@@ -1,4 +1,4 @@
-"""From building to closing: what is given back, who ends first, how long stopping takes."""
+"""From building to closing: what is released, who ends first, how long stopping takes."""
 
 from __future__ import annotations
 
