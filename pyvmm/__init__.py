@@ -9,8 +9,6 @@
 ...     guest.check("uname -r").stdout
 """
 
-from __future__ import annotations
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.board.device import Device as Device

@@ -20,9 +20,9 @@ base_python() {
 }
 
 # setup_venv run|test: the environment with pyvmm in it; what tests need comes on top. Packages are
-# installed again only when pyproject.toml changed, or the checkout was moved.
+# installed again only when pyproject.toml or the launcher changed, or the checkout was moved.
 setup_venv() {
-    state="$ROOT $(cksum <"$ROOT/pyproject.toml")"
+    state="$ROOT $(cat "$ROOT/pyproject.toml" "$ROOT/scripts/pyvmm" | cksum)"
     case $(cat "$VENV/.pyvmm-stamp" 2>/dev/null) in
         "test $state" | "$1 $state") "$PYTHON" -c 'import pyvmm' 2>/dev/null && return ;;
     esac

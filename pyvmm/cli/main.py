@@ -69,7 +69,9 @@ def entry() -> None:
     # while modules are loaded can get lost in the import machinery's own callbacks.
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-    os._exit(_flushed(main(sys.argv[1:])))
+    code = _flushed(main(sys.argv[1:]))
+    os.closerange(0, 3)  # a child that shares them may outlive this process: cli/late_close.py
+    os._exit(code)
 
 
 def _open_standard_files() -> None:

@@ -108,7 +108,7 @@ class GuestRun:
                 made = loop.clock()
                 if self._left is not None:
                     machine.clock.call_later(max(self._left - (made - began), 0), self._timed_out)
-                machine.at_end(lambda: self._leave(loop.clock() - made))
+                machine.at_end(lambda: self._leave(machine, loop.clock() - made))
                 ending = machine.run()
                 if self._left is not None:
                     self._left -= machine.clock.clock() - began
@@ -118,10 +118,10 @@ class GuestRun:
             raise machine.error
         return ending
 
-    def _leave(self, age: float) -> None:
+    def _leave(self, machine: Machine, age: float) -> None:
         """The guest has ended *age* seconds after it was made; nothing of it is closed yet."""
         if age < GRACE and self._config.on_reboot != "restart":
-            close_in_child()
+            close_in_child(machine.vm)
 
     def _handlers(self) -> dict[int, Callable[[int], object]]:
         handlers: dict[int, Callable[[int], object]] = {}

@@ -7,7 +7,7 @@ from ctypes import get_errno
 from errno import EINTR
 
 from pyvmm.host.libc import ioctl
-from pyvmm.pykvm import ioctls, ioctls_x86
+from pyvmm.pykvm import cpuid, ioctls, ioctls_x86, msrs
 from pyvmm.pykvm.caps import capability
 from pyvmm.pykvm.errors import KvmError, failed
 from pyvmm.pykvm.handle import Handle
@@ -81,31 +81,21 @@ class Kvm(Handle):
 
     def get_supported_cpuid(self) -> list[Leaf]:
         """The CPUID leaves KVM can give a guest: ``(function, index, flags, [eax, ebx, ecx, edx])``."""
-        from pyvmm.pykvm import cpuid
-
         return cpuid.fetch(self, ioctls_x86.KVM_GET_SUPPORTED_CPUID)
 
     def get_emulated_cpuid(self) -> list[Leaf]:
         """The CPUID features KVM emulates at a cost; leaves as in get_supported_cpuid."""
-        from pyvmm.pykvm import cpuid
-
         return cpuid.fetch(self, ioctls_x86.KVM_GET_EMULATED_CPUID)
 
     def get_msr_index_list(self) -> list[int]:
         """The numbers of the MSRs that get_msrs and set_msrs of a vCPU take."""
-        from pyvmm.pykvm import msrs
-
         return msrs.fetch_list(self, ioctls_x86.KVM_GET_MSR_INDEX_LIST)
 
     def get_msr_feature_index_list(self) -> list[int]:
         """The numbers of the MSRs that say what the host's processor can do; see get_msrs."""
-        from pyvmm.pykvm import msrs
-
         return msrs.fetch_list(self, ioctls_x86.KVM_GET_MSR_FEATURE_INDEX_LIST)
 
     def get_msrs(self, indexes: Iterable[int]) -> dict[int, int]:
         """The host's feature MSRs *indexes*, up to the first KVM does not know: number -> value."""
-        from pyvmm.pykvm import msrs
-
         buffer = msrs.pack((index, 0) for index in indexes)
         return msrs.unpack(buffer, self.ioctl(ioctls_x86.KVM_GET_MSRS, buffer))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ctypes import create_string_buffer
 
-from pyvmm.pykvm import ioctls_x86
+from pyvmm.pykvm import cpuid, ioctls_x86, msrs
 from pyvmm.pykvm.abi_x86 import kvm_lapic_state, kvm_regs, kvm_sregs
 from pyvmm.pykvm.attributes import VmOrVcpu
 
@@ -117,27 +117,19 @@ class X86Vcpu(VmOrVcpu):
 
     def get_msrs(self, indexes: Iterable[int]) -> dict[int, int]:
         """MSRs by number, up to the first KVM refuses: number -> value."""
-        from pyvmm.pykvm import msrs
-
         buffer = msrs.pack((index, 0) for index in indexes)
         return msrs.unpack(buffer, self.ioctl(ioctls_x86.KVM_GET_MSRS, buffer))
 
     def set_msrs(self, values: Mapping[int, int]) -> int:
         """Set MSRs, number -> value, in order; how many KVM took before the first it refused."""
-        from pyvmm.pykvm import msrs
-
         return self.ioctl(ioctls_x86.KVM_SET_MSRS, msrs.pack(values.items()))
 
     def get_cpuid2(self) -> list[Leaf]:
         """The CPUID leaves the guest sees: ``(function, index, flags, [eax, ebx, ecx, edx])``."""
-        from pyvmm.pykvm import cpuid
-
         return cpuid.fetch(self, ioctls_x86.KVM_GET_CPUID2)
 
     def set_cpuid2(self, leaves: Iterable[Leaf]) -> None:
         """Set what CPUID answers in the guest; before it runs."""
-        from pyvmm.pykvm import cpuid
-
         self.ioctl(ioctls_x86.KVM_SET_CPUID2, cpuid.pack(leaves))
 
     def get_tsc_khz(self) -> int:

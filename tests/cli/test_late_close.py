@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import time
+from ctypes import CFUNCTYPE, c_int
 from pathlib import Path
 
 import pytest
 
 from pyvmm.cli.late_close import close_in_child
+from pyvmm.pykvm import Kvm
 from tests.support.firmware_guest import BIN, PASSED
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(60)]
@@ -47,12 +50,22 @@ def test_child_that_closes_the_vm_is_gone_soon_and_holds_no_output(tmp_path: Pat
         assert time.monotonic() < limit, "the child is still there"
 
 
-def test_close_in_child_when_the_host_gives_no_child_leaves_the_waiting_to_this_process(
+def test_close_in_child_without_a_descriptor_leaves_the_waiting_to_this_process() -> None:
+    _, most = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Kvm() as kvm, kvm.create_vm() as vm:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, most))
+        try:
+            close_in_child(vm)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_close_in_child_when_the_host_gives_no_child_leaves_nothing_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse() -> int:
-        raise BlockingIOError(11, "Resource temporarily unavailable")
+    monkeypatch.setattr("pyvmm.cli.late_close.function", lambda name: CFUNCTYPE(c_int)(lambda: -1))
 
-    monkeypatch.setattr("os.fork", refuse)
-
-    close_in_child()
+    with Kvm() as kvm, kvm.create_vm() as vm:
+        before = os.listdir("/proc/self/fd")
+        close_in_child(vm)
+        assert os.listdir("/proc/self/fd") == before

@@ -1,0 +1,328 @@
+"""The bundle of the modules that a start loads: made, used, made again, and refused."""
+
+from __future__ import annotations
+
+import json
+import marshal
+import os
+import resource
+import shutil
+import stat
+import subprocess
+import venv
+from _imp import source_hash
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyvmm import bundle
+from pyvmm.images import cache
+from tests.support.bundle import ROOT, SETTLED, launcher, made
+from tests.support.command import until
+
+pytestmark = pytest.mark.timeout(120)
+
+FORGED = 77
+HELP = b"Boots a guest."
+
+
+def help_of_run(environment: dict[str, str], **keys: Any) -> subprocess.CompletedProcess[bytes]:
+    """``pyvmm run --help``: the launcher with all that a run of firmware loads, and no KVM."""
+    command = [*launcher("from pyvmm.cli.main import entry\nentry()\n"), "run", "--help"]
+    return subprocess.run(command, capture_output=True, timeout=60, env=environment, check=False, **keys)
+
+
+def works(done: subprocess.CompletedProcess[bytes]) -> bool:
+    return done.returncode == 0 and HELP in done.stdout and not done.stderr
+
+
+def forged(data: bytes, module: str, source: str) -> bytes:
+    """The bundle *data*, valid in all but that *module* has the code of *source*."""
+    line, _, rest = data.partition(b"\n")
+    entries = [
+        (name, file, stamp, compile(source, file, "exec") if name == module else code)
+        for name, file, stamp, code in marshal.loads(rest[8:])
+    ]
+    payload = marshal.dumps(entries)
+    return line + b"\n" + source_hash(0, payload) + payload
+
+
+def files(path: Path) -> list[Any]:
+    """What the bundle at *path* was made from."""
+    line, _, rest = path.read_bytes().partition(b"\n")
+    assert rest[:8] == source_hash(0, rest[8:])
+    return [line, *(entry[:3] for entry in marshal.loads(rest[8:]))]
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that a start made."""
+    return made({**os.environ, "PYVMM_CACHE": str(tmp_path_factory.mktemp("cache"))})
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """One with a cache directory of its own, not made yet."""
+    return {**os.environ, "PYVMM_CACHE": str(tmp_path / "cache")}
+
+
+@pytest.fixture
+def planted(environment: dict[str, str], valid: Path) -> Path:
+    """A bundle whose code ends the process with status FORGED; else as valid as any."""
+    path = Path(environment["PYVMM_CACHE"]) / valid.name
+    path.parent.mkdir()
+    path.write_bytes(forged(valid.read_bytes(), "pyvmm.units", f"raise SystemExit({FORGED})"))
+    path.chmod(0o600)
+    return path
+
+
+def test_bundle_when_valid_is_what_a_start_executes(planted: Path, environment: dict[str, str]) -> None:
+    assert help_of_run(environment).returncode == FORGED
+
+
+def test_bundle_when_made_is_its_users_alone(valid: Path) -> None:
+    assert stat.S_IMODE(valid.stat().st_mode) == 0o600
+
+
+def move_behind_a_link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def of_another_interpreter(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"('3.", b"('2.", 1))
+
+
+def give_away(path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file to another user")
+    os.chown(path, 65534, 65534)
+
+
+def make_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path, 0o600)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda path: path.chmod(0o620), id="the group may write it"),
+        pytest.param(lambda path: path.chmod(0o602), id="others may write it"),
+        give_away,
+        move_behind_a_link,
+        make_a_pipe,
+        cut,
+        flip,
+        of_another_interpreter,
+        pytest.param(lambda path: path.write_bytes(b""), id="empty"),
+    ],
+)
+def test_bundle_when_not_to_be_trusted_is_not_executed_and_is_replaced(
+    planted: Path, environment: dict[str, str], spoil: Callable[[Path], object], valid: Path
+) -> None:
+    spoil(planted)
+
+    assert works(help_of_run(environment))
+
+    assert planted.is_file() and not planted.is_symlink()
+    assert files(planted) == files(valid)
+    assert stat.S_IMODE(planted.stat().st_mode) == 0o600
+    assert works(help_of_run(environment))
+
+
+def test_bundle_whose_code_raises_leaves_the_ordinary_import(
+    planted: Path, environment: dict[str, str], valid: Path
+) -> None:
+    planted.write_bytes(forged(valid.read_bytes(), "pyvmm.machine.machine", "raise ValueError"))
+
+    assert works(help_of_run(environment))
+    assert files(planted) == files(valid)
+    assert works(help_of_run(environment))
+
+
+def test_first_starts_at_once_leave_one_bundle_and_nothing_else(
+    environment: dict[str, str], valid: Path
+) -> None:
+    command = [*launcher("from pyvmm.cli.main import entry\nentry()\n"), "run", "--help"]
+    starts = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in range(4)]
+
+    assert [start.wait(timeout=60) for start in starts] == [0, 0, 0, 0]
+
+    [path] = Path(environment["PYVMM_CACHE"]).iterdir()
+    assert files(path) == files(valid)
+
+
+def test_bundle_that_cannot_be_written_whole_is_not_there(environment: dict[str, str], valid: Path) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    assert works(help_of_run(environment, preexec_fn=limit))
+
+    assert list(Path(environment["PYVMM_CACHE"]).iterdir()) == []
+
+
+@pytest.mark.parametrize("names", [{}, {"PYVMM_CACHE": "/dev/null"}, {"HOME": "/proc/nobody"}])
+def test_start_without_a_place_for_a_bundle_works(names: dict[str, str]) -> None:
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYVMM_CACHE", "HOME")}
+    kept.pop("XDG_CACHE_HOME", None)
+
+    assert works(help_of_run({**kept, **names}))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")
+def test_directory_of_another_user_gets_no_bundle(environment: dict[str, str], valid: Path) -> None:
+    folder = Path(environment["PYVMM_CACHE"])
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+
+    assert works(help_of_run(environment))
+
+    assert list(folder.iterdir()) == []
+
+
+def test_bundles_of_other_installations_stay_until_there_are_many(
+    environment: dict[str, str], valid: Path
+) -> None:
+    folder = Path(environment["PYVMM_CACHE"])
+    folder.mkdir()
+    (folder / "kernel").mkdir()
+    for number in range(bundle.KEPT):
+        other = folder / f"start-{number}.bundle"
+        other.touch()
+        os.utime(other, (number, number))
+
+    assert works(help_of_run(environment))
+
+    expected = {f"start-{number}.bundle" for number in range(1, bundle.KEPT)}
+    assert {path.name for path in folder.iterdir()} == {*expected, valid.name, "kernel"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"HOME": "/home/u"},
+        {"HOME": "/home/u", "XDG_CACHE_HOME": "/x"},
+        {"HOME": "/home/u", "XDG_CACHE_HOME": "relative"},
+        {"HOME": "/home/u", "XDG_CACHE_HOME": "/x", "PYVMM_CACHE": "/own"},
+    ],
+)
+def test_directory_is_that_of_the_images(monkeypatch: pytest.MonkeyPatch, names: dict[str, str]) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "PYVMM_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+
+    assert Path(bundle.path()).parent == cache.directory()
+
+
+def test_modules_from_the_bundle_are_like_those_imported(
+    environment: dict[str, str], planted: Path, valid: Path
+) -> None:
+    ending = """
+import json, importlib
+def told(module):
+    spec = module.__spec__
+    return [
+        sorted(set(vars(module)) - {"__cached__"}),
+        [module.__name__, module.__file__, module.__package__, str(getattr(module, "__path__", None))],
+        [spec.name, spec.origin, spec.parent, spec.has_location, str(spec.submodule_search_locations)],
+        [module.__loader__ is spec.loader, spec.loader.name, spec.loader.path, spec.cached],
+    ]
+importlib.reload(sys.modules["pyvmm.units"])
+names = {name for name in sys.modules if name.startswith("pyvmm.")} - {"pyvmm.bundle"}
+print(json.dumps({name: told(sys.modules[name]) for name in names | {"ctypes", "mmap", "select"}}))
+"""
+    command = [*launcher(ending), "run"]
+
+    def told() -> Any:
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=True)
+        return json.loads(done.stdout)
+
+    planted.write_bytes(b"")
+    imported = told()
+    assert files(planted) == files(valid)
+    bundled = told()
+
+    assert "pyvmm.machine.machine" in imported and "pyvmm.cli.run" in imported
+    assert bundled == imported
+
+
+class Installation:
+    """A copy of the package in a virtual environment, whose sources a test may change."""
+
+    def __init__(self, place: Path) -> None:
+        venv.create(place, symlinks=True, with_pip=False)
+        [packages] = place.glob("lib/python*/site-packages")
+        self.package = packages / "pyvmm"
+        shutil.copytree(ROOT / "pyvmm", self.package)
+        shutil.copy(ROOT / "scripts" / "pyvmm", place / "bin" / "pyvmm")
+        self._command = [str(place / "bin" / "pyvmm"), "run", "--help"]
+        self._cache = place / "cache"
+
+    def help(self, **names: str) -> subprocess.CompletedProcess[bytes]:
+        environment = {**os.environ, "PYVMM_CACHE": str(self._cache), **names}
+        return subprocess.run(self._command, capture_output=True, timeout=60, env=environment, check=False)
+
+    def has_in_its_bundle(self, words: bytes) -> bool:
+        """Whether there is a bundle with *words* in it, after one more start."""
+        self.help()
+        return any(words in path.read_bytes() for path in self._cache.glob("start-*"))
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Installation:
+    return Installation(tmp_path / "environment")
+
+
+def test_source_when_changed_is_what_the_next_start_runs(installation: Installation) -> None:
+    source = installation.package / "cli" / "run.py"
+    until(lambda: installation.has_in_its_bundle(b"Boots a guest."), SETTLED)
+
+    source.write_text(source.read_text().replace("Boots a guest.", "Boots a GUEST."))  # of the same size
+
+    assert b"Boots a GUEST." in installation.help().stdout
+    until(lambda: installation.has_in_its_bundle(b"Boots a GUEST."), SETTLED)
+    assert b"Boots a GUEST." in installation.help().stdout
+
+
+def test_source_when_replaced_by_a_package_is_not_what_the_next_start_runs(
+    installation: Installation,
+) -> None:
+    source = installation.package / "cli" / "run.py"
+    until(lambda: installation.has_in_its_bundle(b"Boots a guest."), SETTLED)
+
+    folder = source.with_suffix("")
+    folder.mkdir()
+    source.rename(folder / "__init__.py")
+    (folder / "__init__.py").write_text("def main(argv):\n    print('a package')\n    return 0\n")
+
+    assert installation.help().stdout == b"a package\n"
+
+
+def test_traceback_of_a_bundled_module_shows_its_source(installation: Installation) -> None:
+    source = installation.package / "cli" / "run.py"
+    text = source.read_text()
+    source.write_text(
+        text.replace("    values, ", "    raise ValueError(len(argv))  # here\n    values, ", 1)
+    )
+    assert source.read_text() != text
+    until(lambda: installation.has_in_its_bundle(b"cli/run.py"), SETTLED)
+
+    told = installation.help(PYVMM_DEBUG="1").stderr.decode()
+
+    assert f'File "{source}", line' in told, told
+    assert "raise ValueError(len(argv))  # here" in told
+    assert "bundle.py" not in told
