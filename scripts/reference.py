@@ -231,12 +231,21 @@ class _Text:
 
 def python_api() -> str:
     """The names of ``pyvmm`` and ``pyvmm.testing``."""
+    rows: list[tuple[str, ...]] = [("name", "")]
     parts = []
     for module in (pyvmm, pyvmm.testing):
         parts.append(f"## {module.__name__}")
         for name in module.__all__:
-            parts += _described(module.__name__, name, getattr(module, name))
-    return "\n\n".join(parts)
+            found = getattr(module, name)
+            full = f"{module.__name__}.{name}"
+            rows.append((f"[`{full}`](#{full.replace('.', '').lower()})", _first_sentence(found)))
+            parts += _described(module.__name__, name, found)
+    return "\n\n".join([table(*rows), *parts])
+
+
+def _first_sentence(found: object) -> str:
+    doc = markdown(inspect.getdoc(found) or "") if callable(found) else ""
+    return re.split(r"(?<=\.)\s|\n\n", " ".join(doc.partition("\n\n")[0].split()))[0]
 
 
 def _described(home: str, name: str, found: object) -> Iterator[str]:
