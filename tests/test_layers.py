@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
-from tests.support.rooms import ROOT, complaints, declared
+from tests.support.rooms import ROOT, circle_complaints, circles, complaints, declared
 
 TABLE = {"upper": {"lower"}, "lower": set()}
 
@@ -74,3 +74,18 @@ def test_complaints_when_all_is_as_in_the_table_are_none() -> None:
     ]
 
     assert complaints(TABLE, imports) == []
+
+
+def test_circles_are_found_whatever_way_they_go() -> None:
+    imports = [("a", "b"), ("b", "c"), ("c", "a"), ("c", "d"), ("d", "e"), ("p", "p.q"), ("p.q", "p")]
+
+    assert sorted(map(sorted, circles(imports))) == [["a", "b", "c"], ["p", "p.q"]]
+
+
+def test_circle_is_named_unless_its_room_is_excused_and_an_excuse_is_needed() -> None:
+    imports = [("pyvmm.lower.a", "pyvmm.lower.b"), ("pyvmm.lower.b", "pyvmm.lower.a")]
+
+    (sentence,) = circle_complaints(imports, ())
+    assert sentence.endswith("in a circle: pyvmm.lower.a, pyvmm.lower.b")
+    assert circle_complaints(imports, ["lower"]) == []
+    assert circle_complaints([], ["lower"]) == ["lower has no circle; remove it from with_circles"]
