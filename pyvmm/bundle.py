@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Stamp = tuple[int, int, int]
     Entry = tuple[str, str, Stamp, CodeType | None]
 
-#: Bundles kept in the cache directory, the newest: an environment, a checkout or a Python has one each.
+#: Bundles kept in the cache directory, the newest: each environment, checkout and Python has one.
 KEPT = 8
 #: Nanoseconds after which a further change of a file gives it another ctime, however coarse its clock.
 _SETTLED = 2_000_000_000
@@ -57,8 +57,8 @@ def load() -> None:
 def path() -> str:
     """This interpreter's bundle of this package, made or not; empty where there is no directory for it.
 
-    The directory is that of ``pyvmm.images.cache``: ``$PYVMM_CACHE``, else ``$XDG_CACHE_HOME/pyvmm``, else
-    ``~/.cache/pyvmm``.
+    The directory is that of ``pyvmm.host.cache``, which is not loaded yet: ``$PYVMM_CACHE``, else
+    ``$XDG_CACHE_HOME/pyvmm``, else ``~/.cache/pyvmm``.
     """
     directory, base, home = map(os.environ.get, ("PYVMM_CACHE", "XDG_CACHE_HOME", "HOME"))
     if not directory:
@@ -198,11 +198,12 @@ def _import() -> "list[Entry]":
 
 def _store(place: str, entries: "list[Entry]") -> None:
     """Write the bundle, whole or not at all. Failing is no error: the next start tries again."""
-    if max(ctime for _, _, (_, ctime, _), _ in entries) > time_ns() - _SETTLED:
+    newest = max((ctime for _, _, (_, ctime, _), _ in entries), default=0)
+    if newest > time_ns() - _SETTLED:
         return
-    directory = os.path.dirname(place)
-    scratch = f"{place}.{os.urandom(8).hex()}"
     payload = marshal.dumps(entries)
+    directory, name = os.path.split(place)
+    scratch = f"{directory}/{name.partition('.')[0]}.{os.urandom(8).hex()}.bundle"
     try:
         os.makedirs(directory, 0o700, exist_ok=True)
         if os.stat(directory).st_uid != os.geteuid():
@@ -214,11 +215,19 @@ def _store(place: str, entries: "list[Entry]") -> None:
         with open(fd, "wb") as file:
             file.write(_line() + source_hash(0, payload) + payload)
         os.rename(scratch, place)
-        bundles = [entry for entry in os.scandir(directory) if entry.name.startswith("start-")]
-        for entry in sorted(bundles, key=lambda entry: entry.stat().st_mtime_ns)[:-KEPT]:
-            os.unlink(entry)
+        _prune(directory)
     except OSError:  # no space, say
         try:
             os.unlink(scratch)
         except OSError:
             pass
+
+
+def _prune(directory: str) -> None:
+    """Remove all bundles but the newest, and with them what a start that was killed left half written."""
+    names = (entry.name for entry in os.scandir(directory))
+    paths = [
+        f"{directory}/{name}" for name in names if name.startswith("start-") and name.endswith(".bundle")
+    ]
+    for path in sorted(paths, key=os.path.getmtime)[:-KEPT]:
+        os.unlink(path)

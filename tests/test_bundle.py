@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from pyvmm import bundle
-from pyvmm.images import cache
+from pyvmm.host.cache import cache_directory
 from tests.support.bundle import ROOT, SETTLED, launcher, made
 from tests.support.command import until
 
@@ -219,13 +219,13 @@ def test_bundles_of_other_installations_stay_until_there_are_many(
         {"HOME": "/home/u", "XDG_CACHE_HOME": "/x", "PYVMM_CACHE": "/own"},
     ],
 )
-def test_directory_is_that_of_the_images(monkeypatch: pytest.MonkeyPatch, names: dict[str, str]) -> None:
+def test_directory_is_that_of_all_caches(monkeypatch: pytest.MonkeyPatch, names: dict[str, str]) -> None:
     for name in ("HOME", "XDG_CACHE_HOME", "PYVMM_CACHE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in names.items():
         monkeypatch.setenv(name, value)
 
-    assert Path(bundle.path()).parent == cache.directory()
+    assert os.path.dirname(bundle.path()) == cache_directory()
 
 
 def test_modules_from_the_bundle_are_like_those_imported(
