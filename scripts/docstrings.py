@@ -5,8 +5,8 @@ Of every public function, method, property and class of a package (no name with 
 - there is a docstring;
 - each exception class that its body raises is named in it. What functions of the same module raise
   counts as raised by their callers, and so does what ``RAISING`` lists; what an ``except`` around the call
-  names does not. The class's docstring may name it for the constructor, and, in a sentence "All methods raise
-  ..." or "All other methods raise ...", for every method;
+  names does not. The class's docstring may name it for the constructor, and, in a sentence such as "All
+  methods raise ..." or "All methods that wait raise ...", for its methods;
 - each parameter that is a number is named in it, so that its unit or range is said, unless its name is one of
   those to which docs/glossary.md gives one meaning everywhere.
 """
@@ -14,6 +14,7 @@ Of every public function, method, property and class of a package (no name with 
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 from collections.abc import Iterator
@@ -24,10 +25,12 @@ ROOT = Path(__file__).resolve().parents[1]
 #: The packages and modules that are held to all of the above.
 HELD = (
     "pyvmm/board",
+    "pyvmm/cli",
     "pyvmm/config",
     "pyvmm/errors.py",
     "pyvmm/host",
     "pyvmm/images",
+    "pyvmm/lab",
     "pyvmm/loop.py",
     "pyvmm/machine",
     "pyvmm/memory",
@@ -151,7 +154,7 @@ def _from_class(owner: ast.ClassDef | None, *, constructor: bool) -> str:
     doc = ast.get_docstring(owner) if owner is not None else None
     if doc is None or constructor:
         return doc or ""
-    return " ".join(re.findall(r"All (?:other )?methods raise [^.]*\.", " ".join(doc.split())))
+    return " ".join(re.findall(r"All (?:other )?methods (?:[\w ,]+ )?raise [^.]*\.", " ".join(doc.split())))
 
 
 def _says(doc: str, parameter: str) -> bool:
@@ -276,10 +279,31 @@ def _names(what: ast.expr | None) -> set[str]:
 
 
 def _catches(caught: set[str], error: str) -> bool:
+    """Whether a handler for one of *caught* gets *error*, by the built-in classes or pyvmm's own."""
     return any(
-        name == error or (name in CATCHES and (CATCHES[name] is None or error in (CATCHES[name] or ())))
+        name in ancestors(error)
+        or (name in CATCHES and (CATCHES[name] is None or error in (CATCHES[name] or ())))
         for name in caught
     )
+
+
+def ancestors(error: str) -> set[str]:
+    """The class *error* and those it is derived from, as far as pyvmm defines them."""
+    found = {error}
+    for base in _bases().get(error, ()):
+        found |= ancestors(base)
+    return found
+
+
+@functools.cache
+def _bases() -> dict[str, list[str]]:
+    """The base classes of every class of pyvmm, by name."""
+    found: dict[str, list[str]] = {}
+    for path in (ROOT / "pyvmm").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                found[node.name] = [ast.unparse(base).rpartition(".")[2] for base in node.bases]
+    return found
 
 
 if __name__ == "__main__":

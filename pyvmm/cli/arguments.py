@@ -15,5 +15,5 @@ class Parser(argparse.ArgumentParser):
     """Raises ConfigError where argparse would print its usage and exit with 2."""
 
     def error(self, message: str) -> NoReturn:
-        """One sentence."""
+        """What is wrong with the command line, in a sentence. Raises ConfigError."""
         raise ConfigError(f"{message}; `{self.prog} --help` tells more")

@@ -25,7 +25,7 @@ OPTIONS = OptionParser(
 
 
 def main(argv: list[str]) -> int:
-    """Run ``pyvmm device`` with the arguments after the verb; returns the exit code."""
+    """Run ``pyvmm device`` with the arguments after the verb; returns the exit code. Raises ConfigError."""
     values, arguments = OPTIONS.parse(argv)
     path = values.get("socket")
     if len(arguments) != 1 or not isinstance(path, str):

@@ -44,7 +44,10 @@ class LabOptions:
 
 
 def main(argv: list[str]) -> int:
-    """Run ``pyvmm lab``; the command's own exit status, 124 when it took longer than --timeout."""
+    """Run ``pyvmm lab``; the command's own exit status, 124 when it took longer than --timeout.
+
+    Raises ConfigError and LabError.
+    """
     if "-h" in argv[: argv.index("--") if "--" in argv else None] or argv[:1] == ["--help"]:
         parser().print_help()
         return 0

@@ -129,7 +129,10 @@ def test_driver_reads_what_the_device_gives() -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run ``pyvmm new-device`` with the arguments after the verb; returns the exit code, 0."""
+    """Run ``pyvmm new-device`` with the arguments after the verb; returns the exit code, 0.
+
+    Raises ConfigError, and StartError when a file cannot be written.
+    """
     values, arguments = OPTIONS.parse(argv)
     if len(arguments) != 1:
         raise ConfigError("new-device takes one name: pyvmm new-device NAME [--dir DIRECTORY]")

@@ -27,7 +27,7 @@ DIFFERENT = 1
 
 
 def main(argv: list[str]) -> int:
-    """Run ``pyvmm replay`` with the arguments after the verb; returns the exit code."""
+    """Run ``pyvmm replay`` with the arguments after the verb; returns the exit code. Raises ConfigError."""
     values, arguments = OPTIONS.parse(argv)
     if len(arguments) != 1 or "device" not in values:
         raise ConfigError("replay takes a recording and a device: pyvmm replay FILE --device CLASS,...")

@@ -39,7 +39,10 @@ OPTIONS = OptionParser(
 
 
 def main(argv: list[str]) -> int:
-    """Run ``pyvmm run`` with the arguments after the verb; returns the exit code."""
+    """Run ``pyvmm run`` with the arguments after the verb; returns the exit code.
+
+    Raises PyvmmError, ConfigError.
+    """
     values, arguments = OPTIONS.parse(argv)
     given = values.pop("result", None)
     result = None if given is None else str(given)

@@ -23,7 +23,7 @@ class LabChannel:
     """One connection to one channel; a context manager.
 
     ``receive`` gives what has arrived to ``client``; ``flush`` sends what that has to say and keeps what
-    the socket does not take yet.
+    the socket does not take yet. Raises LabLostError when the host has ended.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,7 +53,10 @@ class LabChannel:
         self.socket.close()
 
     def flush(self) -> bool:
-        """Send what can be sent now; True when something is left, to be sent when writable."""
+        """Send what can be sent now; True when something is left, to be sent when writable.
+
+        Raises LabLostError when the host has ended.
+        """
         if self._unsent:
             try:
                 del self._unsent[: self.socket.send(self._unsent)]

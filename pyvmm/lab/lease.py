@@ -33,7 +33,7 @@ _KEEPER_LIMIT = 30.0
 
 
 class Lease:
-    """A channel lent to this process until ``close``; a context manager."""
+    """Channel *number* of a machine, lent to this process until ``close``; a context manager."""
 
     def __init__(self, connection: socket.socket, directory: Path, number: int) -> None:
         self._connection = connection
@@ -48,7 +48,7 @@ class Lease:
         self.close()
 
     def close(self) -> None:
-        """Give the channel back."""
+        """Release the channel."""
         self._connection.close()
 
 
@@ -57,8 +57,8 @@ def borrow(
 ) -> Lease:
     """A channel of the machine *wanted*. *once*: it ends when the lease does.
 
-    *say* is told what is fetched for a first start. Raises LabError, PackageError and
-    the other errors of ``image.prepare``.
+    *say* is called with a text before something is fetched for a first start. Raises LabError, PackageError
+    and what else ``image.prepare`` raises, each a PyvmmError.
     """
     try:
         for attempt in range(ATTEMPTS):
@@ -89,7 +89,8 @@ def use(
 ) -> T:
     """What *work* gives with a channel borrowed for it; the other parameters are those of ``borrow``.
 
-    A machine that does not answer before the work has begun is ended, and another one tried.
+    A machine that does not answer before the work has begun is ended, and another one tried. Raises LabError,
+    LabLostError, and what else ``borrow`` raises, each a PyvmmError.
     """
     for last in (False, True):
         with borrow(wanted, progress, say, once=once) as lent, LabChannel(lent.path) as channel:

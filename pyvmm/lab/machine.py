@@ -58,7 +58,7 @@ class LabMachine:
 
     @property
     def directory(self) -> Path:
-        """Where the machine's sockets and logs are, while there is one."""
+        """Where the machine's sockets and logs are, while there is one. Raises LabError."""
         return state_directory() / self.key
 
     def describe(self) -> str:
@@ -74,7 +74,10 @@ def wanted(
     writable: tuple[str, ...] = (),
     name: str = "",
 ) -> LabMachine:
-    """The machine for a request, with defaults filled in. Raises ConfigError and LabError."""
+    """The machine for a request, with defaults filled in; *memory* in bytes.
+
+    Raises ConfigError and LabError.
+    """
     kind = find(arch)
     if memory is None:
         memory = min(
@@ -139,12 +142,12 @@ def _hash(*parts: str) -> str:
 
 
 def log_path(machine: LabMachine) -> Path:
-    """The log of the keeper, of QEMU and of the emulated host's kernel."""
+    """The log of the keeper, of QEMU and of the emulated host's kernel. Raises LabError."""
     return state_directory() / f"{machine.key}.log"
 
 
 def command(machine: LabMachine, booted: image.Image, directory: Path) -> list[str]:
-    """QEMU's command line; its sockets are in *directory*."""
+    """QEMU's command line; its sockets are in *directory*. Raises LabError when QEMU is not installed."""
     root = "local,path=/,security_model=none,readonly=on,multidevs=remap"
     line = [
         *(find_qemu(machine.arch), "-name", "pyvmm-lab", *machine.architecture.options),

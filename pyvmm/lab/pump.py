@@ -71,7 +71,10 @@ class Pump:
         self._asked_to_end = 0
 
     def run(self, request: Request, timeout: float | None = None) -> int:
-        """Run *request*; its exit status. Raises LabTimeoutError, LabLostError."""
+        """Run *request*; its exit status.
+
+        Raises LabTimeoutError, LabLostError, and KeyboardInterrupt for a third signal.
+        """
         begun = time.monotonic()
         run = self._run = self._client.start(
             request,

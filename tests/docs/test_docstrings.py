@@ -60,6 +60,8 @@ CALLS_HELPER = "def _g():\n    raise Oops\ndef f():\n    'Doc.'\n"
         ("class C:\n    'Raises Oops.'\n    def __init__(self):\n        raise Oops", []),
         ("class C:\n    'All methods raise Oops.'\n    def m(self):\n        'Doc.'\n        raise Oops", []),
         ("class C:\n    'Raises Oops.'\n    def m(self):\n        'Doc.'\n        raise Oops", RAISES_OOPS),
+        ("class C:\n 'All methods that wait raise Oops.'\n def m(self):\n  'Doc.'\n  raise Oops", []),
+        ("def f():\n    'Doc.'\n    try:\n        raise KvmError\n    except PyvmmError:\n        pass", []),
         ("def f():\n    'Doc.'\n    def inner():\n        raise Oops", []),
         ("def _f(n: int): raise Oops", []),
     ],
