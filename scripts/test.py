@@ -25,6 +25,8 @@ PYTEST = [sys.executable, "-m", "pytest"]
 NO_CACHE = ["-p", "no:cacheprovider"]
 #: Every test's outcome by name, for scripts/support.py.
 TELL_ALL = ["-rap"]
+#: What to make faster first.
+SLOWEST = ["--durations=8"]
 LAB = [sys.executable, "-m", "pyvmm", "lab"]
 #: hypothesis has a compiled part, which is this machine's alone.
 NO_HYPOTHESIS = ["-p", "no:hypothesispytest"]
@@ -243,7 +245,7 @@ def suites() -> list[Task]:
 
 
 def local(name: str, words: Iterable[str], *needs: str) -> Task:
-    return Task(name, [*PYTEST, *words], LOCAL_SECONDS, frozenset(needs))
+    return Task(name, [*PYTEST, *SLOWEST, *words], LOCAL_SECONDS, frozenset(needs))
 
 
 def on_host(piece: Piece) -> Task:
@@ -255,7 +257,8 @@ def on_host(piece: Piece) -> Task:
         others = [other.words for other in PIECES[1:] if other.host == piece.host]
         named = {word for other in others for word in other if word.startswith(T)}
         words += [f"--ignore={path}" for path in sorted(named)]
-    pytest = [*PYTEST, *NO_CACHE, *(() if architecture == "amd64" else NO_HYPOTHESIS), *TELL_ALL, *words]
+    plugins = [*NO_CACHE, *(() if architecture == "amd64" else NO_HYPOTHESIS)]
+    pytest = [*PYTEST, *plugins, *TELL_ALL, *SLOWEST, *words]
     return Task(
         f"{piece.host}: {' '.join(piece.words)}",
         [*LAB, piece.host, "--fresh", "--timeout", LAB_LIMIT, "--", *pytest],
