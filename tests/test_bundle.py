@@ -19,7 +19,7 @@ import pytest
 
 from pyvmm import bundle
 from pyvmm.host.cache import cache_directory
-from tests.support.bundle import ROOT, SETTLED, launcher, made
+from tests.support.bundle import ROOT, SETTLED, contents, launcher, made
 from tests.support.command import until
 
 pytestmark = pytest.mark.timeout(120)
@@ -50,10 +50,8 @@ def forged(data: bytes, module: str, source: str) -> bytes:
 
 
 def files(path: Path) -> list[Any]:
-    """What the bundle at *path* was made from."""
-    line, _, rest = path.read_bytes().partition(b"\n")
-    assert rest[:8] == source_hash(0, rest[8:])
-    return [line, *(entry[:3] for entry in marshal.loads(rest[8:]))]
+    """What the bundle at *path* was made for and from."""
+    return [path.read_bytes().partition(b"\n")[0], *(entry[:3] for entry in contents(path))]
 
 
 @pytest.fixture(scope="module")

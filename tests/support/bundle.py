@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import marshal
 import re
 import subprocess
 import sys
 import time
+from _imp import source_hash
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Seconds within which a start makes a bundle: once no file is newer than two seconds.
@@ -40,3 +43,11 @@ def made(environment: Mapping[str, str]) -> Path:
         assert time.monotonic() < limit, "no start makes a bundle"
         subprocess.run([*launcher("import os; os._exit(0)\n"), "run"], env=dict(environment), check=True)
     return found[0]
+
+
+def contents(path: Path) -> list[Any]:
+    """The entries of the bundle at *path*, whose checksum is right: name, file, stamp, code."""
+    _, _, rest = path.read_bytes().partition(b"\n")
+    assert rest[:8] == source_hash(0, rest[8:])
+    entries: list[Any] = marshal.loads(rest[8:])
+    return entries
