@@ -70,9 +70,13 @@ def files_of(page: str) -> dict[str, str]:
 
 
 def prints(output: str, expected: str) -> bool:
-    """Whether *output* has the form of *expected*, in which ``...`` stands for any text."""
-    parts = [re.escape(part) for part in expected.strip().split("...")]
-    return re.fullmatch(r".*?".join(parts), output.replace("\r", "").strip(), re.DOTALL) is not None
+    """Whether *output* has the form of *expected*, in which ``...`` stands for any text.
+
+    ``...`` on a line of its own stands for any lines, also none.
+    """
+    lines = re.split(r"(?m)^\.\.\.\n", expected.strip())
+    parts = [r".*?".join(map(re.escape, part.split("..."))) for part in lines]
+    return re.fullmatch(r"(?:.*?\n)??".join(parts), output.replace("\r", "").strip(), re.DOTALL) is not None
 
 
 def run(block: Block, folder: Path, limit: float) -> subprocess.CompletedProcess[str]:
