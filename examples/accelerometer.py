@@ -13,7 +13,7 @@ import math
 import struct
 from collections import deque
 
-from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.device import DEFERRED, Deferred, VirtioDevice
 from pyvmm.virtio.ring.chain import Chain
 
 INPUT = 18
@@ -77,7 +77,7 @@ class Accelerometer(VirtioDevice):
 
     def started(self) -> None:
         """The driver has set DRIVER_OK."""
-        self.later(1 / self.rate, self._sample)
+        self.runtime.later(1 / self.rate, self._sample)
 
     def sample(self) -> tuple[int, int, int]:
         """The next three values: gravity, seen from a swinging board."""
@@ -86,23 +86,24 @@ class Accelerometer(VirtioDevice):
         return round(math.sin(angle) * RESOLUTION), 0, round(math.cos(angle) * RESOLUTION)
 
     def _sample(self) -> None:
-        self.later(1 / self.rate, self._sample)
+        self.runtime.later(1 / self.rate, self._sample)
         events = [(EV_ABS, axis, value) for axis, value in zip(AXES, self.sample(), strict=True)]
         events.append((EV_SYN, 0, 0))
         if len(self._buffers) < len(events):
             self.lost += 1
             return
+        queue = self.runtime.queues[EVENTS]
         for event in events:
             chain = self._buffers.popleft()
-            self.queues[EVENTS].push(chain, chain.write(EVENT.pack(*event)))
-        self.publish(self.queues[EVENTS])
+            queue.push(chain, chain.write(EVENT.pack(*event)))
+        self.runtime.publish(queue)
 
-    def handle(self, queue: int, chain: Chain) -> int | None:
+    def handle(self, queue: int, chain: Chain) -> Deferred | None:
         """Keep a buffer for a later event; what the driver sends on the other queue (LEDs) has no effect."""
         if queue == STATUS:
-            return 0
+            return None
         self._buffers.append(chain)
-        return None
+        return DEFERRED
 
     def stopped(self) -> None:
         """The driver has reset the device: the kept buffers are invalid now."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 
 from pyvmm.virtio import ids
-from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.device import DEFERRED, Deferred, VirtioDevice
 from pyvmm.virtio.errors import ChainError
 from pyvmm.virtio.ring.chain import Chain
 
@@ -80,16 +80,20 @@ class GpioExpander(VirtioDevice):
 
     # From the guest
 
-    def handle(self, queue: int, chain: Chain) -> int | None:
+    def handle(self, queue: int, chain: Chain) -> Deferred | None:
         """A request, or a buffer for the next interrupt of a line."""
-        return self._request(chain) if queue == REQUESTS else self._wait(chain)
+        if queue == EVENTS:
+            return self._wait(chain)
+        self._request(chain)
+        return None
 
-    def _request(self, chain: Chain) -> int:
+    def _request(self, chain: Chain) -> None:
         kind, number, value = REQUEST.unpack(chain.read(REQUEST.size))
         if kind == GET_NAMES:
-            return chain.write(bytes([OK]) + self.names)
+            chain.write(bytes([OK]) + self.names)
+            return
         answer = self._answer(kind, self.lines[number], value) if number < len(self.lines) else None
-        return chain.write(bytes([ERROR, 0] if answer is None else [OK, answer]))
+        chain.write(bytes([ERROR, 0] if answer is None else [OK, answer]))
 
     def _answer(self, kind: int, line: Line, value: int) -> int | None:
         """The value that answers a request for *line*; None refuses it."""
@@ -106,28 +110,29 @@ class GpioExpander(VirtioDevice):
         elif kind == IRQ_TYPE and value in (IRQ_NONE, IRQ_RISING, IRQ_FALLING, IRQ_BOTH, IRQ_HIGH, IRQ_LOW):
             line.irq_type, line.latched = value, False
             if value == IRQ_NONE:
-                self._give_back(line, IRQ_INVALID)
+                self._complete(line, IRQ_INVALID)
         else:
             return None
         return 0
 
-    def _wait(self, chain: Chain) -> int | None:
+    def _wait(self, chain: Chain) -> Deferred | None:
         """Keep the buffer until its line has an interrupt."""
         (number,) = EVENT.unpack(chain.read(EVENT.size))
         if number >= len(self.lines) or self.lines[number].waiting is not None:
             raise ChainError(f"a buffer for line {number}, which is not there or has one already")
         line = self.lines[number]
         if line.irq_type == IRQ_NONE:
-            return chain.write(bytes([IRQ_INVALID]))
+            chain.write(bytes([IRQ_INVALID]))
+            return None
         line.waiting = chain
         self._interrupt(line)
-        return None
+        return DEFERRED
 
     # Driven by the host
 
     def set_input(self, number: int, level: int) -> None:
         """Drive line *number* from the host with *level*, 0 or 1. Any thread."""
-        self.soon(lambda: self._set_input(self.lines[number], level))
+        self.runtime.soon(lambda: self._set_input(self.lines[number], level))
 
     def _set_input(self, line: Line, level: int) -> None:
         if level == line.input:
@@ -146,12 +151,13 @@ class GpioExpander(VirtioDevice):
     def _interrupt(self, line: Line) -> None:
         if line.waiting is not None and line.due:
             line.latched = False
-            self._give_back(line, IRQ_VALID)
+            self._complete(line, IRQ_VALID)
 
-    def _give_back(self, line: Line, status: int) -> None:
+    def _complete(self, line: Line, status: int) -> None:
         chain, line.waiting = line.waiting, None
         if chain is not None:
-            self.complete(self.queues[EVENTS], chain, chain.write(bytes([status])))
+            chain.write(bytes([status]))
+            self.complete(EVENTS, chain)
 
     def stopped(self) -> None:
         """The driver has reset the device: the kept buffers are invalid now."""

@@ -112,7 +112,7 @@ class I2cAdapter(VirtioDevice):
         # After a message that failed and had FAIL_NEXT set, the rest of the transaction fails too.
         self._failing = False
 
-    def handle(self, queue: int, chain: Chain) -> int:
+    def handle(self, queue: int, chain: Chain) -> None:
         """One message: header, bytes to write or room to read into, a status byte."""
         address, _, flags = HEADER.unpack(chain.read(HEADER.size))
         room = min(chain.writable_size - 1, LIMIT)
@@ -128,7 +128,7 @@ class I2cAdapter(VirtioDevice):
         self._failing = failed and bool(flags & FLAG_FAIL_NEXT)
         # The status is the last byte the driver gave, behind all room for data.
         chain.write(answer.ljust(max(room, 0), b"\0"))
-        return chain.written + chain.write(bytes([ERROR if failed else OK]))
+        chain.write(bytes([ERROR if failed else OK]))
 
     def stopped(self) -> None:
         """The driver reset the adapter; the chips keep what they have."""

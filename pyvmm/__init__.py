@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from pyvmm.machine.machine import Machine as Machine
     from pyvmm.virtio.device import VirtioDevice as VirtioDevice
     from pyvmm.virtio.errors import ChainError as ChainError
+    from pyvmm.virtio.hooks import DEFERRED as DEFERRED
+    from pyvmm.virtio.hooks import Deferred as Deferred
     from pyvmm.virtio.ring.chain import Chain as Chain
 
 __version__ = "0.1.0"
@@ -41,6 +43,8 @@ _MODULES = {
     "CommandError": "pyvmm.guest.errors",
     "Config": "pyvmm.config",
     "ConfigError": "pyvmm.errors",
+    "DEFERRED": "pyvmm.virtio.hooks",
+    "Deferred": "pyvmm.virtio.hooks",
     "Device": "pyvmm.board.device",
     "Ending": "pyvmm.machine.ending",
     "EndingError": "pyvmm.machine.ending",

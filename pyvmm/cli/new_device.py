@@ -51,13 +51,10 @@ class @Class@(VirtioDevice):
             raise ValueError("text is empty; give it a letter at least")
         self.text = text.encode()
 
-    def handle(self, queue: int, chain: Chain) -> int:
-        """One request: chain.read() is what the driver says, chain.write() answers it.
-
-        Returns the bytes written.
-        """
+    def handle(self, queue: int, chain: Chain) -> None:
+        """One request: chain.read() is what the driver says, chain.write() answers it."""
         room = min(chain.writable_size, LIMIT)
-        return chain.write((self.text * (room // len(self.text) + 1))[:room])
+        chain.write((self.text * (room // len(self.text) + 1))[:room])
 '''
 
 TEST = '''\

@@ -366,6 +366,7 @@ class Machine:
         )
 
     def _add_virtio(self, devices: Sequence[VirtioDevice]) -> None:
+        from pyvmm.virtio import one_cpu
         from pyvmm.virtio.ids import CONSOLE
         from pyvmm.virtio.options import make_devices
         from pyvmm.virtio.transport.bus import VirtioBus
@@ -384,17 +385,22 @@ class Machine:
         try:
             for made in make_devices(self.config.devices, self._user_quit, self.config.name):
                 waiting.insert(len(waiting) - len(devices), made)  # the config's devices come first
+            for device in waiting:
+                bus.name(device)
+            tools = None
+            if self.config.looked_at:
+                from pyvmm.virtio.tools.install import Tools
+
+                tools = Tools(self.config, waiting)
+                self._closers.append(tools.close)
             while waiting:
-                bus.attach(waiting[0])
+                bus.attach(waiting[0], tools.observers(waiting[0]) if tools is not None else ())
                 del waiting[0]
         finally:
             for device in waiting:  # those that were not attached
-                device.close()
-        if self.config.looked_at:
-            from pyvmm.virtio.tools.install import install
-
-            install(bus.attached, self.config)
+                device.runtime.close()
         bus.spare_exits(native.chips.READS_SNOOP)
+        one_cpu.install(bus.attached, self.vm)
         if any(attached.device.device_id == CONSOLE for attached in bus.attached):
             self._watch_consoles(bus)
         self._platform.virtio = [(attached.base, attached.gsi) for attached in bus.attached]

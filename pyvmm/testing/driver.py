@@ -1,6 +1,6 @@
 """A virtio driver without a guest: it lays rings in memory and drives any device through its registers.
 
-Everything happens in the caller's thread: a kick is carried out when ``run`` turns the device's
+Everything happens in the caller's thread: a notification is carried out when ``run`` turns the device's
 loop, so a test sees each step. What a well-behaved driver does has a method; what a hostile one
 does goes through ``write``, ``DriverQueue.describe`` and ``DriverQueue.offer``.
 """
@@ -15,8 +15,10 @@ from pyvmm.loop import READ, Loop
 from pyvmm.memory.guest import GuestMemory, Region
 from pyvmm.memory.host import Anonymous, Memfd
 from pyvmm.virtio import features as f
-from pyvmm.virtio.ring.queue import DESCRIPTOR_SIZE
+from pyvmm.virtio.ring import descriptor
+from pyvmm.virtio.ring.descriptor import INDIRECT, NEXT, WRITE
 from pyvmm.virtio.transport import mmio
+from pyvmm.virtio.transport.observed import mmio_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,9 +28,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from pyvmm.virtio.device import VirtioDevice
-
-#: Descriptor flags (2.7.5).
-NEXT, WRITE, INDIRECT = 1, 2, 4
+    from pyvmm.virtio.observer import Observer
 
 #: Where the memory that a FakeDriver makes for itself begins, and how large it is.
 BASE = 0x10_0000
@@ -56,7 +56,7 @@ class Request:
         self.indices = indices
         #: (address, size) of each device-writable buffer.
         self.buffers = buffers
-        #: True when the device has given it back.
+        #: True when the device has completed it.
         self.done = False
         #: The length the device reported, in bytes.
         self.written = 0
@@ -70,7 +70,7 @@ class DriverQueue:
         self.index = index
         self.size = size
         memory = driver.memory
-        self.desc = driver.allocate(DESCRIPTOR_SIZE * size, 16)
+        self.desc = driver.allocate(descriptor.SIZE * size, 16)
         self.avail = driver.allocate(6 + 2 * size, 2)
         self.used = driver.allocate(6 + 8 * size, 4)
         for address, length in (
@@ -127,10 +127,10 @@ class DriverQueue:
             for i, (address, size, flags) in enumerate(parts)
         ]
         if indirect:
-            table = self.driver.allocate(DESCRIPTOR_SIZE * len(parts), 16)
+            table = self.driver.allocate(descriptor.SIZE * len(parts), 16)
             for i, (address, size, flags) in enumerate(linked):
-                self._descriptor(table + DESCRIPTOR_SIZE * i, address, size, flags, i + 1)
-            linked = [(table, DESCRIPTOR_SIZE * len(parts), INDIRECT)]
+                self._descriptor(table + descriptor.SIZE * i, address, size, flags, i + 1)
+            linked = [(table, descriptor.SIZE * len(parts), INDIRECT)]
         indices = [self._free.pop() for _ in linked]
         for i, (address, size, flags) in enumerate(linked):
             self.describe(indices[i], address, size, flags, indices[i + 1] if flags & NEXT else 0)
@@ -154,17 +154,18 @@ class DriverQueue:
         return wanted
 
     def collect(self) -> list[Request]:
-        """The requests that came back since the last call, in the order of the used ring.
+        """The requests completed since the last call, in the order of the used ring.
 
-        Raises AssertionError when the device returned what was not given to it.
+        Raises AssertionError when the device completed a chain that it was not given.
         """
         memory, done = self.driver.memory, []
         end = memory.read_u16(self.used + 2)
         while self.used_idx != end:
             at = self.used + 4 + 8 * (self.used_idx % self.size)
             head, written = memory.read_u32(at), memory.read_u32(at + 4)
-            assert head in self.pending, f"the device gave back {head}, which the driver did not give it"
-            request = self.pending.pop(head)
+            request = self.pending.pop(head, None)
+            if request is None:
+                raise AssertionError(f"the device gave back {head}, which the driver did not give it")
             request.done, request.written = True, written
             self._free += reversed(request.indices)
             done.append(request)
@@ -181,7 +182,7 @@ class DriverQueue:
 
     def describe(self, index: int, address: int, size: int, flags: int = 0, next_index: int = 0) -> None:
         """Write descriptor *index* of the table, whatever it says."""
-        self._descriptor(self.desc + DESCRIPTOR_SIZE * index, address, size, flags, next_index)
+        self._descriptor(self.desc + descriptor.SIZE * index, address, size, flags, next_index)
 
     def offer(self, head: int) -> None:
         """Put *head* into the available ring, and advance its index."""
@@ -207,6 +208,9 @@ class FakeDriver:
     :param features: what to accept of what the device offers; by default all of it
     :param queue_size: entries of each queue; by default what the device offers, 256 at most
     :param start: False leaves the device reset: ``probe`` starts it later
+    :param observers: what sees the device at work, the nearest to it first: a recorder, a trace, faults
+
+    Raises AssertionError when the device refuses what it offers, or does not start.
     """
 
     def __init__(
@@ -217,6 +221,7 @@ class FakeDriver:
         features: int | None = None,
         queue_size: int | None = None,
         start: bool = True,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self._own_memory = memory is None
         kind = Memfd if device.shares_memory else Anonymous
@@ -231,13 +236,13 @@ class FakeDriver:
         self._queue_size = queue_size
         region = max(self.memory.regions, key=lambda region: region.size)
         self._next, self._end = region.gpa, region.end
-        device.attach(self.loop)
-        self.transport = mmio.VirtioMmio(device, self.memory, self.line, self._kick)
-        # Those of an external device: each queue's kick, and the interrupt.
+        device.runtime.attach(self.loop, observers)
+        self.transport = mmio_for(device, self.memory, self.line, self._kick)
+        # Eventfds of an external device: each queue's notifications, and the interrupt.
         self._kicks: list[int] = []
         self._interrupt = -1
         if device.external:
-            self._wire()
+            self._make_eventfds()
         if start:
             self.probe()
 
@@ -253,7 +258,7 @@ class FakeDriver:
         return self.line.pulses
 
     def close(self) -> None:
-        """Reset and close the device, and give everything back."""
+        """Reset and close the device, its loop and the memory that was made for it."""
         self.transport.close()
         self.loop.close()
         for fd in (*self._kicks, self._interrupt):
@@ -263,16 +268,16 @@ class FakeDriver:
             self.memory.close()
 
     def replace(self, make: Callable[[], VirtioDevice], state: dict[str, Any]) -> None:
-        """Close the device, and go on with a fresh one that *make* gives and that loads *state*.
+        """Close the device, and go on with a fresh one that *make* returns and that loads *state*.
 
-        *state* is what ``transport.save()`` gave; the rings stay where they are.
+        *state* is what ``transport.save()`` returned; the rings stay where they are. Raises StateError.
         """
         self.transport.close()
         self.device = make()
-        self.device.attach(self.loop)
-        self.transport = mmio.VirtioMmio(self.device, self.memory, self.line, self._kick)
+        self.device.runtime.attach(self.loop)
+        self.transport = mmio_for(self.device, self.memory, self.line, self._kick)
         if self._kicks:
-            self.device.wire(self._kicks, self._interrupt)
+            self.device.runtime.assign_eventfds(self._kicks, self._interrupt)
         self.transport.load(state)
         self.run()
 
@@ -303,11 +308,13 @@ class FakeDriver:
         self.write(mmio.STATUS, f.ACKNOWLEDGE)
         self.write(mmio.STATUS, f.ACKNOWLEDGE | f.DRIVER)
         offered = self.offered()
-        assert self.negotiate(offered if self._wanted is None else self._wanted), "FEATURES_OK was refused"
-        for index in range(len(self.device.queues)):
+        if not self.negotiate(offered if self._wanted is None else self._wanted):
+            raise AssertionError("FEATURES_OK was refused")
+        for index in range(len(self.device.queue_sizes)):
             self.set_up_queue(index)
         self.driver_ok()
-        assert not self.status & f.DEVICE_NEEDS_RESET, "the device did not start"
+        if self.status & f.DEVICE_NEEDS_RESET:
+            raise AssertionError("the device did not start")
         self.run()
 
     def reset(self) -> None:
@@ -318,11 +325,11 @@ class FakeDriver:
 
     def offered(self) -> int:
         """The features the device offers."""
-        words = []
+        features = 0
         for sel in (0, 1):
             self.write(mmio.DEVICE_FEATURES_SEL, sel)
-            words.append(self.read(mmio.DEVICE_FEATURES))
-        return words[0] | words[1] << 32
+            features |= self.read(mmio.DEVICE_FEATURES) << 32 * sel
+        return features
 
     def negotiate(self, features: int) -> bool:
         """Accept *features*; True when the device agrees."""
@@ -358,11 +365,14 @@ class FakeDriver:
     # Using it
 
     def allocate(self, size: int, align: int = 1) -> int:
-        """The address of *size* bytes of guest memory; begins anew when all was given out."""
+        """The address of *size* bytes of guest memory, aligned to *align*.
+
+        When all was given out it begins again behind the rings. Raises MemoryError for more than there is.
+        """
         address = -(-self._next // align) * align
         if address + size > self._end:
             region = max(self.memory.regions, key=lambda region: region.size)
-            # Rings lie at the beginning: what they take is never given out again.
+            # Rings lie at the beginning: their memory is never given out again.
             rings = max((queue.used + 6 + 8 * queue.size for queue in self.queues), default=region.gpa)
             address = -(-rings // align) * align
             if address + size > self._end:
@@ -396,7 +406,7 @@ class FakeDriver:
     ) -> bytes:
         """One request from beginning to end; returns what the device wrote.
 
-        Raises TimeoutError when it does not come back within *timeout* seconds.
+        Raises TimeoutError when it is not completed within *timeout* seconds.
         """
         ring = self.queues[queue]
         request = ring.add(readable, writable, indirect=indirect)
@@ -409,11 +419,11 @@ class FakeDriver:
         try:
             self.run(done, timeout)
         except TimeoutError:
-            if self.device.external or not self.device.queues[queue].in_flight:
+            if self.device.external or not self.device.runtime.queues[queue].in_flight:
                 raise
             raise TimeoutError(
-                f"the device took the request and did not give it back within {timeout:g} seconds; a "
-                "handle() that returns None keeps it until complete(); so does one that forgets to return"
+                f"the device took the request and did not complete it within {timeout:g} seconds; after a "
+                "handle() that returns DEFERRED, complete() has to follow"
             ) from None
         return ring.data(request)
 
@@ -424,12 +434,12 @@ class FakeDriver:
             self.write(mmio.INTERRUPT_ACK, status)
         return status
 
-    def _wire(self) -> None:
+    def _make_eventfds(self) -> None:
         flags = os.EFD_NONBLOCK | os.EFD_CLOEXEC
-        self._kicks = [os.eventfd(0, flags) for _ in self.device.queues]
+        self._kicks = [os.eventfd(0, flags) for _ in self.device.queue_sizes]
         self._interrupt = os.eventfd(0, flags)
         self.loop.add(self._interrupt, READ, self._interrupted)
-        self.device.wire(self._kicks, self._interrupt)
+        self.device.runtime.assign_eventfds(self._kicks, self._interrupt)
 
     def _interrupted(self, _: int) -> None:
         os.eventfd_read(self._interrupt)
@@ -439,4 +449,4 @@ class FakeDriver:
         if self._kicks:
             os.eventfd_write(self._kicks[queue], 1)
             return
-        self.loop.call_soon(lambda: self.device.run_queue(queue))
+        self.loop.call_soon(lambda: self.device.runtime.run_queue(queue))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import struct
 
 from pyvmm.errors import ConfigError
-from pyvmm.testing.driver import WRITE, FakeDriver, Request
+from pyvmm.testing.driver import FakeDriver, Request
 from pyvmm.virtio import features as f
+from pyvmm.virtio.ring.descriptor import WRITE
 from pyvmm.virtio.tools import record
 from pyvmm.virtio.tools.record import Entry, Recording, RecordingError
 from pyvmm.virtio.transport import mmio
@@ -95,9 +96,9 @@ class Replay:
     def _start(self, entry: Entry) -> None:
         features, sizes = entry.start()
         driver = self._driver
-        if len(sizes) != len(self._device.queues):
+        if len(sizes) != len(self._device.queue_sizes):
             self._differs(
-                entry, f"{len(sizes)} queues were recorded, the device has {len(self._device.queues)}"
+                entry, f"{len(sizes)} queues were recorded, the device has {len(self._device.queue_sizes)}"
             )
         driver.reset()
         driver.write(mmio.STATUS, f.ACKNOWLEDGE)
@@ -106,7 +107,7 @@ class Replay:
         if lacking:
             self._differs(entry, f"the device does not offer what was accepted: {f.describe(lacking)}")
         driver.negotiate(features & ~lacking)
-        for index, size in enumerate(sizes[: len(self._device.queues)]):
+        for index, size in enumerate(sizes[: len(self._device.queue_sizes)]):
             if not size:
                 continue
             driver.write(mmio.QUEUE_SEL, index)

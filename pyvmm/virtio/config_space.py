@@ -24,7 +24,7 @@ class ConfigSpace:
     number too wide.
     """
 
-    __slots__ = ("_changing", "_fields", "_shown", "_state", "_writable")
+    __slots__ = ("_changing", "_fields", "_mirrored", "_state", "_writable")
 
     def __init__(self, fields: Mapping[str, str], writable: frozenset[str] = frozenset()) -> None:
         places: dict[str, tuple[int, int, bool]] = {}
@@ -44,7 +44,7 @@ class ConfigSpace:
         # Generation and bytes, replaced at once: a reader sees both old or both new.
         self._state = (0, bytes(at))
         self._changing = allocate_lock()
-        self._shown: tuple[memoryview, memoryview] | None = None
+        self._mirrored: tuple[memoryview, memoryview] | None = None
         self._writable = bytes(may_write)
 
     def __len__(self) -> int:
@@ -102,21 +102,21 @@ class ConfigSpace:
         return at, size
 
     def restore(self, data: bytes) -> None:
-        """Take back what ``read`` of everything gave. Raises ValueError for another length."""
+        """Set all bytes to *data*, what ``read`` of all returned. Raises ValueError for another length."""
         if len(data) != len(self):
             raise ValueError(f"{len(data)} bytes for a configuration space of {len(self)}")
         with self._changing:
             self._replace(self.generation + 1, bytes(data))
 
-    def show(self, data: memoryview, generation: memoryview) -> None:
-        """Keep a copy where the guest reads it by itself: the bytes, and one number of 32 bits."""
+    def mirror(self, data: memoryview, generation: memoryview) -> None:
+        """Keep a copy of the bytes in *data* and of the generation, 32 bits, in *generation*[0]."""
         with self._changing:
-            self._shown = data, generation
+            self._mirrored = data, generation
             self._replace(*self._state)
 
     def _replace(self, generation: int, data: bytes) -> None:
         self._state = generation, data = generation & 0xFFFF_FFFF, data
-        if self._shown is not None:
-            # A driver that reads all of it between these two is interrupted for the change afterwards.
-            self._shown[0][: len(data)] = data
-            self._shown[1][0] = generation
+        if self._mirrored is not None:
+            # A driver that reads both between these two stores is interrupted for the change afterwards.
+            self._mirrored[0][: len(data)] = data
+            self._mirrored[1][0] = generation

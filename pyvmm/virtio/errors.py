@@ -14,7 +14,7 @@ class QueueError(GuestError):
 
 
 class ChainError(GuestError):
-    """The driver broke a rule of one descriptor chain: the chain goes back unused, the device goes on."""
+    """The driver broke a rule of one request: its chain is completed as far as written."""
 
 
 class StateError(StartError):
@@ -30,15 +30,17 @@ def check_numbers(what: str, state: Mapping[str, object], limits: Mapping[str, i
     for name, limit in limits.items():
         value = state.get(name)
         if not isinstance(value, int) or not 0 <= value < limit:
-            raise StateError(
-                f"{what}: the saved {name.strip('_')} is {value!r}, which cannot be; the state is damaged"
-            )
+            raise StateError(f"{what}: the saved {name} is {value!r}, which cannot be; the state is damaged")
 
 
 def check_version(what: str, state: Mapping[str, object], version: int) -> None:
-    """Raise StateError unless *state*, which *what* saved, has this *version*."""
-    if not isinstance(state, dict) or state.get("version") != version:
-        found = state.get("version") if isinstance(state, dict) else state
+    """Raise StateError unless *state*, which *what* saved, has this *version*.
+
+    It is a major version: it changes when older states can be loaded no more. A minor version of pyvmm may
+    save further keys, each with a default for states that lack it; unknown keys are ignored.
+    """
+    found = state.get("version") if isinstance(state, dict) else state
+    if type(found) is not int or found != version:
         raise StateError(
             f"{what}: the saved state has version {found!r}, and this pyvmm reads {version}; "
             "load it with the pyvmm that saved it"

@@ -159,7 +159,7 @@ def _wrong(kind: type[VirtioDevice] | VirtioDevice) -> str | None:
         if not isinstance(size, int) or not 0 < size <= MAX_SIZE or size & (size - 1):
             return f"queue {index} has size {size!r}; make it a power of two up to {MAX_SIZE}"
     methods = kind if isinstance(kind, type) else type(kind)
-    no_handler = methods.handle is VirtioDevice.handle and methods.kicked is VirtioDevice.kicked
+    no_handler = methods.handle is VirtioDevice.handle and methods.process is VirtioDevice.process
     if sizes and no_handler and not kind.external:
         return "it has queues and no method handle(self, queue, chain)"
     try:
@@ -204,7 +204,7 @@ def make(kind: type[VirtioDevice], given: dict[str, str | bool]) -> VirtioDevice
         raise
     except Exception as error:
         raise _defect(what, error) from error
-    if not hasattr(device, "queues"):
+    if not hasattr(device, "runtime"):
         raise ConfigError(f"{what}: its __init__ does not call super().__init__(); let it do so first")
     wrong = _wrong(device)
     if wrong:

@@ -8,7 +8,7 @@ import pytest
 
 from pyvmm.cli.main import main
 from pyvmm.virtio.tools.record import Recorder
-from tests.virtio.tools.devices import Shout, tapped
+from tests.virtio.tools.devices import Shout, observed
 
 KIND = "tests.virtio.tools.devices:Shout"
 
@@ -16,7 +16,7 @@ KIND = "tests.virtio.tools.devices:Shout"
 @pytest.fixture
 def recording(tmp_path: Path) -> str:
     path, device = str(tmp_path / "recording"), Shout()
-    with tapped(device, Recorder(device, path)) as driver:
+    with observed(device, Recorder(device, path)) as driver:
         driver.probe()
         driver.request(0, [b"one"], [8])
         driver.request(0, [b"two"], [8])

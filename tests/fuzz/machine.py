@@ -136,7 +136,7 @@ class Program:
         self.feed = feed
         self.driver = FakeDriver(device, memory=ground.memory, start=False)
         self.size = 1
-        self.avail = [0] * len(device.queues)
+        self.avail = [0] * len(device.runtime.queues)
         self._end = time.process_time() + SECONDS
         # A step each for the five low bits of a byte: what drivers do is most of it.
         self._steps = (
@@ -171,14 +171,14 @@ class Program:
             self.turn()
         finally:
             self.driver.close()
-        assert not self.device.active
+        assert not self.device.runtime.active
 
     def check(self) -> None:
         status = self.driver.status
         assert not status & f.DRIVER_OK or status & 15 == 15, "DRIVER_OK without the steps before it"
-        assert not self.device.active or status & f.DRIVER_OK
-        assert self.device.active or status & (f.DRIVER_OK | f.DEVICE_NEEDS_RESET) != f.DRIVER_OK
-        for queue in self.device.queues:
+        assert not self.device.runtime.active or status & f.DRIVER_OK
+        assert self.device.runtime.active or status & (f.DRIVER_OK | f.DEVICE_NEEDS_RESET) != f.DRIVER_OK
+        for queue in self.device.runtime.queues:
             assert queue.in_flight <= queue.max_size
             self.oracle.check(queue)
         assert time.process_time() < self._end, "it takes too long"
@@ -200,9 +200,9 @@ class Program:
             features &= self.tape.word() | self.tape.word() << 16 | f.F_VERSION_1
         driver.negotiate(features)
         self.size = SIZES[how >> 4 & 3]
-        self.avail = [0] * len(self.device.queues)
-        for index in range(len(self.device.queues)):
-            if how >= 0xE0 and index == self.tape.byte() % len(self.device.queues):
+        self.avail = [0] * len(self.device.runtime.queues)
+        for index in range(len(self.device.runtime.queues)):
+            if how >= 0xE0 and index == self.tape.byte() % len(self.device.runtime.queues):
                 continue
             at = self.rings(index)
             self.memory.write(at, bytes(PAGE))
@@ -344,7 +344,7 @@ class Program:
     # Their parts
 
     def queue(self) -> int:
-        return self.tape.byte() % max(1, len(self.device.queues))
+        return self.tape.byte() % max(1, len(self.device.runtime.queues))
 
     def rings(self, index: int) -> int:
         return RINGS + PAGE * (index % 16) if index < 16 else RINGS

@@ -34,10 +34,10 @@ class Oracle:
         with (
             self._wrapped("reset", self._reset),
             self._wrapped("pop", self._pop),
-            self._wrapped("pop_room", self._pop_room),
+            self._wrapped("pop_writable", self._pop_writable),
             self._wrapped("push", self._push),
-            self._wrapped("give_back", self._give_back),
-            self._wrapped("give_back_filled", self._give_back_filled),
+            self._wrapped("push_head", self._push_head),
+            self._wrapped("push_filled", self._push_filled),
         ):
             yield
 
@@ -69,7 +69,7 @@ class Oracle:
             self._take(queue, chain.head, chain.writable_size)
         return chain
 
-    def _pop_room(
+    def _pop_writable(
         self,
         method: Callable[..., int],
         queue: Queue,
@@ -95,7 +95,7 @@ class Oracle:
         self._complete(queue, chain.head, written)
         method(chain, written)
 
-    def _give_back(self, method: Callable[..., None], queue: Queue, head: int, written: int) -> None:
+    def _push_head(self, method: Callable[..., None], queue: Queue, head: int, written: int) -> None:
         if self._taking:  # refused before the device saw it
             assert written == 0 and 0 <= head < queue.size
             self.chains += 1
@@ -103,7 +103,7 @@ class Oracle:
             self._complete(queue, head, written)
         method(head, written)
 
-    def _give_back_filled(
+    def _push_filled(
         self, method: Callable[..., int], queue: Queue, heads: list[int], sizes: list[int], written: int
     ) -> int:
         assert 0 < written <= sum(sizes)

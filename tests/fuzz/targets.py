@@ -11,7 +11,7 @@ from pyvmm.virtio.balloon.device import Balloon
 from pyvmm.virtio.block.device import Block
 from pyvmm.virtio.console.device import VirtioConsole
 from pyvmm.virtio.console.port import Port
-from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.device import DEFERRED, Deferred, VirtioDevice
 from pyvmm.virtio.features import F_RING_PACKED
 from pyvmm.virtio.net.device import Net
 from pyvmm.virtio.ring.chain import Chain
@@ -27,16 +27,21 @@ class Echo(VirtioDevice):
     device_id = 0x3F
     name = "echo"
     queue_sizes = (64, 8)
-    long_chains = True
+    indirect_vectors = True
     config_fields = {"a": "u8", "b": "u16", "c": "u64", "d": "bytes5"}
     config_writable = frozenset({"b", "d"})
 
-    def handle(self, queue: int, chain: Chain) -> int | None:
+    def handle(self, queue: int, chain: Chain) -> Deferred | None:
         limit = 1 << 16
         if queue == 0:
-            return chain.write(chain.read_rest(limit))
-        self.soon(lambda: self.complete(self.queues[queue], chain, chain.write(chain.read(4))))
-        return None
+            chain.write(chain.read_rest(limit))
+            return None
+        self.runtime.soon(lambda: self._late(queue, chain))
+        return DEFERRED
+
+    def _late(self, queue: int, chain: Chain) -> None:
+        chain.write(chain.read(4))
+        self.complete(queue, chain)
 
 
 class Stubborn(Echo):

@@ -27,7 +27,7 @@ def queue(oracle: Oracle) -> Iterator[Queue]:
     with FakeDriver(Copier()) as driver:
         for _ in range(2):
             driver.queues[0].add(writable=[ROOM])
-        yield driver.device.queues[0]
+        yield driver.device.runtime.queues[0]
 
 
 def test_chain_when_completed_once_is_fine_and_counted(oracle: Oracle, queue: Queue) -> None:
@@ -57,22 +57,22 @@ def test_chain_when_it_claims_more_than_its_room_is_found(oracle: Oracle, queue:
 @pytest.mark.parametrize(("head", "written"), [(0, ROOM + 1), (0, -1), (5, 0)])
 def test_head_when_completed_wrongly_is_found(oracle: Oracle, queue: Queue, head: int, written: int) -> None:
     heads: list[int] = []
-    queue.pop_room(2 * ROOM, heads, [], [])
+    queue.pop_writable(2 * ROOM, heads, [], [])
     assert heads == [0, 1]
 
     with pytest.raises(AssertionError):
-        queue.give_back(head, written)
+        queue.push_head(head, written)
 
 
 def test_heads_when_filled_together_are_completed_once_each(oracle: Oracle, queue: Queue) -> None:
     heads: list[int] = []
     sizes: list[int] = []
-    queue.pop_room(2 * ROOM, heads, sizes, [])
+    queue.pop_writable(2 * ROOM, heads, sizes, [])
 
-    assert queue.give_back_filled(heads, sizes, ROOM + 3) == 2
+    assert queue.push_filled(heads, sizes, ROOM + 3) == 2
     oracle.check(queue)
     with pytest.raises(AssertionError, match="the device does not have it"):
-        queue.give_back_filled(heads, sizes, 1)
+        queue.push_filled(heads, sizes, 1)
 
 
 def test_queue_when_it_lost_count_is_found(oracle: Oracle, queue: Queue) -> None:

@@ -51,13 +51,13 @@ class DeviceSide(threading.Thread):
     def run(self) -> None:
         queue = self.queue
         while not self.over:
-            queue.disarm()
+            queue.disable_notification()
             while True:
                 while (chain := queue.pop()) is not None:
                     queue.push(chain, 0)
-                if not queue.arm():
+                if not queue.enable_notification():
                     break
-                queue.disarm()
+                queue.disable_notification()
             if queue.publish():
                 self.interrupt.release()
             self.sleeps += 1
@@ -77,7 +77,7 @@ def test_notifications_when_both_sides_suppress_them_are_never_lost(
         memory, ring = driver.memory, driver.queues[0]
         driver.transport._kick = lambda queue: kick.release()
         ring.describe(0, memory.regions[0].gpa, 1)
-        device = DeviceSide(driver.device.queues[0], kick, interrupt)
+        device = DeviceSide(driver.device.runtime.queues[0], kick, interrupt)
         device.start()
         offered = waits = 0
         used_event = ring.avail + 4 + 2 * ring.size

@@ -233,7 +233,7 @@ class TestTap:
 
 def sent(net: Net, pair: int) -> int:
     """Chains that transmit queue *pair* has completed, modulo 65536."""
-    queue = net.queues[2 * pair + 1]
+    queue = net.runtime.queues[2 * pair + 1]
     return net.memory.read_u16(queue.device + 2)
 
 

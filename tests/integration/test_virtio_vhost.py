@@ -265,7 +265,7 @@ def test_frames_of_vhost_net_keep_their_checksum_both_ways(tapped: Tapped) -> No
 
 
 def test_vhost_net_takes_both_queue_pairs_and_offloads(tapped: Tapped) -> None:
-    assert tapped.net.driver_features & (F_MQ | F_CSUM | F_HOST_TSO4) == F_MQ | F_CSUM | F_HOST_TSO4
+    assert tapped.net.runtime.driver_features & (F_MQ | F_CSUM | F_HOST_TSO4) == F_MQ | F_CSUM | F_HOST_TSO4
     assert tapped.run("cat /sys/class/net/eth0/mtu; ls -d /sys/class/net/eth0/queues/* | wc -l") == "9000\n4"
 
 

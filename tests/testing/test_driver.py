@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio import features as f
+from pyvmm.virtio.device import DEFERRED, Deferred
 from pyvmm.virtio.ring.chain import Chain
 from tests.support.rings import ALL, EVENTS, PLAIN, SEAM, Copier, Pair, two_regions
 
@@ -13,16 +17,15 @@ from tests.support.rings import ALL, EVENTS, PLAIN, SEAM, Copier, Pair, two_regi
 class Silent(Copier):
     """Keeps every request."""
 
-    def handle(self, queue: int, chain: Chain) -> int | None:
-        return None
+    def handle(self, queue: int, chain: Chain) -> Deferred:
+        return DEFERRED
 
 
 class Wrong(Copier):
     """Gives back what it was not given."""
 
-    def handle(self, queue: int, chain: Chain) -> int | None:
+    def handle(self, queue: int, chain: Chain) -> None:
         chain.head = (chain.head + 1) % 16
-        return 0
 
 
 class Unwilling(Copier):
@@ -60,6 +63,28 @@ def test_collect_when_the_device_gives_back_what_it_was_not_given_fails() -> Non
             driver.queues[0].collect()
 
 
+def test_probe_when_python_drops_assertions_negotiates_all_the_same() -> None:
+    script = (
+        "from pyvmm.testing import FakeDriver\n"
+        "from pyvmm.virtio.rng.device import Rng\n"
+        "with FakeDriver(Rng()) as driver:\n"
+        "    print(driver.features >> 32, len(driver.request(0, writable=[8])))\n"
+        "    driver.queues[0].pending.clear()\n"
+        "    driver.queues[0].add(writable=[8])\n"
+        "    driver.queues[0].pending.clear()\n"
+        "    driver.queues[0].kick()\n"
+        "    driver.run()\n"
+        "    try:\n"
+        "        driver.queues[0].collect()\n"
+        "    except AssertionError as error:\n"
+        "        print(error)\n"
+    )
+
+    done = subprocess.run([sys.executable, "-O", "-c", script], capture_output=True, text=True, check=True)
+
+    assert done.stdout.splitlines() == ["1 8", "the device gave back 0, which the driver did not give it"]
+
+
 def test_probe_when_the_device_does_not_start_fails() -> None:
     driver = FakeDriver(Unwilling(), start=False)
     with driver, pytest.raises(AssertionError, match="the device did not start"):
@@ -93,10 +118,10 @@ def test_descriptors_when_requests_come_back_are_free_again() -> None:
 @pytest.mark.parametrize("features", [PLAIN, EVENTS])
 def test_kick_when_the_device_asked_for_none_does_not_notify(features: int) -> None:
     with FakeDriver(Copier(), features=features) as driver:
-        ring, queue = driver.queues[0], driver.device.queues[0]
+        ring, queue = driver.queues[0], driver.device.runtime.queues[0]
         ring.add([b"a"])
         assert ring.kick() is True
-        queue.disarm()
+        queue.disable_notification()
         ring.add([b"b"])
         assert ring.kick() is False
         driver.run()

@@ -10,6 +10,7 @@ import pytest
 from pyvmm.loop import READ, LoopThread
 from pyvmm.memory.errors import GuestMemoryError
 from pyvmm.testing import FakeDriver
+from pyvmm.virtio.device import DEFERRED, Deferred
 from pyvmm.virtio.errors import ChainError, QueueError
 from pyvmm.virtio.ring.chain import Chain
 from pyvmm.virtio.ring.queue import Queue
@@ -33,11 +34,11 @@ class Blocking(Copier):
         self.touched_after_stop = False
         self.over = False
 
-    def handle(self, queue: int, chain: Chain) -> int | None:
+    def handle(self, queue: int, chain: Chain) -> None:
         self.inside.set()
         self.go.wait(PATIENCE)
         self.touched_after_stop |= self.over
-        return chain.write(b"done")
+        chain.write(b"done")
 
 
 class Raising(Copier):
@@ -47,12 +48,12 @@ class Raising(Copier):
         super().__init__()
         self.error: Exception | None = error
 
-    def handle(self, queue: int, chain: Chain) -> int | None:
+    def handle(self, queue: int, chain: Chain) -> None:
         error, self.error = self.error, None
         if error is not None:
             chain.write(b"half")
             raise error
-        return super().handle(queue, chain)
+        super().handle(queue, chain)
 
 
 class Watching(Copier):
@@ -64,7 +65,7 @@ class Watching(Copier):
         self.called = 0
 
     def started(self) -> None:
-        self.watch(self.fd, READ, self.ready)
+        self.runtime.watch(self.fd, READ, self.ready)
 
     def ready(self, events: int) -> None:
         self.called += 1
@@ -77,7 +78,7 @@ def test_stop_when_a_request_is_under_way_waits_and_nothing_is_touched_after() -
     device = Blocking()
     with FakeDriver(device) as driver:
         driver.queues[0].add([b"x"], [8])
-        served = threading.Thread(target=device.run_queue, args=(0,))
+        served = threading.Thread(target=device.runtime.run_queue, args=(0,))
         served.start()
         assert device.inside.wait(PATIENCE)
 
@@ -90,7 +91,7 @@ def test_stop_when_a_request_is_under_way_waits_and_nothing_is_touched_after() -
         device.over = True
         served.join(PATIENCE)
 
-        assert (driver.status, device.active, device.touched_after_stop) == (0, False, False)
+        assert (driver.status, device.runtime.active, device.touched_after_stop) == (0, False, False)
 
 
 def test_stop_when_another_device_blocks_in_its_own_thread_does_not_wait() -> None:
@@ -98,9 +99,9 @@ def test_stop_when_another_device_blocks_in_its_own_thread_does_not_wait() -> No
     thread = LoopThread("blocking")
     try:
         with FakeDriver(blocking) as driver, FakeDriver(other) as quick:
-            blocking.attach(thread.loop)
+            blocking.runtime.loop = thread.loop
             driver.queues[0].add([b"x"], [8])
-            thread.loop.call_soon(lambda: blocking.run_queue(0))
+            thread.loop.call_soon(lambda: blocking.runtime.run_queue(0))
             assert blocking.inside.wait(PATIENCE)
 
             assert quick.request(0, [b"quick"], [8]) == b"quick"
@@ -116,7 +117,7 @@ def test_run_queue_when_stopped_or_reset_meanwhile_does_nothing() -> None:
     with FakeDriver(device) as driver:
         driver.queues[0].add([b"x"], [8])
         driver.reset()
-        device.run_queue(0)
+        device.runtime.run_queue(0)
 
         assert device.seen == []
 
@@ -125,8 +126,8 @@ def test_reset_when_hammered_while_requests_run_serves_all_of_the_last_life() ->
     device = Pair()
     thread = LoopThread("pair")
     with FakeDriver(device) as driver:
-        device.attach(thread.loop)
-        driver.transport._kick = lambda queue: thread.loop.call_soon(lambda: device.run_queue(queue))
+        device.runtime.loop = thread.loop
+        driver.transport._kick = lambda queue: thread.loop.call_soon(lambda: device.runtime.run_queue(queue))
         try:
             for n in range(200):
                 driver.probe()
@@ -186,7 +187,7 @@ def test_callback_when_it_raises_a_guests_error_stops_the_device_not_the_machine
         def refuse() -> None:
             raise ChainError("noticed late")
 
-        device.soon(refuse)
+        device.runtime.soon(refuse)
         driver.run()
 
         assert driver.status & 64
@@ -199,13 +200,13 @@ def test_callbacks_when_asked_for_before_a_reset_are_never_called() -> None:
     device = Copier()
     with FakeDriver(device) as driver:
         called: list[str] = []
-        device.soon(lambda: called.append("soon"))
-        device.later(0, lambda: called.append("later"))
+        device.runtime.soon(lambda: called.append("soon"))
+        device.runtime.later(0, lambda: called.append("later"))
         driver.probe()
         driver.run()
 
         assert called == []
-        device.soon(lambda: called.append("this life"))
+        device.runtime.soon(lambda: called.append("this life"))
         driver.run()
         assert called == ["this life"]
 
@@ -215,11 +216,11 @@ def test_later_when_it_fires_at_once_in_the_loops_thread_is_forgotten() -> None:
     with FakeDriver(device) as driver:
         fired: list[int] = []
         for n in range(100):
-            device.later(0, lambda n=n: fired.append(n))  # type: ignore[misc]
+            device.runtime.later(0, lambda n=n: fired.append(n))  # type: ignore[misc]
             driver.run()
 
         assert fired == list(range(100))
-        assert not device._timers
+        assert not device.runtime._timers
 
 
 def test_watched_descriptor_when_the_device_broke_does_not_keep_the_loop_turning(
@@ -251,7 +252,7 @@ def test_watched_descriptor_when_the_device_is_started_again_is_watched_again(pi
         driver.loop.run_once(0)
 
         assert device.called >= 1
-        device.unwatch(pipe[0])
+        device.runtime.unwatch(pipe[0])
 
 
 def negotiate_and_start(driver: FakeDriver) -> None:
@@ -271,11 +272,11 @@ def test_batch_when_the_driver_never_stops_ends_after_a_queues_length(features: 
         first, second = driver.queues
         handle = device.handle
 
-        def more(queue: int, chain: Chain) -> int | None:
+        def more(queue: int, chain: Chain) -> None:
             if queue == 0 and len(device.seen) < 500:
                 first.add_buffers([(driver.memory.regions[0].gpa, 1, 0)])  # as fast as it is served
                 first._free.append(first.pending.popitem()[1].head)
-            return handle(queue, chain)
+            handle(queue, chain)
 
         device.handle = more  # type: ignore[method-assign]
         first.add([b"x"])
@@ -292,9 +293,13 @@ def test_batch_when_the_driver_never_stops_ends_after_a_queues_length(features: 
 @pytest.mark.parametrize("features", [PLAIN, EVENTS])
 def test_complete_when_it_comes_later_gives_back_and_interrupts(features: int) -> None:
     class Later(Copier):
-        def handle(self, queue: int, chain: Chain) -> int | None:
-            self.soon(lambda: self.complete(self.queues[queue], chain, chain.write(b"late")))
-            return None
+        def handle(self, queue: int, chain: Chain) -> Deferred:
+            def late() -> None:
+                chain.write(b"late")
+                self.complete(queue, chain)
+
+            self.runtime.soon(late)
+            return DEFERRED
 
     with FakeDriver(Later(), features=features) as driver:
         assert [driver.request(0, [b"x"], [8]) for _ in range(40)] == [b"late"] * 40
@@ -319,14 +324,14 @@ def test_unready_queue_when_the_device_uses_it_all_the_same_is_empty() -> None:
     # A guest may start a device with some queues left out; the host's side may have data for them.
     class Eager(Pair):
         def started(self) -> None:
-            self.soon(self.look)
+            self.runtime.soon(self.look)
 
         def look(self) -> None:
-            queue: Queue = self.queues[1]
-            queue.disarm()
+            queue: Queue = self.runtime.queues[1]
+            queue.disable_notification()
             assert queue.pop() is None
-            assert not queue.arm()
-            self.publish(queue)
+            assert not queue.enable_notification()
+            self.runtime.publish(queue)
 
     with FakeDriver(Eager(), start=False) as driver:
         negotiate_and_start(driver)

@@ -182,7 +182,7 @@ def test_output_of_a_console_whose_interrupt_is_put_off_is_told_before_it_is_sav
         before = driver.interrupts
         state = driver.transport.save()
 
-        assert (before, driver.interrupts, state["_interrupt_status"]) == (0, 1, 1)
+        assert (before, driver.interrupts, state["interrupt_status"]) == (0, 1, 1)
 
 
 def test_data_of_a_socket_when_it_comes_meanwhile_arrives_afterwards() -> None:
@@ -240,9 +240,9 @@ def test_timers_calls_and_kicks_when_they_come_meanwhile_are_carried_out_in_orde
             queue.add([b"x"])
         saved.begins_anew()
         for step in (
-            lambda: device.later(0, lambda: order.append("timer")),
+            lambda: device.runtime.later(0, lambda: order.append("timer")),
             lambda: driver.transport._kick(1),
-            lambda: device.soon(lambda: order.append("soon")),
+            lambda: device.runtime.soon(lambda: order.append("soon")),
             lambda: driver.transport._kick(0),
             lambda: driver.transport._kick(1),
         ):
@@ -259,19 +259,19 @@ def test_timer_when_it_is_cancelled_while_it_waits_is_not_called() -> None:
     with FakeDriver(device) as driver:
         called: list[int] = []
         saved = Saved(driver)
-        timer = device.later(0, lambda: called.append(1))
+        timer = device.runtime.later(0, lambda: called.append(1))
         driver.run(lambda: not timer.active)
         timer.cancel()
         resume(driver, saved)
 
-        assert (called, device._timers) == ([], set())
+        assert (called, device.runtime._timers) == ([], set())
 
 
 def test_timer_when_it_is_not_due_before_the_machine_goes_on_fires_in_time() -> None:
     device = Copier()
     with FakeDriver(device) as driver:
         called: list[int] = []
-        device.later(0.01, lambda: called.append(1))
+        device.runtime.later(0.01, lambda: called.append(1))
         resume(driver, Saved(driver))
 
         driver.run(lambda: called)
@@ -281,16 +281,16 @@ def test_everything_when_the_driver_resets_meanwhile_is_dropped(pipe: tuple[int,
     device = Copier()
     with FakeDriver(device) as driver:
         called: list[str] = []
-        device.watch(pipe[0], READ, lambda _: called.append("ready"))
+        device.runtime.watch(pipe[0], READ, lambda _: called.append("ready"))
         saved = Saved(driver)
         os.write(pipe[1], b"x")
-        device.soon(lambda: called.append("soon"))
-        device.later(0, lambda: called.append("timer"))
+        device.runtime.soon(lambda: called.append("soon"))
+        device.runtime.later(0, lambda: called.append("timer"))
         assert saved.stands
         driver.probe()
         driver.run()
 
-        assert (called, device.held) == ([], False)
+        assert (called, device.runtime.held) == ([], False)
         assert driver.request(0, [b"anew"], [8]) == b"anew"
 
 
@@ -322,7 +322,7 @@ def test_configuration_changed_again_and_again_while_saved_is_told_once_and_kept
         for _ in range(100):
             device.config_changed()
             driver.loop.run_once(0)
-        kept = len(device._deferred)
+        kept = len(device.runtime._deferred)
         before = driver.interrupts
         resume(driver, saved)
 
@@ -334,7 +334,7 @@ def test_what_waits_when_the_device_is_saved_again_at_once_waits_on() -> None:
     with FakeDriver(device) as driver:
         called: list[int] = []
         saved = Saved(driver)
-        device.soon(lambda: called.append(1))
+        device.runtime.soon(lambda: called.append(1))
         assert saved.stands
         driver.transport.resume()
         again = Saved(driver)
@@ -349,11 +349,11 @@ def test_device_when_it_broke_while_it_stood_still_stays_broken(pipe: tuple[int,
     device = Copier()
     with FakeDriver(device) as driver:
         called: list[int] = []
-        device.watch(pipe[0], READ, called.append)
+        device.runtime.watch(pipe[0], READ, called.append)
         saved = Saved(driver)
         os.write(pipe[1], b"x")
         assert saved.stands
-        device.broken(QueueError("meanwhile"))
+        device.runtime.halt(QueueError("meanwhile"))
         resume(driver, saved)
 
         assert driver.status & 64 and not called
@@ -370,7 +370,7 @@ def test_descriptor_when_it_is_ready_meanwhile_does_not_keep_the_loop_turning_an
     device = Copier()
     with FakeDriver(device) as driver:
         called: list[int] = []
-        device.watch(pipe[0], READ, called.append)
+        device.runtime.watch(pipe[0], READ, called.append)
         driver.transport.save()
         os.write(pipe[1], b"x")
         turns = [driver.loop.run_once(0) for _ in range(10)]
@@ -386,12 +386,12 @@ def test_descriptor_when_its_events_are_changed_meanwhile_tells_of_the_latest(pi
     device = Copier()
     with FakeDriver(device) as driver:
         called: list[int] = []
-        device.watch(pipe[1], WRITE, called.append)
+        device.runtime.watch(pipe[1], WRITE, called.append)
         saved = Saved(driver)
         assert saved.stands
-        device.rewatch(pipe[1], 0)
+        device.runtime.rewatch(pipe[1], 0)
         resume(driver, saved)
-        device.rewatch(pipe[1], WRITE)
+        device.runtime.rewatch(pipe[1], WRITE)
         driver.loop.run_once(0)
 
         assert called == [WRITE]
@@ -401,11 +401,11 @@ def test_descriptor_when_it_is_forgotten_meanwhile_tells_no_more(pipe: tuple[int
     device = Copier()
     with FakeDriver(device) as driver:
         called: list[int] = []
-        device.watch(pipe[0], READ, called.append)
+        device.runtime.watch(pipe[0], READ, called.append)
         saved = Saved(driver)
         os.write(pipe[1], b"x")
         assert saved.stands
-        device.unwatch(pipe[0])
+        device.runtime.unwatch(pipe[0])
         resume(driver, saved)
 
         assert called == []
@@ -421,7 +421,7 @@ def test_descriptor_when_it_is_watched_meanwhile_tells_afterwards(pipe: tuple[in
 
         saved = Saved(driver)
         os.write(pipe[1], b"x")
-        device.watch(pipe[0], READ, read)
+        device.runtime.watch(pipe[0], READ, read)
         stood = saved.stands
         early = list(called)
         resume(driver, saved)
@@ -443,12 +443,12 @@ def test_device_when_the_machine_never_goes_on_costs_nothing_and_is_closed(
     )
     thread = LoopThread("held")
     with FakeDriver(device) as driver:
-        device.loop = thread.loop
-        device.watch(pipe[0], READ, lambda _: None)
+        device.runtime.loop = thread.loop
+        device.runtime.watch(pipe[0], READ, lambda _: None)
         driver.transport.save()
         os.write(pipe[1], b"x")
-        device.later(0, lambda: None)
-        device.run_queue(0)
+        device.runtime.later(0, lambda: None)
+        device.runtime.run_queue(0)
         time.sleep(0.2)
         turned = len(turns)
 
@@ -457,5 +457,5 @@ def test_device_when_the_machine_never_goes_on_costs_nothing_and_is_closed(
         closing.join(10)
         driver.transport.resume()
 
-        assert not closing.is_alive() and not device.active
+        assert not closing.is_alive() and not device.runtime.active
         assert turned < 20

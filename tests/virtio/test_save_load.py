@@ -151,7 +151,7 @@ def test_device_when_saved_at_work_is_gone_on_with_by_a_fresh_one(
     driver.replace(lambda: bench.make(kind), saved(driver))
 
     goes_on(kind, driver, bench, waiting)
-    assert (driver.status, driver.device.driver_features) == (status, features)
+    assert (driver.status, driver.device.runtime.driver_features) == (status, features)
 
 
 def test_device_when_saved_twice_in_a_row_has_the_same_state(
@@ -180,7 +180,7 @@ def begin_and_kick(kind: str, driver: FakeDriver) -> list[Request]:
     waiting = begin(kind, driver)
     if kind == "vsock":
         driver.device._reset_event = True  # type: ignore[attr-defined]
-        driver.device.run_queue(2)
+        driver.device.runtime.run_queue(2)
     for queue in driver.queues:
         queue.kick()
     driver.run()
@@ -192,7 +192,7 @@ def test_device_when_saved_broken_is_reset_by_its_driver_and_starts_afresh(
 ) -> None:
     if kind != "hvc":  # what it wrote stays written
         begin(kind, driver)
-    driver.device.broken(QueueError("a ring that is broken"))
+    driver.device.runtime.halt(QueueError("a ring that is broken"))
     driver.run()
 
     driver.replace(lambda: bench.make(kind), saved(driver))

@@ -25,7 +25,7 @@ class Mine(VirtioDevice):
 """
 HANDLE = """
     def handle(self, queue, chain):
-        return chain.write(b"mine")
+        chain.write(b"mine")
 """
 INIT = """
     def __init__(self, count: int, ratio: float = 0.5, loud: bool = False, text: str = "",
@@ -262,9 +262,8 @@ class Faulty(VirtioDevice):
     def started(self) -> None:
         self._may_raise("started")
 
-    def handle(self, queue: int, chain: Chain) -> int:
+    def handle(self, queue: int, chain: Chain) -> None:
         self._may_raise("handle")
-        return 0
 
     def close(self) -> None:
         self._may_raise("close")
@@ -301,11 +300,26 @@ def test_exception_at_the_end_is_told_and_the_other_devices_are_closed(
     assert "faulty1 failed while it was closed, in _may_raise, " in capfd.readouterr().err
 
 
-def test_request_that_is_kept_by_mistake_is_named_by_the_fake_driver(tmp_path: Path) -> None:
-    text = HEAD + HANDLE.replace("return ", "")
+def test_request_that_is_never_completed_is_named_by_the_fake_driver(tmp_path: Path) -> None:
+    text = HEAD.replace("import Virtio", "import DEFERRED, Virtio")
+    text += HANDLE.replace("chain.write", "return DEFERRED #")
 
     with (
         FakeDriver(asked(f"{source(tmp_path, text)}:Mine")) as driver,
-        pytest.raises(TimeoutError, match="one that forgets to return"),
+        pytest.raises(
+            TimeoutError, match=r"after a handle\(\) that returns DEFERRED, complete\(\) has to follow"
+        ),
     ):
         driver.request(0, writable=[8], timeout=0.05)
+
+
+def test_handle_that_returns_a_number_is_a_defect_and_told_what_to_return(tmp_path: Path) -> None:
+    text = HEAD + HANDLE.replace("chain.write", "return chain.write")
+
+    with (
+        FakeDriver(asked(f"{source(tmp_path, text)}:Mine")) as driver,
+        pytest.raises(
+            TypeError, match=r"handle\(\) returned 4; it returns nothing for a request that is done"
+        ),
+    ):
+        driver.request(0, writable=[8])

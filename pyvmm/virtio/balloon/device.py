@@ -1,4 +1,4 @@
-"""The memory balloon: guest memory given back to the host while the guest runs. Section 5.5."""
+"""The memory balloon: guest memory returned to the host while the guest runs. Section 5.5."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from struct import Struct
 from pyvmm.host.notice import notice
 from pyvmm.memory.errors import GuestMemoryError
 from pyvmm.virtio import ids
-from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.device import DEFERRED, VirtioDevice
 from pyvmm.virtio.errors import ChainError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any
 
+    from pyvmm.virtio.device import Deferred
     from pyvmm.virtio.ring.chain import Chain
+    from pyvmm.virtio.ring.queue import Queue
 
 # Feature bits (5.5.3)
 F_STATS_VQ = 1 << 1
@@ -95,13 +96,13 @@ class Balloon(VirtioDevice):
         self.stats: dict[str, int] = {}
         #: How many reports of statistics came.
         self.reports = 0
-        #: Bytes given back to the host so far.
+        #: Bytes returned to the host so far.
         self.discarded = 0
         #: Page numbers, ranges and requests that broke a rule.
         self.refused = 0
         self._interval = stats
-        self._waiting: deque[Chain] = deque()  # buffers for statistics, the driver's when they are wanted
-        self._roles: dict[int, Callable[[Chain], int | None]] = {}
+        self._waiting: deque[Chain] = deque()  # deferred buffers for statistics: completing one asks for more
+        self._roles: dict[int, Callable[[Chain], Deferred | None]] = {}
         self.target = target
 
     @property
@@ -126,8 +127,8 @@ class Balloon(VirtioDevice):
 
     def ask_stats(self) -> None:
         """Ask the guest for statistics now; ``reports`` counts when they come. Any thread."""
-        if self.active:
-            self.soon(self._ask)
+        if self.runtime.active:
+            self.runtime.soon(self._ask)
 
     # The device
 
@@ -137,24 +138,25 @@ class Balloon(VirtioDevice):
         if self.has(F_STATS_VQ):
             roles[STATS] = self._report
             if self._interval is not None:
-                self.later(self._interval, self._tick)
+                self.runtime.later(self._interval, self._tick)
         if self.has(F_PAGE_REPORTING):
             # The specification numbers all queues; drivers such as Linux's leave out those not negotiated.
-            roles[REPORTING if self.queues[REPORTING].ready else len(roles)] = self._free_pages
+            roles[REPORTING if self.runtime.queues[REPORTING].ready else len(roles)] = self._free_pages
 
     def stopped(self) -> None:
         """Its buffers are the driver's again."""
         self._waiting.clear()
 
-    def handle(self, queue: int, chain: Chain) -> int | None:
+    def handle(self, queue: int, chain: Chain) -> Deferred | None:
         """One request."""
         role = self._roles.get(queue)
-        return 0 if role is None else role(chain)
-
-    def refuse(self, error: Exception) -> None:
-        """Count a request that broke a rule."""
-        self.refused += 1
-        super().refuse(error)
+        if role is None:
+            return None
+        try:
+            return role(chain)
+        except ChainError:
+            self.refused += 1
+            raise
 
     def describe(self, queue: int, request: bytes) -> str:
         """What a trace says of a request: the first page it names."""
@@ -163,32 +165,27 @@ class Balloon(VirtioDevice):
         verb = "inflate" if queue == INFLATE else "deflate"
         return f"{verb}, first page at {int.from_bytes(request[:4], 'little') * PAGE:#x}"
 
-    def save(self) -> dict[str, Any]:
-        """As every device; buffers for statistics that wait here are in the queue again."""
-        state = super().save()
-        queue = state["queues"][STATS]
-        queue["_next_avail"] = queue["_next_avail"] - len(self._waiting) & 0xFFFF
-        return state
+    def pending(self, queue: Queue) -> int:
+        """Buffers for statistics that wait here are taken again after a load."""
+        return len(self._waiting) if queue.index == STATS else 0
 
     # Inflate and deflate (5.5.6)
 
-    def _inflate(self, chain: Chain) -> int:
+    def _inflate(self, chain: Chain) -> None:
         discard = self.memory.discard
         for first, count in runs(page_numbers(chain)):
             try:
                 self.discarded += discard(first * PAGE, count * PAGE)
-            except GuestMemoryError:  # some of them: the others are the guest's to give
+            except GuestMemoryError:  # some of them are no RAM: the others may be discarded
                 for page in range(first, first + count):
                     self._discard(page * PAGE, PAGE)
-        return 0
 
-    def _deflate(self, chain: Chain) -> int:
+    def _deflate(self, chain: Chain) -> None:
         # The guest's first access gets a page of the host's; there is nothing to prepare.
         contains = self.memory.contains
         for page in page_numbers(chain):
             if not contains(page * PAGE, PAGE):
                 self._wrong(page * PAGE)
-        return 0
 
     def _discard(self, gpa: int, size: int) -> None:
         try:
@@ -204,7 +201,7 @@ class Balloon(VirtioDevice):
 
     # Statistics (5.5.6.3)
 
-    def _report(self, chain: Chain) -> None:
+    def _report(self, chain: Chain) -> Deferred:
         data = chain.read_rest(MAX_STATS * STAT.size)
         if len(data) % STAT.size:
             raise ChainError(f"statistics of {len(data)} bytes; each has {STAT.size}")
@@ -214,22 +211,22 @@ class Balloon(VirtioDevice):
                 STAT_NAMES[tag]: value for tag, value in STAT.iter_unpack(data) if tag < len(STAT_NAMES)
             }
             self.reports += 1
+        return DEFERRED
 
     def _ask(self) -> None:
         if self._waiting:
-            self.complete(self.queues[STATS], self._waiting.popleft(), 0)
+            self.complete(STATS, self._waiting.popleft())
 
     def _tick(self) -> None:
         assert self._interval is not None, "it was asked for"
         self._ask()
-        self.later(self._interval, self._tick)
+        self.runtime.later(self._interval, self._tick)
 
     # Free page reporting (5.5.6.7)
 
-    def _free_pages(self, chain: Chain) -> int:
+    def _free_pages(self, chain: Chain) -> None:
         for view in chain.writable:
             self._discard(self.memory.locate(view), view.nbytes)
-        return 0
 
 
 def page_numbers(chain: Chain) -> Iterable[int]:
@@ -241,7 +238,7 @@ def page_numbers(chain: Chain) -> Iterable[int]:
 
 
 def runs(pages: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """(first, count) of each run of neighbours, each page once."""
+    """(first, count) of each run of adjacent pages, each page once."""
     first = count = 0
     for page in sorted(pages):
         if page == first + count and count:

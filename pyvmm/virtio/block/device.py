@@ -1,30 +1,27 @@
 """The block device: a disk image for the guest. Section 5.2.
 
-Data goes straight between the image and guest memory. Requests are carried out in the order they come,
-in the device's own thread, neighbours that lie next to each other on the disk as one; transfers that would
-wait for the medium in a pool of threads, where the disk allows that. Where there is one CPU for all, vCPUs
-carry out requests that need not wait.
+Data goes straight between the image and guest memory. Requests are carried out in the order they come, in the
+device's own thread; requests that are adjacent on the disk become one transfer. Transfers that would wait for
+the medium run in a pool of threads, where the disk allows that.
 """
 
 from __future__ import annotations
 
 import errno
-from collections import deque
-from functools import partial
 from time import perf_counter
 
 from pyvmm.backends.disk.base import SECTOR, DiskError
 from pyvmm.host.notice import notice
 from pyvmm.virtio import ids
+from pyvmm.virtio.block import persist
 from pyvmm.virtio.block import request as r
 from pyvmm.virtio.block.request import Request
 from pyvmm.virtio.block.transfer import Transfers
 from pyvmm.virtio.device import VirtioDevice
-from pyvmm.virtio.errors import ChainError, StateError
+from pyvmm.virtio.errors import ChainError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from pyvmm.backends.disk.base import Disk
@@ -35,10 +32,10 @@ QUEUE_SIZE = 256
 SEG_MAX = QUEUE_SIZE - 2
 MAX_QUEUES = 16
 
-#: Requests next to each other become one transfer up to this many bytes and buffers.
+#: Adjacent requests become one transfer of at most this many bytes and buffers.
 MERGE_BYTES = 1 << 20
 MERGE_VIEWS = 512
-#: Seconds that finished requests may wait for others of their batch before the driver is told.
+#: Seconds that completed requests may wait for others of their batch before they are published.
 HOLD = 0.0002
 
 #: Sectors one segment may cover: 1 GiB of a DISCARD; 32 MiB of a WRITE_ZEROES, which may have to be written.
@@ -53,7 +50,7 @@ _NAMES = {r.IN: "read", r.OUT: "write", r.FLUSH: "flush", r.DISCARD: "discard", 
 
 
 class Block(VirtioDevice):
-    """A disk of what *disk* keeps; the device closes it.
+    """A disk whose contents are *disk*, which the device closes.
 
     :param serial: what GET_ID answers, 20 characters of ASCII at most
     :param queues: request queues, 1 to 16; one thread serves them all
@@ -68,7 +65,7 @@ class Block(VirtioDevice):
     config_fields = r.CONFIG_FIELDS
     config_writable = frozenset(("writeback",))
     own_thread = True
-    long_chains = True
+    indirect_vectors = True
 
     def __init__(self, disk: Disk, *, serial: str = "", queues: int = 1, cache: str = "writeback") -> None:
         if len(serial) > r.ID_SIZE or not (serial.isascii() and serial.isprintable()):
@@ -83,20 +80,18 @@ class Block(VirtioDevice):
         super().__init__()
         self.disk = disk
         self.serial = serial
+        #: Sectors of the disk.
+        self.sectors = 0
         self._cache = cache
-        self._sectors = 0
-        self._stopping = False
-        # Whether the present thread is the loop's, which may wait for the medium; what a vCPU left to it.
-        self._inside = True
-        self._left: deque[Callable[[], object]] = deque()
-        self._transfers = Transfers(
+        self.transfers = Transfers(
             disk,
             lambda request, error: self._failed(_NAMES[request.kind], error),
-            lambda: self.soon(self._collect),
+            lambda: self.runtime.soon(self._collect),
         )
         self._configure()
 
     def _configure(self) -> None:
+        """Set the configuration space as the image and the options have it."""
         config, disk = self.config, self.disk
         self._set_capacity()
         config.seg_max = SEG_MAX
@@ -106,7 +101,7 @@ class Block(VirtioDevice):
         config.min_io_size = ratio
         config.opt_io_size = disk.optimal_size // disk.block_size
         config.writeback = self._cache != "writethrough"
-        config.num_queues = len(self.queues)
+        config.num_queues = len(self.queue_sizes)
         if not disk.readonly:
             config.max_discard_sectors = MAX_DISCARD
             config.max_discard_seg = config.max_write_zeroes_seg = MAX_SEGMENTS
@@ -114,7 +109,7 @@ class Block(VirtioDevice):
             config.max_write_zeroes_sectors = MAX_WRITE_ZEROES
             config.write_zeroes_may_unmap = 1
 
-    # For whoever has the machine
+    # For the machine's user
 
     def resized(self) -> bool:
         """Take the image's size as it is now, and tell the driver; False when it has not changed. Any thread.
@@ -127,94 +122,81 @@ class Block(VirtioDevice):
         self.config_changed()
         return True
 
-    # The driver's life
+    # The device's life
 
     def started(self) -> None:
         """The driver is ready."""
         if self.has(r.F_CONFIG_WCE) and not self.has(r.F_FLUSH):
             self.config.writeback = 0  # 5.2.5.2
         self._choose_cache()
-        if self.disk.tells:
-            for queue in self.queues:
-                self.prompt(queue.index)
 
     def stopped(self) -> None:
-        """The driver reset the device."""
+        """The driver reset the device: only transfers under way are waited for."""
+        self.transfers.abandon()
         self.config.writeback = self._cache != "writethrough"
-        self._left.clear()
-
-    def stop(self) -> None:
-        """The driver reset the device, or the machine is over: only transfers under way are waited for."""
-        self._stopping = True
-        super().stop()
-        self._transfers.abandon()
-        self._stopping = False
 
     def config_written(self, offset: int, size: int) -> None:
         """The driver chose how writes are cached."""
         self._choose_cache()
 
-    def hold(self) -> None:
-        """As any device, when every transfer under way has ended."""
-        self._catch_up()
-        self._transfers.drain()
+    def before_save(self) -> None:
+        """Wait for every transfer under way."""
+        self.transfers.drain()
         self._collect()
-        super().hold()
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Take back what ``save`` gave. Raises StateError too when the image's size is another one."""
-        super().load(state)
+    def save_state(self) -> dict[str, Any]:
+        """What block/persist.py lists."""
+        return persist.save()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore it: the image decides all but the driver's choice of write caching.
+
+        Raises StateError when the image has another size than the saved one.
+        """
         saved, writeback = self.config.capacity, self.config.writeback
-        self._configure()  # the image is what it is, whatever the state says
+        self._configure()
         self.config.writeback = writeback & 1
-        if saved != self._sectors:
-            raise StateError(
-                f"disk {self.disk.path} has {self._sectors} sectors, and had {saved} when the guest was "
-                "saved; give the image that belongs to it"
-            )
+        persist.check(self.name, state, self.disk.path, self.sectors, saved)
 
     def close(self) -> None:
         """End the pool and close the image."""
-        self._transfers.close()
+        self.transfers.close()
         self.disk.close()
 
     # Requests
 
-    def kicked(self, queue: Queue) -> None:
-        """Serve *queue*: a run of neighbouring reads or writes is one transfer.
-
-        A vCPU's thread serves one request, if it need not wait, and leaves the rest to the loop.
-        """
-        inside = self._inside = self.loop.inside
-        pop, left, sectors = queue.pop, queue.size if inside else 1, self._sectors
+    def process(self, queue: Queue) -> None:
+        """Serve *queue*: a run of adjacent reads or writes is one transfer."""
+        runtime = self.runtime
+        pop, left, sectors = queue.pop, queue.size, self.sectors
         run: list[Request] = []
-        # What would go on with the run: a request of this kind at this sector, with this much room.
+        # What would extend the run: a request of this kind at this sector, with this much room.
         kind, end, room, views = -1, 0, 0, 0
-        told = perf_counter()
-        queue.disarm()
+        published = perf_counter()
+        queue.disable_notification()
         while True:
             while left and (chain := pop()) is not None:
                 left -= 1
                 try:
                     request = Request(chain)
                 except ChainError as error:
-                    self.refuse(error)
+                    runtime.refuse(error)
                     queue.push(chain, 0)
                     continue
                 size, sector = request.size, request.sector
                 stop = sector + (size >> 9)
                 plain = request.kind in _TRANSFERS and size and not size & 511 and stop <= sectors
-                goes_on = plain and sector == end and request.kind == kind
-                if goes_on and size <= room and len(request.data) <= views:
+                extends = plain and sector == end and request.kind == kind
+                if extends and size <= room and len(request.data) <= views:
                     run.append(request)
                 else:
                     if run:
                         self._transfer(queue, run)
-                        if self._stopping:
+                        if runtime.stopping:
                             return
-                        if perf_counter() - told > HOLD:
-                            self.publish(queue)
-                            told = perf_counter()
+                        if perf_counter() - published > HOLD:
+                            runtime.publish(queue)
+                            published = perf_counter()
                     if not plain:
                         run = []
                         kind = -1
@@ -229,64 +211,53 @@ class Block(VirtioDevice):
                 self._transfer(queue, run)
                 run = []
                 kind = -1
-            if not left and inside:
-                self.kick(queue.index)
+            if not left:
+                runtime.kick(queue.index)
                 break
-            if not queue.arm():
+            if not queue.enable_notification():
                 break
-            if not inside:
-                self.kick(queue.index)
-                break
-            queue.disarm()
-        self.publish(queue)
+            queue.disable_notification()
+        runtime.publish(queue)
 
     def _transfer(self, queue: Queue, run: list[Request]) -> None:
-        """Read or write what *run* wants, neighbours on the disk."""
-        if self._inside:
-            statuses = self._transfers.carry_out(queue, run)
-        else:
-            statuses = self._transfers.at_once(run) if run[0].size <= MERGE_BYTES else None
-            if statuses is None:
-                self._leave(partial(self._transfer, queue, run))
+        """Read or write what *run* asks for, adjacent on the disk."""
+        statuses = self.transfers.carry_out(queue, run)
         if statuses is not None:
-            _give_back(queue, run, statuses)
+            _complete(queue, run, statuses)
 
     def _collect(self) -> None:
-        """Give back what was carried out meanwhile. In the device's loop."""
+        """Complete what the pool has carried out. In the device's loop."""
         touched = []
-        for queue, run, statuses in self._transfers.finished():
-            _give_back(queue, run, statuses)
+        for queue, run, statuses in self.transfers.finished():
+            _complete(queue, run, statuses)
             if queue not in touched:
                 touched.append(queue)
         for queue in touched:
-            self.publish(queue)
+            self.runtime.publish(queue)
 
     def _serve(self, queue: Queue, request: Request) -> None:
         """A request by itself: neither a read nor a write, or one that is refused."""
         kind = request.kind
-        if not self._inside and not (self.disk.in_memory and kind == r.FLUSH):
-            self._leave(partial(self._serve, queue, request))
-            return
         try:
             if kind == r.FLUSH:
                 if self._cache != "unsafe":
                     self.disk.flush()
                 status = r.OK
             elif kind == r.GET_ID:
-                status = self._give_id(request)
+                status = self._get_id(request)
             elif kind in (r.DISCARD, r.WRITE_ZEROES):
-                status = self._forget(request)
+                status = self._discard(request)
             elif kind in _TRANSFERS:
                 raise ChainError(
                     f"{request.size} bytes at sector {request.sector} are not some whole sectors of the "
-                    f"disk's {self._sectors}"
+                    f"disk's {self.sectors}"
                 )
             elif kind == r.NO_HEADER:
                 raise ChainError("its header is shorter than 16 bytes (5.2.6)")
             else:
                 status = r.UNSUPP
         except ChainError as error:
-            self.refuse(error)
+            self.runtime.refuse(error)
             status = r.IOERR
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
@@ -297,21 +268,7 @@ class Block(VirtioDevice):
         request.status[0] = status
         queue.push(request.chain, request.room)
 
-    def _leave(self, work: Callable[[], object]) -> None:
-        """Have the loop do *work* soon."""
-        self._left.append(work)
-        if len(self._left) == 1:
-            self.soon(self._catch_up)
-
-    def _catch_up(self) -> None:
-        """Do what was left to the loop."""
-        self._inside = True
-        while self._left and not self._stopping:
-            self._left.popleft()()
-        for queue in self.queues:
-            self.publish(queue)
-
-    def _give_id(self, request: Request) -> int:
+    def _get_id(self, request: Request) -> int:
         if request.size < r.ID_SIZE:
             raise ChainError(f"{request.size} bytes are too few for an identifier of {r.ID_SIZE}")
         data = self.serial.encode().ljust(r.ID_SIZE, b"\0")
@@ -321,7 +278,7 @@ class Block(VirtioDevice):
             data = data[len(part) :]
         return r.OK
 
-    def _forget(self, request: Request) -> int:
+    def _discard(self, request: Request) -> int:
         """DISCARD and WRITE_ZEROES: every segment is checked before the first is carried out."""
         if self.disk.readonly:
             return r.IOERR
@@ -334,16 +291,16 @@ class Block(VirtioDevice):
         for sector, count, flags in segments:
             if flags & ~(r.UNMAP if zeroes else 0):
                 return r.UNSUPP
-            if count > most or sector + count > self._sectors:
+            if count > most or sector + count > self.sectors:
                 raise ChainError(
-                    f"a discard of {count} sectors at {sector}; {most} is the most, of {self._sectors}"
+                    f"a discard of {count} sectors at {sector}; {most} is the most, of {self.sectors}"
                 )
         for sector, count, flags in segments:
             if not count:
                 continue
             if zeroes:
                 unmap = bool(flags & r.UNMAP)
-                self.disk.write_zeroes(sector * SECTOR, count * SECTOR, unmap, self._transfers.durable)
+                self.disk.write_zeroes(sector * SECTOR, count * SECTOR, unmap, self.transfers.durable)
             else:
                 self.disk.discard(sector * SECTOR, count * SECTOR)
         return r.OK
@@ -351,14 +308,14 @@ class Block(VirtioDevice):
     # Inside
 
     def _set_capacity(self) -> None:
-        self._sectors = self.config.capacity = self.disk.size // SECTOR
+        self.sectors = self.config.capacity = self.disk.size // SECTOR
 
     def _choose_cache(self) -> None:
         if self.has(r.F_CONFIG_WCE):
             durable = not self.config.writeback
         else:  # a driver that cannot flush relies on it
             durable = self._cache == "writethrough" or not self.has(r.F_FLUSH)
-        self._transfers.durable = durable and self._cache != "unsafe"
+        self.transfers.durable = durable and self._cache != "unsafe"
 
     def _failed(self, what: str, error: OSError) -> None:
         notice(
@@ -368,7 +325,7 @@ class Block(VirtioDevice):
         )
 
 
-def _give_back(queue: Queue, run: list[Request], statuses: list[int]) -> None:
+def _complete(queue: Queue, run: list[Request], statuses: list[int]) -> None:
     for request, status in zip(run, statuses, strict=True):
         request.status[0] = status
         queue.push(request.chain, request.room)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from struct import Struct
 
 from pyvmm.virtio.errors import ChainError
-from pyvmm.virtio.ring.indirect import LongChain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.memory.vector import Vector
     from pyvmm.virtio.ring.chain import Chain
+    from pyvmm.virtio.ring.indirect import IndirectChain
 
 # Feature bits (5.2.3)
 F_SEG_MAX = 1 << 2
@@ -80,26 +80,21 @@ SEGMENT = Struct("<QII")
 class Request:
     """A chain as a request: what it is, and where its data and its status go.
 
-    The header is a copy, which the guest cannot change; ``data`` is views of guest memory, for IN and OUT
-    a Vector of many buffers too, of ``size`` bytes in all: those to write to the disk, or for IN and GET_ID
-    those to fill.
+    The header is a copy, which the guest cannot change. ``data`` is ``size`` bytes of guest memory: those to
+    write to the disk, or for IN and GET_ID those to fill. Where it is a Vector, it is ``vector``, too. Raises
+    ChainError for a chain without a writable byte.
     """
 
-    __slots__ = ("chain", "data", "kind", "room", "sector", "size", "status")
+    __slots__ = ("chain", "data", "kind", "room", "sector", "size", "status", "vector")
 
     chain: Chain
     data: list[memoryview] | Vector
+    vector: Vector | None
 
     def __init__(self, chain: Chain) -> None:
-        if type(chain) is LongChain and len(chain.first) == _HEADER_SIZE and len(chain.last) == 1:
-            self.kind, _, self.sector = _unpack(chain.first)
-            if self.kind == (IN if chain.filled else OUT):
-                self.chain = chain
-                self.data = chain.vector
-                self.size = chain.vector.size
-                self.status = chain.last
-                self.room = self.size + 1 if chain.filled else 1
-                return
+        if chain.vector is not None and self._by_vector(chain):  # type: ignore[arg-type]
+            return
+        self.vector = None
         writable = chain.writable
         if not writable:
             raise ChainError("a block request has no room for its status (5.2.6)")
@@ -124,8 +119,22 @@ class Request:
         filled = self.kind == IN or self.kind == GET_ID
         self.data = writable if filled else readable
         self.size = len(self.data[0]) if len(self.data) == 1 else sum(map(len, self.data))
-        #: Bytes the driver may read once the status is there.
+        #: The used length: bytes of data and status.
         self.room = self.size + 1 if filled else sum(map(len, writable)) + 1
+
+    def _by_vector(self, chain: IndirectChain) -> bool:
+        """Take *chain* apart without a view of each buffer; False when its form is another one."""
+        if len(chain.first) != _HEADER_SIZE or len(chain.last) != 1:
+            return False
+        self.kind, _, self.sector = _unpack(chain.first)
+        if self.kind != (IN if chain.filled else OUT):
+            return False
+        self.chain = chain
+        self.data = self.vector = chain.vector
+        self.size = chain.vector.size
+        self.status = chain.last
+        self.room = self.size + 1 if chain.filled else 1
+        return True
 
 
 def segments(data: bytes) -> list[tuple[int, int, int]]:

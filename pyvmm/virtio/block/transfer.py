@@ -1,7 +1,8 @@
-"""Reads and writes of a block device: here where they need not wait, in a pool of threads where they do.
+"""Reads and writes of a block device: in the caller's thread where they do not block, else in a pool of
+threads.
 
-A medium that several threads may use gives each its answer in a tenth of the time when it has many requests
-to choose from; what is in the page cache is had sooner without another thread.
+A medium that several threads may use answers each in a tenth of the time when it has many requests
+to choose from; what is in the page cache is read sooner without another thread.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 
 from pyvmm.backends.disk.base import SECTOR
-from pyvmm.memory.vector import Vector
 from pyvmm.virtio.block import request as r
 
 TYPE_CHECKING = False
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pyvmm.virtio.block.request import Request
     from pyvmm.virtio.ring.queue import Queue
 
-    #: Neighbours on the disk, of one queue and one kind.
+    #: Requests adjacent on the disk, of one queue and one kind.
     Run = list[Request]
 
 
@@ -62,12 +62,6 @@ class Transfers:
         self._pool.submit(lambda: self._job(queue, run))
         return None
 
-    def at_once(self, run: Run) -> list[int] | None:
-        """Do *run* if nothing has to be waited for: as ``carry_out``, or None when it was not done."""
-        if run[0].kind == r.IN:
-            return [r.OK] * len(run) if self._read_now(run) else None
-        return self._wait(run) if self._disk.in_memory else None
-
     def finished(self) -> list[tuple[Queue, Run, list[int]]]:
         """What the pool has done since the last call. Raises what a disk raised that is its own defect."""
         self._asked = False  # what is done from now on asks again
@@ -102,7 +96,7 @@ class Transfers:
         try:
             return self._disk.read_now(views, one.sector * SECTOR, size)
         except OSError:
-            return False  # the pool will find out for which request
+            return False  # the pool finds out for which request
 
     def _wait(self, run: Run) -> list[int]:
         one = run[0]
@@ -136,10 +130,9 @@ class Transfers:
 
 
 def _joined(run: Run) -> tuple[Views, int]:
-    """The data of neighbours as one, and its size."""
+    """The data of adjacent requests as one, and its size in bytes."""
     size = sum([request.size for request in run])
-    first = run[0].data
-    vectors = [request.data for request in run if type(request.data) is Vector]
-    if type(first) is Vector and len(vectors) == len(run):
-        return first.join(vectors[1:]), size
+    vectors = [request.vector for request in run if request.vector is not None]
+    if len(vectors) == len(run):
+        return vectors[0].join(vectors[1:]), size
     return [view for request in run for view in request.data], size

@@ -6,6 +6,7 @@ from struct import Struct
 
 from pyvmm.host.notice import notice
 from pyvmm.virtio import ids
+from pyvmm.virtio.console import persist
 from pyvmm.virtio.console.port import Port
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.errors import ChainError
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from pyvmm.loop import Loop
     from pyvmm.virtio.ring.chain import Chain
     from pyvmm.virtio.ring.queue import Queue
 
@@ -38,7 +38,7 @@ CONTROL = Struct("<IHH")
 #: ``struct virtio_console_resize``: columns, rows. Linux before 6.15 reads them the other way round.
 _SIZE = Struct("<HH")
 
-#: Queue numbers (5.3.2) of the control queues; port 0 has 0 and 1, port n has 2n + 2 and 2n + 3.
+#: Numbers (5.3.2) of the control queues; port 0 has queues 0 and 1, port n has 2n + 2 and 2n + 3.
 CONTROL_RX = 2
 CONTROL_TX = 3
 
@@ -52,8 +52,8 @@ _CONTROL_SIZE = 64
 class VirtioConsole(VirtioDevice):
     """A console device with *ports*, 1 to 31 of them. The first should be a console.
 
-    With one console port without a name it is a plain console, without control queues: its driver then has
-    its size from the configuration space, which every kernel understands.
+    With one console port without a name it has no control queues: its driver then reads the terminal's
+    size from the configuration space, as every kernel can.
     """
 
     device_id = ids.CONSOLE
@@ -71,8 +71,8 @@ class VirtioConsole(VirtioDevice):
         self.queue_sizes = sizes
         super().__init__()
         self.config.max_nr_ports = len(self.ports)
-        # What the driver is still to be told: the newest of each kind for each port, so it is bounded.
-        self._messages: dict[tuple[int, int], bytes] = {}
+        # Control messages due, by port and event: one of each, so that their number is bounded.
+        self._messages: persist.Messages = {}
         self._served: list[Callable[[], object]] = []
 
     def tap(self, feed: Callable[[bytes], object]) -> None:
@@ -82,32 +82,31 @@ class VirtioConsole(VirtioDevice):
                 port.tap = feed
                 return
 
-    # Life
+    # The device's life
 
-    def attach(self, loop: Loop) -> None:
-        """Live in *loop*, and open the backends. Raises BackendError."""
-        super().attach(loop)
-        queues = self.queues
+    def attached(self) -> None:
+        """Open the backends. Raises BackendError."""
+        runtime = self.runtime
+        queues = runtime.queues
         for number, port in enumerate(self.ports):
             rx = 2 * number + 2 if number else 0
             self._served += [port.room_added, port.transmit]
             if not number and len(queues) > 2:
                 self._served += [self._send_messages, self._take_messages]
-            port.attach(self, number, queues[rx], queues[rx + 1])
+            port.attach(runtime, number, queues[rx], queues[rx + 1], self.tell_size, self._connection_changed)
             if port.size is not None:
                 self.features |= F_SIZE
         self._set_size()
 
     def started(self) -> None:
-        """The driver is ready; without ports of its own kind it has the first one open."""
+        """The driver is ready; one that knows no ports has the first one open."""
         if not self.has(F_MULTIPORT):
             first = self.ports[0]
             first.known = first.open = True
         self._resume_input()
 
-    def release(self) -> None:
-        """As any device; input goes on."""
-        super().release()
+    def resumed(self) -> None:
+        """Input goes on."""
         self._resume_input()
 
     def _resume_input(self) -> None:
@@ -116,7 +115,7 @@ class VirtioConsole(VirtioDevice):
                 port.backend.resume()
 
     def stopped(self) -> None:
-        """Forget what the driver knew; the backends stay."""
+        """The driver knows no port any more; the backends stay open."""
         for port in self.ports:
             port.reset()
         self._messages.clear()
@@ -126,7 +125,7 @@ class VirtioConsole(VirtioDevice):
         for port in self.ports:
             port.backend.close()
 
-    def kicked(self, queue: Queue) -> None:
+    def process(self, queue: Queue) -> None:
         """A port's queue, or a control queue."""
         self._served[queue.index]()
 
@@ -134,16 +133,16 @@ class VirtioConsole(VirtioDevice):
 
     def resized(self) -> None:
         """A terminal at the host's end may have another size now. Any thread."""
-        self.loop.call_soon(self._resized)
+        self.runtime.loop.call_soon(self._resized)
 
     def _resized(self) -> None:
-        with self.busy:
+        with self.runtime.lock:
             for port in self.ports:
                 size = port.backend.size()
                 if size is not None and size != port.size:
                     port.size = size
                     self._set_size()
-                    if self.active:
+                    if self.runtime.active:
                         self.tell_size(port)
 
     def _set_size(self) -> None:
@@ -160,41 +159,44 @@ class VirtioConsole(VirtioDevice):
 
     # Control messages
 
-    def connection_changed(self, port: Port) -> None:
-        """Somebody came to the host's end of *port*, or left. In the loop's thread."""
-        with self.busy:
-            if self.active and port.known:
+    def _connection_changed(self, port: Port) -> None:
+        """Somebody connected to the host's end of *port*, or left. In the loop's thread."""
+        with self.runtime.lock:
+            if self.runtime.active and port.known:
                 self._tell(port, PORT_OPEN, port.backend.connected)
 
     def _tell(self, port: Port, event: int, value: int = 1, more: bytes = b"") -> None:
         if self.has(F_MULTIPORT):
             key = port.number, event
-            if key not in self._messages:  # else it is about to be sent, or waits for a buffer
-                self.soon(self._send_messages)
+            if key not in self._messages:  # else it is pending already
+                self.runtime.soon(self._send_messages)
             self._messages[key] = CONTROL.pack(port.number, event, value) + more
 
     def _send_messages(self) -> None:
-        queue, messages = self.queues[CONTROL_RX], self._messages
-        while messages and (chain := queue.pop() or (queue.pop() if queue.arm() else None)) is not None:
+        queue, messages = self.runtime.queues[CONTROL_RX], self._messages
+        while messages:
+            chain = queue.pop() or (queue.pop() if queue.enable_notification() else None)
+            if chain is None:
+                break
             message = messages.pop(next(iter(messages)))
             if chain.write(message) < len(message):
                 notice(
                     f"virtio {self.name} control", f"{self.name}: a buffer for control messages is too small"
                 )
             queue.push(chain, chain.written)
-        self.publish(queue)
+        self.runtime.publish(queue)
 
     def _take_messages(self) -> None:
-        super().kicked(self.queues[CONTROL_TX])
+        self.runtime.serve(self.runtime.queues[CONTROL_TX])
 
-    def handle(self, queue: int, chain: Chain) -> int:
+    def handle(self, queue: int, chain: Chain) -> None:
         """A control message of the driver's."""
         number, event, value = CONTROL.unpack(chain.read(CONTROL.size))
         if event == DEVICE_READY:
             if value:
                 for port in self.ports:
                     self._tell(port, PORT_ADD)
-            return 0
+            return
         if number >= len(self.ports):
             raise ChainError(f"a control message for port {number}, and there are {len(self.ports)}")
         port = self.ports[number]
@@ -206,7 +208,6 @@ class VirtioConsole(VirtioDevice):
             port.set_open(bool(value))
         else:
             raise ChainError(f"a control message with event {event}, which drivers do not send")
-        return 0
 
     def _introduce(self, port: Port) -> None:
         if port.console:
@@ -219,22 +220,18 @@ class VirtioConsole(VirtioDevice):
 
     # State
 
-    def save(self) -> dict[str, Any]:
-        """As every device, with the ports; chains that we hold are in their queues again."""
-        state = super().save()
-        for saved in state["queues"]:
-            saved["_next_avail"] = saved["_next_used"]
-        state["ports"] = [port.save() for port in self.ports]
-        state["messages"] = [[*key, message.hex()] for key, message in self._messages.items()]
-        return state
+    def pending(self, queue: Queue) -> int:
+        """Every chain that a port has is taken again after a load."""
+        return queue.in_flight
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Take back what ``save`` gave; the driver is told who is at the host's ends now."""
-        super().load(state)
-        for port, saved in zip(self.ports, state["ports"], strict=True):
-            port.load(saved)
-        self._messages = {(number, event): bytes.fromhex(text) for number, event, text in state["messages"]}
-        for port in self.ports if state["driver_features"] & F_MULTIPORT else ():
+    def save_state(self) -> dict[str, Any]:
+        """What console/persist.py lists."""
+        return persist.save(self.ports, self._messages)
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore it; the driver is told who is connected to the host's ends now."""
+        self._messages = persist.load(self.name, self.ports, state)
+        for port in self.ports if self.has(F_MULTIPORT) else ():
             if port.known:  # sent when the queues are run, at the start
                 key = port.number, PORT_OPEN
                 self._messages[key] = CONTROL.pack(*key, port.backend.connected)

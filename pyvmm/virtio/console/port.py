@@ -11,34 +11,34 @@ if TYPE_CHECKING:
 
     from pyvmm.backends.base import CharBackend
     from pyvmm.loop import Timer
-    from pyvmm.virtio.console.device import VirtioConsole
     from pyvmm.virtio.ring.chain import Chain
     from pyvmm.virtio.ring.queue import Queue
+    from pyvmm.virtio.runtime import Runtime
 
-#: Bytes, and views of guest memory, that the backend is given at once; a chain more than that is cut.
+#: Bytes, and views of guest memory, that the backend is offered at once. Longer chains are offered in parts.
 BATCH = 1 << 20
 BATCH_VIEWS = 256
 #: Bytes sent before the other devices of the loop have their turn.
 TURN = 4 << 20
-#: Chains of the receive queue that wait, empty, for input.
+#: Chains of the receive queue that are taken ahead of input.
 EMPTY = 16
-#: Seconds that an interrupt for bytes sent may wait. A driver that polls, as Linux's does for a console,
-#: has taken its buffers back by then, and needs none.
+#: Seconds by which an interrupt for transmitted chains is delayed. A driver that polls, as Linux's does for a
+#: console, has collected them by then, and needs none.
 MODERATION = 0.005
-#: How often it waits once more because meanwhile others were given back.
+#: How often the delay is repeated because other chains were completed during it.
 DELAYS = 4
 #: Seconds without input after which the next input is preceded by the terminal's size.
 SILENCE = 1.0
 
 
 class Port:
-    """What is sent to *backend* and received from it; ``attach`` joins it to its device.
+    """A port between *backend* and two queues; ``attach`` connects it to its device.
 
     :param backend: the host's end; the device closes it
     :param name: how the guest finds it (/dev/virtio-ports/NAME on Linux); empty for none
     :param console: a terminal of the guest's (/dev/hvcN on Linux), or a plain stream of bytes
 
-    All methods but ``receive`` and ``space`` are called with the device's ``busy`` held.
+    All methods but ``receive`` and ``space`` are called with the runtime's ``lock`` held.
     """
 
     def __init__(self, backend: CharBackend, name: str = "", console: bool = True) -> None:
@@ -50,7 +50,8 @@ class Port:
         self.size: tuple[int, int] | None = None
         #: Gets a copy of what is sent, when it is set.
         self.tap: Callable[[bytes], object] | None = None
-        self._device: VirtioConsole
+        self._runtime: Runtime
+        self._tell_size: Callable[[Port], object]
         self._rx: Queue
         self._tx: Queue
         self._clear()
@@ -61,27 +62,41 @@ class Port:
         self.open = False
         self._sending: list[Chain] = []
         self._left: list[int] = []  # bytes of each that are not sent yet
-        self._skip = 0  # bytes of the first chain to come that were sent before the state was saved
+        #: Bytes of the next chain to take that were sent before the state was saved.
+        self.skip = 0
         self._empty: list[Chain] = []
         self._room = 0
         self._starved = False
-        self._quiet = 0  # chains given back without an interrupt
+        self._unpublished = 0  # chains completed and not published yet
         self._timer: Timer | None = None
-        self._recent = False  # some since the timer was set
+        self._recent = False  # whether some were completed since the timer was set
         self._delays = 0
         self._last_input = float("-inf")
 
-    def attach(self, device: VirtioConsole, number: int, rx: Queue, tx: Queue) -> None:
-        """Be port *number* of *device*, and open the backend. Raises BackendError."""
-        self._device, self.number, self._rx, self._tx = device, number, rx, tx
+    def attach(
+        self,
+        runtime: Runtime,
+        number: int,
+        rx: Queue,
+        tx: Queue,
+        tell_size: Callable[[Port], object],
+        connection_changed: Callable[[Port], object],
+    ) -> None:
+        """Be port *number* of *runtime*'s device, and open the backend. Raises BackendError.
+
+        :param tell_size: tells the driver the size of the terminal again
+        :param connection_changed: called when somebody connects to the backend, or leaves
+        """
+        self._runtime, self.number, self._rx, self._tx = runtime, number, rx, tx
+        self._tell_size = tell_size
         backend = self.backend
-        backend.on_ready = lambda: device.run_queue(tx.index)
-        backend.on_connect = lambda: device.connection_changed(self)
-        backend.attach(device.loop, self.receive, self.space)
+        backend.on_ready = lambda: runtime.run_queue(tx.index)
+        backend.on_connect = lambda: connection_changed(self)
+        backend.attach(runtime.loop, self.receive, self.space)
         self.size = backend.size()
 
     def reset(self) -> None:
-        """The driver is gone."""
+        """As after the driver's reset."""
         self._clear()
 
     def set_open(self, is_open: bool) -> None:
@@ -99,34 +114,34 @@ class Port:
         """
         queue, sending, backend = self._tx, self._sending, self.backend
         chains, budget = queue.size, TURN
-        queue.disarm()
+        queue.disable_notification()
         while True:
             views, size = self._gather()
             if not sending:
-                if not queue.arm():
+                if not queue.enable_notification():
                     break
-                queue.disarm()
+                queue.disable_notification()
                 continue
             if size:
                 if not backend.ready:
-                    break  # on_ready comes
+                    break  # on_ready runs the queue again
                 sent = backend.offer(views)
                 if self.tap is not None and sent:
                     self.tap(b"".join(cut(views, sent)))
                 budget -= sent
             else:
                 sent = 0
-            done = self._give_back(sent)
+            done = self._complete(sent)
             chains -= done
             if sent < size:
                 break
             if budget <= 0 or chains <= 0:
-                self._device.kick(queue.index)
+                self._runtime.kick(queue.index)
                 break
-        if self._quiet:
-            self._show()
+        if self._unpublished:
+            self._publish_soon()
         else:
-            self._device.publish(queue)  # chains that broke a rule
+            self._runtime.publish(queue)  # chains that broke a rule
 
     def _gather(self) -> tuple[list[memoryview], int]:
         """Views of what is to be sent next, and their bytes; chains are taken from the queue for it."""
@@ -138,8 +153,8 @@ class Port:
         size = sum(left)
         while size < BATCH and len(views) < BATCH_VIEWS and (taken := self._tx.pop()) is not None:
             more = taken.readable_size
-            if self._skip:
-                skipped, self._skip = min(self._skip, more), 0
+            if self.skip:
+                skipped, self.skip = min(self.skip, more), 0
                 taken.skip(skipped)
                 more -= skipped
             sending.append(taken)
@@ -150,8 +165,8 @@ class Port:
             views, size = cut(views, BATCH), BATCH
         return views, size
 
-    def _give_back(self, sent: int) -> int:
-        """Give back the chains that *sent* more bytes complete; returns how many."""
+    def _complete(self, sent: int) -> int:
+        """Complete the chains of which *sent* more bytes send the rest; returns how many."""
         sending, left = self._sending, self._left
         done = 0
         while done < len(sending) and left[done] <= sent:
@@ -162,15 +177,15 @@ class Port:
         if sent:
             sending[0].skip(sent)
             left[0] -= sent
-        self._quiet += done
+        self._unpublished += done
         return done
 
-    def _show(self) -> None:
-        """Let the driver see what was given back: at once; its interrupt may come later."""
-        if 2 * self._quiet >= self._tx.size:
+    def _publish_soon(self) -> None:
+        """Make completed chains visible to the driver at once, and interrupt it after a while."""
+        if 2 * self._unpublished >= self._tx.size:
             self._interrupt()
             return
-        self._tx.expose()
+        self._tx.publish_index()
         if self._timer is not None and self._timer.active:
             self._recent = True
         else:
@@ -180,46 +195,45 @@ class Port:
     def _delay(self) -> None:
         self._recent = False
         self._delays -= 1
-        self._timer = self._device.later(MODERATION, self._due)
+        self._timer = self._runtime.later(MODERATION, self._due)
 
     def _due(self) -> None:
-        if self._recent and self._delays and self._tx.overdue:
-            self._delay()  # a driver that polls may not have had time to see the last one
+        if self._recent and self._delays and self._tx.interrupt_due:
+            self._delay()  # a driver that polls may not have had time to see the last chain
         else:
             self._interrupt()
 
     def _interrupt(self) -> None:
-        self._quiet = 0
-        self._device.publish(self._tx)
+        self._unpublished = 0
+        self._runtime.publish(self._tx)
 
     # Host to guest
 
     def space(self) -> int:
         """Bytes of input that fit now. The backend asks; 0 makes it wait for ``resume``."""
-        device = self._device
-        with device.busy:
-            if not device.active or device.held or not self.open:
+        runtime = self._runtime
+        with runtime.lock:
+            if not runtime.active or runtime.held or not self.open:
                 return 0
             try:
                 return self._room or self._find_room()
             except QueueError as error:
-                device.broken(error)
+                runtime.halt(error)
                 return 0
 
     def receive(self, data: bytes) -> bool:
-        """Input from the backend, no more than ``space`` said; False when it is to wait after all."""
-        device = self._device
-        with device.busy:
-            if device.held:
-                return False  # saved meanwhile
-            if not device.active:
-                return True  # reset meanwhile: as typed into a machine that restarts
+        """Input from the backend, at most what ``space`` returned; False when the backend is to keep it."""
+        runtime = self._runtime
+        with runtime.lock:
+            if runtime.held:
+                return False  # saved since ``space`` was called
+            if not runtime.active:
+                return True  # reset since then: lost, as what is typed while a machine restarts
             if self.size is not None:
-                now = device.loop.clock()
+                now = runtime.loop.clock()
                 if now - self._last_input > SILENCE:
-                    device.tell_size(
-                        self
-                    )  # a terminal of the guest's has it only from then on that it is open
+                    # A program that opened the terminal after the size was told last has not seen it.
+                    self._tell_size(self)
                 self._last_input = now
             rx, empty, at = self._rx, self._empty, 0
             view = memoryview(data)
@@ -228,12 +242,12 @@ class Port:
                 self._room -= chain.writable_size
                 at += chain.write(view[at:])
                 rx.push(chain, chain.written)
-            device.publish(rx)
+            runtime.publish(rx)
             return True
 
     def room_added(self) -> None:
         """The driver put buffers into the receive queue."""
-        self._rx.disarm()
+        self._rx.disable_notification()
         if self._starved:
             self._starved = False
             self.backend.resume()
@@ -251,18 +265,14 @@ class Port:
                     rx.push(chain, 0)
                     worthless += 1
             if worthless:
-                self._device.publish(rx)
-            if self._room or worthless > rx.size or not rx.arm():
+                self._runtime.publish(rx)
+            if self._room or worthless > rx.size or not rx.enable_notification():
                 self._starved = not self._room
                 return self._room
 
     # State
 
-    def save(self) -> dict[str, object]:
-        """What the driver knows, and how far the first chain was sent."""
-        sent = self._sending[0].readable_size - self._left[0] if self._sending else self._skip
-        return {"known": self.known, "open": self.open, "sent": sent}
-
-    def load(self, state: dict[str, object]) -> None:
-        """Take back what ``save`` gave."""
-        self.known, self.open, self._skip = bool(state["known"]), bool(state["open"]), int(str(state["sent"]))
+    @property
+    def sent(self) -> int:
+        """Bytes of the first chain that is not completed which the backend has taken."""
+        return self._sending[0].readable_size - self._left[0] if self._sending else self.skip

@@ -19,10 +19,6 @@ from pyvmm.virtio import ids
 from pyvmm.virtio.errors import DeviceError
 from pyvmm.virtio.vhost.frontend import VhostUser
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from pyvmm.loop import Loop
-
 #: Where Debian puts it, the newer first.
 PROGRAMS = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd")
 #: Marks the program in C, whose options differ.
@@ -69,15 +65,15 @@ class Share(VhostUser):
             why = printable(self._said) or str(error)
             raise DeviceError(f"{self._what}: virtiofsd does not start: {why}") from None
 
-    def attach(self, loop: Loop) -> None:
+    def attached(self) -> None:
         """Report what virtiofsd writes to its standard error."""
-        super().attach(loop)
-        loop.add(self._errors, READ, self._report)
+        super().attached()
+        self.runtime.loop.add(self._errors, READ, self._report)
 
     def close(self) -> None:
         """End virtiofsd."""
-        if hasattr(self, "loop") and self._errors >= 0:
-            self.loop.remove(self._errors)
+        if self._watching and self._errors >= 0:
+            self.runtime.loop.remove(self._errors)
         super().close()
         self._end_process()
 
@@ -108,7 +104,7 @@ class Share(VhostUser):
     def _report(self, _: int) -> None:
         """Report the lines that virtiofsd wrote, at a limited rate."""
         if not self._read_errors():
-            self.loop.remove(self._errors)
+            self.runtime.loop.remove(self._errors)
         *lines, self._said = self._said.split(b"\n")
         for line in lines:
             notice(f"{self._what} says", f"{self._what}: {printable(line)}")

@@ -16,56 +16,39 @@ class Filter:
 
     __slots__ = (
         "_accepted",
-        "_all_multicast",
-        "_all_unicast",
-        "_table",
         "all_multicast",
+        "all_unicast",
         "mac",
+        "more_multicast",
         "promiscuous",
+        "table",
     )
 
     def __init__(self, mac: bytes) -> None:
         self.mac = mac
         self.promiscuous = True
+        #: Whether the driver asked for all multicast frames (ALLMULTI).
         self.all_multicast = False
         self.set_table((), ())
 
     def set_mac(self, mac: bytes) -> None:
         """The driver's own address."""
         self.mac = mac
-        self._accepted = frozenset((mac, BROADCAST, *self._table))
+        self._accepted = frozenset((mac, BROADCAST, *self.table))
 
     def set_table(self, unicast: Iterable[bytes], multicast: Iterable[bytes]) -> None:
         """The other addresses the driver wants."""
         one, many = frozenset(unicast), frozenset(multicast)
-        self._all_unicast, self._all_multicast = len(one) > TABLE_LIMIT, len(many) > TABLE_LIMIT
+        #: Whether all frames of a kind pass because its table was too long.
+        self.all_unicast, self.more_multicast = len(one) > TABLE_LIMIT, len(many) > TABLE_LIMIT
         nothing: frozenset[bytes] = frozenset()
-        kept = (nothing if self._all_unicast else one) | (nothing if self._all_multicast else many)
-        self._table = sorted(kept)
+        kept = (nothing if self.all_unicast else one) | (nothing if self.more_multicast else many)
+        #: The other addresses whose frames pass.
+        self.table = sorted(kept)
         self.set_mac(self.mac)
 
     def passes(self, destination: bytes) -> bool:
         """Whether a frame to *destination* is for this driver."""
         if self.promiscuous or destination in self._accepted:
             return True
-        return self.all_multicast or self._all_multicast if destination[0] & 1 else self._all_unicast
-
-    def save(self) -> dict[str, object]:
-        """Plain values."""
-        return {
-            "mac": self.mac.hex(),
-            "promiscuous": self.promiscuous,
-            "all_multicast": self.all_multicast,
-            "more_unicast": self._all_unicast,
-            "more_multicast": self._all_multicast,
-            "table": [address.hex() for address in self._table],
-        }
-
-    def load(self, state: dict[str, object]) -> None:
-        """Take back what ``save`` gave."""
-        table = state["table"]
-        assert isinstance(table, list)
-        self._table = [bytes.fromhex(address) for address in table]
-        self.promiscuous, self.all_multicast = bool(state["promiscuous"]), bool(state["all_multicast"])
-        self._all_unicast, self._all_multicast = bool(state["more_unicast"]), bool(state["more_multicast"])
-        self.set_mac(bytes.fromhex(str(state["mac"])))
+        return self.all_multicast or self.more_multicast if destination[0] & 1 else self.all_unicast

@@ -35,7 +35,7 @@ def from_options(reader: OptionReader) -> Net:
     try:
         if vhost:
             from pyvmm.backends.net.tap import NetTap
-            from pyvmm.virtio.vhost.net import VhostNet
+            from pyvmm.virtio.net.vhost import VhostNet
 
             assert isinstance(backend, NetTap)
             return VhostNet(backend, mac=address, mtu=mtu, pairs=pairs, seed=reader.machine)

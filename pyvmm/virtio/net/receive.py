@@ -30,7 +30,7 @@ BUDGET = 64
 #: Frames that came alone, one after the other, after which a read looks for another behind them again.
 LONE = 4
 #: The room that is asked for at least: a frame of the usual MTU.
-_USUAL = HEADER + 1518
+USUAL = HEADER + 1518
 _ONE = (1).to_bytes(2, "little")
 
 # What ``pull`` found.
@@ -88,9 +88,10 @@ class Receiver:
         self._sizes: list[int] = []
         self._views: list[memoryview] = []
         self._room = 0
-        self._want = _USUAL
-        self._lone = 0  # pulls in a row that found one frame
-        self._fresh = False
+        #: Bytes that the next frame is expected to need, header included; USUAL after short ones.
+        self.want = USUAL
+        #: How often ``pull`` was called, and how many of the last calls in a row found one frame.
+        self.pulls = self.lone = 0
         self._backlog: deque[bytes] = deque()
         self._backlog_size = 0
         self._spill = memoryview(bytearray(HEADER + MAX_FRAME + 1))
@@ -113,20 +114,20 @@ class Receiver:
         if not self._drain():
             return STARVED
         wanted = self._filter.passes
-        alone, self._lone = self._lone, 0
-        self._fresh = True
+        alone, self.lone = self.lone, 0
+        self.pulls += 1
         for count in range(1 if alone % LONE else BUDGET):
-            if self._room < self._want and not self._grow(self._want) and not self._heads:
+            if self._room < self.want and not self._grow(self.want) and not self._heads:
                 self.starved = True
                 return STARVED
             try:
                 size = read(self._iov)
             except BlockingIOError:
-                self._lone = alone + 1 if count == 1 else 0
+                self.lone = alone + 1 if count == 1 else 0
                 return EMPTY
             if size < HEADER + MIN_FRAME:
                 continue
-            self._want = max(size, self._want - (self._want >> 3), _USUAL)
+            self.want = max(size, self.want - (self.want >> 3), USUAL)
             if not wanted(self._peek(HEADER, 6)):
                 continue
             if self._foreign and not self._unfinished(size):
@@ -140,13 +141,8 @@ class Receiver:
             elif not self._overflow(size):
                 return STARVED
         if alone % LONE:
-            self._lone = alone + 1
+            self.lone = alone + 1
         return MORE
-
-    def asked(self) -> bool:
-        """Whether a short frame came alone since this was last called, and nothing else. Any thread."""
-        fresh, self._fresh = self._fresh, False
-        return fresh and self._lone > 0 and self._want == _USUAL
 
     def discard(self, read: Callable[[list[memoryview]], int]) -> None:
         """Read frames and drop them: the link is down."""
@@ -225,7 +221,7 @@ class Receiver:
         """The driver may have new buffers: fill them with what waited. Raises QueueError."""
         with self.lock:
             self.starved = False
-            self._queue.disarm()
+            self._queue.disable_notification()
             self._drain()
             if self._queue.publish():
                 self._used()
@@ -243,12 +239,13 @@ class Receiver:
             self.open = False
             self._backlog.clear()
 
-    def save(self) -> list[int]:
-        """The heads of chains taken and not used."""
+    @property
+    def heads(self) -> list[int]:
+        """The heads of chains taken and not completed."""
         return list(self._heads)
 
     def load(self, heads: Sequence[int]) -> None:
-        """Take back what ``save`` gave. Raises QueueError for a head the queue has not."""
+        """Take the chains with these *heads*. Raises QueueError for one out of range."""
         for head in heads:
             if not 0 <= head < self._queue.size:
                 raise QueueError(f"queue {self._queue.index} has no descriptor {head}")
@@ -268,19 +265,19 @@ class Receiver:
         queue, found = self._queue, True
         while self._room < want:
             least = want - self._room if self._mergeable else 1
-            self._room += queue.pop_room(least, self._heads, self._sizes, self._views)
+            self._room += queue.pop_writable(least, self._heads, self._sizes, self._views)
             if self._room >= want or (self._heads and not self._mergeable):
                 break
-            if queue.tired:
+            if queue.exhausted:
                 # A driver that adds bad chains as fast as they are refused: others get their turn.
-                queue.tired = False
+                queue.exhausted = False
                 self._again()
                 found = False
             else:
-                found = queue.arm()
+                found = queue.enable_notification()
             if not found:
                 break
-            queue.disarm()
+            queue.disable_notification()
         self._iov = [*self._views, self._spill]
         return found
 
@@ -290,7 +287,7 @@ class Receiver:
         if size <= whole and first.nbytes >= whole:
             # The usual case for short frames, made short: one chain of one buffer.
             first[NUM_BUFFERS:HEADER] = _ONE
-            self._queue.give_back(self._heads.pop(0), size)
+            self._queue.push_head(self._heads.pop(0), size)
             del self._sizes[0]
             self._room -= whole
             if first.nbytes > whole:  # a view may span several chains
@@ -298,7 +295,7 @@ class Receiver:
             else:
                 del self._views[0], self._iov[0]
             return
-        count = self._queue.give_back_filled(self._heads, self._sizes, size)
+        count = self._queue.push_filled(self._heads, self._sizes, size)
         self._poke(NUM_BUFFERS, count.to_bytes(2, "little"))
         self._forget(count)
 
@@ -367,7 +364,7 @@ class Receiver:
             if self._sizes[0] < size:
                 # Given back empty, so that a longer one can follow.
                 self._drop(f"a frame of {size} bytes; the driver's buffer has {self._sizes[0]}")
-                self._queue.give_back(self._heads[0], 0)
+                self._queue.push_head(self._heads[0], 0)
                 self._forget(1)
                 return True
         scatter([memoryview(frame)], self._views, 0)

@@ -9,26 +9,30 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from pyvmm.memory.vector import Vector
+
 #: A chain may be no longer than this in bytes (2.7.4).
 MAX_CHAIN_BYTES = (1 << 32) - 1
 
 
 class Chain:
-    """What the driver made available at once: bytes to read, then bytes to write.
+    """What the driver made available at once: device-readable buffers, then device-writable ones.
 
     ``readable`` and ``writable`` are views of guest memory in order, none of them empty. The
-    guest can change what they show at any time: read what decides something once, by
-    ``read``, and check the copy. Reading and writing advance each at its own place.
+    guest can change their bytes at any time: read what decides something once, by ``read``, and
+    check the copy. ``read`` and ``write`` each go on where the last one ended.
     """
 
     __slots__ = ("_reading", "head", "readable", "writable", "written")
+    #: The middle buffers as iovecs, where the chain is an IndirectChain.
+    vector: Vector | None = None
 
     def __init__(self, head: int, readable: list[memoryview], writable: list[memoryview]) -> None:
-        #: The index of its first descriptor, by which it is given back.
+        #: The index of its first descriptor, which the used ring names it by.
         self.head = head
         self.readable = readable
         self.writable = writable
-        #: Bytes written so far: where ``write`` goes on. Who fills ``rest_writable`` adds to it.
+        #: Bytes written so far, and the length the driver is told. Who fills ``rest_writable`` adds to it.
         self.written = 0
         self._reading = 0
 
@@ -67,14 +71,14 @@ class Chain:
         return self.read(left)
 
     def skip(self, size: int) -> None:
-        """Pass over *size* readable bytes. Raises ChainError when there are fewer."""
+        """Skip *size* readable bytes. Raises ChainError when there are fewer."""
         left = self.readable_size - self._reading
         if size > left:
             raise ChainError(f"the driver gave {left} bytes where {size} are to be passed over")
         self._reading += size
 
     def write(self, data: Buffer) -> int:
-        """Write *data* behind what was written; returns how much of it found room."""
+        """Write *data* behind what was written; returns how many bytes of it fitted."""
         at, views = self.written, self.writable
         if not at and type(data) is bytes and views and len(data) <= views[0].nbytes:
             size = self.written = len(data)
@@ -101,5 +105,5 @@ class Chain:
         return rest(self.readable, self._reading)
 
     def rest_writable(self) -> list[memoryview]:
-        """Views of what was not written yet, for readv and its like: add to ``written`` what they got."""
+        """Views of what was not written yet, for readv and its like: add the bytes read to ``written``."""
         return rest(self.writable, self.written)

@@ -1,4 +1,4 @@
-"""Rings that cross a seam between two regions of guest memory: no single view shows them."""
+"""An array in guest memory that no single view covers: a ring across two regions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ if TYPE_CHECKING:
     from pyvmm.memory.guest import GuestMemory
 
 
-class Words:
-    """Numbers in guest memory, by index or slice as in a view."""
+class GuestArray:
+    """Numbers of *width* bytes (2, 4 or 8) from guest-physical address *gpa* on, by index or slice.
+
+    Raises GuestMemoryError for an element outside guest memory.
+    """
 
     def __init__(self, memory: GuestMemory, gpa: int, width: int) -> None:
         self._gpa = gpa
@@ -31,7 +34,7 @@ class Words:
             self._write(self._gpa + index * self._width, value)
 
 
-def seam_descriptor(table: Words, offset: int) -> tuple[int, int, int, int]:
-    """As ``_descriptor``, from a table that no single view shows."""
-    address, word = table[offset >> 3], table[(offset >> 3) + 1]
-    return address, word & 0xFFFF_FFFF, word >> 32 & 0xFFFF, word >> 48
+def unpack_descriptor(table: GuestArray, offset: int) -> tuple[int, int, int, int]:
+    """(address, length, flags, next) of the descriptor at byte *offset* of *table*, of 8-byte elements."""
+    address, rest = table[offset >> 3], table[(offset >> 3) + 1]
+    return address, rest & 0xFFFF_FFFF, rest >> 32 & 0xFFFF, rest >> 48

@@ -1,12 +1,12 @@
-"""Many buffers at once: an indirect table as the iovecs of readv(2), without a view of each buffer.
+"""An indirect table (2.7.5.3) as an array of iovecs for readv(2), without a view of each buffer.
 
 A transfer of 256 KiB has 64 buffers, and 64 views of them cost more than the transfer itself. Here a whole
-table is one number, in which each descriptor (2.7.5) is a lane of 128 bits: le64 address, le32 length,
-le16 flags, le16 next. It is checked and made an array of struct iovec (void *base, size_t length) by ten
-operations on such numbers. A table of any other form is left to ``Queue.walk``.
+table is one integer, in which each descriptor (2.7.5) is a lane of 128 bits: le64 address, le32 length,
+le16 flags, le16 next. It is checked and converted to an array of struct iovec (void *base, size_t length) by
+ten operations on such integers. A table of any other form is left to ``Queue.walk``.
 
-What comes of a table depends on its bytes alone, and programs that go past their page cache use the same
-buffers over and over: the last ones are kept.
+The result depends on the table's bytes alone, and programs that use O_DIRECT use the same buffers over and
+over: the last results are kept.
 """
 
 from __future__ import annotations
@@ -15,32 +15,34 @@ from struct import Struct
 
 from pyvmm.memory.vector import Vector
 from pyvmm.virtio.ring.chain import MAX_CHAIN_BYTES, Chain
-from pyvmm.virtio.ring.queue import NEXT, WRITE
+from pyvmm.virtio.ring.descriptor import NEXT, WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_WORD = (1 << 64) - 1
-#: Where the flags with next begin in a lane.
+_MASK64 = (1 << 64) - 1
+#: The bit of a lane at which flags and next begin.
 _LINK_AT = 96
-#: Counts of lanes whose constants are kept: 50 KiB each at most for a disk, 200 KiB for any queue.
+#: Numbers of lanes whose constants are kept: 50 KiB each at most for a disk, 200 KiB for any queue.
 _KEPT = 16
 #: Vectors that are kept: 8 KiB each at most for a disk, 32 KiB for any queue.
 _VECTORS = 64
-#: The highest address plus 1, so that a sum of it, a length and an address stays in its lane.
+#: Guest-physical addresses are below this: the sum of two and a length stays in its lane.
 _LIMIT = 1 << 63
 
 _descriptor = Struct("<QIHH").unpack_from
 
 
-class LongChain(Chain):
-    """A chain of one buffer to read, many in ``vector``, to be ``filled`` or not, and one to write.
+class IndirectChain(Chain):
+    """A chain of one readable buffer ``first``, many in ``vector``, and one writable buffer ``last``.
 
-    ``readable`` and ``writable`` are as any chain's, made when they are asked for.
+    ``filled`` says whether the device writes those of ``vector`` or reads them. ``readable`` and ``writable``
+    are as any chain's, made when they are asked for.
     """
 
     __slots__ = ("filled", "first", "last", "vector")
+    vector: Vector
 
     def __init__(self, head: int, first: memoryview, vector: Vector, last: memoryview, filled: bool) -> None:
         self.head = head
@@ -62,8 +64,8 @@ class LongChain(Chain):
         return [*self.vector, self.last] if self.filled else [self.last]
 
 
-class Sweeper:
-    """Makes long chains of tables whose buffers lie in *ram*, guest-physical *base* and host *start*."""
+class IndirectTables:
+    """Reads tables whose buffers lie in *ram*, at guest-physical address *base* and host address *start*."""
 
     __slots__ = ("_base", "_end", "_lanes", "_ram", "_start", "_vectors")
 
@@ -76,11 +78,11 @@ class Sweeper:
         # By the bytes between the first descriptor and the last: the vector, and whether it is to be filled.
         self._vectors: dict[bytes, tuple[Vector, bool]] = {}
 
-    def chain(self, head: int, table: bytes) -> LongChain | None:
-        """The chain of *table*, a copy of descriptors one after the other; None when it is not so simple.
+    def chain(self, head: int, table: bytes) -> IndirectChain | None:
+        """The chain of *table*, a copy of its descriptors; None when ``Queue.walk`` has to read it.
 
-        That is: one buffer to read first, one to be written last, in between any number of one kind, all of
-        them in the memory, and each naming the one behind it.
+        This reads tables of one readable buffer first, one writable last, in between any number of one kind,
+        all of them in the memory, and each with the descriptor behind it as its next.
         """
         base, end = self._base, self._end
         first, first_size, flags, following = _descriptor(table)
@@ -90,11 +92,11 @@ class Sweeper:
         if not base <= first <= end - first_size or not base <= last <= end - last_size or end > _LIMIT:
             return None
         between = table[16:-16]
-        found = self._vectors.get(between) or self._sweep(between)
+        found = self._vectors.get(between) or self._convert(between)
         if found is None or found[0].size + first_size + last_size > MAX_CHAIN_BYTES:
             return None
         ram = self._ram
-        return LongChain(
+        return IndirectChain(
             head,
             ram[first - base : first - base + first_size],
             found[0],
@@ -102,22 +104,22 @@ class Sweeper:
             found[1],
         )
 
-    def _sweep(self, between: bytes) -> tuple[Vector, bool] | None:
-        """The buffers of descriptors 1 to the last but one; whether they are to be filled."""
+    def _convert(self, between: bytes) -> tuple[Vector, bool] | None:
+        """The buffers of descriptors 1 to the last but one; whether the device writes them."""
         count = len(between) >> 4
         lanes = self._lanes.get(count) or self._prepare(count)
-        links_in, links_out, link_mask, low_words, low, low_bit, high, high_bits, shift, sizes = lanes
+        links_in, links_out, link_mask, low_halves, low, low_bit, high, high_bits, shift, sizes = lanes
         number = int.from_bytes(between, "little")
         links = number & link_mask
         if links != links_in and links != links_out:
             return None
         number ^= links  # addresses and lengths alone
-        address = number & low_words
+        address = number & low_halves
         # A lane carries into its 65th bit when its address is not below the memory's first, and when its
         # end is behind the memory's.
         if self._base and (address + low) & low_bit != low_bit:
             return None
-        if (address + (number >> 64 & low_words) + high) & high_bits:
+        if (address + (number >> 64 & low_halves) + high) & high_bits:
             return None
         iovecs = (number + shift).to_bytes(count * 16, "little")
         if len(self._vectors) >= _VECTORS:
@@ -127,7 +129,7 @@ class Sweeper:
         return found
 
     def _prepare(self, count: int) -> Any:
-        """What *count* lanes are compared with and added to. A guest uses a few counts, over and over."""
+        """The constants for *count* lanes. A guest uses a few counts, over and over."""
         if len(self._lanes) >= _KEPT:
             self._lanes.clear()
         ones = int.from_bytes((1).to_bytes(16, "little") * count, "little")
@@ -138,10 +140,10 @@ class Sweeper:
             following + (ones * (NEXT | WRITE) << _LINK_AT),
             following + (ones * NEXT << _LINK_AT),
             ones * 0xFFFFFFFF << _LINK_AT,
-            ones * _WORD,
-            ones * (_WORD + 1 - self._base),
+            ones * _MASK64,
+            ones * (_MASK64 + 1 - self._base),
             ones << 64,
-            ones * (_WORD - self._end),
+            ones * (_MASK64 - self._end),
             ones * 3 << 64,
             ones * (self._start - self._base),
             Struct("<" + count * "8xI4x").unpack_from,

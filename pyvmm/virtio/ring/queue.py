@@ -9,15 +9,16 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from itertools import accumulate
-from struct import Struct
 
 from pyvmm.host.barrier import IN_ORDER, full_barrier
 from pyvmm.host.notice import notice
 from pyvmm.memory.errors import GuestMemoryError
-from pyvmm.virtio.errors import ChainError, QueueError, StateError, check_numbers, check_version
+from pyvmm.virtio.errors import ChainError, QueueError
 from pyvmm.virtio.features import F_EVENT_IDX, F_INDIRECT_DESC
+from pyvmm.virtio.ring import descriptor
 from pyvmm.virtio.ring.chain import MAX_CHAIN_BYTES, Chain
-from pyvmm.virtio.ring.guest_array import Words, seam_descriptor
+from pyvmm.virtio.ring.descriptor import INDIRECT, NEXT, WRITE
+from pyvmm.virtio.ring.guest_array import GuestArray, unpack_descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,42 +27,36 @@ if TYPE_CHECKING:
 
     from pyvmm.memory.guest import GuestMemory
 
-# Descriptor flags (2.7.5).
-NEXT = 1
-WRITE = 2
-INDIRECT = 4
-
 AVAIL_F_NO_INTERRUPT = 1
 USED_F_NO_NOTIFY = 1
 
 _FLAGS = NEXT | WRITE | INDIRECT
 
-#: A sweep over a table pays with more links than the one; readv(2) takes no more than the other.
-_LONG, _LONGEST = 8, 1024
+# Reading an indirect table in one piece pays with more links than the first; readv(2) takes no more buffers
+# than the second.
+_MIN_LINKS, _MAX_LINKS = 8, 1024
 
-#: Entries of the available ring that ``pop_room`` reads at once.
+#: Entries of the available ring that ``pop_writable`` reads at once.
 _AT_ONCE = 32
 
-DESCRIPTOR_SIZE = 16  # a shift by 4 below
-#: The specification's bound on a queue's size.
+#: The specification's bound on a queue's size (2.7).
 MAX_SIZE = 32768
-VERSION = 1
-
-# struct virtq_desc (2.7.5): le64 addr; le32 len; le16 flags; le16 next. In native order, which
-# both hosts have, each field is one load.
-_descriptor = Struct("QIHH").unpack_from
 
 
 class Queue:
-    """Queue *index* of a device, of at most *max_size* entries.
+    """Queue *index* of a device, of at most *max_size* entries (a power of two, MAX_SIZE at most).
 
-    One that the driver did not make ready never has a chain, and takes whatever is given back.
+    A queue that the driver did not make ready has no chains, and what is pushed to it goes nowhere.
+
+    :param indirect_vectors: whether ``pop`` may return an IndirectChain, which costs less where a request
+        has many buffers in an indirect table
     """
 
     __slots__ = (
         "_avail",
         "_avail_event",
         "_avail_idx",
+        "_budget",
         "_event_idx",
         "_fetch",
         "_indirect",
@@ -70,10 +65,9 @@ class Queue:
         "_memory",
         "_next_avail",
         "_next_used",
-        "_patience",
         "_published",
-        "_sweep",
         "_table",
+        "_tables",
         "_used",
         "_used16",
         "_used_event",
@@ -81,19 +75,18 @@ class Queue:
         "desc",
         "device",
         "driver",
+        "exhausted",
         "index",
-        "long_chains",
+        "indirect_vectors",
         "max_size",
         "ready",
         "size",
-        "tired",
     )
 
-    def __init__(self, index: int, max_size: int) -> None:
+    def __init__(self, index: int, max_size: int, indirect_vectors: bool = False) -> None:
         self.index = index
         self.max_size = max_size
-        #: Whether ``pop`` may give a LongChain, which costs less where a request has many buffers.
-        self.long_chains = False
+        self.indirect_vectors = indirect_vectors
         self.reset()
 
     def reset(self) -> None:
@@ -102,10 +95,12 @@ class Queue:
         self.ready = False
         #: Guest-physical addresses of the descriptor table, available ring and used ring.
         self.desc = self.driver = self.device = 0
-        #: Chains given back unused because they broke a rule.
+        #: Chains completed with length 0 because they broke a rule.
         self.bad_chains = 0
-        #: True when ``pop`` gave up on a driver whose chains are all bad: the queue is to be run again later.
-        self.tired = False
+        #: True when ``pop`` refused as many bad chains in a row of calls as the queue has entries: it returns
+        #: None then although the driver has more, and the queue is to be run again in a later turn of the
+        #: loop.
+        self.exhausted = False
         self._next_avail = self._next_used = self._published = self._avail_idx = 0
         # Rings nobody fills or reads, until ``activate``.
         self._avail: Any = (AVAIL_F_NO_INTERRUPT, 0)
@@ -113,15 +108,15 @@ class Queue:
         self._used16: Any = [0] * 2
         self._event_idx = False
         self._mask = 0
-        # Guest memory may be another's meanwhile: hold none of it.
+        # References to guest memory end with the reset: the memory may be unmapped after it.
         self._memory: Any = None
         self._table: Any = None
         self._main: Any = (0, 0, None)
-        self._sweep: Callable[[int, bytes], Chain | None] | None = None
+        self._tables: Callable[[int, bytes], Chain | None] | None = None
 
     @property
     def in_flight(self) -> int:
-        """Chains taken and not given back yet."""
+        """Chains taken and not completed yet."""
         return (self._next_avail - self._next_used) & 0xFFFF
 
     def activate(self, memory: GuestMemory, features: int) -> None:
@@ -153,22 +148,22 @@ class Queue:
         # Nearly every buffer lies in the largest region: its base, end and bytes.
         ram = max(memory.regions, key=lambda region: 0 if region.readonly else region.size)
         self._main = (0, 0, None) if ram.readonly else (ram.gpa, ram.end, ram.buffer)
-        self._sweep = None
-        if self.long_chains and not ram.readonly:
-            from pyvmm.virtio.ring.indirect import Sweeper
+        self._tables = None
+        if self.indirect_vectors and not ram.readonly:
+            from pyvmm.virtio.ring.indirect import IndirectTables
 
-            self._sweep = Sweeper(ram.buffer, ram.gpa, ram.address).chain
-        table = self._words("descriptor table", self.desc, 2 * size, 8)
-        avail = self._words("available ring", self.driver, 3 + size, 2)
-        used16 = self._words("used ring", self.device, 3 + 4 * size, 2, True)
-        self._used = self._words("used ring", self.device, 1 + 2 * size, 4, True)
+            self._tables = IndirectTables(ram.buffer, ram.gpa, ram.address).chain
+        table = self._array("descriptor table", self.desc, 2 * size, 8)
+        avail = self._array("available ring", self.driver, 3 + size, 2)
+        used16 = self._array("used ring", self.device, 3 + 4 * size, 2, True)
+        self._used = self._array("used ring", self.device, 1 + 2 * size, 4, True)
         self._used16, self._avail, self._table = used16, avail, table
-        self._fetch: Any = seam_descriptor if isinstance(table, Words) else _descriptor
+        self._fetch: Any = unpack_descriptor if isinstance(table, GuestArray) else descriptor.unpack
         self._avail_idx = self._next_avail
-        self._patience = size
-        self.tired = False
+        self._budget = size
+        self.exhausted = False
 
-    def _words(self, what: str, gpa: int, count: int, width: int, write: bool = False) -> Any:
+    def _array(self, what: str, gpa: int, count: int, width: int, write: bool = False) -> Any:
         size = count * width
         try:
             views = self._memory.views(gpa, size, write)
@@ -176,14 +171,14 @@ class Queue:
             raise QueueError(f"queue {self.index}: its {what} is not in memory: {error}") from None
         if len(views) == 1:
             return views[0] if width == 8 else views[0].cast("H" if width == 2 else "I")
-        return Words(self._memory, gpa, width)
+        return GuestArray(self._memory, gpa, width)
 
     # What the driver made available
 
     def pop(self) -> Chain | None:
-        """The next chain; None when there is none. Chains that break a rule are given back on the way.
+        """The next chain; None when there is none. Chains that break a rule are completed with length 0.
 
-        After as many bad ones as the queue has entries it is ``tired`` and has none for now.
+        After as many bad ones as the queue has entries it returns None and sets ``exhausted``.
         Raises QueueError when the ring itself is broken.
         """
         while True:
@@ -202,8 +197,8 @@ class Queue:
             except (ChainError, GuestMemoryError) as error:
                 self.bad_chains += 1
                 notice("virtio chain", f"queue {self.index}: a chain of the driver's was refused: {error}")
-                self.give_back(head, 0)
-            if self._weary():
+                self.push_head(head, 0)
+            if self._spend():
                 return None
 
     def _more(self, at: int) -> bool:
@@ -222,22 +217,29 @@ class Queue:
             full_barrier()  # the entries are read after the index that announced them
         return True
 
-    def _weary(self) -> bool:
-        """One more chain was bad; whether that is enough for now."""
-        self._patience -= 1
-        if self._patience:
+    def _spend(self) -> bool:
+        """Count one bad chain against the budget; whether the budget is exhausted."""
+        self._budget -= 1
+        if self._budget:
             return False
-        # The driver may add bad ones as fast as they are refused; others want to be served too.
-        self._patience = self.size
-        self.tired = True
+        # The driver may add bad chains as fast as they are refused; other queues have to be served too.
+        self._budget = self.size
+        self.exhausted = True
         return True
 
-    def pop_room(self, want: int, heads: list[int], sizes: list[int], views: list[memoryview]) -> int:
-        """Take chains of nothing but room until they have *want* bytes; returns the bytes got.
+    def unpop(self) -> None:
+        """Put the chain that the last ``pop`` returned back: the next ``pop`` returns it again.
 
-        Of each chain the head goes to *heads*, its bytes to *sizes*, its parts to *views*: one view where
-        buffers lie one behind the other, also of several chains. A chain of one buffer, as receive queues
-        have, costs a third of ``pop``. Raises QueueError as ``pop`` does.
+        Only before anything else is popped from the queue, and before the chain is completed.
+        """
+        self._next_avail = (self._next_avail - 1) & 0xFFFF
+
+    def pop_writable(self, want: int, heads: list[int], sizes: list[int], views: list[memoryview]) -> int:
+        """Take chains of writable buffers alone until they have *want* bytes; returns the bytes got.
+
+        Of each chain the head is appended to *heads*, its size in bytes to *sizes*, its buffers to *views*:
+        one view where buffers are adjacent, also of several chains. A chain of one buffer, as receive
+        queues have, costs a third of ``pop``. Raises QueueError as ``pop`` does.
         """
         got, mask, fetch, table = 0, self._mask, self._fetch, self._table
         base, end, ram = self._main
@@ -249,7 +251,7 @@ class Queue:
             count = min((self._avail_idx - at) & 0xFFFF, mask + 1 - start, _AT_ONCE)
             ring = list(self._avail[2 + start : 2 + start + count])
             before = len(sizes)
-            first = stop = 0  # buffers one behind the other, of which one view is made
+            first = stop = 0  # adjacent buffers, of which one view is made
             for head in ring:
                 if head > mask:
                     break
@@ -277,9 +279,12 @@ class Queue:
                 break
             if chain.readable or not chain.writable:
                 self.bad_chains += 1
-                notice("virtio room", f"queue {self.index}: a chain that is not room alone was refused")
-                self.give_back(chain.head, 0)
-                if self._weary():
+                notice(
+                    "virtio writable",
+                    f"queue {self.index}: a chain that has more or less than writable buffers was refused",
+                )
+                self.push_head(chain.head, 0)
+                if self._spend():
                     break
                 continue
             views += chain.writable
@@ -300,7 +305,7 @@ class Queue:
         parts = readable
         index, left, total = head, mask, 0
         while True:
-            # Read once; the guest may change it meanwhile.
+            # One read: the guest may change the descriptor between two.
             address, size, flags, following = fetch(table, index << 4)
             if flags & INDIRECT:
                 if flags & NEXT or not self._indirect or table is not self._table:
@@ -309,8 +314,9 @@ class Queue:
                         "indirect table (2.7.5.3.1)"
                     )
                 left = mask = (size >> 4) - 1
-                # Drivers keep to what the device tells of itself, also on a queue made smaller: Linux's block
-                # driver sends seg_max segments, and what is refused here it takes for done.
+                # Bounded by the device's maximum, not by the size the driver chose: Linux's block driver
+                # sends seg_max segments also on a smaller queue, and takes a request that is refused here for
+                # done.
                 if size & 15 or not 0 <= mask < self.max_size:
                     raise ChainError(
                         f"an indirect table of {size} bytes; it has 16 a descriptor and at most "
@@ -319,14 +325,19 @@ class Queue:
                 stop = address + size
                 if base <= address and stop <= end:
                     table = ram[address - base : stop - base]
-                    sweep = self._sweep
-                    if sweep is not None and _LONG < left <= _LONGEST and not readable and not writable:
+                    whole = self._tables
+                    if (
+                        whole is not None
+                        and _MIN_LINKS < left <= _MAX_LINKS
+                        and not readable
+                        and not writable
+                    ):
                         table = table.tobytes()
-                        if (chain := sweep(head, table)) is not None:
+                        if (chain := whole(head, table)) is not None:
                             return chain
                 else:
                     table = self._memory.read(address, size)
-                fetch, index = _descriptor, 0
+                fetch, index = descriptor.unpack, 0
                 continue
             if flags & WRITE:
                 parts = writable
@@ -351,17 +362,17 @@ class Queue:
             raise ChainError(f"the chain has {total} bytes; 2^32 - 1 is the most (2.7.4)")
         return Chain(head, readable, writable)
 
-    # What goes back
+    # Completion
 
     def push(self, chain: Chain, written: int) -> None:
-        """Give *chain* back with *written* bytes of it written; the driver sees it after ``publish``."""
+        """Complete *chain* with *written* bytes of it written; the driver sees it after ``publish``."""
         used, next_used = self._used, self._next_used
         at = 1 + 2 * (next_used & self._mask)
         used[at] = chain.head
         used[at + 1] = written
         self._next_used = (next_used + 1) & 0xFFFF
 
-    def give_back(self, head: int, written: int) -> None:
+    def push_head(self, head: int, written: int) -> None:
         """As ``push``, for a chain known by its *head* alone."""
         used, next_used = self._used, self._next_used
         at = 1 + 2 * (next_used & self._mask)
@@ -369,10 +380,10 @@ class Queue:
         used[at + 1] = written
         self._next_used = (next_used + 1) & 0xFFFF
 
-    def give_back_filled(self, heads: list[int], sizes: list[int], written: int) -> int:
-        """Give back the chains that *written* bytes fill, one after the other; returns how many those are.
+    def push_filled(self, heads: list[int], sizes: list[int], written: int) -> int:
+        """Complete the chains that *written* bytes fill, in order; returns how many those are.
 
-        *heads* and *sizes* are what ``pop_room`` gave, and hold that much.
+        *heads* and *sizes* are as ``pop_writable`` appends them, and have at least *written* bytes.
         """
         ends = list(accumulate(sizes))
         count = bisect_left(ends, written) + 1
@@ -388,18 +399,18 @@ class Queue:
                 self._used[start : start + len(part)] = array("I", part)
         return count
 
-    def expose(self) -> None:
-        """Show the driver what was pushed; a later ``publish`` asks whether it wants an interrupt for it.
+    def publish_index(self) -> None:
+        """Make pushed elements visible and leave it to a later ``publish`` to ask whether to interrupt.
 
-        For a driver that polls: by then it has seen everything, and wants none.
+        A driver that polls has seen everything by then, and wants no interrupt.
         """
         if not IN_ORDER:
             full_barrier()
         self._used16[1] = self._next_used
 
     @property
-    def overdue(self) -> bool:
-        """Whether the driver wants an interrupt for what was exposed, as far as it has seen it by now."""
+    def interrupt_due(self) -> bool:
+        """Whether the driver, as far as it has got by now, wants an interrupt for what is visible to it."""
         old, new = self._published, self._next_used
         if not self._event_idx:
             return old != new and not self._avail[0] & AVAIL_F_NO_INTERRUPT
@@ -407,7 +418,7 @@ class Queue:
         return (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF
 
     def publish(self) -> bool:
-        """Show the driver what was pushed; True when it wants an interrupt for it (2.7.10)."""
+        """Make pushed elements visible; True when the driver wants an interrupt for them (2.7.10)."""
         old, new = self._published, self._next_used
         if old == new:
             return False
@@ -415,76 +426,40 @@ class Queue:
             full_barrier()  # the elements are there before the index that announces them
         self._used16[1] = new
         self._published = new
-        full_barrier()  # a driver that changes its mind now sees the new index, or we its new mind
+        full_barrier()  # either the driver sees the new index, or this load sees its new used_event
         if self._event_idx:
             event: int = self._avail[self._used_event]
             return (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF
         return not self._avail[0] & AVAIL_F_NO_INTERRUPT
 
-    def disarm(self) -> None:
-        """Tell the driver that it need not kick for now. It may all the same."""
+    def disable_notification(self) -> None:
+        """Tell the driver that it need not notify the device. It may all the same (2.7.10)."""
         if not self._event_idx:
             self._used16[0] = USED_F_NO_NOTIFY
 
-    def arm(self) -> bool:
-        """Ask for a kick for the next chain; True when one came before the driver could know.
+    def enable_notification(self) -> bool:
+        """Ask for a notification of the next chain; True when one was added before the driver could know.
 
-        False for a ``tired`` queue: what it has waits until the queue is run again.
+        False while ``exhausted``: chains stay pending until the queue is run again.
         """
         if self._event_idx:
             self._used16[self._avail_event] = self._next_avail
         else:
             self._used16[0] = 0
         full_barrier()
-        return bool(self._avail[1] != self._next_avail) and not self.tired
+        return bool(self._avail[1] != self._next_avail) and not self.exhausted
 
     # State
 
     @property
     def position(self) -> int:
-        """The place in the available ring, modulo 2^16, of the first chain that was not given back yet.
+        """The place in the available ring, modulo 2**16, of the first chain that is not completed yet.
 
-        Chains in flight are taken again from there; devices that keep any give them back in order.
+        Right where chains are completed in the order they were taken in.
         """
         return self._next_used
 
-    def begin_at(self, position: int) -> None:
-        """Go on at *position* of the available ring; before ``activate``."""
-        self._next_avail = self._avail_idx = self._next_used = self._published = position
-
-    def save(self) -> dict[str, object]:
-        """Set-up and positions, as plain values."""
-        return {"version": VERSION, **{name: getattr(self, name) for name in _SAVED}}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Take back what ``save`` gave; ``activate`` follows when the device was active.
-
-        Raises StateError for another version, or for what no driver can have set up.
-        """
-        check_version(f"queue {self.index}", state, VERSION)
-        check_numbers(f"queue {self.index}", state, _SAVED)
-        flight = (state["_next_avail"] - state["_next_used"]) & 0xFFFF
-        if state["ready"] and flight > min(state["size"], self.max_size):
-            raise StateError(
-                f"queue {self.index}: the saved state has {flight} chains in flight, and the queue has "
-                f"{self.max_size} entries; it is another device's"
-            )
-        self.reset()
-        for name in _SAVED:
-            setattr(self, name, state[name])
-        self.ready = bool(state["ready"])
-        if not self.ready:
-            self._next_avail = self._next_used = 0
-        self._avail_idx, self._published = self._next_avail, self._next_used
-
-
-# What is saved, and the number each lies below.
-_SAVED = {
-    "size": 1 << 32,
-    "ready": 2,
-    "desc": 1 << 64,
-    "driver": 1 << 64,
-    "device": 1 << 64,
-    "_next_avail": 1 << 16,
-    "_next_used": 1 << 16,
-}
+    def begin_at(self, position: int, in_flight: int = 0) -> None:
+        """Go on at *position* with *in_flight* chains taken from there; before ``activate``."""
+        self._next_used = self._published = position
+        self._next_avail = self._avail_idx = (position + in_flight) & 0xFFFF

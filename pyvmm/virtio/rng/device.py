@@ -16,12 +16,12 @@ LIMIT = 64 << 10
 
 
 class Rng(VirtioDevice):
-    """Fills what the driver gives with the host's random numbers, 64 KiB at most a request."""
+    """Fills the driver's buffers with the host's random numbers, 64 KiB at most a request."""
 
     device_id = ids.ENTROPY
     name = "rng"
     queue_sizes = (64,)
 
-    def handle(self, queue: int, chain: Chain) -> int:
+    def handle(self, queue: int, chain: Chain) -> None:
         """One request."""
-        return chain.write(os.urandom(min(chain.writable_size, LIMIT)))
+        chain.write(os.urandom(min(chain.writable_size, LIMIT)))

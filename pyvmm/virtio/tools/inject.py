@@ -1,7 +1,7 @@
 """Faults for driver writers: ``--inject NAME:drop-kick=0.01,delay=5ms,needs-reset@t=3s,seed=7``.
 
-A fault is decided by a generator of its own, seeded with the seed, the device's name and the fault's
-kind: the same events meet the same faults in every run. What a good driver makes of each is in
+Each kind of fault has a random number generator of its own, seeded with the seed, the device's name and the
+kind: the same events meet the same faults in every run. What a good driver does at each is in
 docs/guide/device-tools.md.
 """
 
@@ -13,13 +13,11 @@ from pyvmm.errors import ConfigError
 from pyvmm.host.notice import notice
 from pyvmm.units import parse_seconds
 from pyvmm.virtio.errors import QueueError
+from pyvmm.virtio.observer import Observer
 from pyvmm.virtio.ring.chain import Chain
-from pyvmm.virtio.tools.tap import overlay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from pyvmm.virtio.device import VirtioDevice
     from pyvmm.virtio.ring.queue import Queue
 
@@ -107,10 +105,19 @@ def _amount(what: str, kind: str, value: str | None) -> float:
     return probability
 
 
-class Injector:
-    """Makes the faults of one device happen."""
+def check(device: VirtioDevice) -> None:
+    """Raise ConfigError unless faults of *device* can be made."""
+    if device.external:
+        raise ConfigError(f"--inject {device.name}: its queues are served outside this process; leave it out")
+
+
+class Injector(Observer):
+    """Makes *faults* of *device* happen. Raises ConfigError for an external device."""
+
+    registers = False
 
     def __init__(self, device: VirtioDevice, faults: dict[str, Fault], seed: int) -> None:
+        check(device)
         self._device = device
         self._faults = faults
         self._dice = {kind: Random(f"{seed} {device.name} {kind}") for kind in faults}
@@ -119,46 +126,38 @@ class Injector:
         #: How often each kind happened.
         self.count = dict.fromkeys(faults, 0)
 
-    def install(self) -> None:
-        """From now on, before the driver has started the device. Raises ConfigError for an external one."""
-        device = self._device
-        if device.external:
-            raise ConfigError(
-                f"--inject {device.name}: its queues are served outside this process; leave it out"
-            )
-        _inject_device(self, device)
-        if {DELAY, BAD_USED_ID, SHORT_WRITE} & set(self._faults):
-            for queue in device.queues:
-                _inject_queue(self, queue)
-
     def started(self) -> None:
         """The driver set DRIVER_OK."""
-        device, fault = self._device, self._faults.get(NEEDS_RESET)
+        runtime, fault = self._device.runtime, self._faults.get(NEEDS_RESET)
         if self._began is None:
-            self._began = device.loop.clock()
+            self._began = runtime.loop.clock()
         if fault is not None and not self._reset_done:
-            passed = device.loop.clock() - self._began
-            device.later(max(0.0, fault.after - passed), self._break)
+            passed = runtime.loop.clock() - self._began
+            runtime.later(max(0.0, fault.after - passed), self._break)
 
-    def hits(self, kind: str) -> bool:
+    def drops(self, queue: int) -> bool:
+        """Whether a notification is lost."""
+        return self._hits(DROP_KICK)
+
+    def alter(self, queue: Queue, chain: Chain, written: int) -> tuple[Chain, int, float]:
+        """Another head, another length, a delay."""
+        if written and self._hits(SHORT_WRITE):
+            written = self._dice[SHORT_WRITE].randrange(written)
+        if self._hits(BAD_USED_ID):
+            chain = Chain(chain.head + queue.size, chain.readable, chain.writable)
+        return chain, written, self._faults[DELAY].amount if self._hits(DELAY) else 0.0
+
+    def _hits(self, kind: str) -> bool:
         """Whether a fault of *kind* happens to the event at hand."""
         fault = self._faults.get(kind)
         if fault is None:
             return False
         # Diced for each event, so that when a fault begins does not change which ones it hits.
         hit = kind == DELAY or self._dice[kind].random() < fault.amount
-        if not hit or self._began is None or self._device.loop.clock() - self._began < fault.after:
+        if not hit or self._began is None or self._device.runtime.loop.clock() - self._began < fault.after:
             return False
         self._tell(kind)
         return True
-
-    def short(self, written: int) -> int:
-        """A length below *written*."""
-        return self._dice[SHORT_WRITE].randrange(written)
-
-    def delay(self) -> float:
-        """Seconds the answer at hand waits; 0 for none."""
-        return self._faults[DELAY].amount if self.hits(DELAY) else 0.0
 
     def _break(self) -> None:
         self._reset_done = True
@@ -168,40 +167,3 @@ class Injector:
     def _tell(self, kind: str) -> None:
         self.count[kind] += 1
         notice(f"inject {self._device.name} {kind}", f"{self._device.name}: injected {kind}")
-
-
-def _inject_device(injector: Injector, device: VirtioDevice) -> None:
-    def started(self: Any) -> None:
-        injector.started()
-        below.started(self)
-
-    def run_queue(self: Any, index: int) -> None:
-        if not injector.hits(DROP_KICK):
-            below.run_queue(self, index)
-
-    below = overlay(device, started=started, run_queue=run_queue)
-
-
-def _inject_queue(injector: Injector, queue: Queue) -> None:
-    device = injector._device
-
-    def push(self: Any, chain: Chain, written: int) -> None:
-        if written and injector.hits(SHORT_WRITE):
-            written = injector.short(written)
-        if injector.hits(BAD_USED_ID):
-            chain = Chain(chain.head + self.size, chain.readable, chain.writable)
-        delay = injector.delay()
-        if not delay:
-            below.push(self, chain, written)
-            return
-
-        def late() -> None:
-            below.push(self, chain, written)
-            device.publish(self)
-
-        device.later(delay, late)
-
-    def give_back(self: Any, head: int, written: int) -> None:
-        self.push(Chain(head, [], []), written)
-
-    below = overlay(queue, push=push, give_back=give_back)

@@ -1,4 +1,4 @@
-"""From ``--trace-device``, ``--inject`` and ``--record`` to the tools, on the devices they name."""
+"""From ``--trace-device``, ``--inject`` and ``--record`` to observers of the devices they name."""
 
 from __future__ import annotations
 
@@ -14,49 +14,84 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pyvmm.config import Config
-    from pyvmm.virtio.transport.bus import Attached
+    from pyvmm.virtio.device import VirtioDevice
+    from pyvmm.virtio.observer import Observer
 
 #: Names every device.
 ALL = "all"
 
 
-def install(attached: Sequence[Attached], config: Config) -> None:
-    """Put what *config* asks for on the devices of a machine that has not started yet.
+class Tools:
+    """What *config* asks for, of *devices* that have their names.
 
     From the device to the driver stand the recorder, the faults, the trace: a recording has what the device
-    did, a trace what the driver sees. Raises ConfigError for what is wrong, StartError for a file.
+    did, a trace what the driver sees. Raises ConfigError for what cannot be done.
     """
-    for text in config.trace_device:
-        name, equals, path = text.partition("=")
-        devices = _named("trace-device", name, attached)
-        fd = open_trace(path) if equals else None
-        for one in devices:
-            Trace(one.device, None if fd is None else os.dup(fd)).install(one.device, one.transport)
-        if fd is not None:
-            os.close(fd)
-    for text in config.inject:
-        name, faults, seed = inject.parse(text)
-        for one in _named("inject", name, attached):
-            inject.Injector(one.device, faults, seed).install()
-    for text in config.record:
-        name, _, path = text.partition("=")
-        if not path:
-            raise ConfigError(f"--record {text}: name a file, too: --record {name}=FILE")
-        devices = _named("record", name, attached)
-        if len(devices) > 1:
-            names = ", ".join(one.name for one in devices)
-            raise ConfigError(f"--record {text}: {name} is {names}; a recording has one device, so name it")
-        if devices[0].device.external:
-            raise ConfigError(
-                f"--record {text}: its queues are served outside this process; nothing would be recorded"
-            )
-        Recorder(devices[0].device, path).install(devices[0].device, devices[0].transport)
+
+    def __init__(self, config: Config, devices: Sequence[VirtioDevice]) -> None:
+        # (devices, file), (devices, faults, seed), (devices, file).
+        self._traces: list[tuple[list[VirtioDevice], str]] = []
+        self._faults: list[tuple[list[VirtioDevice], dict[str, inject.Fault], int]] = []
+        self._records: list[tuple[list[VirtioDevice], str]] = []
+        # Open trace files, by their paths: one may have several devices.
+        self._files: dict[str, int] = {}
+        for text in config.trace_device:
+            name, _, path = text.partition("=")
+            self._traces.append((_named("trace-device", name, devices), path))
+        for text in config.inject:
+            name, faults, seed = inject.parse(text)
+            found = _named("inject", name, devices)
+            self._faults.append((found, faults, seed))
+            for device in found:
+                inject.check(device)
+        for text in config.record:
+            name, _, path = text.partition("=")
+            if not path:
+                raise ConfigError(f"--record {text}: name a file, too: --record {name}=FILE")
+            found = _named("record", name, devices)
+            if len(found) > 1:
+                names = ", ".join(device.name for device in found)
+                raise ConfigError(
+                    f"--record {text}: {name} is {names}; a recording has one device, so name it"
+                )
+            if found[0].external:
+                raise ConfigError(
+                    f"--record {text}: its queues are served outside this process; nothing would be recorded"
+                )
+            self._records.append((found, path))
+
+    def observers(self, device: VirtioDevice) -> list[Observer]:
+        """Those of *device*, the nearest to it first. Raises StartError for a file that cannot be written."""
+        found: list[Observer] = [
+            Recorder(device, path) for devices, path in self._records if device in devices
+        ]
+        found += [
+            inject.Injector(device, faults, seed)
+            for devices, faults, seed in self._faults
+            if device in devices
+        ]
+        found += [
+            Trace(device, os.dup(self._file(path)) if path else None)
+            for devices, path in self._traces
+            if device in devices
+        ]
+        return found
+
+    def close(self) -> None:
+        """Close the trace files, of which each trace has a descriptor of its own. Idempotent."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def _file(self, path: str) -> int:
+        if path not in self._files:
+            self._files[path] = open_trace(path)
+        return self._files[path]
 
 
-def _named(option: str, name: str, attached: Sequence[Attached]) -> list[Attached]:
+def _named(option: str, name: str, devices: Sequence[VirtioDevice]) -> list[VirtioDevice]:
     """The devices called *name*: ``net1``, or ``net`` for all of the kind, or ``all``."""
-    found = [one for one in attached if name in (one.name, one.name.rstrip("0123456789"), ALL)]
+    found = [device for device in devices if name in (device.name, device.name.rstrip("0123456789"), ALL)]
     if not found:
-        known = ", ".join(one.name for one in attached) or "no virtio devices"
+        known = ", ".join(device.name for device in devices) or "no virtio devices"
         raise ConfigError(f"--{option}: no device is called {name!r}; there are {known}, and {ALL!r} for all")
     return found

@@ -13,7 +13,7 @@ from _thread import allocate_lock
 
 from pyvmm.errors import ConfigError, StartError
 from pyvmm.host.notice import notice
-from pyvmm.virtio.tools.tap import Tap, bytes_of
+from pyvmm.virtio.observer import Observer, bytes_of
 from pyvmm.virtio.transport import mmio
 
 TYPE_CHECKING = False
@@ -51,10 +51,14 @@ class RecordingError(ConfigError):
     """A file that is not a recording, or not one this version reads."""
 
 
-class Recorder(Tap):
-    """Writes what passes to *path*, at most *limit* bytes. Raises StartError when it cannot be opened."""
+class Recorder(Observer):
+    """Writes what *device* and its driver do to *path*, at most *limit* bytes.
+
+    Raises StartError when the file cannot be opened.
+    """
 
     def __init__(self, device: VirtioDevice, path: str, limit: int = LIMIT) -> None:
+        self._device = device
         self._path = path
         self._left = limit
         self._lock = allocate_lock()
@@ -66,13 +70,14 @@ class Recorder(Tap):
         self._began = time.monotonic_ns()
         self._write(HEADER.pack(MAGIC, VERSION, len(name), device.device_id, device.offered_features) + name)
 
-    def started(self, device: VirtioDevice) -> None:
+    def started(self) -> None:
         """What was negotiated."""
-        sizes = [queue.size if queue.ready else 0 for queue in device.queues]
-        payload = _START.pack(device.driver_features) + struct.pack(f"<{len(sizes)}H", *sizes)
+        runtime = self._device.runtime
+        sizes = [queue.size if queue.ready else 0 for queue in runtime.queues]
+        payload = _START.pack(runtime.driver_features) + struct.pack(f"<{len(sizes)}H", *sizes)
         self._entry(START, 0, 0, payload)
 
-    def stopped(self, device: VirtioDevice) -> None:
+    def stopped(self) -> None:
         """A reset, or the end."""
         self._entry(STOP, 0, 0, b"")
 

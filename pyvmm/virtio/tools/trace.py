@@ -1,7 +1,7 @@
 """A live, decoded trace of a device: ``--trace-device NAME`` or ``NAME=FILE``.
 
 A line an event: seconds since the start of the trace, the device, what happened. Register values are
-decoded, a chain shows what the driver gave and, when it goes back, what was written and after how long.
+decoded; a chain has its readable bytes and, when it is completed, what was written and after how long.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pyvmm.errors import StartError
 from pyvmm.host import blame
 from pyvmm.virtio import features as f
 from pyvmm.virtio import ids
-from pyvmm.virtio.tools.tap import Tap, bytes_of
+from pyvmm.virtio.observer import Observer, bytes_of
 from pyvmm.virtio.transport import interrupt, mmio
 
 TYPE_CHECKING = False
@@ -70,8 +70,8 @@ _INTERRUPT_BITS = {interrupt.USED_BUFFER: "used buffer", interrupt.CONFIG_CHANGE
 _LOG = logging.getLogger(__name__)
 
 
-class Trace(Tap):
-    """Writes what passes to *fd*, which it closes in the end; without one, to this module's logger (INFO)."""
+class Trace(Observer):
+    """Writes what *device* and its driver do to *fd*, which it closes; without one, to this logger (INFO)."""
 
     def __init__(self, device: VirtioDevice, fd: int | None = None) -> None:
         self._device = device
@@ -91,14 +91,15 @@ class Trace(Tap):
         try:
             os.write(self._fd, f"{line}\n".encode(errors="replace"))
         except OSError:
-            pass  # a full disk or a reader that went away is no reason to stop a guest
+            pass  # the disk is full or the reader is gone: the guest goes on all the same
 
-    def started(self, device: VirtioDevice) -> None:
+    def started(self) -> None:
         """The driver is ready."""
-        queues = ", ".join(f"{queue.index}: {queue.size}" for queue in device.queues if queue.ready)
-        self.write(f"started, features {self._features(device.driver_features)}; queues {queues or 'none'}")
+        runtime = self._device.runtime
+        queues = ", ".join(f"{queue.index}: {queue.size}" for queue in runtime.queues if queue.ready)
+        self.write(f"started, features {self._features(runtime.driver_features)}; queues {queues or 'none'}")
 
-    def stopped(self, device: VirtioDevice) -> None:
+    def stopped(self) -> None:
         """Reset, or the end."""
         self._taken.clear()
         self.write("stopped")

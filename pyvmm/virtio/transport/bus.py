@@ -1,13 +1,12 @@
-"""Virtio devices put into a machine: a page of registers, an interrupt, and a doorbell a queue.
+"""Virtio devices put into a machine: a page of registers, an interrupt, and an ioeventfd a queue.
 
-The guest's kicks and acknowledgements come as eventfds (KVM_IOEVENTFD), and where KVM can, the registers
-are read-only memory to the guest (KVM_MEM_READONLY): what a device costs while it runs is not a single exit.
+The driver's notifications and acknowledgements come as eventfds (KVM_IOEVENTFD), and where KVM can, the
+registers are read-only memory to the guest (KVM_MEM_READONLY): a running device costs no exit.
 """
 
 from __future__ import annotations
 
 import os
-from functools import partial
 
 from pyvmm.board.device import Line
 from pyvmm.board.space import DOORBELL, IRQ, MMIO
@@ -15,18 +14,21 @@ from pyvmm.errors import StartError
 from pyvmm.loop import EDGE, READ, Loop, LoopThread
 from pyvmm.memory.host import Anonymous
 from pyvmm.pykvm.const import KVM_MEM_READONLY
-from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.transport.interrupt import USED_BUFFER
-from pyvmm.virtio.transport.mmio import INTERRUPT_ACK, QUEUE_NOTIFY, SIZE, VirtioMmio
+from pyvmm.virtio.transport.mmio import INTERRUPT_ACK, QUEUE_NOTIFY, SIZE
+from pyvmm.virtio.transport.observed import mmio_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pyvmm.board.board import Board
     from pyvmm.board.bus import Bus
     from pyvmm.memory.guest import GuestMemory
     from pyvmm.pykvm import Vm
+    from pyvmm.virtio.device import VirtioDevice
+    from pyvmm.virtio.observer import Observer
+    from pyvmm.virtio.transport.mmio import VirtioMmio
 
 _REGISTER_WIDTH = 4
 #: KVM maps memslots of a huge page's size best.
@@ -34,10 +36,11 @@ _REGION_ALIGN = 2 << 20
 
 
 class EventLine(Line):
-    """An interrupt pulsed by signalling an eventfd that KVM listens to (KVM_IRQFD): for those who are not us.
+    """An interrupt pulsed by signalling an eventfd (KVM_IRQFD), for queues that another process or the kernel
+    runs.
 
-    KVM leaves the pulse of a pin to another thread of the kernel, which KVM_IRQ_LINE needs not. All who share
-    the interrupt signal the same eventfd: of two pulses at once by different ways one would be lost.
+    KVM leaves the pulse of a pin to a kernel thread, which KVM_IRQ_LINE does not. All devices that share
+    the interrupt signal the same eventfd: of two pulses at once, one by each way, one would be lost.
     """
 
     __slots__ = ("fd",)
@@ -50,7 +53,7 @@ class EventLine(Line):
         os.eventfd_write(self.fd, 1)
 
     def close(self) -> None:
-        """Give back the eventfd."""
+        """Close the eventfd."""
         fd, self.fd = self.fd, -1
         os.close(fd)
 
@@ -65,7 +68,7 @@ class Attached:
         self.device = device
         self.base = base
         self.gsi = gsi
-        #: The eventfd of each queue's kicks.
+        #: The eventfd of each queue's notifications.
         self.kicks: list[int] = []
         self.transport: VirtioMmio
         self._closers: list[Callable[[], object]] = []
@@ -76,7 +79,7 @@ class Attached:
         return self.transport.interrupt.line
 
     def close(self) -> None:
-        """Stop the device and give back its eventfds. Idempotent."""
+        """Stop the device and close its eventfds. Idempotent."""
         while self._closers:
             self._closers.pop()()
 
@@ -100,11 +103,12 @@ class VirtioBus:
         failed: Callable[[str, Exception], object],
     ) -> None:
         self.attached: list[Attached] = []
+        self._names: set[str] = set()
         self._vm = vm
         self._board = board
         self._mmio = mmio
         self._line = line
-        # One for all who share an interrupt.
+        # By interrupt: one for all devices that share it.
         self._lines: dict[int, Line] = {}
         self._closers: list[Callable[[], object]] = []
         self._memory = memory
@@ -112,57 +116,61 @@ class VirtioBus:
         self._failed = failed
         self._memslots = len(memory.regions)
 
-    def attach(self, device: VirtioDevice) -> Attached:
-        """Place *device* and wire it up. Raises PlacementError (no room), KvmError or StartError."""
+    def name(self, device: VirtioDevice) -> None:
+        """Make *device*'s name its own: ``disk`` becomes ``disk0``. Once, before ``attach``."""
+        name = next(
+            name for n in range(len(self._names) + 1) if (name := f"{device.name}{n}") not in self._names
+        )
+        self._names.add(name)
+        device.name = self._board.register(name)
+
+    def attach(self, device: VirtioDevice, observers: Sequence[Observer] = ()) -> Attached:
+        """Place *device*, which has its name, and connect it; *observers* are as for Runtime.attach.
+
+        Raises PlacementError (no room), KvmError or StartError.
+        """
         try:
-            return self._attach(device)
+            return self._attach(device, observers)
         except OSError as error:
             raise _too_few_files(device, error) from None
 
-    def spare_exits(self, shown: bool) -> None:
-        """Let the guest acknowledge interrupts without an exit, and with *shown* read registers, too.
+    def spare_exits(self, map_registers: bool) -> None:
+        """Let the guest acknowledge interrupts without an exit, and with *map_registers* read registers, too.
 
-        And where there is one CPU for all, let a device have its kicks by exits (``prompt``). Once, after the
-        last ``attach``. Not a device with a tap on its transport, which is to see what the driver does, when
-        it does it. Raises as ``attach``.
+        Once, after the last ``attach``. Not for a device with observers of its registers: they see each
+        access when it happens. Raises as ``attach``.
         """
-        plain = [attached for attached in self.attached if type(attached.transport) is VirtioMmio]
-        one_cpu = len(os.sched_getaffinity(0)) == 1
-        for attached in plain:
-            if one_cpu and not attached.device.external:
-                attached.transport.doorbell = partial(self._take_kicks, attached)
+        unobserved = [attached for attached in self.attached if not attached.transport.observed]
+        for attached in unobserved:
             try:
-                self._listen(attached)
+                self._assign_ack_ioeventfd(attached)
             except OSError as error:
                 raise _too_few_files(attached.device, error) from None
-        if not shown or not self._vm.check_extension("READONLY_MEM"):
+        if not map_registers or not self._vm.check_extension("READONLY_MEM"):
             return
         run: list[Attached] = []
-        for attached in plain:
-            if type(attached.device).config_read is not VirtioDevice.config_read:
-                continue
+        for attached in unobserved:
             if run and attached.base != run[-1].base + SIZE:
-                self._show(run)
+                self._map_registers(run)
                 run = []
             run.append(attached)
         if run:
-            self._show(run)
+            self._map_registers(run)
 
-    def _attach(self, device: VirtioDevice) -> Attached:
-        name = self._board.register(self._free_name(device.name))
-        device.name = name
+    def _attach(self, device: VirtioDevice, observers: Sequence[Observer]) -> Attached:
+        name = device.name
         window = self._board.allocate(MMIO, SIZE, name, SIZE)
         gsi = self._board.allocate(IRQ, 1, name, shared=True).base
         line = self._line_for(device, gsi)
         attached = Attached(name, device, window.base, gsi)
         self.attached.append(attached)
-        closers = attached._closers
+        closers, runtime = attached._closers, device.runtime
         loop = self._loop
         if device.own_thread:
             thread = LoopThread(name)
             closers.append(thread.close)
             loop = thread.loop
-        for queue in range(len(device.queues)):
+        for queue in range(len(device.queue_sizes)):
             kick = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             attached.kicks.append(kick)
             closers.append(lambda fd=kick: os.close(fd))  # type: ignore[misc]
@@ -171,10 +179,10 @@ class VirtioBus:
             self._vm.ioeventfd(kick, bell, _REGISTER_WIDTH, queue)
             if not device.external:
                 # Edge: the counter need not be read, and each write of it is one more event.
-                loop.add(kick, READ | EDGE, lambda _, queue=queue: device.run_queue(queue))  # type: ignore[misc]
+                loop.add(kick, READ | EDGE, lambda _, queue=queue: runtime.run_queue(queue))  # type: ignore[misc]
                 closers.append(lambda fd=kick: loop.remove(fd))  # type: ignore[misc]
-        device.attach(loop)
-        transport = attached.transport = VirtioMmio(
+        runtime.attach(loop, observers)
+        transport = attached.transport = mmio_for(
             device,
             self._memory,
             line,
@@ -185,7 +193,7 @@ class VirtioBus:
         self._mmio.attach(window, transport)
         closers.append(transport.close)
         if isinstance(line, EventLine) and device.external:
-            device.wire(attached.kicks, line.fd)
+            runtime.assign_eventfds(attached.kicks, line.fd)
         return attached
 
     def close(self) -> None:
@@ -196,7 +204,7 @@ class VirtioBus:
             self._closers.pop()()
 
     def _line_for(self, device: VirtioDevice, gsi: int) -> Line:
-        """The line of all who share *gsi*: an eventfd as soon as one of them is external."""
+        """The line of all devices that share *gsi*: an eventfd as soon as one of them is external."""
         line = self._lines.get(gsi)
         if device.external and not isinstance(line, EventLine):
             line = self._lines[gsi] = EventLine()
@@ -209,13 +217,8 @@ class VirtioBus:
             line = self._lines[gsi] = self._line(gsi)
         return line
 
-    def _take_kicks(self, attached: Attached, queue: int, take: bool) -> None:
-        """Have KVM take the kicks of *queue*, or leave them to the registers."""
-        bell = attached.base + QUEUE_NOTIFY
-        self._vm.ioeventfd(attached.kicks[queue], bell, _REGISTER_WIDTH, queue, deassign=not take)
-
-    def _listen(self, attached: Attached) -> None:
-        """Have KVM take the acknowledgement of used buffers."""
+    def _assign_ack_ioeventfd(self, attached: Attached) -> None:
+        """Have KVM signal an eventfd for the acknowledgement of used buffers."""
         address = attached.base + INTERRUPT_ACK
         acks = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         attached._closers.append(lambda: os.close(acks))
@@ -224,25 +227,21 @@ class VirtioBus:
         def assign(on: bool) -> None:
             self._vm.ioeventfd(acks, address, _REGISTER_WIDTH, USED_BUFFER, deassign=not on)
 
-        attached.transport.interrupt.listen(acks, attached.device.loop, assign)
+        attached.transport.interrupt.assign_ioeventfd(acks, attached.device.runtime.loop, assign)
         attached._closers.append(attached.transport.interrupt.close)
 
-    def _show(self, run: list[Attached]) -> None:
-        """Make the registers of neighbours read-only memory."""
+    def _map_registers(self, run: list[Attached]) -> None:
+        """Map the registers of *run*, whose pages are adjacent, as read-only memory of the guest."""
         if self._memslots >= self._vm.check_extension("NR_MEMSLOTS"):
             return
         host = Anonymous(len(run) * SIZE)
         run[-1]._closers.insert(0, host.close)
         for index, attached in enumerate(run):
-            attached.transport.show(host.buffer[index * SIZE : (index + 1) * SIZE])
+            attached.transport.mirror_registers(host.buffer[index * SIZE : (index + 1) * SIZE])
         self._vm.set_user_memory_region(
             self._memslots, run[0].base, host.size, host.address, KVM_MEM_READONLY
         )
         self._memslots += 1
-
-    def _free_name(self, kind: str) -> str:
-        taken = {attached.name for attached in self.attached}
-        return next(name for n in range(len(taken) + 1) if (name := f"{kind}{n}") not in taken)
 
     def _share(self, attached: Attached) -> None:
         """Place the device's shared memory regions in the guest's address space (2.10)."""

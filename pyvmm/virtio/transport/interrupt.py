@@ -1,15 +1,15 @@
-"""InterruptStatus and InterruptACK (4.2.2) with the interrupt they speak of.
+"""InterruptStatus and InterruptACK (4.2.2), and the interrupt line.
 
-Causes are raised by the device's loop, read and acknowledged by vCPUs. Two things keep an interrupt from
-costing a vCPU an exit:
+The device's loop raises causes; vCPUs read and acknowledge them. Two things keep an interrupt from costing a
+vCPU an exit:
 
-- ``show``: the status is a word in a page that the guest reads by itself;
-- ``listen``: KVM takes the usual acknowledgement, of used buffers alone, as an eventfd.
+- ``mirror_status``: the status is in a page that the guest reads without an exit;
+- ``assign_ioeventfd``: KVM signals an eventfd for the usual acknowledgement, of used buffers alone.
 
-What comes as an eventfd is learnt of late. The status may then say "used buffers" for a moment longer than
-the driver left it so, never shorter: an acknowledgement counts for a cause only if it surely came after it.
-A driver that goes by the status, and not by the rings, acknowledges more often than it is interrupted; it
-gets its exits back, and so does one that did not negotiate event indices.
+An acknowledgement by eventfd is learnt late. The status may then have "used buffer" set for longer than the
+driver left it so, never shorter: an acknowledgement clears a cause only if it surely came after it. A driver
+that polls the status instead of the rings acknowledges more often than it is interrupted; its
+acknowledgements become exits again, and so do those of a driver that did not negotiate EVENT_IDX.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 USED_BUFFER = 1
 CONFIG_CHANGE = 2
 
-#: Seconds after a cause in which acknowledgements are left where KVM counts them.
+#: Seconds after a cause in which the eventfd only counts acknowledgements.
 SETTLE = 0.05
 #: Acknowledgements above twice the interrupts of that time that a driver with a shared line may make.
 SPURIOUS = 8
 
-# What follows from the next acknowledgement: nothing yet; a look when SETTLE is over; at once.
-_QUIET, _WAITING, _ARMED = range(3)
+# No cause is set; one was raised less than SETTLE ago; the next acknowledgement clears it.
+_QUIET, _SETTLING, _ARMED = range(3)
 
 
 class Interrupt:
@@ -44,16 +44,16 @@ class Interrupt:
 
     def __init__(self, line: Line) -> None:
         self.line = line
-        self._lock = allocate_lock()  # held for moments, and no other is taken meanwhile but the loop's
-        self._hearing = allocate_lock()  # what KVM was told; no other is taken meanwhile
+        self._lock = allocate_lock()  # innermost, but for the loop's own
+        self._assigning = allocate_lock()  # whether KVM has the ioeventfd; innermost
         self._status = 0
         self._always = 0
-        self._word: memoryview | None = None
-        #: Since the driver's last read, or since the last look: causes in all, and whether there was one.
+        self._mirrored: memoryview | None = None
+        # Causes since the eventfd was last read; whether there was one since the driver last read the status.
         self._raised = 0
         self._fresh = False
         self._acks = -1
-        self._listening = False
+        self._assigned = False
         self._state = _QUIET
         self._loop: Loop
         self._assign: Callable[[bool], object]
@@ -71,12 +71,12 @@ class Interrupt:
             settle = (
                 cause & USED_BUFFER
                 and self._state == _QUIET
-                and self._listening
-                and self._word is not None
+                and self._assigned
+                and self._mirrored is not None
                 and not self._always
             )
             if settle:
-                self._state = _WAITING
+                self._state = _SETTLING
         self.line.pulse()
         if settle:
             self._loop.call_later(SETTLE, self._settle)
@@ -84,31 +84,31 @@ class Interrupt:
     def read(self) -> int:
         """The status, by an exit."""
         with self._lock:
-            if self._listening and self._word is None and self._drain() and not self._fresh:
+            if self._assigned and self._mirrored is None and self._drain() and not self._fresh:
                 self._status &= ~USED_BUFFER
             self._fresh = False
             return self._status | self._always
 
     def acknowledge(self, causes: int) -> None:
-        """The driver has handled *causes*, by an exit."""
+        """The driver acknowledges *causes*, by an exit."""
         with self._lock:
             self._status &= ~causes
             self._publish()
 
     def always(self, causes: int) -> None:
-        """Add *causes* to whatever the status is: of interrupts that do not come through here."""
+        """Set *causes* in every read of the status: those of interrupts that do not come through here."""
         with self._lock:
             self._always = causes
             self._publish()
 
     def started(self, exact: bool) -> None:
-        """The driver is ready; an *exact* one has its acknowledgements carried out before it goes on."""
+        """The driver is ready; with *exact* each of its acknowledgements takes effect before it goes on."""
         if exact:
-            self._hear(False)
+            self._assign_or_not(False)
 
     def reset(self) -> None:
-        """Nothing has happened."""
-        self._hear(True)
+        """As after power-on."""
+        self._assign_or_not(True)
         with self._lock:
             self._status = self._always = self._raised = 0
             self._fresh = False
@@ -128,33 +128,33 @@ class Interrupt:
 
     # For whoever places the device
 
-    def show(self, word: memoryview) -> None:
-        """Keep the status in *word*, one number of 32 bits that the guest reads."""
+    def mirror_status(self, number: memoryview) -> None:
+        """Keep the status in *number*[0], 32 bits that the guest reads without an exit."""
         with self._lock:
-            self._word = word
+            self._mirrored = number
             self._publish()
 
-    def listen(self, acks: int, loop: Loop, assign: Callable[[bool], object]) -> None:
-        """Have acknowledgements of used buffers counted by the eventfd *acks*.
+    def assign_ioeventfd(self, acks: int, loop: Loop, assign: Callable[[bool], object]) -> None:
+        """Have KVM signal the eventfd *acks* for each acknowledgement of used buffers alone.
 
-        *assign* tells KVM to do so, or with False to make exits of them again. *loop* is the device's.
+        ``assign(True)`` assigns the ioeventfd, ``assign(False)`` takes it away. *loop* is the device's.
         """
         self._acks, self._loop, self._assign = acks, loop, assign
-        self._hear(True)
+        self._assign_or_not(True)
 
     def close(self) -> None:
         """The eventfd is about to be closed. Idempotent."""
         with self._lock:
             acks, self._acks = self._acks, -1
-            self._listening = False
+            self._assigned = False
             if acks >= 0:
                 self._loop.remove(acks)
 
     # Inside
 
     def _publish(self) -> None:
-        if self._word is not None:
-            self._word[0] = self._status | self._always
+        if self._mirrored is not None:
+            self._mirrored[0] = self._status | self._always
 
     def _drain(self) -> int:
         try:
@@ -162,14 +162,14 @@ class Interrupt:
         except BlockingIOError:
             return 0
 
-    def _hear(self, listening: bool) -> None:
-        with self._hearing:
-            if self._acks >= 0 and listening != self._listening:
-                self._assign(listening)
-                self._listening = listening
+    def _assign_or_not(self, wanted: bool) -> None:
+        with self._assigning:
+            if self._acks >= 0 and wanted != self._assigned:
+                self._assign(wanted)
+                self._assigned = wanted
 
     def _settle(self) -> None:
-        """Acknowledgements so far may be older than the last cause; the next one is not."""
+        """Acknowledgements so far may be older than the last cause; from now on one is not."""
         with self._lock:
             if self._acks < 0:
                 return
@@ -179,7 +179,7 @@ class Interrupt:
             self._state = _ARMED
             self._loop.add(self._acks, READ, self._acknowledged)
         if acknowledged > 2 * raised + SPURIOUS:
-            self._hear(False)
+            self._assign_or_not(False)
 
     def _acknowledged(self, _: int) -> None:
         with self._lock:
@@ -188,7 +188,7 @@ class Interrupt:
             self._loop.remove(self._acks)
             self._drain()
             again = self._fresh
-            self._state = _WAITING if again else _QUIET
+            self._state = _SETTLING if again else _QUIET
             if not again:
                 self._status &= ~USED_BUFFER
                 self._publish()

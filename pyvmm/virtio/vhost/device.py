@@ -1,7 +1,7 @@
-"""A virtio device whose queues somebody else runs: what the kernel's vhost and vhost-user share.
+"""A virtio device whose queues the kernel or another process runs: what vhost and vhost-user share.
 
-The kicks' eventfds go to the other side, which signals the guest's interrupt through KVM's own:
-no request passes through this process. Registers, status and features stay with us.
+The back end gets the eventfds of notifications, and signals the guest's interrupt by another (irqfd): no
+request passes through this process. Registers, status and features stay here.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from pyvmm.memory.guest import GuestMemory
     from pyvmm.virtio.ring.queue import Queue
 
-#: Feature bits from 24 to 49 are not a device's own (6); of these we let the other side's through.
+#: Feature bits from 24 to 49 are not the device type's (6); of these, what a back end may offer the driver.
 PASSED = f.F_VERSION_1 | f.F_INDIRECT_DESC | f.F_EVENT_IDX | f.F_IN_ORDER
 OWN = ((1 << 24) - 1) | ((1 << 64) - (1 << 50))
 
 
 class Ring:
-    """What the other side must know of one queue: host virtual addresses, eventfds."""
+    """What a back end must know of one queue: host virtual addresses, eventfds."""
 
     __slots__ = ("avail", "base", "call", "desc", "err", "index", "kick", "size", "used")
 
@@ -41,9 +41,9 @@ class Ring:
 
 
 class Control:
-    """How the other side is told what to do. Every method raises DeviceError when it cannot be."""
+    """Requests to a back end. Every method raises DeviceError when the back end does not carry it out."""
 
-    #: Every feature the other side has.
+    #: Every feature the back end has.
     features = 0
 
     def begin(self, memory: GuestMemory, features: int) -> None:
@@ -55,7 +55,7 @@ class Control:
         raise NotImplementedError
 
     def running(self, rings: list[Ring]) -> None:
-        """All rings are prepared: run them."""
+        """All *rings* are prepared: run them."""
         raise NotImplementedError
 
     def stop_ring(self, index: int) -> int:
@@ -63,62 +63,56 @@ class Control:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go. Idempotent."""
+        """End the connection to the back end. Idempotent."""
         raise NotImplementedError
 
 
 class VhostDevice(VirtioDevice):
-    """A device in front of *control*.
+    """A device whose queues the back end behind *control* runs.
 
-    :param served: how many of its queues, from the first on, the other side runs; all by default
+    :param served: how many of its queues, from the first on, the back end runs; all by default
     """
 
     external = True
 
     def __init__(self, control: Control, served: int | None = None) -> None:
         super().__init__()
-        self.put_behind(control, served)
+        self.connect(control, served)
 
-    def put_behind(self, control: Control, served: int | None = None) -> None:
+    def connect(self, control: Control, served: int | None = None) -> None:
         """The second half of ``__init__``, for a subclass that is another kind of device besides."""
         self.control = control
-        self._served = len(self.queues) if served is None else served
+        self._served = len(self.queue_sizes) if served is None else served
         self._watched_kicks: list[int] = []
-        self._kicks: list[int] = []
-        self._interrupt = -1
-        #: The eventfd by which the other side says that a queue is broken; -1 for none.
+        #: The eventfd by which the back end says that a queue is broken; -1 for none.
         self.error_fd = -1
         self._rings: list[Ring] = []
 
     @property
     def served(self) -> int:
-        """How many of its queues, from the first on, the other side runs."""
+        """How many of its queues, from the first on, the back end runs."""
         return self._served
 
     @property
     def offered_features(self) -> int:
-        """What the other side has, less what the transport cannot carry."""
+        """What the back end has, less what the transport cannot carry."""
         return self.control.features & (OWN | PASSED)
 
-    def wire(self, kicks: list[int], interrupt: int) -> None:
-        """Remember the eventfds to pass on."""
-        self._kicks = kicks
-        self._interrupt = interrupt
-
     def started(self) -> None:
-        """Check the queues as for a device of our own, and hand them over."""
-        memory, features = self.memory, self.driver_features
+        """Check the queues as for a device of this process, and hand them over."""
+        runtime = self.runtime
+        memory, features = self.memory, runtime.driver_features
         try:
             rings = []
-            for queue in self.queues:
+            for queue in runtime.queues:
                 if not queue.ready:
                     continue
                 queue.activate(memory, features)
                 if queue.index >= self.served:
                     self._watch_kick(queue.index)
                 else:
-                    kick = self._kicks[queue.index]
-                    rings.append(Ring(memory, queue, kick, self._interrupt, self.error_fd))
+                    kick = runtime.kicks[queue.index]
+                    rings.append(Ring(memory, queue, kick, runtime.interrupt, self.error_fd))
             self.control.begin(memory, features)
             for ring in rings:
                 self._rings.append(ring)
@@ -132,17 +126,13 @@ class VhostDevice(VirtioDevice):
         """Take the queues back: nothing touches guest memory any more."""
         self._stop_rings()
 
-    def run_queue(self, index: int) -> None:
-        """Kicks go to the other side, but for those of our own queues."""
-        if index >= self.served:
-            super().run_queue(index)
-
     def not_stopped(self, error: DeviceError) -> None:
-        """A queue could not be taken back: say so."""
+        """A queue could not be taken back: tell the user."""
         notice(f"virtio {self.name} stop", f"{self.name}: a queue could not be stopped: {error}")
 
-    def hold(self) -> None:
-        """As any device; the other side stops the rings, and says where they stand."""
+    def before_save(self) -> None:
+        """Have the back end stop the rings, and say where they stand."""
+        runtime = self.runtime
         failed = None
         for ring in self._rings:
             try:
@@ -150,40 +140,38 @@ class VhostDevice(VirtioDevice):
             except DeviceError as error:
                 failed = failed or error
             else:
-                self.queues[ring.index].begin_at(ring.base)
-        if failed is not None and self.active:  # else it broke before, and was told of
-            self.broken(failed)
+                runtime.queues[ring.index].begin_at(ring.base)
+        if failed is not None and runtime.active:  # else it was halted before, and the user told
+            runtime.halt(failed)
             raise failed
-        super().hold()
 
-    def release(self) -> None:
-        """As any device; the other side goes on with the rings."""
-        super().release()
-        if not self.active:
+    def resumed(self) -> None:
+        """Have the back end go on with the rings."""
+        if not self.runtime.active:
             return
         try:
             for ring in self._rings:
                 self.control.start_ring(ring)
             self.control.running(self._rings)
         except DeviceError as error:
-            self.broken(error)
+            self.runtime.halt(error)
 
     def close(self) -> None:
-        """Let go of the other side."""
+        """End the connection to the back end."""
         self.control.close()
 
     def _watch_kick(self, index: int) -> None:
-        kick = self._kicks[index]
+        runtime, kick = self.runtime, self.runtime.kicks[index]
         # Edge: the counter need not be read, and each write of it is one more event.
-        self.loop.add(kick, READ | EDGE, lambda _: self.run_queue(index))
+        runtime.loop.add(kick, READ | EDGE, lambda _: runtime.run_queue(index))
         self._watched_kicks.append(kick)
 
     def _stop_rings(self) -> None:
         while self._watched_kicks:
-            self.loop.remove(self._watched_kicks.pop())
+            self.runtime.loop.remove(self._watched_kicks.pop())
         rings, self._rings = self._rings, []
-        if self.held:
-            return
+        if self.runtime.held:
+            return  # the back end stopped them when the device was saved
         for ring in rings:
             try:
                 self.control.stop_ring(ring.index)
@@ -193,7 +181,7 @@ class VhostDevice(VirtioDevice):
 
 
 def _address(memory: GuestMemory, queue: Queue, what: str, gpa: int, size: int) -> int:
-    """The host address of a ring's part, which must lie in one piece there."""
+    """The host address of a part of a ring, which must be contiguous there."""
     first, last = memory.translate(gpa), memory.translate(gpa + size - 1)
     if last - first != size - 1:
         raise QueueError(

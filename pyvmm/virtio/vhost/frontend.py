@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyvmm.errors import PyvmmError
-    from pyvmm.loop import Loop
 
 #: name: (identifier, queues, bytes of configuration space). The identifiers are section 5's.
 TYPES = {
@@ -70,6 +69,8 @@ class VhostUser(VhostDevice):
     shares_memory = True
     #: Seconds the back end may take for one answer.
     patience = PATIENCE
+    #: Whether the loop watches its descriptors.
+    _watching = False
 
     def __init__(
         self,
@@ -89,8 +90,8 @@ class VhostUser(VhostDevice):
         self.channel = Channel(sock, place, self.patience)
         self._back: socket.socket | None = None
         self._receiver: p.Receiver | None = None
-        self._config_from_us = config
-        self._told = False
+        self._own_config = config
+        self._told = False  # whether the user was told that the back end is lost
         try:
             most = self.channel.queue_num
             if most is not None and queues > most:
@@ -111,7 +112,7 @@ class VhostUser(VhostDevice):
 
     @property
     def offered_features(self) -> int:
-        """What the back end has, less what we cannot carry between it and the driver."""
+        """What the back end has, less what cannot pass between it and the driver here."""
         features = super().offered_features
         if self.device_id == ids.NET:
             if len(self.queue_sizes) % 2 == 0:
@@ -122,70 +123,71 @@ class VhostUser(VhostDevice):
             features &= ~_BLK_F_MQ
         return features
 
-    # Life
+    # The device's life
 
-    def attach(self, loop: Loop) -> None:
-        """Watch the connection, also while the driver has not started."""
-        super().attach(loop)
+    def attached(self) -> None:
+        """Watch the connection, also while the driver has not started the device."""
+        loop = self.runtime.loop
         loop.add(self.channel.fd, select.EPOLLRDHUP, self._hung_up)
         loop.add(self.error_fd, READ, self._gave_up)
         if self._back is not None:
             loop.add(self._back.fileno(), READ, self._back_request)
+        self._watching = True
 
     def started(self) -> None:
         """Hand the queues over."""
         try:
             super().started()
         except DeviceError:
-            self._told = True  # the transport says why it did not start
+            self._told = True  # the transport tells why it did not start
             raise
 
-    def broken(self, error: PyvmmError) -> None:
-        """As any device, and nothing more is said of it."""
+    def halted(self, error: PyvmmError) -> None:
+        """The user is told why, and not a second time."""
         self._told = True
-        super().broken(error)
 
     def not_stopped(self, error: DeviceError) -> None:
-        """The connection is over: the loop hears of that and tells."""
+        """The connection is over: ``_hung_up`` is called and tells the user."""
 
     def close(self) -> None:
         """Close the connection: most back ends end with it."""
-        if hasattr(self, "loop"):
-            self.loop.remove(self.channel.fd)
-            self.loop.remove(self.error_fd)
+        if self._watching:
+            self.runtime.loop.remove(self.channel.fd)
+            self.runtime.loop.remove(self.error_fd)
         self._close_back()
+        self._watching = False
         self.channel.close()
         fd, self.error_fd = getattr(self, "error_fd", -1), -1
         if fd >= 0:
             os.close(fd)
 
     def _hung_up(self, _: int) -> None:
-        self.loop.remove(self.channel.fd)
+        self.runtime.loop.remove(self.channel.fd)
         self.channel.end("its back end closed the connection")
         self._close_back()
         why = f"{self.channel.place}: {self.channel.lost}"
-        with self.busy:
-            if self.active:
-                self.broken(DeviceError(why))
+        with self.runtime.lock:
+            if self.runtime.active:
+                self.runtime.halt(DeviceError(why))
             elif not self._told:
                 notice(f"virtio {self.name} gone", f"{self.name} is gone: {why}")
         self._told = True
 
     def _gave_up(self, _: int) -> None:
         os.eventfd_read(self.error_fd)
-        with self.busy:
-            if self.active:
-                self.broken(DeviceError(f"{self.channel.place}: it gave up on a queue"))
+        with self.runtime.lock:
+            if self.runtime.active:
+                self.runtime.halt(DeviceError(f"{self.channel.place}: it gave up on a queue"))
 
     # Configuration space
 
     @property
     def _remote_config(self) -> bool:
-        return bool(self.channel.protocol & p.PROTOCOL_F_CONFIG) and self._config_from_us is None
+        return bool(self.channel.protocol & p.PROTOCOL_F_CONFIG) and self._own_config is None
 
     def _first_config(self, size: int | None) -> bytes:
         if not self._remote_config:
-            return self._config_from_us or bytes(size or 0)
+            return self._own_config or bytes(size or 0)
         for wanted in CONFIG_SIZES if size is None else (size,) if size else ():
             data = self.channel.get_config(wanted)
             if data is not None:
@@ -195,7 +197,7 @@ class VhostUser(VhostDevice):
         return b""
 
     def _corrected(self, data: bytes) -> bytes:
-        """The back end's fields, but for the number of queues, which is ours to say."""
+        """The back end's fields, but for the number of queues, which was chosen here."""
         if self.device_id == ids.BLOCK and len(data) >= _BLK_NUM_QUEUES + 2:
             queues = len(self.queue_sizes).to_bytes(2, "little")
             return data[:_BLK_NUM_QUEUES] + queues + data[_BLK_NUM_QUEUES + 2 :]
@@ -208,9 +210,9 @@ class VhostUser(VhostDevice):
                 self.channel.set_config(offset, self.config.read(offset, size))
                 self._refresh()
             except DeviceError:
-                pass  # the loop hears of the end of the connection, and tells
-        elif self._config_from_us is not None:
-            self.config.data = self._config_from_us
+                pass  # ``_hung_up`` tells the user
+        elif self._own_config is not None:
+            self.config.data = self._own_config
 
     def _refresh(self) -> None:
         size = len(self.config)
@@ -243,14 +245,14 @@ class VhostUser(VhostDevice):
                 self._refresh()
             except DeviceError:
                 return
-            with self.busy:
+            with self.runtime.lock:
                 self.config_changed()
 
     def _close_back(self) -> None:
         if self._back is None:
             return
-        if hasattr(self, "loop"):
-            self.loop.remove(self._back.fileno())
+        if self._watching:
+            self.runtime.loop.remove(self._back.fileno())
         assert self._receiver is not None
         self._receiver.close()
         self._back.close()

@@ -1,4 +1,4 @@
-"""Programs on the host that connect to PATH and have not reached the guest yet.
+"""Programs on the host that have connected to PATH and not named a port of the guest's yet.
 
 By the convention that Firecracker began, a program writes ``CONNECT PORT`` and a newline; it reads
 ``OK HOSTPORT`` and a newline when the guest has accepted, and has the stream then.
@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm.virtio.device import VirtioDevice
+    from pyvmm.virtio.runtime import Runtime
     from pyvmm.virtio.vsock.listener import Listener
 
 #: Bytes of the longest line a client may send: the word, a space, ten digits, a line's end.
@@ -59,26 +59,26 @@ class Client:
 
 
 class Clients:
-    """Those who connected to *listener*, until they say where to.
+    """Programs that connected to *listener*, until they name a port.
 
-    :param device: whose loop to live in, while it runs
+    :param runtime: whose loop to use, while its device runs
     :param arrived: gets a client's socket and the port it asked for
     :param room: says whether another one may come
     """
 
     def __init__(
         self,
-        device: VirtioDevice,
+        runtime: Runtime,
         listener: Listener,
         arrived: Callable[[socket.socket, int], object],
         room: Callable[[], bool],
     ) -> None:
-        self._device = device
+        self._runtime = runtime
         self._listener = listener
         self._arrived = arrived
         self._room = room
         self._clients: set[Client] = set()
-        self._deadlines = Deadlines(device, PATIENCE, self._forget)
+        self._deadlines = Deadlines(runtime, PATIENCE, self._forget)
         self._accepting = False
 
     def __len__(self) -> int:
@@ -88,7 +88,7 @@ class Clients:
         """There may be room again."""
         if not self._accepting and self._room():
             self._accepting = True
-            self._device.watch(self._listener.socket.fileno(), READ, self._accept)
+            self._runtime.watch(self._listener.socket.fileno(), READ, self._accept)
 
     def clear(self) -> None:
         """The device stopped."""
@@ -100,7 +100,7 @@ class Clients:
 
     def _accept_no_more(self) -> None:
         self._accepting = False
-        self._device.unwatch(self._listener.socket.fileno())
+        self._runtime.unwatch(self._listener.socket.fileno())
 
     def _accept(self, events: int) -> None:
         try:
@@ -109,13 +109,13 @@ class Clients:
             return  # it left again
         except OSError:  # no descriptor or memory left
             self._accept_no_more()
-            self._device.later(ACCEPT_PAUSE, self.accept_more)
+            self._runtime.later(ACCEPT_PAUSE, self.accept_more)
             return
         sock.setblocking(False)
         client = Client(sock)
         self._clients.add(client)
         self._deadlines.add(client)
-        self._device.watch(sock.fileno(), READ, lambda _: self._speaks(client))
+        self._runtime.watch(sock.fileno(), READ, lambda _: self._speaks(client))
         if not self._room():
             self._accept_no_more()
 
@@ -130,7 +130,7 @@ class Clients:
             self._arrived(client.sock, port)
 
     def _release(self, client: Client) -> None:
-        self._device.unwatch(client.sock.fileno())
+        self._runtime.unwatch(client.sock.fileno())
         self._clients.remove(client)
         self._deadlines.remove(client)
 

@@ -1,4 +1,4 @@
-"""How long to wait for many, all equally long, with one timer."""
+"""Time limits of many items, all equally long, with one timer."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from pyvmm.virtio.device import VirtioDevice
+    from pyvmm.virtio.runtime import Runtime
 
 
 class Deadlines:
     """Calls ``expired(item)`` for an item that was not removed within *seconds*.
 
-    :param device: whose timer to use, while it runs
+    :param runtime: whose timer to use, while its device runs
     """
 
-    def __init__(self, device: VirtioDevice, seconds: float, expired: Callable[[Any], object]) -> None:
-        self._device = device
+    def __init__(self, runtime: Runtime, seconds: float, expired: Callable[[Any], object]) -> None:
+        self._runtime = runtime
         self._seconds = seconds
         self._expired = expired
         self._due: dict[object, float] = {}  # in the order they were added, which is that of the times
@@ -25,7 +25,7 @@ class Deadlines:
 
     def add(self, item: object) -> None:
         """Begin to wait for *item*."""
-        self._due[item] = self._device.loop.clock() + self._seconds
+        self._due[item] = self._runtime.loop.clock() + self._seconds
         self._tick_in(self._seconds)
 
     def remove(self, item: object) -> None:
@@ -40,11 +40,11 @@ class Deadlines:
     def _tick_in(self, seconds: float) -> None:
         if not self._ticking:
             self._ticking = True
-            self._device.later(seconds, self._tick)
+            self._runtime.later(seconds, self._tick)
 
     def _tick(self) -> None:
         self._ticking = False
-        now = self._device.loop.clock()
+        now = self._runtime.loop.clock()
         for item in [item for item, due in self._due.items() if due <= now]:
             if self._due.pop(item, None) is not None:
                 self._expired(item)

@@ -8,17 +8,20 @@ from pyvmm.memory.views import cut
 from pyvmm.virtio import ids
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.errors import ChainError
+from pyvmm.virtio.vsock import persist
 from pyvmm.virtio.vsock.clients import Clients
 from pyvmm.virtio.vsock.connection import UNWATCHED, Connection
 from pyvmm.virtio.vsock.deadlines import Deadlines
-from pyvmm.virtio.vsock.event import tell_reset
+from pyvmm.virtio.vsock.event import send_transport_reset
 from pyvmm.virtio.vsock.listener import Listener
 from pyvmm.virtio.vsock.outbox import Outbox
 from pyvmm.virtio.vsock.packet import (
     CID_HOST,
     F_STREAM,
+    FIRST_HOST_PORT,
     HEADER,
     HEADER_SIZE,
+    LAST_HOST_PORT,
     MAX_DATA,
     OP_CREDIT_REQUEST,
     OP_CREDIT_UPDATE,
@@ -50,8 +53,6 @@ SMALL_SPACE = 32 << 10
 LARGE_CONNECTIONS = 64
 #: Seconds a guest gets to answer a request.
 PATIENCE = 5.0
-#: The ports of the host's end of connections that the host begins.
-FIRST_HOST_PORT, LAST_HOST_PORT = 1 << 30, (1 << 31) - 1
 
 
 class Vsock(VirtioDevice):
@@ -79,14 +80,26 @@ class Vsock(VirtioDevice):
         #: Packets and buffers of the driver's that broke a rule.
         self.refused = 0
         self._listener = Listener(path)
-        self._clients = Clients(self, self._listener, self._host_asks, lambda: not self._full)
-        self._unanswered = Deadlines(self, PATIENCE, self._not_answered)
-        self._lingering: set[Connection] = set()  # the guest is done with them, their sockets are not
-        self._outbox = Outbox(self, self.queues[RX])
+        self._clients = Clients(self.runtime, self._listener, self._host_asks, lambda: not self._full)
+        self._unanswered = Deadlines(self.runtime, PATIENCE, self._not_answered)
+        self._lingering: set[Connection] = set()  # ended for the guest, with bytes left for the socket
+        self._outbox: Outbox
         self._next_port = FIRST_HOST_PORT
-        self._reset_event = False
+        self._reset_event = False  # whether the event TRANSPORT_RESET is due
 
-    # Life
+    # The device's life
+
+    def attached(self) -> None:
+        """The receive queue is there."""
+        self._outbox = Outbox(
+            self.runtime,
+            self.runtime.queues[RX],
+            self.cid,
+            abort=self.abort,
+            wait_for=self.wait_for,
+            not_full=lambda: self.runtime.kick(TX),
+            bad_buffer=self._bad_buffer,
+        )
 
     def started(self) -> None:
         """Accept connections."""
@@ -106,20 +119,18 @@ class Vsock(VirtioDevice):
         """Remove the socket."""
         self._listener.close()
 
-    def save(self) -> dict[str, Any]:
-        """Without the connections: who loads it has none of their sockets."""
-        state = super().save()
-        queue = state["queues"][RX]  # buffers that wait here for packets are the driver's again
-        queue["_next_avail"] = queue["_next_avail"] - self._outbox.held & 0xFFFF
-        return {**state, "next_port": self._next_port}
+    def pending(self, queue: Queue) -> int:
+        """Receive buffers that wait here for packets are taken again after a load."""
+        return self._outbox.held if queue.index == RX else 0
 
-    def load(self, state: dict[str, Any]) -> None:
-        """The driver is told that its connections are gone (5.10.6.7)."""
-        super().load(state)
+    def save_state(self) -> dict[str, Any]:
+        """What vsock/persist.py lists."""
+        return persist.save(self._next_port)
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restore it; the driver is told that its connections are gone (5.10.6.7)."""
         self.config.guest_cid = self.cid
-        if not FIRST_HOST_PORT <= state["next_port"] <= LAST_HOST_PORT:
-            raise ValueError(f"{state['next_port']} is no port for the host's end of a connection")
-        self._next_port = state["next_port"]
+        self._next_port = persist.load(self.name, state)
         self._reset_event = True
 
     def describe(self, queue: int, request: bytes) -> str:
@@ -128,7 +139,7 @@ class Vsock(VirtioDevice):
 
     # Queues
 
-    def kicked(self, queue: Queue) -> None:
+    def process(self, queue: Queue) -> None:
         """Packets from the guest, or room for packets to it."""
         if queue.index == TX:
             self._take_packets(queue)
@@ -136,15 +147,11 @@ class Vsock(VirtioDevice):
         elif queue.index == RX:
             self._outbox.send()
         elif self._reset_event:
-            self._reset_event = not tell_reset(self, queue)
-
-    def take_more(self) -> None:
-        """Resets that held up the guest's packets are out."""
-        self.kick(TX)
+            self._reset_event = not send_transport_reset(self.runtime, queue)
 
     def _take_packets(self, queue: Queue) -> None:
         left, outbox = queue.size, self._outbox
-        queue.disarm()
+        queue.disable_notification()
         while True:
             while left and not outbox.full and (chain := queue.pop()) is not None:
                 left -= 1
@@ -152,17 +159,17 @@ class Vsock(VirtioDevice):
                     self._packet(chain)
                 except ChainError as error:
                     self.refused += 1
-                    self.refuse(error)
+                    self.runtime.refuse(error)
                 queue.push(chain, 0)
             if outbox.full:
-                break  # it calls take_more when there is room
+                break  # until it calls not_full
             if not left:
-                self.kick(TX)
+                self.runtime.kick(TX)
                 break
-            if not queue.arm():
+            if not queue.enable_notification():
                 break
-            queue.disarm()
-        self.publish(queue)
+            queue.disable_notification()
+        self.runtime.publish(queue)
 
     # From the guest
 
@@ -247,13 +254,20 @@ class Vsock(VirtioDevice):
 
     def _guest_resets(self, connection: Connection) -> None:
         if connection.guest_shut and connection.backlog:
-            # It has said all, and no longer waits for whoever reads it slowly.
+            # It sends no more; what it sent is still for the program at the other end, which reads slowly.
             self._remove(connection)
             connection.guest_shuts(SHUTDOWN_BOTH)
             self._lingering.add(connection)
             self.wait_for(connection)
         else:
             self._drop(connection)
+
+    def _bad_buffer(self) -> None:
+        self.refused += 1
+        notice(
+            f"virtio {self.name} buffer",
+            f"{self.name}: a receive buffer of the driver's has no room for data",
+        )
 
     def _wrong(self, what: str) -> None:
         self.refused += 1
@@ -328,11 +342,11 @@ class Vsock(VirtioDevice):
             return
         fd = connection.sock.fileno()
         if events == UNWATCHED:
-            self.unwatch(fd)
+            self.runtime.unwatch(fd)
         elif connection.watched == UNWATCHED:
-            self.watch(fd, events, lambda happened: self._ready(connection, happened))
+            self.runtime.watch(fd, events, lambda happened: self._ready(connection, happened))
         else:
-            self.rewatch(fd, events)
+            self.runtime.rewatch(fd, events)
         connection.watched = events
 
     def abort(self, connection: Connection) -> None:
@@ -354,7 +368,7 @@ class Vsock(VirtioDevice):
 
     def _discard(self, connection: Connection) -> None:
         self._lingering.discard(connection)
-        self.unwatch(connection.sock.fileno())
+        self.runtime.unwatch(connection.sock.fileno())
         connection.watched = UNWATCHED
         connection.sock.close()
         self._clients.accept_more()

@@ -17,7 +17,7 @@ def from_options(reader: OptionReader) -> VirtioDevice:
     if cid is None:
         raise reader.error("cid is missing; give the guest a number from 3 on")
     if reader.flag("vhost"):
-        from pyvmm.virtio.vhost.vsock import VhostVsock
+        from pyvmm.virtio.vsock.vhost import VhostVsock
 
         return VhostVsock(cid)
     return Vsock(cid, reader.need("path"))

@@ -1,14 +1,14 @@
-"""What the socket device has to tell the guest, and the receive buffers it goes into.
+"""Packets of the socket device for the guest, and the receive buffers they go into.
 
-Everything due stands in one list in the order it became due; a connection stands in it once and
-sends one packet, or one read of its socket, a turn. So a connection with much to send holds up no other.
+Whatever has something to send is in one list, in the order in which that became so; a connection is in it
+once and sends one packet, or one read of its socket, a turn. So a connection with much to send delays no
+other.
 """
 
 from __future__ import annotations
 
 from collections import deque
 
-from pyvmm.host.notice import notice
 from pyvmm.memory.views import cut, rest
 from pyvmm.virtio.vsock.connection import BATCH, Connection
 from pyvmm.virtio.vsock.packet import (
@@ -24,20 +24,43 @@ from pyvmm.virtio.vsock.packet import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyvmm.virtio.ring.chain import Chain
     from pyvmm.virtio.ring.queue import Queue
-    from pyvmm.virtio.vsock.device import Vsock
+    from pyvmm.virtio.runtime import Runtime
 
 #: Resets that wait for receive buffers; with so many, nothing more is taken from the guest.
 MAX_RESETS = 256
 
 
 class Outbox:
-    """Packets for the guest of *device*, sent through *queue*."""
+    """Packets for the guest with context identifier *cid*, sent through *queue* of *runtime*'s device.
 
-    def __init__(self, device: Vsock, queue: Queue) -> None:
-        self._device = device
+    :param abort: ends a connection whose socket failed
+    :param wait_for: has the events awaited that a connection needs now
+    :param not_full: called when ``full`` was true and is no longer
+    :param bad_buffer: called when a receive buffer has no room for data
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        queue: Queue,
+        cid: int,
+        *,
+        abort: Callable[[Connection], object],
+        wait_for: Callable[[Connection], object],
+        not_full: Callable[[], object],
+        bad_buffer: Callable[[], object],
+    ) -> None:
+        self._runtime = runtime
         self._queue = queue
+        self._cid = cid
+        self._abort = abort
+        self._wait_for = wait_for
+        self._not_full = not_full
+        self._bad_buffer = bad_buffer
         # A reset is (guest's port, host's CID and port, type).
         self._due: deque[Connection | tuple[int, int, int, int]] = deque()
         self._resets = 0
@@ -65,26 +88,26 @@ class Outbox:
         self._due.append((guest_port, cid, host_port, kind))
 
     def add(self, connection: Connection) -> None:
-        """Send what *connection* has to say, if anything."""
+        """Send what *connection* has to send, if anything."""
         if not connection.queued and connection.has_more:
             connection.queued = True
             self._due.append(connection)
 
     def remove(self, connection: Connection) -> None:
-        """It has nothing to say any more."""
+        """*connection* sends nothing more."""
         if connection.queued:
             self._due.remove(connection)
             connection.queued = False
 
     def send(self) -> None:
         """Send what is due, as far as there are buffers, and tell the driver."""
-        due, queue, device = self._due, self._queue, self._device
+        due, queue, runtime = self._due, self._queue, self._runtime
         left, was_full = queue.size, self.full
-        queue.disarm()
+        queue.disable_notification()
         while due and left > 0:
             chain = self._buffer()
             if chain is None:
-                if queue.arm():
+                if queue.enable_notification():
                     continue
                 break
             left -= 1
@@ -92,7 +115,7 @@ class Outbox:
             if isinstance(item, tuple):
                 guest_port, cid, host_port, kind = item
                 self._resets -= 1
-                header = HEADER.pack(cid, device.cid, host_port, guest_port, 0, kind, OP_RST, 0, 0, 0)
+                header = HEADER.pack(cid, self._cid, host_port, guest_port, 0, kind, OP_RST, 0, 0, 0)
                 chain.write(header)
                 queue.push(chain, HEADER_SIZE)
                 continue
@@ -106,11 +129,11 @@ class Outbox:
                 chain.write(self._header(item, op, 0, item.shutdown_flags if op == OP_SHUTDOWN else 0))
                 queue.push(chain, HEADER_SIZE)
             self.add(item)
-        device.publish(queue)
+        runtime.publish(queue)
         if due and left <= 0:
-            device.kick(queue.index)
+            runtime.kick(queue.index)
         if was_full and not self.full:
-            device.take_more()
+            self._not_full()
 
     def _send_data(self, connection: Connection, first: Chain) -> int:
         """One read from the socket straight into receive buffers; returns how many besides *first*."""
@@ -133,7 +156,7 @@ class Outbox:
             size = connection.fill(views)
         except OSError:  # the program at the other end left in the middle
             self._buffers.extendleft(reversed(chains))
-            self._device.abort(connection)
+            self._abort(connection)
             return 0
         for chain, room in zip(chains, rooms, strict=True):
             if not size:
@@ -146,7 +169,7 @@ class Outbox:
         self._buffers.extendleft(reversed(chains[used:]))
         connection.batch = min(2 * used, BATCH) if used == len(chains) else max(1, used)
         if not connection.readable:
-            self._device.wait_for(connection)
+            self._wait_for(connection)
         return used - 1
 
     def _buffer(self) -> Chain | None:
@@ -156,9 +179,7 @@ class Outbox:
         while (chain := self._queue.pop()) is not None:
             if chain.writable_size > HEADER_SIZE:
                 return chain
-            self._device.refused += 1
-            name = self._device.name
-            notice(f"virtio {name} buffer", f"{name}: a receive buffer of the driver's has no room for data")
+            self._bad_buffer()
             self._queue.push(chain, 0)
         return None
 
@@ -166,7 +187,7 @@ class Outbox:
         connection.header_written()
         return HEADER.pack(
             CID_HOST,
-            self._device.cid,
+            self._cid,
             connection.host_port,
             connection.guest_port,
             size,

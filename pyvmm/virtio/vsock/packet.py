@@ -12,6 +12,9 @@ CID_LAST_GUEST = 0xFFFF_FFFE
 #: The number that is no port (VMADDR_PORT_ANY in linux/vm_sockets.h).
 PORT_ANY = 0xFFFF_FFFF
 
+#: The ports of the host's end of connections that the host begins.
+FIRST_HOST_PORT, LAST_HOST_PORT = 1 << 30, (1 << 31) - 1
+
 # Feature bits (5.10.3)
 F_STREAM = 1 << 0
 

@@ -9,8 +9,8 @@ import time
 
 from pyvmm.backends.disk.raw import RawDisk
 from pyvmm.testing import FakeDriver
-from pyvmm.testing.driver import WRITE
 from pyvmm.virtio.block.device import Block
+from pyvmm.virtio.ring.descriptor import WRITE
 
 SIZE = 64 << 20
 BLOCK = 4096
@@ -41,7 +41,7 @@ def seconds(driver: FakeDriver, device: Block, places: random.Random) -> float:
             memory.write(header, struct.pack("<IIQ", 0, 0, sector))
             ring.add_buffers([(header, 16, 0), (data, BLOCK, WRITE), (status, 1, WRITE)])
         begin = time.perf_counter()
-        device.run_queue(0)
+        device.runtime.run_queue(0)
         spent += time.perf_counter() - begin
         assert len(ring.collect()) == BATCH
     return spent

@@ -11,8 +11,8 @@ import time
 
 from pyvmm.backends.net.switch import Switch
 from pyvmm.testing import FakeDriver
-from pyvmm.testing.driver import WRITE
 from pyvmm.virtio.net.device import Net
+from pyvmm.virtio.ring.descriptor import WRITE
 
 HEADER, FRAME, PAGE, PIECE = 12, 65536, 4096, 32768
 #: What the receive queue of 256 has room for.
@@ -50,7 +50,7 @@ def seconds(sender: FakeDriver, receiver: FakeDriver, size: int) -> float:
             address = free.pop(0)
             into.add_buffers([(address, size, WRITE)], [(address, size)])
         begin = time.perf_counter()
-        sender.device.run_queue(1)
+        sender.device.runtime.run_queue(1)
         spent += time.perf_counter() - begin
         assert len(out.collect()) == BATCH
         done = into.collect()

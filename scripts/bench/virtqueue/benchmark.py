@@ -26,12 +26,12 @@ DESCRIPTOR = Struct("QIHH").unpack_from
 
 
 class Sink(VirtioDevice):
-    """Gives everything back unused."""
+    """Completes everything unused."""
 
     queue_sizes = (256,)
 
-    def handle(self, queue: int, chain: Chain) -> int:
-        return 0
+    def handle(self, queue: int, chain: Chain) -> None:
+        pass
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
@@ -69,14 +69,14 @@ def _nanoseconds(serve: Callable[[FakeDriver], None], indirect: bool) -> float:
 
 
 def _serve(driver: FakeDriver) -> None:
-    queue = driver.device.queues[0]
+    queue = driver.device.runtime.queues[0]
     while (chain := queue.pop()) is not None:
         queue.push(chain, 0)
     queue.publish()
 
 
 def _kicked(driver: FakeDriver) -> None:
-    driver.device.run_queue(0)
+    driver.device.runtime.run_queue(0)
 
 
 def _bare(driver: FakeDriver) -> None:
@@ -103,5 +103,5 @@ def _bare(driver: FakeDriver) -> None:
         at = (at + 1) & 0xFFFF
     halves[(ring.used - base >> 1) + 1] = at
     # As if the device had done it, for the next batch.
-    queue = driver.device.queues[0]
+    queue = driver.device.runtime.queues[0]
     queue._next_avail = queue._avail_idx = queue._next_used = queue._published = at

@@ -13,7 +13,6 @@ from pyvmm.errors import ConfigError
 from pyvmm.memory.guest import GuestMemory, Region
 from pyvmm.memory.host import Anonymous, Memfd
 from pyvmm.testing import FakeDriver
-from pyvmm.testing.driver import WRITE
 from pyvmm.virtio import features as f
 from pyvmm.virtio.balloon.device import (
     DEFLATE,
@@ -29,6 +28,7 @@ from pyvmm.virtio.balloon.device import (
     runs,
 )
 from pyvmm.virtio.options import make_device
+from pyvmm.virtio.ring.descriptor import WRITE
 from pyvmm.virtio.transport import mmio
 from pyvmm.virtio.transport.interrupt import CONFIG_CHANGE
 

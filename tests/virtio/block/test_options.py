@@ -30,14 +30,14 @@ def test_path_alone_is_a_writable_disk(image: Path) -> None:
     made = device(str(image))
     made.close()
 
-    assert (made.disk.size, made.disk.readonly, len(made.queues), made.serial) == (1 << 20, False, 1, "")
+    assert (made.disk.size, made.disk.readonly, len(made.queue_sizes), made.serial) == (1 << 20, False, 1, "")
 
 
 def test_every_option_is_understood(image: Path) -> None:
     made = device(f"{image},ro,serial=abc,format=raw,queues=4,cache=writethrough")
     made.close()
 
-    assert (made.disk.readonly, len(made.queues), made.serial) == (True, 4, "abc")
+    assert (made.disk.readonly, len(made.queue_sizes), made.serial) == (True, 4, "abc")
     assert made.config.writeback == 0
 
 

@@ -108,7 +108,7 @@ def test_saved_state_has_nothing_under_way(path: Path, monkeypatch: pytest.Monke
         bench.driver.transport.save()
 
         assert len(ring.collect()) == len(made)
-        assert bench.device.queues[0].in_flight == 0
+        assert bench.device.runtime.queues[0].in_flight == 0
 
 
 def test_read_that_fails_after_waiting_fails_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,7 +185,7 @@ def test_output_when_the_driver_polls_costs_it_no_interrupt(driver: FakeDriver) 
         send(driver, [b"sixteen bytes..."])
         assert len(ring.collect()) == 1  # which tells the device that this one was seen
     device = driver.device
-    driver.run(lambda: not device._timers)
+    driver.run(lambda: not device.runtime._timers)
 
     assert driver.interrupts == 0
 
@@ -199,7 +199,7 @@ def test_output_when_the_loop_is_late_gives_a_driver_that_polls_time_to_see_it(
     for _ in range(20):
         ring.add([b"sixteen bytes..."])
         now[0] += 1.5 * MODERATION  # the timer is due in the turn that serves the kick
-        driver.device.run_queue(TX)
+        driver.device.runtime.run_queue(TX)
         driver.run()
         ring.collect()
         now[0] += 0.25 * MODERATION

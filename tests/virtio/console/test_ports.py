@@ -239,8 +239,8 @@ def test_console_alone_has_no_control_queues() -> None:
     alone = VirtioConsole([Port(End())])
     named = VirtioConsole([Port(End(), "tty")])
 
-    assert (len(alone.queues), alone.features & c.F_MULTIPORT) == (2, 0)
-    assert (len(named.queues), named.features & c.F_MULTIPORT) == (4, c.F_MULTIPORT)
+    assert (len(alone.queue_sizes), alone.features & c.F_MULTIPORT) == (2, 0)
+    assert (len(named.queue_sizes), named.features & c.F_MULTIPORT) == (4, c.F_MULTIPORT)
 
 
 def test_state_with_open_ports_is_taken_over(ports: Ports) -> None:

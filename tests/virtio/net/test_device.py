@@ -341,7 +341,7 @@ def test_saved_device_when_it_was_broken_begins_anew_after_its_drivers_reset() -
     wire = Wire()
     with wired() as (driver, _):
         driver.command(0, 0, b"\0")  # not promiscuous: that ends with the driver's reset
-        driver.device.broken(QueueError("a ring that is broken"))
+        driver.device.runtime.halt(QueueError("a ring that is broken"))
         driver.replace(lambda: Net(wire, mac=OWN), driver.transport.save())
         driver.probe()
         driver.give(1600)

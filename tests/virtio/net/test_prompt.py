@@ -1,17 +1,22 @@
-"""Who sends where there is one CPU: the vCPU that kicks, for a conversation; else the loop, in batches."""
+"""Who sends where there is one CPU: the vCPU that notifies, for a conversation; else the loop, in batches."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from pyvmm.virtio.net.device import CONVERSATION, SHORT
+from pyvmm.loop import EDGE, READ
+from pyvmm.virtio.one_cpu import CONVERSATION, SHORT, install
 from pyvmm.virtio.transport import mmio
+from pyvmm.virtio.transport.bus import Attached
 from tests.support.net_driver import NetDriver, Wire, frame, wired
 
 TX = 1
+#: Where its registers are.
+BASE = 0xD000_0000
 ENOUGH = CONVERSATION + 5
 
 
@@ -23,14 +28,30 @@ def on_a_vcpu(function: Callable[[], object]) -> None:
 
 
 class OneCpu:
-    """A driver on a host of one CPU; this thread is the loop's."""
+    """A driver on a host of one CPU; this thread is the loop's. It stands for KVM, too."""
 
-    def __init__(self, driver: NetDriver, wire: Wire) -> None:
+    def __init__(self, driver: NetDriver, wire: Wire, kicks: list[int]) -> None:
         self.driver, self.wire = driver, wire
-        #: (queue, whether KVM takes its kicks) as it changed.
+        #: (queue, whether its ioeventfd is assigned) as it changed.
         self.doorbells: list[tuple[int, bool]] = []
-        driver.transport.doorbell = lambda queue, take: self.doorbells.append((queue, take))
+        attached = Attached("net0", driver.device, BASE, 5)
+        attached.transport, attached.kicks = driver.transport, kicks
+        runtime = driver.device.runtime
+        for queue, kick in enumerate(kicks):
+            driver.loop.add(kick, READ | EDGE, lambda _, queue=queue: runtime.run_queue(queue))  # type: ignore[misc]
+        driver.transport._kick = lambda queue: os.eventfd_write(kicks[queue], 1)
+        mine = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, sorted(mine)[:1])
+        try:
+            install([attached], self)  # type: ignore[arg-type]
+        finally:
+            os.sched_setaffinity(0, mine)
         driver.give(*[2048] * 8)
+
+    def ioeventfd(self, fd: int, address: int, size: int, datamatch: int, *, deassign: bool) -> None:
+        """As ``Vm.ioeventfd``."""
+        assert (address, size) == (BASE + mmio.QUEUE_NOTIFY, 4)
+        self.doorbells.append((datamatch, not deassign))
 
     def send(self, *sizes: int) -> int:
         """How many frames had been sent when the vCPU's kick was over; all are when this returns."""
@@ -58,10 +79,19 @@ class OneCpu:
 
 
 @pytest.fixture
-def host() -> Iterator[OneCpu]:
+def kicks() -> Iterator[list[int]]:
+    """An eventfd a queue."""
+    found = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(3)]
+    yield found
+    for fd in found:
+        os.close(fd)
+
+
+@pytest.fixture
+def host(kicks: list[int]) -> Iterator[OneCpu]:
     with wired() as (driver, wire):
         driver.run()
-        yield OneCpu(driver, wire)
+        yield OneCpu(driver, wire, kicks)
 
 
 def test_answers_are_sent_by_the_vcpu_once_there_were_many_in_a_row(host: OneCpu) -> None:
@@ -89,11 +119,13 @@ def test_what_is_no_answer_is_left_to_the_loop(
     assert set(at_once) == {0}
 
 
-def test_backend_that_wants_its_loop_gets_everything_there(host: OneCpu) -> None:
-    host.wire.prompt = False
+def test_backend_that_wants_its_loop_gets_everything_there(kicks: list[int]) -> None:
+    with wired() as (driver, wire):
+        wire.prompt = False
+        host = OneCpu(driver, wire, kicks)
 
-    assert host.converse(ENOUGH) == [0] * ENOUGH
-    assert host.doorbells == []
+        assert host.converse(ENOUGH) == [0] * ENOUGH
+        assert host.doorbells == []
 
 
 def test_loop_sends_again_when_the_conversation_is_over(host: OneCpu) -> None:
@@ -109,7 +141,7 @@ def test_answer_while_the_device_is_at_work_is_left_to_the_loop(host: OneCpu) ->
     host.converse(ENOUGH)
     host.receive(60)
     host.driver.tx.add([bytes(12), frame(60)])
-    with host.driver.device.busy:
+    with host.driver.device.runtime.lock:
         on_a_vcpu(host.driver.tx.kick)
         before = host.wire.sent()
     host.driver.run()

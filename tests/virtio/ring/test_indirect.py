@@ -18,7 +18,7 @@ from pyvmm.testing import FakeDriver
 from pyvmm.virtio.block.device import Block
 from pyvmm.virtio.block.request import Request
 from pyvmm.virtio.errors import ChainError
-from pyvmm.virtio.ring.indirect import LongChain
+from pyvmm.virtio.ring.indirect import IndirectChain
 from pyvmm.virtio.ring.queue import Queue
 from tests.support.rings import END, INDIRECT, LOW, PAGE, ROM, SEAM, two_regions
 
@@ -40,9 +40,9 @@ def made(buffers: list[tuple[int, int]], filled: bool) -> list[Descriptor]:
 def queues(memory: GuestMemory) -> tuple[Queue, Queue]:
     """One that sweeps and one that does not, with a descriptor 0 to be pointed at the table."""
     found = []
-    for long_chains in (True, False):
+    for indirect_vectors in (True, False):
         queue = Queue(0, 256)
-        queue.long_chains = long_chains
+        queue.indirect_vectors = indirect_vectors
         queue.desc, queue.driver, queue.device = LOW + 0x2000, LOW + 0x4000, LOW + 0x5000
         queue.ready = True
         queue.activate(memory, INDIRECT)
@@ -132,7 +132,7 @@ def test_a_table_as_linux_makes_it_is_swept(count: int, filled: bool) -> None:
     lay(memory, made([(LOW + 0x10000 + 16 * at, at) for at in range(count)], filled))
     chain = queues(memory)[0].walk(0)
 
-    assert type(chain) is LongChain
+    assert type(chain) is IndirectChain
     assert (chain.filled, len(chain.vector), chain.vector.size) == (filled, count, count * (count - 1) // 2)
     for kind in (0, 1):  # IN and OUT
         memory.write(LOW, struct.pack("<IIQ", kind, 0, 5))
@@ -188,7 +188,7 @@ def test_many_buffers_go_to_the_disk_and_come_back(tmp_path: Path, neighbours: i
                 memory.write(status, b"\xff")
                 buffers = [(header, 16, 0), *((at, size, way) for at in places[number]), (status, 1, WRITE)]
                 ring.add_buffers(buffers, indirect=True)
-            driver.device.run_queue(0)
+            driver.device.runtime.run_queue(0)
             assert len(ring.collect()) == neighbours
             start = 512 * 512
             written = b"".join(piece for request in data for piece in request)

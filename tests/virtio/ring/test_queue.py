@@ -10,10 +10,12 @@ import pytest
 from pyvmm.memory.guest import GuestMemory, Region
 from pyvmm.memory.host import Anonymous
 from pyvmm.testing import FakeDriver
-from pyvmm.testing.driver import INDIRECT as TABLE
-from pyvmm.testing.driver import NEXT, WRITE, DriverQueue
+from pyvmm.testing.driver import DriverQueue
 from pyvmm.virtio.errors import QueueError, StateError
+from pyvmm.virtio.ring import persist
 from pyvmm.virtio.ring.chain import Chain
+from pyvmm.virtio.ring.descriptor import INDIRECT as TABLE
+from pyvmm.virtio.ring.descriptor import NEXT, WRITE
 from pyvmm.virtio.ring.queue import Queue
 from tests.support import rings
 from tests.support.rings import ALL, END, EVENTS, LOW, PAGE, PLAIN, ROM, SEAM, Copier, chains, count
@@ -41,7 +43,7 @@ def ring(driver: FakeDriver) -> DriverQueue:
 
 @pytest.fixture
 def queue(driver: FakeDriver) -> Queue:
-    return driver.device.queues[0]
+    return driver.device.runtime.queues[0]
 
 
 def make(memory: GuestMemory, features: int = ALL, **fields: int) -> Queue:
@@ -150,10 +152,10 @@ def move_ring(driver: FakeDriver, field: str, address: int) -> None:
 def test_queue_when_it_was_not_made_ready_never_has_a_chain_and_takes_what_is_given_back() -> None:
     queue = Queue(0, SIZE)
 
-    queue.disarm()
+    queue.disable_notification()
     assert queue.pop() is None
-    assert queue.arm() is False
-    queue.give_back(3, 0)
+    assert queue.enable_notification() is False
+    queue.push_head(3, 0)
     assert queue.publish() is False
 
 
@@ -263,7 +265,7 @@ def test_chain_when_as_long_as_the_queue_is_served(ring: DriverQueue, queue: Que
 def test_chain_when_longer_than_the_specification_allows_is_refused() -> None:
     size = 1 << 30
     with rings.started(Copier(), memory=huge_memory(size)) as driver:
-        ring, queue = driver.queues[0], driver.device.queues[0]
+        ring, queue = driver.queues[0], driver.device.runtime.queues[0]
         offer_bytes(ring, size, 4)
 
         assert refused(queue)
@@ -272,7 +274,7 @@ def test_chain_when_longer_than_the_specification_allows_is_refused() -> None:
 def test_chain_when_just_short_enough_is_served() -> None:
     size = 1 << 30
     with rings.started(Copier(), memory=huge_memory(size)) as driver:
-        ring, queue = driver.queues[0], driver.device.queues[0]
+        ring, queue = driver.queues[0], driver.device.runtime.queues[0]
         offer_bytes(ring, size, 3)
 
         assert chains(queue)[0].readable_size == 3 * size
@@ -452,7 +454,7 @@ def test_indirect_when_table_is_outside_memory_is_refused(
 def test_indirect_when_longer_than_a_queue_made_smaller_is_served_up_to_the_size_offered() -> None:
     # Against 2.7.5.3.1; but Linux's virtio-blk does it where QEMU halved the queue, and would lose writes.
     with rings.started(Copier(), queue_size=4) as driver:
-        ring, queue = driver.queues[0], driver.device.queues[0]
+        ring, queue = driver.queues[0], driver.device.runtime.queues[0]
         memory = driver.memory.regions[0].gpa + (32 << 20)
         for count, served in ((SIZE, 1), (SIZE + 1, 0)):
             table(ring, [(memory, 1, NEXT if i < count - 1 else 0, i + 1) for i in range(count)], memory)
@@ -495,7 +497,7 @@ def test_indirect_when_not_negotiated_is_refused() -> None:
         ring = driver.queues[0]
         ring.add([b"data"], indirect=True)
 
-        assert refused(driver.device.queues[0])
+        assert refused(driver.device.runtime.queues[0])
 
 
 # Row 15: the event index across the wrap (2.7.10)
@@ -536,7 +538,7 @@ def test_publish_when_event_index_is_passed_wants_an_interrupt(
     queue._next_used = queue._published = old
     memory.write_u16(queue.driver + 4 + 2 * SIZE, event)
     for _ in range((new - old) & 0xFFFF):
-        queue.give_back(0, 0)
+        queue.push_head(0, 0)
 
     assert queue.publish() is wanted
     assert memory.read_u16(queue.device + 2) == new
@@ -548,15 +550,15 @@ def test_arm_when_events_are_used_asks_for_the_next_chain(memory: GuestMemory, a
     queue._next_avail = queue._avail_idx = at
     memory.write_u16(queue.driver + 2, at)
 
-    assert queue.arm() is False
+    assert queue.enable_notification() is False
     assert memory.read_u16(queue.device + 4 + 8 * SIZE) == at
     memory.write_u16(queue.driver + 2, (at + 1) & 0xFFFF)
-    assert queue.arm() is True
+    assert queue.enable_notification() is True
 
 
 def start_at(driver: FakeDriver, index: int) -> None:
     """Both sides as if *index* requests had been done."""
-    queue, ring = driver.device.queues[0], driver.queues[0]
+    queue, ring = driver.device.runtime.queues[0], driver.queues[0]
     queue._next_avail = queue._avail_idx = queue._next_used = queue._published = index
     ring.used_idx = ring._kicked_at = index
     ring.set_avail_idx(index)
@@ -571,16 +573,16 @@ def start_at(driver: FakeDriver, index: int) -> None:
 def test_disarm_and_arm_when_events_are_not_used_set_the_flag(memory: GuestMemory) -> None:
     queue = make(memory, PLAIN)
 
-    queue.disarm()
+    queue.disable_notification()
     assert memory.read_u16(queue.device) == 1
-    queue.arm()
+    queue.enable_notification()
     assert memory.read_u16(queue.device) == 0
 
 
 def test_disarm_when_events_are_used_leaves_the_flag_zero(memory: GuestMemory) -> None:
     queue = make(memory, EVENTS)
 
-    queue.disarm()
+    queue.disable_notification()
 
     assert memory.read_u16(queue.device) == 0
 
@@ -591,14 +593,14 @@ def test_publish_when_events_are_not_used_obeys_the_drivers_flag(
 ) -> None:
     queue = make(memory, PLAIN)
     memory.write_u16(queue.driver, flags)
-    queue.give_back(0, 0)
+    queue.push_head(0, 0)
 
     assert queue.publish() is wanted
 
 
 def test_publish_when_nothing_was_pushed_wants_no_interrupt(memory: GuestMemory) -> None:
     queue = make(memory, PLAIN)
-    queue.give_back(0, 0)
+    queue.push_head(0, 0)
 
     assert [queue.publish(), queue.publish()] == [True, False]
 
@@ -678,24 +680,24 @@ def test_bad_chains_when_a_full_queue_of_them_came_leave_the_device_running(
 def test_pop_when_bad_chains_never_end_gives_up_and_the_queue_is_run_again(
     driver: FakeDriver, ring: DriverQueue, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    give_back = Queue.give_back
+    push_head = Queue.push_head
     more = iter(range(10 * SIZE))
 
     def endless(self: Queue, head: int, written: int) -> None:
-        give_back(self, head, written)
+        push_head(self, head, written)
         if next(more, None) is not None:
             ring.offer(0)  # the guest's other processor is as fast as we are
 
-    monkeypatch.setattr(Queue, "give_back", endless)
+    monkeypatch.setattr(Queue, "push_head", endless)
     ring.describe(0, END, 8)
     ring.offer(0)
 
     assert queue.pop() is None
-    assert (queue.bad_chains, queue.tired, queue.arm()) == (SIZE, True, False)
+    assert (queue.bad_chains, queue.exhausted, queue.enable_notification()) == (SIZE, True, False)
     ring.kick()
     driver.run()
     assert queue.bad_chains == 10 * SIZE + 1
-    assert not queue.tired
+    assert not queue.exhausted
 
 
 def test_bad_chains_when_there_are_thousands_are_told_of_a_few_times(
@@ -728,17 +730,17 @@ def test_push_when_published_shows_heads_and_lengths_in_order(memory: GuestMemor
 
 def test_load_when_saved_in_the_middle_goes_on_where_it_was(driver: FakeDriver) -> None:
     driver.request(0, [b"before"], [8])
-    queue, ring = driver.device.queues[0], driver.queues[0]
+    queue, ring = driver.device.runtime.queues[0], driver.queues[0]
     ring.add([b"after"], [8])
-    state = queue.save()
+    state = persist.save(queue)
 
     other = Queue(0, SIZE)
-    other.load(state)
+    persist.load(other, state)
     other.activate(driver.memory, ALL)
 
     (chain,) = chains(other)
     assert chain.read(5) == b"after"
-    assert other.save() == queue.save() | {"_next_avail": 2}
+    assert persist.save(other) == persist.save(queue) | {"next_avail": 2}
 
 
 @pytest.mark.parametrize(
@@ -749,15 +751,15 @@ def test_load_when_saved_in_the_middle_goes_on_where_it_was(driver: FakeDriver) 
         ({"size": -1}, "the saved size is -1"),
         ({"desc": 1 << 64}, "the saved desc is"),
         ({"ready": "yes"}, "the saved ready is 'yes'"),
-        ({"_next_avail": 65536}, "the saved next_avail is 65536"),
-        ({"_next_used": None}, "the saved next_used is None"),
-        ({"_next_avail": 100}, "100 chains in flight"),
+        ({"next_avail": 65536}, "the saved next_avail is 65536"),
+        ({"next_used": None}, "the saved next_used is None"),
+        ({"next_avail": 100}, "100 chains in flight"),
     ],
 )
 def test_load_when_state_cannot_be_is_refused_in_one_sentence(
     memory: GuestMemory, change: dict[str, object], sentence: str
 ) -> None:
-    state = make(memory).save() | change
+    state = persist.save(make(memory)) | change
 
     with pytest.raises(StateError, match=sentence):
-        Queue(0, SIZE).load(state)
+        persist.load(Queue(0, SIZE), state)

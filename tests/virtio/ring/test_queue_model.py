@@ -183,7 +183,7 @@ def test_pop_room_when_table_and_ring_are_random_takes_what_the_model_does(
     views: list[memoryview] = []
     broken = False
     try:
-        got = queue.pop_room(want, heads, lengths, views)
+        got = queue.pop_writable(want, heads, lengths, views)
     except QueueError:
         broken, got = True, sum(lengths)
 
@@ -269,7 +269,7 @@ class Registers(RuleBasedStateMachine):
 
     @rule(value=st.one_of(st.sampled_from([0, 1, 3, 11, 15, 128, 64]), st.integers(0, 0xFFFF_FFFF)))
     def status(self, value: int) -> None:
-        starts = all(not queue.ready or self._good(queue) for queue in self.driver.device.queues)
+        starts = all(not queue.ready or self._good(queue) for queue in self.driver.device.runtime.queues)
         before = self.model.status
         self.driver.write(mmio.STATUS, value)
         self.model.write(value, self.driver.device.offered_features, starts)
@@ -306,7 +306,7 @@ class Registers(RuleBasedStateMachine):
             driver.write(low, address & 0xFFFF_FFFF)
             driver.write(low + 4, address >> 32)
         driver.write(mmio.QUEUE_READY, ready)
-        queues = driver.device.queues
+        queues = driver.device.runtime.queues
         if self.select < len(queues) and not self.model.status & f.DRIVER_OK:
             assert queues[self.select].ready == bool(ready & 1)
 
@@ -331,10 +331,10 @@ class Registers(RuleBasedStateMachine):
     def the_same(self) -> None:
         device, status = self.driver.device, self.driver.status
         assert status == self.model.status
-        assert device.active == (status & (f.DRIVER_OK | f.DEVICE_NEEDS_RESET) == f.DRIVER_OK)
-        if device.active:
-            assert not device.driver_features & ~device.offered_features
-            assert device.driver_features & f.F_VERSION_1
+        assert device.runtime.active == (status & (f.DRIVER_OK | f.DEVICE_NEEDS_RESET) == f.DRIVER_OK)
+        if device.runtime.active:
+            assert not device.runtime.driver_features & ~device.offered_features
+            assert device.runtime.driver_features & f.F_VERSION_1
 
     def _good(self, queue: Queue) -> bool:
         power = queue.size in (1, 2, 4, 8, 16) and queue.size <= queue.max_size

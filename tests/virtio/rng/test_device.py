@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyvmm.testing import FakeDriver
-from pyvmm.testing.driver import WRITE
+from pyvmm.virtio.ring.descriptor import WRITE
 from pyvmm.virtio.rng.device import LIMIT, Rng
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pyvmm.testing import FakeDriver
-from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.device import DEFERRED, Deferred, VirtioDevice
+from pyvmm.virtio.observer import Observer
 from pyvmm.virtio.ring.chain import Chain
-from pyvmm.virtio.tools.tap import Tap
 
 
 class Shout(VirtioDevice):
@@ -24,25 +24,24 @@ class Shout(VirtioDevice):
         self.answer = answer
         self.kept: list[Chain] = []
 
-    def handle(self, queue: int, chain: Chain) -> int | None:
+    def handle(self, queue: int, chain: Chain) -> Deferred | None:
         if queue == 1:
             self.kept.append(chain)
-            return None
+            return DEFERRED
         text = chain.read_rest(1 << 20)
         self.config.count += 1
-        return chain.write(text.upper() if self.answer is None else self.answer)
+        chain.write(text.upper() if self.answer is None else self.answer)
+        return None
 
     def tell(self, text: bytes) -> None:
         chain = self.kept.pop(0)
-        self.complete(self.queues[1], chain, chain.write(text))
+        chain.write(text)
+        self.complete(1, chain)
 
     def describe(self, queue: int, request: bytes) -> str:
         return f"shout {request.decode(errors='replace')}"
 
 
-def tapped(device: VirtioDevice, *taps: Tap) -> FakeDriver:
-    """A driver that has not begun, of *device* with *taps* on it."""
-    driver = FakeDriver(device, start=False)
-    for tap in taps:
-        tap.install(device, driver.transport)
-    return driver
+def observed(device: VirtioDevice, *observers: Observer) -> FakeDriver:
+    """A driver that has not begun, of *device* with *observers*."""
+    return FakeDriver(device, start=False, observers=observers)

@@ -14,12 +14,9 @@ from tests.virtio.tools.devices import Shout
 
 def disturbed(words: str) -> tuple[FakeDriver, Injector]:
     device = Shout()
-    driver = FakeDriver(device, start=False)
     _, faults, seed = parse(f"shout:{words}")
     injector = Injector(device, faults, seed)
-    injector.install()
-    driver.probe()
-    return driver, injector
+    return FakeDriver(device, observers=[injector]), injector
 
 
 def lengths(words: str, count: int = 40) -> list[int]:

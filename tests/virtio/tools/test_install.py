@@ -10,9 +10,8 @@ import pytest
 from pyvmm.config import Config
 from pyvmm.errors import ConfigError
 from pyvmm.testing import FakeDriver
-from pyvmm.virtio.tools.install import install
+from pyvmm.virtio.tools.install import Tools
 from pyvmm.virtio.tools.record import Recording
-from pyvmm.virtio.transport.bus import Attached
 from tests.virtio.tools.devices import Shout
 
 
@@ -20,31 +19,36 @@ class Bench:
     """Two devices of one kind and one of another, as a machine has them."""
 
     def __init__(self) -> None:
+        self.external = False
         self.drivers: dict[str, FakeDriver] = {}
-        self.attached: list[Attached] = []
-        for number, name in enumerate(("shout0", "shout1", "other0")):
-            device = Shout()
-            device.name = name
-            self.drivers[name] = FakeDriver(device, start=False)
-            attached = Attached(name, device, 0x1000 * number, 5 + number)
-            attached.transport = self.drivers[name].transport
-            self.attached.append(attached)
 
     def install(self, **keys: object) -> None:
-        install(self.attached, Config(kernel="k", **keys))
+        self.close()
+        devices = [Shout(), Shout(), Shout()]
+        for device, name in zip(devices, ("shout0", "shout1", "other0"), strict=True):
+            device.name = name
+            device.external = self.external
+        tools = Tools(Config(kernel="k", **keys), devices)
+        for device in devices:
+            observers = tools.observers(device)
+            self.drivers[device.name] = FakeDriver(device, start=False, observers=observers)
+        tools.close()
 
     def use(self) -> None:
         for driver in self.drivers.values():
             driver.probe()
             driver.request(0, [b"x"], [1])
 
+    def close(self) -> None:
+        while self.drivers:
+            self.drivers.popitem()[1].close()
+
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
     bench = Bench()
     yield bench
-    for driver in bench.drivers.values():
-        driver.close()
+    bench.close()
 
 
 @pytest.mark.parametrize(
@@ -96,7 +100,7 @@ def test_what_is_wrong_is_one_sentence(bench: Bench, keys: dict[str, str], sente
 
 
 def test_queues_served_elsewhere_can_be_traced_and_nothing_else(bench: Bench, tmp_path: Path) -> None:
-    bench.attached[0].device.external = True
+    bench.external = True
 
     bench.install(trace_device=f"shout0={tmp_path}/trace")
     for keys in ({"inject": "shout0:delay=1s"}, {"record": f"shout0={tmp_path}/r"}):

@@ -13,16 +13,17 @@ from hypothesis import strategies as st
 
 from pyvmm.errors import ConfigError, StartError
 from pyvmm.testing.replay import Replay
+from pyvmm.virtio.device import DEFERRED, Deferred
 from pyvmm.virtio.rng.device import Rng
 from pyvmm.virtio.tools import record
 from pyvmm.virtio.tools.record import Recorder, Recording, RecordingError
-from tests.virtio.tools.devices import Shout, tapped
+from tests.virtio.tools.devices import Shout, observed
 
 
 def recorded(path: Path, limit: int = record.LIMIT) -> str:
     """A life with two starts, a kept buffer and accesses to the configuration space."""
     device = Shout()
-    with tapped(device, Recorder(device, str(path), limit)) as driver:
+    with observed(device, Recorder(device, str(path), limit)) as driver:
         driver.probe()
         for text in (b"one", b"two" * 100):
             driver.request(0, [text[:1], text[1:]], [2, 400])
@@ -138,8 +139,8 @@ def test_replay_when_a_byte_differs_says_which(tmp_path: Path) -> None:
 
 def test_replay_when_no_answer_comes_says_so(tmp_path: Path) -> None:
     class Silent(Shout):
-        def handle(self, queue: int, chain: object) -> None:
-            return None
+        def handle(self, queue: int, chain: object) -> Deferred:
+            return DEFERRED
 
     replay = Replay(Recording(recorded(tmp_path / "r")), Silent(), patience=0.05)
     replay.run()
@@ -167,11 +168,11 @@ def test_replay_when_an_entry_is_damaged_is_one_sentence(tmp_path: Path) -> None
 
 def test_replay_when_a_queue_is_silent_waits_once_and_not_for_every_answer(tmp_path: Path) -> None:
     class Silent(Shout):
-        def handle(self, queue: int, chain: object) -> None:
-            return None
+        def handle(self, queue: int, chain: object) -> Deferred:
+            return DEFERRED
 
     device, path = Shout(), str(tmp_path / "r")
-    with tapped(device, Recorder(device, path)) as driver:
+    with observed(device, Recorder(device, path)) as driver:
         driver.probe()
         for _ in range(5):
             driver.request(0, [b"x"], [1])

@@ -11,14 +11,14 @@ from pyvmm.cli.report_handler import show_trace
 from pyvmm.errors import StartError
 from pyvmm.virtio.tools.trace import Trace, open_trace
 from pyvmm.virtio.transport import mmio
-from tests.virtio.tools.devices import Shout, tapped
+from tests.virtio.tools.devices import Shout, observed
 
 
 @pytest.fixture
 def lines(tmp_path: Path) -> list[str]:
     """What a trace of a short life says, without the times."""
     device = Shout()
-    with tapped(device, Trace(device, open_trace(str(tmp_path / "trace")))) as driver:
+    with observed(device, Trace(device, open_trace(str(tmp_path / "trace")))) as driver:
         driver.probe()
         driver.request(0, [b"quiet" * 20], [200])
         driver.queues[0].add_buffers([(1 << 60, 16, 0)])
@@ -78,7 +78,7 @@ def test_request_is_described_by_its_device_and_shown_as_far_as_a_line_goes(line
 def test_trace_without_a_file_goes_to_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     show_trace()
     device = Shout()
-    with tapped(device, Trace(device)) as driver:
+    with observed(device, Trace(device)) as driver:
         driver.read(mmio.VERSION)
 
     assert "shout read  Version -> 2\n" in capfd.readouterr().err
@@ -86,7 +86,7 @@ def test_trace_without_a_file_goes_to_stderr(capfd: pytest.CaptureFixture[str]) 
 
 def test_trace_when_nobody_reads_it_any_more_does_not_stop_the_device(tmp_path: Path) -> None:
     device = Shout()
-    with tapped(device, Trace(device, open_trace("/dev/full"))) as driver:
+    with observed(device, Trace(device, open_trace("/dev/full"))) as driver:
         driver.probe()
 
         assert driver.request(0, [b"a"], [1]) == b"A"
@@ -103,7 +103,7 @@ def test_describe_that_fails_is_told_in_the_line_and_the_device_goes_on(tmp_path
             return str(1 // 0)
 
     device = Mumbling()
-    with tapped(device, Trace(device, open_trace(str(tmp_path / "trace")))) as driver:
+    with observed(device, Trace(device, open_trace(str(tmp_path / "trace")))) as driver:
         driver.probe()
         answer = driver.request(0, [b"a"], [1])
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from pyvmm.backends.disk.raw import RawDisk
 from pyvmm.board.device import Line
 from pyvmm.board.space import DOORBELL, IRQ, MMIO
 from pyvmm.config import Config
 from pyvmm.errors import ConfigError, StartError
 from pyvmm.machine.machine import Machine
+from pyvmm.pykvm.errors import KvmError
+from pyvmm.virtio.block.device import Block
 from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.one_cpu import doorbell
 from pyvmm.virtio.rng.device import Rng
 from pyvmm.virtio.transport import mmio
 from pyvmm.virtio.transport.bus import EventLine
@@ -133,9 +139,9 @@ def test_attach_when_device_has_a_thread_of_its_own_ends_it_at_close() -> None:
 
     device = Threaded()
     with machine(device) as built:
-        assert device.loop is not built.loop
+        assert device.runtime.loop is not built.loop
         assert built.virtio is not None
-        loop = device.loop
+        loop = device.runtime.loop
 
     loop.call_soon(lambda: pytest.fail("the loop still runs"))
     with pytest.raises(ValueError, match="closed"):
@@ -148,7 +154,7 @@ def test_kick_when_written_by_the_machine_itself_reaches_the_queue() -> None:
         assert built.virtio is not None
         (attached,) = built.virtio.attached
         seen: list[int] = []
-        device.run_queue = seen.append  # type: ignore[method-assign]
+        device.runtime.run_queue = seen.append  # type: ignore[method-assign]
         attached.transport.write(mmio.QUEUE_NOTIFY, 4, 0)
         built.loop.run_once(0)
 
@@ -156,48 +162,68 @@ def test_kick_when_written_by_the_machine_itself_reaches_the_queue() -> None:
 
 
 @pytest.mark.parametrize("cpus", [1, 2])
-def test_kick_when_the_device_is_prompt_and_there_is_one_cpu_runs_the_queue_itself(cpus: int) -> None:
+def test_notification_of_a_disk_when_there_is_one_cpu_is_served_by_the_vcpu(
+    cpus: int, tmp_path: Path
+) -> None:
     mine = os.sched_getaffinity(0)
     if len(mine) < cpus:
         pytest.skip("this host has one CPU")
-    device = Copier()
-    seen: list[int] = []
-    device.run_queue = seen.append  # type: ignore[method-assign]
-    device.run_promptly = lambda index: bool(seen.append(index) or True)  # type: ignore[method-assign]
+    (tmp_path / "image").write_bytes(bytes(1 << 20))
+    device = Block(RawDisk(str(tmp_path / "image")))
+    device.own_thread = False
     os.sched_setaffinity(0, sorted(mine)[:cpus])
     try:
         with machine(device) as built:
             assert built.virtio is not None
-            transport = built.virtio.attached[0].transport
+            (attached,) = built.virtio.attached
+            runtime = device.runtime
+            by_vcpu, by_loop = [], []
+            runtime.run_locked = lambda index, process=None: (  # type: ignore[method-assign]
+                by_loop if process is None else by_vcpu
+            ).append(index)
 
-            def kick() -> list[int]:
-                """Who ran the queue: this thread, the loop."""
-                seen.clear()
-                transport.write(mmio.QUEUE_NOTIFY, 4, 0)
-                at_once = len(seen)
+            def notify() -> list[int]:
+                """How often the vCPU, and the loop, ran the queue."""
+                by_vcpu.clear()
+                by_loop.clear()
+                attached.transport.write(mmio.QUEUE_NOTIFY, 4, 0)
                 built.loop.run_once(0)
-                return [at_once, len(seen) - at_once]
+                return [len(by_vcpu), len(by_loop)]
 
-            before = kick()
-            transport.prompt(0, True)
-            while_prompt = kick()
-            transport.prompt(0, True)  # not twice: KVM would refuse
-            transport.prompt(0, False)
-            after = kick()
+            at_once = notify()
+            with runtime.lock:
+                attached.transport.write(mmio.QUEUE_NOTIFY, 4, 0)
+            built.loop.run_once(0)
+            at_work = [len(by_vcpu), len(by_loop)]
+            with contextlib.suppress(KvmError):
+                doorbell(attached, built.vm)(0, True)  # refused where it is assigned already
+                at_work.append(0)
     finally:
         os.sched_setaffinity(0, mine)
 
-    assert before == after == [0, 1]
-    assert while_prompt == ([1, 0] if cpus == 1 else [0, 1])
+    assert at_once == ([1, 0] if cpus == 1 else [0, 1])
+    assert at_work == ([1, 1, 0] if cpus == 1 else [0, 2])
+
+
+def test_notification_of_an_observed_disk_when_there_is_one_cpu_is_served_by_the_loop(tmp_path: Path) -> None:
+    mine = os.sched_getaffinity(0)
+    (tmp_path / "image").write_bytes(bytes(1 << 20))
+    device = Block(RawDisk(str(tmp_path / "image")))
+    os.sched_setaffinity(0, sorted(mine)[:1])
+    try:
+        with machine(device, inject="disk0:drop-kick") as built:
+            assert built.virtio is not None
+            (attached,) = built.virtio.attached
+            with pytest.raises(KvmError):
+                doorbell(attached, built.vm)(0, True)  # it is assigned
+    finally:
+        os.sched_setaffinity(0, mine)
 
 
 @pytest.mark.parametrize("external_first", [False, True])
 def test_interrupt_when_shared_is_one_line_and_an_eventfd_beside_others_queues(external_first: bool) -> None:
     class External(Copier):
         external = True
-
-        def wire(self, kicks: list[int], interrupt: int) -> None:
-            self.eventfds = (*kicks, interrupt)
 
     ours = [Copier() for _ in range(40)]
     others = [External(), External()]
@@ -212,7 +238,8 @@ def test_interrupt_when_shared_is_one_line_and_an_eventfd_beside_others_queues(e
         outside = [attached for attached in built.virtio.attached if attached.device in others]
         for device, attached in zip(others, outside, strict=True):
             assert isinstance(attached.line, EventLine)
-            assert device.eventfds == (*attached.kicks, attached.line.fd)
+            eventfds = (*device.runtime.kicks, device.runtime.interrupt)
+            assert eventfds == (*attached.kicks, attached.line.fd)
         with_others = {attached.gsi for attached in outside}
         events = {gsi for gsi, same in lines.items() if isinstance(next(iter(same)), EventLine)}
         assert events == with_others

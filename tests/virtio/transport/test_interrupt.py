@@ -39,7 +39,7 @@ class Host:
         self.assigned: list[bool] = []
 
     def listen(self) -> None:
-        self.interrupt.listen(self.acks, self.loop, self.assigned.append)
+        self.interrupt.assign_ioeventfd(self.acks, self.loop, self.assigned.append)
 
     def acknowledge(self, times: int = 1) -> None:
         os.eventfd_write(self.acks, times)
@@ -65,7 +65,7 @@ def host() -> Iterator[Host]:
 @pytest.fixture
 def shown(host: Host) -> Host:
     """Its status is in a page, its acknowledgements go to KVM."""
-    host.interrupt.show(host.word)
+    host.interrupt.mirror_status(host.word)
     host.listen()
     return host
 
@@ -87,7 +87,9 @@ def shown(host: Host) -> Host:
             st.tuples(st.sampled_from([mmio.QUEUE_READY, mmio.QUEUE_SIZE]), st.sampled_from([0, 1, 16])),
             st.tuples(st.just(mmio.CONFIG + 8), st.integers(0, 0xFFFF_FFFF)),
             st.tuples(st.just(mmio.INTERRUPT_ACK), st.integers(0, 3)),
-            st.tuples(st.sampled_from(["used", "config", "needs_reset", "capacity"]), st.integers(0, 99)),
+            st.tuples(
+                st.sampled_from(["used", "config_changed", "needs_reset", "capacity"]), st.integers(0, 99)
+            ),
         ),
         max_size=30,
     )
@@ -96,7 +98,7 @@ def test_page_when_anything_happens_holds_what_reads_give(writes: list[tuple[int
     page = memoryview(bytearray(mmio.SIZE))
     with FakeDriver(Configured(), start=False) as driver:
         driver.transport.shared[1] = (0x1_2345_6000, 0x20_0000)
-        driver.transport.show(page)
+        driver.transport.mirror_registers(page)
         for place, value in writes:
             if isinstance(place, int):
                 driver.write(place, value)
@@ -114,9 +116,9 @@ def test_page_when_anything_happens_holds_what_reads_give(writes: list[tuple[int
 def test_page_when_the_device_is_loaded_holds_what_was_saved() -> None:
     page = memoryview(bytearray(mmio.SIZE))
     with FakeDriver(Configured()) as driver, FakeDriver(Configured(), memory=driver.memory) as other:
-        other.transport.show(page)
+        other.transport.mirror_registers(page)
         driver.device.config.capacity = 77
-        driver.transport.config()
+        driver.transport.config_changed()
 
         other.transport.load(driver.transport.save())
 
@@ -130,7 +132,7 @@ def test_page_when_the_device_is_loaded_holds_what_was_saved() -> None:
 
 
 def test_status_when_acknowledged_by_an_exit_is_cleared_at_once(host: Host) -> None:
-    host.interrupt.show(host.word)
+    host.interrupt.mirror_status(host.word)
     host.interrupt.raise_(USED_BUFFER)
     host.interrupt.raise_(CONFIG_CHANGE)
 
@@ -236,7 +238,7 @@ def test_status_of_vhost_when_interrupts_pass_us_by_stays(shown: Host) -> None:
 def test_acknowledgements_when_the_driver_is_simple_are_exits(features: int, told: list[bool]) -> None:
     host = Host()
     with FakeDriver(Configured(), start=False, features=features) as driver:
-        driver.transport.interrupt.listen(host.acks, host.loop, host.assigned.append)
+        driver.transport.interrupt.assign_ioeventfd(host.acks, host.loop, host.assigned.append)
 
         driver.probe()
 

@@ -12,6 +12,7 @@ from pyvmm.testing import FakeDriver
 from pyvmm.virtio import features as f
 from pyvmm.virtio.errors import QueueError, StateError
 from pyvmm.virtio.features import ACKNOWLEDGE, DEVICE_NEEDS_RESET, DRIVER, DRIVER_OK, FAILED, FEATURES_OK
+from pyvmm.virtio.ring import persist
 from pyvmm.virtio.transport import mmio
 from pyvmm.virtio.transport.interrupt import CONFIG_CHANGE, USED_BUFFER
 from tests.support.rings import ALL, EVENTS, PLAIN, Copier, Pair, count
@@ -97,7 +98,7 @@ def test_queue_when_selected_beyond_the_last_does_not_exist(idle: FakeDriver, se
     idle.write(mmio.QUEUE_SIZE, 4)
     idle.write(mmio.QUEUE_DESC_LOW, 0x1000)
     assert idle.read(mmio.QUEUE_READY) == 0
-    assert not any(queue.ready for queue in idle.device.queues)
+    assert not any(queue.ready for queue in idle.device.runtime.queues)
 
 
 @pytest.mark.parametrize("width", [1, 2, 8])
@@ -157,8 +158,8 @@ def test_write_only_registers_when_read_give_zero(driver: FakeDriver) -> None:
 
 
 def test_queue_registers_when_written_after_driver_ok_are_ignored(driver: FakeDriver) -> None:
-    queue = driver.device.queues[0]
-    before = queue.save()
+    queue = driver.device.runtime.queues[0]
+    before = persist.save(queue)
     driver.write(mmio.QUEUE_SEL, 0)
     for offset in (
         mmio.QUEUE_SIZE,
@@ -172,7 +173,7 @@ def test_queue_registers_when_written_after_driver_ok_are_ignored(driver: FakeDr
         driver.write(offset, 0x10)
     driver.write(mmio.QUEUE_READY, 0)
 
-    assert queue.save() == before
+    assert persist.save(queue) == before
     assert driver.request(0, [b"still"], [8]) == b"still"
 
 
@@ -243,7 +244,7 @@ def test_status_when_steps_are_skipped_keeps_to_the_order(
         idle.write(mmio.STATUS, value)
 
     assert idle.status == want
-    assert not idle.device.active
+    assert not idle.device.runtime.active
 
 
 def test_status_when_bits_are_cleared_keeps_them(driver: FakeDriver) -> None:
@@ -293,7 +294,7 @@ def test_features_when_written_after_features_ok_are_ignored(idle: FakeDriver) -
     idle.set_up_queue(0)
     idle.driver_ok()
 
-    assert idle.device.driver_features == PLAIN
+    assert idle.device.runtime.driver_features == PLAIN
 
 
 def test_driver_ok_when_written_twice_starts_once(driver: FakeDriver) -> None:
@@ -313,7 +314,7 @@ def test_reset_when_running_clears_everything(driver: FakeDriver) -> None:
     for index in (0, 1):
         driver.write(mmio.QUEUE_SEL, index)
         assert driver.read(mmio.QUEUE_READY) == 0
-    assert (driver.device.active, driver.device.driver_features) == (False, 0)
+    assert (driver.device.runtime.active, driver.device.runtime.driver_features) == (False, 0)
 
 
 def test_reset_when_done_again_and_again_serves_each_time(driver: FakeDriver) -> None:
@@ -338,7 +339,7 @@ def test_activation_when_it_fails_shows_needs_reset_and_tells_the_driver(
         assert driver.status == READY | DRIVER_OK | DEVICE_NEEDS_RESET
         assert driver.interrupts == 1
         assert driver.acknowledge() == CONFIG_CHANGE
-        assert not device.active
+        assert not device.runtime.active
         driver.write(mmio.QUEUE_NOTIFY, 0)
         driver.run()
         driver.reset()
@@ -528,7 +529,7 @@ def test_load_when_saved_while_running_goes_on_with_what_was_waiting(features: i
         state = driver.transport.save()
 
         device = Configured()
-        device.attach(driver.loop)
+        device.runtime.attach(driver.loop)
         driver.transport.close()
         driver.device = device
         driver.transport = mmio.VirtioMmio(device, driver.memory, driver.line, driver._kick)
@@ -551,15 +552,15 @@ def test_load_when_saved_in_the_middle_of_setting_up_goes_on_from_there(idle: Fa
     idle.features = ALL
     idle.driver_ok()
 
-    assert idle.device.active and idle.device.queues[0].ready
+    assert idle.device.runtime.active and idle.device.runtime.queues[0].ready
 
 
 def test_load_when_the_device_interrupts_as_soon_as_it_is_started_keeps_the_cause() -> None:
     class Eager(Copier):
         def started(self) -> None:
-            chain = self.queues[0].pop()
+            chain = self.runtime.queues[0].pop()
             if chain is not None:
-                self.complete(self.queues[0], chain, 0)
+                self.complete(0, chain)
 
     with FakeDriver(Eager()) as driver:
         driver.queues[0].add([b"x"])
@@ -572,9 +573,9 @@ def test_load_when_the_device_interrupts_as_soon_as_it_is_started_keeps_the_caus
     ("change", "sentence"),
     [
         ({"version": 0}, "configured: the saved state has version 0, and this pyvmm reads 1; load it with"),
-        ({"_status": 256}, "the saved status is 256"),
-        ({"_queue_sel": "0"}, "the saved queue_sel is '0'"),
-        ({"_driver_features": 1 << 50}, "it has features that this device does not offer"),
+        ({"status": 256}, "the saved status is 256"),
+        ({"queue_sel": "0"}, "the saved queue_sel is '0'"),
+        ({"driver_features": 1 << 50}, "it has features that this device does not offer"),
         ({"device": {"version": 9}}, "configured: the saved state has version 9"),
         ({"device": {"version": 1, "device_id": 99}}, "is of virtio device 99, and this is 4"),
         ({"device": {"version": 1, "device_id": 4}}, "does not fit this device"),

@@ -179,7 +179,7 @@ def test_bad_answer_at_a_save_refuses_it_and_needs_a_reset(
         again = driver.transport.save()  # of a device that needs a reset
         driver.write(mmio.STATUS, 0)
 
-        assert (bool(needs_reset), again["_needs_reset"], driver.status) == (True, True, 0)
+        assert (bool(needs_reset), again["needs_reset"], driver.status) == (True, True, 0)
         assert capfd.readouterr().err.count("its back end") == 1
 
 

@@ -32,8 +32,8 @@ class Echo(VirtioDevice):
     config_fields = {"fixed": "u32", "free": "u32"}
     config_writable = frozenset({"free"})
 
-    def handle(self, queue: int, chain: Chain) -> int:
-        return chain.write(chain.read(chain.readable_size))
+    def handle(self, queue: int, chain: Chain) -> None:
+        chain.write(chain.read(chain.readable_size))
 
 
 class Front:
@@ -44,7 +44,7 @@ class Front:
         self.over: list[str] = []
         self.defects: list[Exception] = []
         self.device = Echo()
-        self.device.attach(self.loop)
+        self.device.runtime.attach(self.loop)
         self.sock, theirs = socket.socketpair()
         self.sock.settimeout(5)
         self.session = Session(self.device, theirs, self.loop, self.over.append, self.defects.append)
@@ -208,7 +208,7 @@ def test_driver_without_version_1_is_not_started(front: Front) -> None:
     front.ring(0)
     err = front.ring(1)
 
-    assert (front.device.active, os.eventfd_read(err)) == (False, 1)
+    assert (front.device.runtime.active, os.eventfd_read(err)) == (False, 1)
 
 
 @pytest.mark.parametrize(("offset", "size"), [(0, 257), (257, 4), (0xFFFF_FFFF, 8), (0, 0xFFFF_FFFF)])
@@ -292,12 +292,12 @@ def test_memory_that_is_taken_from_a_running_ring_is_refused(front: Front) -> No
     front.begin()
     front.ring(0)
     front.ring(1, desc=USER + 0x8000)
-    assert front.device.active
+    assert front.device.runtime.active
 
     front.say(p.SET_MEM_TABLE, front.table((GPA, MEMORY, USER + (1 << 40), 0)), [front.memfd()])
 
     assert "takes the memory" in front.over[0]
-    assert not front.device.active
+    assert not front.device.runtime.active
 
 
 # Rings
@@ -326,7 +326,7 @@ def test_ring_that_breaks_a_rule_does_not_start_and_its_error_is_signalled(
     front.ring(0)
     err = front.ring(1, size=size, desc=desc)
 
-    assert (front.device.active, front.over) == (False, [])
+    assert (front.device.runtime.active, front.over) == (False, [])
     assert os.eventfd_read(err) == 1
 
 
@@ -337,7 +337,7 @@ def test_ring_whose_index_runs_away_stops_the_device_and_its_error_is_signalled(
         err = front.ring(0)
         front.ring(1, desc=USER + 0x8000)
 
-    assert (front.device.active, os.eventfd_read(err)) == (False, 1)
+    assert (front.device.runtime.active, os.eventfd_read(err)) == (False, 1)
 
 
 def test_position_of_more_than_16_bits_is_refused(front: Front) -> None:
@@ -376,10 +376,14 @@ def test_ring_that_is_disabled_serves_nothing_until_it_is_enabled(front: Front) 
     front.ring(0)
     front.ring(1, desc=USER + 0x8000)
     front.say(p.SET_VRING_ENABLE, p.VRING_STATE.pack(0, 0))
-    disabled = front.device.queues[0].ready
+    disabled = front.device.runtime.queues[0].ready
     front.say(p.SET_VRING_ENABLE, p.VRING_STATE.pack(0, 1))
 
-    assert (disabled, front.device.queues[0].ready, front.device.active) == (False, True, True)
+    assert (disabled, front.device.runtime.queues[0].ready, front.device.runtime.active) == (
+        False,
+        True,
+        True,
+    )
 
 
 MESSAGES = st.tuples(

@@ -13,10 +13,11 @@ from pyvmm.cli.device import parse
 from pyvmm.config import DEVICE_KINDS, Config
 from pyvmm.errors import PyvmmError
 from pyvmm.loop import Loop
+from pyvmm.virtio.net import vhost as net
 from pyvmm.virtio.options import make_device
 from pyvmm.virtio.rng.device import Rng
-from pyvmm.virtio.vhost import net, vsock
 from pyvmm.virtio.vhost.server.backend import BackEnd
+from pyvmm.virtio.vsock import vhost as vsock
 
 
 def make(kind: str, text: str) -> None:

@@ -43,7 +43,7 @@ class Counter(VirtioDevice):
         self.config.seen += self.config.step
         self.config_changed()
         data = chain.read(chain.readable_size)
-        return chain.write(data[::-1])
+        chain.write(data[::-1])
 """
 
 
@@ -161,7 +161,7 @@ def test_save_when_rings_run_tells_their_position_and_holds_them_until_the_machi
         after = ring.data(done[0])
         queue = state["device"]["queues"][0]  # type: ignore[index]
 
-    assert (queue["_next_avail"], after) == (3, b"dc")
+    assert (queue["next_avail"], after) == (3, b"dc")
 
 
 def test_load_when_a_state_was_saved_goes_on_where_it_stood(counter: Path) -> None:
@@ -198,7 +198,7 @@ def test_save_when_the_back_end_has_gone_away_gives_a_state_that_needs_a_reset(t
         state = driver.transport.save()
         driver.transport.resume()
 
-        assert state["_needs_reset"] and driver.status & f.DEVICE_NEEDS_RESET
+        assert state["needs_reset"] and driver.status & f.DEVICE_NEEDS_RESET
 
 
 def test_driver_when_it_starts_a_device_whose_back_end_is_gone_is_told_at_once(

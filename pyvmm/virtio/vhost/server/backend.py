@@ -1,7 +1,7 @@
-"""Our vhost-user back end: any VirtioDevice, unchanged, for the front end of another process.
+"""A vhost-user back end for any VirtioDevice: the front end is in another process.
 
-Source: QEMU docs/interop/vhost-user.rst. One front end at a time; when it leaves, the next one is
-welcome.
+Source: QEMU docs/interop/vhost-user.rst. One front end at a time; when it disconnects, the next one is
+accepted.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ class BackEnd:
     ) -> None:
         if device.external:
             raise DeviceError(
-                f"{device.name} is served by somebody else already; give a device of this process"
+                f"{device.name} is served by another process already; give a device of this process"
             )
         self.device = device
         self.session: Session | None = None
         self._loop = loop
         self._failed = failed
         self._listener = Listener(path)
-        device.attach(loop)
+        device.runtime.attach(loop)
         loop.add(self._listener.socket.fileno(), READ, self._accept)
 
     def close(self) -> None:
-        """Let the front end go, stop and close the device, remove the socket."""
+        """Disconnect the front end, stop and close the device, remove the socket."""
         if self.session is not None:
             self.session.close()
         self._loop.remove(self._listener.socket.fileno())
         self._listener.close()
-        self.device.close()
+        self.device.runtime.close()
 
     def _accept(self, _: int) -> None:
         try:
             sock, _address = self._listener.socket.accept()
         except OSError:
             return
-        self._loop.remove(self._listener.socket.fileno())  # the next one waits
+        self._loop.remove(self._listener.socket.fileno())  # one front end at a time
         self.session = Session(self.device, sock, self._loop, self._left, self._failed)
 
     def _left(self, why: str) -> None:

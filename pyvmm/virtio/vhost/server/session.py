@@ -1,7 +1,7 @@
-"""One front end that our vhost-user back end serves: its messages, its rings, the device behind them.
+"""One front end of our vhost-user back end: its messages, its rings, the device behind them.
 
 Source: QEMU docs/interop/vhost-user.rst. Everything runs in one loop: messages, kicks, and the device.
-What a front end says is as little believed as what a guest does.
+Messages of a front end are checked as accesses of a guest are.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pyvmm.errors import PyvmmError
 from pyvmm.host.notice import notice
 from pyvmm.loop import EDGE, READ, Loop
 from pyvmm.virtio import features as f
-from pyvmm.virtio.device import Signal
 from pyvmm.virtio.ring.queue import MAX_SIZE
+from pyvmm.virtio.runtime import Transport
 from pyvmm.virtio.vhost import user_protocol as p
 from pyvmm.virtio.vhost.server.shared_memory import SharedMemory
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from pyvmm.virtio.device import VirtioDevice
 
-#: Seconds between looks at requests still in flight when a ring is to stop; and how long it is waited for
-#: the next of them to come back. What then is in flight is taken again when the ring goes on.
+#: While a ring is to stop: seconds between two looks at the number of requests in flight, and seconds without
+#: one completed after which the rest is not waited for. Those are taken again when the ring goes on.
 LOOK = 0.005
 STALLED = 0.2
 
@@ -46,7 +46,7 @@ class ServedRing:
         self.begun = False
 
 
-class Session(Signal):
+class Session(Transport):
     """One front end at the other end of *sock*.
 
     :param over: called when it has left or broke the rules, with the reason
@@ -62,10 +62,11 @@ class Session(Signal):
         failed: Callable[[Exception], object],
     ) -> None:
         self.device = device
+        self.runtime = device.runtime
         #: What the driver and the front end accepted; None until SET_FEATURES.
         self.features: int | None = None
         self.protocol = 0
-        self.rings = [ServedRing() for _ in device.queues]
+        self.rings = [ServedRing() for _ in device.queue_sizes]
         self.memory: SharedMemory | None = None
         self._socket = sock
         self._loop = loop
@@ -81,7 +82,7 @@ class Session(Signal):
         loop.add(sock.fileno(), READ, self._readable)
 
     def close(self) -> None:
-        """Stop the device and let go of everything the front end gave. Idempotent."""
+        """Stop the device and close everything the front end sent. Idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -181,7 +182,7 @@ class Session(Signal):
             self._start()
 
     def _get_status(self, message: p.Message) -> bytes:
-        broken = self._running and not self.device.active
+        broken = self._running and not self.runtime.active
         return p.U64.pack(self._status | (f.DEVICE_NEEDS_RESET if broken else 0))
 
     def _set_owner(self, message: p.Message) -> None:
@@ -208,7 +209,7 @@ class Session(Signal):
 
     def _get_config(self, message: p.Message) -> bytes:
         offset, size, flags, _ = _config(message)
-        return p.CONFIG.pack(offset, size, flags) + self.device.config_read(offset, size)
+        return p.CONFIG.pack(offset, size, flags) + self.device.config.read(offset, size)
 
     def _set_config(self, message: p.Message) -> None:
         offset, size, _, data = _config(message)
@@ -257,7 +258,7 @@ class Session(Signal):
         ring, enabled = self._state(message)
         ring.enabled = bool(enabled)
         if self._running and not enabled:
-            self.device.queues[self.rings.index(ring)].ready = False
+            self.runtime.queues[self.rings.index(ring)].ready = False
 
     def _set_vring_kick(self, message: p.Message) -> None:
         index = self._set_fd(message, "kick")
@@ -279,7 +280,7 @@ class Session(Signal):
         index = self.rings.index(ring)
         self._draining = True
         if self._running:
-            for queue in self.device.queues:
+            for queue in self.runtime.queues:
                 queue.ready = False
         self._loop.modify(self._socket.fileno(), 0)
         self._drain(index, -1, 0.0)
@@ -287,7 +288,7 @@ class Session(Signal):
     def _drain(self, index: int, before: int, waited: float) -> None:
         if self._closed:
             return
-        flight = sum(queue.in_flight for queue in self.device.queues) if self.device.active else 0
+        flight = sum(queue.in_flight for queue in self.runtime.queues) if self.runtime.active else 0
         if flight and (flight != before or waited < STALLED):
             waited = waited + LOOK if flight == before else 0.0
             self._loop.call_later(LOOK, lambda: self._drain(index, flight, waited))
@@ -344,7 +345,7 @@ class Session(Signal):
             return
         if self._running:
             for index, ring in enumerate(self.rings):
-                if self._eligible(ring) and not self.device.queues[index].ready:
+                if self._eligible(ring) and not self.runtime.queues[index].ready:
                     self._join(index)
         elif all(map(self._eligible, self.rings)):
             self._start()
@@ -353,7 +354,7 @@ class Session(Signal):
         """A kick also starts a device whose driver leaves some queues alone."""
         if not self._running and self._eligible(self.rings[index]):
             self._start()
-        self.device.run_queue(index)
+        self.runtime.run_queue(index)
 
     def _start(self) -> None:
         device, features = self.device, self.features or 0
@@ -365,7 +366,7 @@ class Session(Signal):
             for index, ring in enumerate(self.rings):
                 if self._eligible(ring):
                     self._lay_out(index)
-            device.start(self.memory.guest, features & ~p.F_PROTOCOL_FEATURES, self)
+            self.runtime.start(self.memory.guest, features & ~p.F_PROTOCOL_FEATURES, self)
         except (PyvmmError, OSError) as error:
             notice(f"virtio {device.name} start", f"{device.name} does not start: {error}")
             self.needs_reset()
@@ -373,31 +374,32 @@ class Session(Signal):
         except Exception as error:
             self.failed(error)
             return
-        for queue in device.queues:  # a kick may have come before
-            device.run_queue(queue.index)
+        for queue in self.runtime.queues:  # a notification may have come before the start
+            self.runtime.run_queue(queue.index)
 
     def _join(self, index: int) -> None:
         """A ring becomes ready while others run."""
         assert self.memory is not None
-        device = self.device
-        if not device.active:
+        runtime = self.runtime
+        if not runtime.active:
             return
+        queue = runtime.queues[index]
         try:
-            with device.busy:
+            with runtime.lock:
                 if self.rings[index].begun:  # it was disabled for a while
-                    device.queues[index].ready = True
+                    queue.ready = True
                 else:
                     self._lay_out(index)
-                    device.queues[index].activate(self.memory.guest, device.driver_features)
+                    queue.activate(self.memory.guest, runtime.driver_features)
         except PyvmmError as error:
-            device.queues[index].ready = False
+            queue.ready = False
             raise p.ProtocolError(f"ring {index} cannot run: {error}") from None
-        device.run_queue(index)
+        runtime.run_queue(index)
 
     def _lay_out(self, index: int) -> None:
-        queue, ring = self.device.queues[index], self.rings[index]
+        queue, ring = self.runtime.queues[index], self.rings[index]
         assert self.memory is not None and ring.users is not None
-        # The protocol has no word for the largest size a device likes, so every legal one is taken.
+        # The protocol does not tell a front end the device's maximum size, so every legal size is accepted.
         queue.max_size = max(queue.max_size, min(ring.size, MAX_SIZE))
         queue.size = ring.size
         queue.desc, queue.driver, queue.device = map(self.memory.guest_address, ring.users)
@@ -409,34 +411,34 @@ class Session(Signal):
         if not self._running:
             return
         self._running = False
-        with self.device.busy:
-            for ring, queue in zip(self.rings, self.device.queues, strict=True):
+        with self.runtime.lock:
+            for ring, queue in zip(self.rings, self.runtime.queues, strict=True):
                 if ring.begun:
                     ring.base, ring.begun = queue.position, False
-        self.device.stop()
+        self.runtime.stop()
 
-    # Signals of the device
+    # For the runtime
 
     def used(self, queue: int) -> None:
-        """The front end gave an eventfd for it."""
+        """Signal the eventfd that the front end gave for it."""
         _signal(self.rings[queue].call)
 
-    def config(self) -> None:
-        """Tell the front end, if it listens."""
+    def config_changed(self) -> None:
+        """Tell the front end, if there is a back-end channel."""
         if self._back is not None:
             try:
                 p.send(self._back, p.BACKEND_CONFIG_CHANGE_MSG)
             except p.ProtocolError:
-                pass  # a front end that does not read has enough to read
+                pass  # its socket is full of messages that it has not read
 
     def needs_reset(self) -> None:
-        """The protocol has a descriptor for errors of each ring."""
+        """Signal the eventfd for errors of each ring."""
         for ring in self.rings:
             _signal(ring.err)
 
     def kick(self, queue: int) -> None:
         """Run a queue again."""
-        self._loop.call_soon(lambda: self.device.run_queue(queue))
+        self._loop.call_soon(lambda: self.runtime.run_queue(queue))
 
     def failed(self, error: Exception) -> None:
         """A defect in the device's code."""

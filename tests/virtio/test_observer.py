@@ -1,25 +1,25 @@
-"""What a tap sees, and that nothing of it is there without one."""
+"""What an observer sees, and that nothing of it is there without one."""
 
 from __future__ import annotations
 
 from pyvmm.testing import FakeDriver
+from pyvmm.virtio.observer import Observer, bytes_of
 from pyvmm.virtio.ring.chain import Chain
 from pyvmm.virtio.ring.queue import Queue
-from pyvmm.virtio.tools.tap import Tap, bytes_of
 from pyvmm.virtio.transport.mmio import CONFIG, VirtioMmio
-from tests.virtio.tools.devices import Shout, tapped
+from tests.virtio.tools.devices import Shout, observed
 
 
-class Log(Tap):
+class Log(Observer):
     """Everything but the registers."""
 
     def __init__(self) -> None:
         self.seen: list[object] = []
 
-    def started(self, device: object) -> None:
+    def started(self) -> None:
         self.seen.append("started")
 
-    def stopped(self, device: object) -> None:
+    def stopped(self) -> None:
         self.seen.append("stopped")
 
     def closed(self) -> None:
@@ -43,9 +43,9 @@ class Log(Tap):
         self.seen.append(cause)
 
 
-def test_tap_sees_what_passes_in_its_order() -> None:
+def test_observer_sees_what_passes_in_its_order() -> None:
     log = Log()
-    with tapped(Shout(), log) as driver:
+    with observed(Shout(), log) as driver:
         driver.probe()
         answer = driver.request(0, [b"hey"], [8])
         driver.write(CONFIG + 4, 7, 1)
@@ -66,25 +66,25 @@ def test_tap_sees_what_passes_in_its_order() -> None:
 
 def test_chain_when_it_is_given_back_by_its_head_is_known_all_the_same() -> None:
     log, device = Log(), Shout()
-    with tapped(device, log) as driver:
+    with observed(device, log) as driver:
         driver.probe()
         driver.queues[1].add([b"a"], [4])
         driver.queues[1].kick()
         driver.run()
         chain = device.kept.pop()
         chain.write(b"late")
-        device.queues[1].give_back(chain.head, 4)
+        device.runtime.queues[1].push_head(chain.head, 4)
 
     assert ("pushed", 1, b"late") in log.seen
 
 
 def test_chain_when_room_is_taken_by_the_short_cut_is_seen_too() -> None:
     log, device = Log(), Shout()
-    with tapped(device, log) as driver:
+    with observed(device, log) as driver:
         driver.probe()
         driver.queues[1].add([], [16])
         heads: list[int] = []
-        got = device.queues[1].pop_room(16, heads, [], [])
+        got = device.runtime.queues[1].pop_writable(16, heads, [], [])
 
     assert (got, len(heads)) == (16, 1)
     assert ("popped", 1, b"") in log.seen
@@ -92,7 +92,7 @@ def test_chain_when_room_is_taken_by_the_short_cut_is_seen_too() -> None:
 
 def test_broken_chain_is_seen_as_given_back_empty() -> None:
     log = Log()
-    with tapped(Shout(), log) as driver:
+    with observed(Shout(), log) as driver:
         driver.probe()
         driver.queues[0].add_buffers([(1 << 60, 16, 0)])
         driver.queues[0].kick()
@@ -101,16 +101,16 @@ def test_broken_chain_is_seen_as_given_back_empty() -> None:
     assert ("pushed", 0, b"") in log.seen
 
 
-def test_two_taps_when_they_are_stacked_see_the_same() -> None:
+def test_two_observers_see_the_same() -> None:
     first, second = Log(), Log()
-    with tapped(Shout(), first, second) as driver:
+    with observed(Shout(), first, second) as driver:
         driver.probe()
         driver.request(0, [b"x"], [1])
 
     assert first.seen == second.seen
 
 
-def test_device_without_a_tap_is_of_its_own_classes() -> None:
+def test_device_without_an_observer_is_of_the_plain_classes() -> None:
     with FakeDriver(Shout()) as driver:
         assert (type(driver.device), type(driver.transport)) == (Shout, VirtioMmio)
-        assert {type(queue) for queue in driver.device.queues} == {Queue}
+        assert {type(queue) for queue in driver.device.runtime.queues} == {Queue}

@@ -1,6 +1,6 @@
 """The network device with its frames moved by the host's kernel, between the rings and a tap. Section 5.1.
 
-The control queue stays with us: addresses, queue pairs and offloads are changed on the tap.
+The control queue is served here: addresses, queue pairs and offloads are changed on the tap.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class _Pairs(Control):
 class VhostNet(VhostDevice, Net):
     """A network device on *tap*, which it closes; the other parameters are Net's.
 
-    The filter of addresses is the host's business then: everything that reaches the tap reaches the guest.
+    Received frames are not filtered by address: everything that reaches the tap reaches the guest.
     Raises DeviceError when the host has no vhost-net.
     """
 
@@ -76,7 +76,7 @@ class VhostNet(VhostDevice, Net):
     ) -> None:
         control = _Pairs(tap, pairs)
         Net.__init__(self, tap, mac=mac, mtu=mtu, pairs=pairs, seed=seed)
-        self.put_behind(control)
+        self.connect(control)
 
     @property
     def served(self) -> int:

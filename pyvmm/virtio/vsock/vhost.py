@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from pyvmm.virtio import ids
 from pyvmm.virtio.errors import DeviceError
-from pyvmm.virtio.ring.queue import Queue
 from pyvmm.virtio.vhost.device import Ring, VhostDevice
 from pyvmm.virtio.vhost.kernel import VHOST_VSOCK_SET_GUEST_CID, VHOST_VSOCK_SET_RUNNING, KernelVhost
-from pyvmm.virtio.vsock.event import tell_reset
+from pyvmm.virtio.vsock.event import send_transport_reset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pyvmm.virtio.ring.queue import Queue
+
 DEVICE = "/dev/vhost-vsock"
 MODULE = "vhost_vsock"
 QUEUE_SIZE = 256
 EVENT_SIZE = 16
-#: The queues the kernel serves: receive and transmit. The third, for events, is ours.
+#: The queues the kernel serves: receive and transmit. The third, for events, is served here.
 SERVED = 2
 
 
@@ -53,13 +54,12 @@ class VhostVsock(VhostDevice):
         self.config.guest_cid = self.cid = cid
         self._reset_event = False
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """The kernel has none of the connections: the driver is told so, and of the CID that it has now."""
-        super().load(state)
         self.config.guest_cid = self.cid
         self._reset_event = True
 
-    def kicked(self, queue: Queue) -> None:
-        """Buffers for events: they stay where they are until there is something to tell."""
+    def process(self, queue: Queue) -> None:
+        """Buffers for events: they stay in the queue until there is an event."""
         if self._reset_event:
-            self._reset_event = not tell_reset(self, queue)
+            self._reset_event = not send_transport_reset(self.runtime, queue)
