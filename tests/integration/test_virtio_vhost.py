@@ -18,10 +18,10 @@ from pyvmm.config import DEVICE_KINDS
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.net.features import F_CSUM, F_HOST_TSO4, F_MQ
 from pyvmm.virtio.options import make_device
+from tests.support.device_process import served
 from tests.support.namespace import network_namespace
 from tests.support.native import program
 from tests.support.shell import Shell
-from tests.virtio.vhost.test_pair import served
 
 pytestmark = [pytest.mark.hw, pytest.mark.timeout(400)]
 

@@ -46,6 +46,26 @@ class Pair(Copier):
     queue_sizes = (16, 8)
 
 
+CONFIGURED = 0x1234_5678_9ABC_DEF0
+
+
+class Configured(Pair):
+    """Has a configuration space, of which the driver may write a part."""
+
+    name = "configured"
+    features = 1 << 3 | 1 << 40
+    config_fields = {"capacity": "u64", "wanted": "u32"}
+    config_writable = frozenset({"wanted"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config.capacity = CONFIGURED
+        self.told: list[tuple[int, int]] = []
+
+    def config_written(self, offset: int, size: int) -> None:
+        self.told.append((offset, size))
+
+
 def two_regions() -> GuestMemory:
     return GuestMemory(
         [

@@ -20,11 +20,11 @@ from pyvmm.virtio.errors import QueueError
 from pyvmm.virtio.net.device import Net
 from pyvmm.virtio.transport.interrupt import CONFIG_CHANGE
 from pyvmm.virtio.vsock import packet as p
+from tests.support.console_driver import PipeEnds, give_buffers, received, send
 from tests.support.disks import IN, OUT, Bench, header
 from tests.support.net_driver import NetDriver, frame, wired
 from tests.support.rings import Copier, Pair
 from tests.support.vsock_guest import VsockGuest
-from tests.virtio.console.test_device import PipeEnds, give_buffers, received, send
 
 GoOn = Callable[[FakeDriver, "Saved"], None]
 

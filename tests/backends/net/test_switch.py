@@ -14,8 +14,8 @@ from pyvmm.virtio.net import features as nf
 from pyvmm.virtio.net.device import Net
 from pyvmm.virtio.net.header import LAYOUT
 from pyvmm.virtio.net.receive import BACKLOG
+from tests.support.frames import tcp_frame
 from tests.support.net_driver import HEADER, NetDriver, frame
-from tests.virtio.net.test_header import tcp_frame
 
 A, B, C = (bytes((0x52, 0x54, 0, 0, 0, n)) for n in (1, 2, 3))
 

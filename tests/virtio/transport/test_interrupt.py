@@ -15,7 +15,7 @@ from pyvmm.testing.driver import CountingLine
 from pyvmm.virtio import features as f
 from pyvmm.virtio.transport import mmio
 from pyvmm.virtio.transport.interrupt import CONFIG_CHANGE, SETTLE, USED_BUFFER, Interrupt
-from tests.virtio.transport.test_mmio import Configured
+from tests.support.rings import Configured
 
 REGISTERS = (
     *(mmio.MAGIC_VALUE, mmio.VERSION, mmio.DEVICE_ID, mmio.VENDOR_ID, mmio.DEVICE_FEATURES),

@@ -15,27 +15,9 @@ from pyvmm.virtio.features import ACKNOWLEDGE, DEVICE_NEEDS_RESET, DRIVER, DRIVE
 from pyvmm.virtio.ring import persist
 from pyvmm.virtio.transport import mmio
 from pyvmm.virtio.transport.interrupt import CONFIG_CHANGE, USED_BUFFER
-from tests.support.rings import ALL, EVENTS, PLAIN, Copier, Pair, count
+from tests.support.rings import ALL, CONFIGURED, EVENTS, PLAIN, Configured, Copier, Pair, count
 
 READY = ACKNOWLEDGE | DRIVER | FEATURES_OK
-CONFIGURED = 0x1234_5678_9ABC_DEF0
-
-
-class Configured(Pair):
-    """Has a configuration space, of which the driver may write a part."""
-
-    name = "configured"
-    features = 1 << 3 | 1 << 40
-    config_fields = {"capacity": "u64", "wanted": "u32"}
-    config_writable = frozenset({"wanted"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.config.capacity = CONFIGURED
-        self.told: list[tuple[int, int]] = []
-
-    def config_written(self, offset: int, size: int) -> None:
-        self.told.append((offset, size))
 
 
 class Refusing(Pair):

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ from pyvmm.virtio.transport import mmio
 from pyvmm.virtio.transport.interrupt import CONFIG_CHANGE, USED_BUFFER
 from pyvmm.virtio.vhost.channel import connect
 from pyvmm.virtio.vhost.frontend import VhostUser
+from tests.support.device_process import served
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -45,24 +42,6 @@ class Counter(VirtioDevice):
         data = chain.read(chain.readable_size)
         chain.write(data[::-1])
 """
-
-
-@contextlib.contextmanager
-def served(*words: str, path: Path) -> Iterator[subprocess.Popen[str]]:
-    """``pyvmm device`` on *path*, listening."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pyvmm", "device", *words, "--socket", str(path)],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stderr is not None
-        line = process.stderr.readline()
-        assert "is served on" in line, line + process.stderr.read()
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
 
 
 def front_end(path: Path, identifier: int = 42, queues: int = 2, config: int | None = 6) -> VhostUser:

@@ -13,7 +13,7 @@ from pyvmm.images import debian
 from pyvmm.images.default import default_guest
 from pyvmm.images.initramfs import build, busybox_program
 from pyvmm.images.modules import ModuleTree
-from tests.virtio.vhost.test_pair import served
+from tests.support.device_process import served
 
 #: Seconds a boot gets; without help of the processor it takes 10.
 LIMIT = 150
