@@ -26,6 +26,8 @@ class Oracle:
         self._taken: dict[Queue, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
         #: Within a method that takes chains, which completes those that break a rule by itself.
         self._taking = 0
+        #: What ``pop`` returned last.
+        self._last: tuple[Queue, Chain]
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -34,6 +36,7 @@ class Oracle:
         with (
             self._wrapped("reset", self._reset),
             self._wrapped("pop", self._pop),
+            self._wrapped("unpop", self._unpop),
             self._wrapped("pop_writable", self._pop_writable),
             self._wrapped("push", self._push),
             self._wrapped("push_head", self._push_head),
@@ -67,7 +70,14 @@ class Oracle:
             self._taking -= 1
         if chain is not None and not self._taking:
             self._take(queue, chain.head, chain.writable_size)
+            self._last = queue, chain
         return chain
+
+    def _unpop(self, method: Callable[[], None], queue: Queue) -> None:
+        last, chain = self._last
+        assert last is queue, "only what was popped last can be put back"
+        self._taken[queue][chain.head].remove(chain.writable_size)
+        method()
 
     def _pop_writable(
         self,

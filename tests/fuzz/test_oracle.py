@@ -39,6 +39,15 @@ def test_chain_when_completed_once_is_fine_and_counted(oracle: Oracle, queue: Qu
     assert oracle.chains == 1
 
 
+def test_chain_when_put_back_is_not_the_devices_any_more(oracle: Oracle, queue: Queue) -> None:
+    chain = queue.pop()
+    queue.unpop()
+    oracle.check(queue)
+
+    with pytest.raises(AssertionError, match="the device does not have it"):
+        queue.push(chain, 0)
+
+
 def test_chain_when_completed_twice_is_found(oracle: Oracle, queue: Queue) -> None:
     chain = queue.pop()
     queue.push(chain, 0)

@@ -26,7 +26,7 @@ def children(name: str) -> list[int]:
     """The processes that this one started and has not waited for, of those called *name*."""
     lists = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
     pids = [int(pid) for pids in lists for pid in pids]
-    return [pid for pid in pids if Path(f"/proc/{pid}/comm").read_text().strip() == name]
+    return [pid for pid in pids if Path(f"/proc/{pid}/comm").read_text() == f"{name}\n"]
 
 
 def mapping_of(address: int) -> dict[str, str] | None:

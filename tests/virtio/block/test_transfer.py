@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.backends.disk.pool import DEPTH, Pool
+from tests.support import process
 from tests.support.disks import IN, IOERR, OK, OUT, Bench, header
 
 BLOCK = 4096
@@ -139,12 +140,12 @@ def test_direct_disk_gives_every_answer(tmp_path: Path) -> None:
 
 
 def test_pool_does_every_job_with_few_threads() -> None:
-    pool, done = Pool(), []
+    pool, done, before = Pool(), [], process.threads()
     for n in range(1000):
         pool.submit(lambda n=n: done.append(n))  # type: ignore[misc]
 
     pool.drain()
-    threads = len(pool._threads)
+    threads = process.threads() - before
     pool.close()
     pool.close()
 

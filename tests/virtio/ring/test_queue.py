@@ -46,12 +46,13 @@ def queue(driver: FakeDriver) -> Queue:
     return driver.device.runtime.queues[0]
 
 
-def make(memory: GuestMemory, features: int = ALL, **fields: int) -> Queue:
-    """A queue set up rightly but for *fields*, activated."""
+def make(memory: GuestMemory, features: int = ALL, position: int = 0, **fields: int) -> Queue:
+    """A queue set up rightly but for *fields*, activated at *position* of the rings."""
     queue = Queue(0, SIZE)
     right = {"size": SIZE, "desc": LOW, "driver": LOW + 0x1000, "device": LOW + 0x2000, "ready": 1}
     for name, value in (right | fields).items():
         setattr(queue, name, value)
+    queue.begin_at(position)
     queue.activate(memory, features)
     return queue
 
@@ -390,7 +391,9 @@ def test_chain_when_wholly_empty_is_served_and_given_back(driver: FakeDriver, ri
 
 def table(ring: DriverQueue, descriptors: list[tuple[int, int, int, int]], at: int = LOW + 0x8000) -> None:
     for i, fields in enumerate(descriptors):
-        ring._descriptor(at + 16 * i, *fields)
+        address, length, flags, following = fields
+        ring.driver.memory.write_u64(at + 16 * i, address)
+        ring.driver.memory.write_u64(at + 16 * i + 8, length | flags << 32 | following << 48)
 
 
 def test_indirect_when_right_is_served(ring: DriverQueue, queue: Queue) -> None:
@@ -534,8 +537,7 @@ def test_requests_when_indices_wrap_all_come_back_and_notifications_are_asked_fo
 def test_publish_when_event_index_is_passed_wants_an_interrupt(
     memory: GuestMemory, old: int, new: int, event: int, wanted: bool
 ) -> None:
-    queue = make(memory, EVENTS)
-    queue._next_used = queue._published = old
+    queue = make(memory, EVENTS, old)
     memory.write_u16(queue.driver + 4 + 2 * SIZE, event)
     for _ in range((new - old) & 0xFFFF):
         queue.push_head(0, 0)
@@ -546,8 +548,7 @@ def test_publish_when_event_index_is_passed_wants_an_interrupt(
 
 @pytest.mark.parametrize("at", [0, 7, 65535])
 def test_arm_when_events_are_used_asks_for_the_next_chain(memory: GuestMemory, at: int) -> None:
-    queue = make(memory, EVENTS)
-    queue._next_avail = queue._avail_idx = at
+    queue = make(memory, EVENTS, at)
     memory.write_u16(queue.driver + 2, at)
 
     assert queue.enable_notification() is False
@@ -559,9 +560,11 @@ def test_arm_when_events_are_used_asks_for_the_next_chain(memory: GuestMemory, a
 def start_at(driver: FakeDriver, index: int) -> None:
     """Both sides as if *index* requests had been done."""
     queue, ring = driver.device.runtime.queues[0], driver.queues[0]
-    queue._next_avail = queue._avail_idx = queue._next_used = queue._published = index
-    ring.used_idx = ring._kicked_at = index
+    queue.begin_at(index)
+    ring.used_idx = index
     ring.set_avail_idx(index)
+    ring.kick()  # from which on the driver counts; the device finds nothing
+    driver.run()
     driver.memory.write_u16(ring.used + 2, index)
     driver.memory.write_u16(ring.used + 4 + 8 * ring.size, index)
     driver.memory.write_u16(ring.avail + 4 + 2 * ring.size, index)

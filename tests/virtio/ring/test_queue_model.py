@@ -101,7 +101,7 @@ def laid_out(
             memory.write_u64(base + 16 * i + 8, one[1] | one[2] << 32 | one[3] << 48)
     queue = Queue(0, SIZE)
     queue.desc, queue.driver, queue.device, queue.ready = rings_at, rings_at + 0x100, rings_at + 0x200, True
-    queue._next_avail = queue._next_used = queue._published = start
+    queue.begin_at(start)
     queue.activate(memory, INDIRECT if indirect else PLAIN)
     for i, head in enumerate(ring):
         memory.write_u16(queue.driver + 4 + 2 * ((start + i) % SIZE), head)

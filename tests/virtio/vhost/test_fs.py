@@ -17,6 +17,7 @@ from pyvmm.testing import FakeDriver
 from pyvmm.virtio.fs import device as fs
 from pyvmm.virtio.fs.device import Share, command
 from pyvmm.virtio.options import make_device
+from tests.support.process import children
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -60,15 +61,14 @@ def test_tag_is_what_was_said_or_the_directorys_name(tmp_path: Path, text: str, 
 @pytest.mark.parametrize("words", ["", ",ro"])
 def test_virtiofsd_speaks_fuse_and_is_gone_when_the_device_is_closed(tmp_path: Path, words: str) -> None:
     device = share(f"{tmp_path}{words}")
-    process = device._process
-    assert process is not None
+    [process] = children("virtiofsd")
 
     with FakeDriver(device) as driver:
         reply = driver.request(1, [FUSE_INIT], [80])
 
     unique = struct.unpack_from("<IiQ", reply)
     assert unique == (len(reply), 0, 1)
-    assert process.poll() == 0
+    assert process not in children("virtiofsd")
 
 
 @needs_virtiofsd
