@@ -151,7 +151,7 @@ class GuestConsole:
                     return one, bad
             if found is None:
                 return None
-            # Bytes that are no UTF-8 are decoded so that this gives them back.
+            # Bytes that are not UTF-8 are decoded so that encoding restores them.
             used = found.string[: found.end()]
             size = len(used if isinstance(used, bytes) else used.encode(errors="surrogateescape"))
             self._position = self._base + start + size

@@ -165,7 +165,7 @@ class DriverQueue:
             head, written = memory.read_u32(at), memory.read_u32(at + 4)
             request = self.pending.pop(head, None)
             if request is None:
-                raise AssertionError(f"the device gave back {head}, which the driver did not give it")
+                raise AssertionError(f"the device completed {head}, which the driver did not make available")
             request.done, request.written = True, written
             self._free += reversed(request.indices)
             done.append(request)
@@ -181,7 +181,11 @@ class DriverQueue:
     # The hostile way
 
     def describe(self, index: int, address: int, size: int, flags: int = 0, next_index: int = 0) -> None:
-        """Write descriptor *index* of the table, whatever it says."""
+        """Write descriptor *index* of the table with any guest-physical *address*, *size* and *flags*.
+
+        *flags* are NEXT, WRITE and INDIRECT (2.7.5) as a mask, *next_index* is the number of the next
+        descriptor.
+        """
         self._descriptor(self.desc + descriptor.SIZE * index, address, size, flags, next_index)
 
     def offer(self, head: int) -> None:
@@ -210,7 +214,8 @@ class FakeDriver:
     :param start: False leaves the device reset: ``probe`` starts it later
     :param observers: what sees the device at work, the nearest to it first: a recorder, a trace, faults
 
-    Raises AssertionError when the device refuses what it offers, or does not start.
+    Raises AssertionError when the device refuses what it offers, or does not start, TimeoutError when it
+    does not come to rest.
     """
 
     def __init__(
@@ -270,7 +275,8 @@ class FakeDriver:
     def replace(self, make: Callable[[], VirtioDevice], state: dict[str, Any]) -> None:
         """Close the device, and go on with a fresh one that *make* returns and that loads *state*.
 
-        *state* is what ``transport.save()`` returned; the rings stay where they are. Raises StateError.
+        *state* is what ``transport.save()`` returned; the rings stay where they are. Raises StateError, and
+        TimeoutError when the device does not come to rest.
         """
         self.transport.close()
         self.device = make()
@@ -303,7 +309,10 @@ class FakeDriver:
     # The steps of 3.1.1
 
     def probe(self) -> None:
-        """Reset, negotiate, set up all queues, start. Raises AssertionError when the device refuses."""
+        """Reset, negotiate, set up all queues, start.
+
+        Raises AssertionError when the device refuses, TimeoutError when it does not come to rest.
+        """
         self.reset()
         self.write(mmio.STATUS, f.ACKNOWLEDGE)
         self.write(mmio.STATUS, f.ACKNOWLEDGE | f.DRIVER)

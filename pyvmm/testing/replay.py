@@ -65,7 +65,10 @@ class Replay:
         self._silent: set[int] = set()
 
     def run(self) -> bool:
-        """Play it all; True when nothing was otherwise."""
+        """Play the whole recording; True when the device did what was recorded.
+
+        Raises RecordingError for an entry that is damaged.
+        """
         with FakeDriver(self._device, start=False) as driver:
             self._driver = driver
             for entry in self.recording:

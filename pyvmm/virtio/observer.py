@@ -79,7 +79,7 @@ class Observer:
 
 
 class ObservedQueue(Queue):
-    """A queue that tells *observers*.
+    """A queue that tells *observers*; *max_size* is the largest number of entries.
 
     :param defer: called with the queue, a delay in seconds and a function that pushes: carries the function
         out after the delay, and publishes

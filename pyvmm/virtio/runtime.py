@@ -105,7 +105,10 @@ class Runtime:
     # For a device
 
     def serve(self, queue: Queue) -> None:
-        """Call the device's ``handle`` for the chains of *queue*, a queue's length at most; then publish."""
+        """Call the device's ``handle`` for the chains of *queue*, a queue's length at most; then publish.
+
+        Raises TypeError when ``handle`` returns neither None nor DEFERRED.
+        """
         handle, index, left = self.device.handle, queue.index, queue.size
         queue.disable_notification()
         while True:
@@ -167,7 +170,10 @@ class Runtime:
         self._transport.kick(index)
 
     def watch(self, fd: int, events: int, callback: Callable[[int], object]) -> None:
-        """Have ``callback(events)`` called when *fd* is ready, until a reset. With ``lock`` held."""
+        """Have ``callback(events)`` called when *fd* is ready, until a reset. With ``lock`` held.
+
+        *events* is READ, WRITE or both of ``pyvmm.loop``.
+        """
         guarded = self._guarded(callback, fd)
         self._watched[fd] = events, guarded
         self.loop.add(fd, events, guarded)
@@ -237,7 +243,7 @@ class Runtime:
         device.attached()
 
     def assign_eventfds(self, kicks: Sequence[int], interrupt: int) -> None:
-        """Give an external device the eventfd of each queue's notifications, and that of its interrupt."""
+        """Give an external device the eventfds of its queues, *kicks*, and of its *interrupt*."""
         self.kicks, self.interrupt = kicks, interrupt
 
     def start(self, memory: GuestMemory, features: int, transport: Transport) -> None:

@@ -37,7 +37,7 @@ def short_switches() -> Iterator[None]:
 
 
 class DeviceSide(threading.Thread):
-    """Takes chains and gives them back at once; sleeps between kicks."""
+    """Takes chains and completes them at once; sleeps between kicks."""
 
     def __init__(self, queue: Queue, kick: threading.Semaphore, interrupt: threading.Semaphore) -> None:
         super().__init__(daemon=True)

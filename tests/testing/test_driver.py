@@ -22,7 +22,7 @@ class Silent(Copier):
 
 
 class Wrong(Copier):
-    """Gives back what it was not given."""
+    """Completes a chain that it was not given."""
 
     def handle(self, queue: int, chain: Chain) -> None:
         chain.head = (chain.head + 1) % 16
@@ -53,13 +53,13 @@ def test_request_when_the_device_keeps_it_times_out() -> None:
         driver.request(0, [b"x"], timeout=0.05)
 
 
-def test_collect_when_the_device_gives_back_what_it_was_not_given_fails() -> None:
+def test_collect_when_the_device_completes_what_it_was_not_given_fails() -> None:
     with FakeDriver(Wrong()) as driver:
         driver.queues[0].add([b"x"])
         driver.queues[0].kick()
         driver.run()
 
-        with pytest.raises(AssertionError, match="which the driver did not give it"):
+        with pytest.raises(AssertionError, match="which the driver did not make available"):
             driver.queues[0].collect()
 
 
@@ -82,7 +82,10 @@ def test_probe_when_python_drops_assertions_negotiates_all_the_same() -> None:
 
     done = subprocess.run([sys.executable, "-O", "-c", script], capture_output=True, text=True, check=True)
 
-    assert done.stdout.splitlines() == ["1 8", "the device gave back 0, which the driver did not give it"]
+    assert done.stdout.splitlines() == [
+        "1 8",
+        "the device completed 0, which the driver did not make available",
+    ]
 
 
 def test_probe_when_the_device_does_not_start_fails() -> None:

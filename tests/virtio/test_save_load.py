@@ -1,4 +1,4 @@
-"""Every device type, saved in the middle of its work and gone on with by a fresh one of its kind."""
+"""Every device type, saved in the middle of its work and continued by a fresh one of its kind."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ static inline int sys_mount(const char *source, const char *target, const char *
 {
 	return SYS5(mount, source, target, type, flags, data);
 }
-/* *size* zero bytes of memory of their own, or NULL; given back by sys_unmap. */
+/* *size* zero bytes of memory of their own, or NULL; released by sys_unmap. */
 static inline void *sys_map(size_t size)
 {
 	long got = sys6(__NR_mmap, 0, (long)size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -282,7 +282,7 @@ class Receiver:
         return found
 
     def _finish(self, size: int) -> None:
-        """A frame of *size* bytes, header and all, lies in the chains: give back those it fills."""
+        """A frame of *size* bytes, header and all, lies in the chains: complete those that it fills."""
         first, whole = self._views[0], self._sizes[0]
         if size <= whole and first.nbytes >= whole:
             # The usual case for short frames, made short: one chain of one buffer.
@@ -362,7 +362,7 @@ class Receiver:
                 self._wait(frame)
                 return False
             if self._sizes[0] < size:
-                # Given back empty, so that a longer one can follow.
+                # Completed unused, so that a longer one can follow.
                 self._drop(f"a frame of {size} bytes; the driver's buffer has {self._sizes[0]}")
                 self._queue.push_head(self._heads[0], 0)
                 self._forget(1)

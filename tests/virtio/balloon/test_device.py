@@ -1,4 +1,4 @@
-"""The balloon, driven by the fake driver: pages given back, statistics, bad input. Section 5.5."""
+"""The balloon, driven by the fake driver: pages returned to the host, statistics, bad input. Section 5.5."""
 
 from __future__ import annotations
 

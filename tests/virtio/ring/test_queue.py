@@ -58,7 +58,7 @@ def make(memory: GuestMemory, features: int = ALL, position: int = 0, **fields: 
 
 
 def refused(queue: Queue) -> bool:
-    """Whether the one chain made available goes back unused: length 0, counted."""
+    """Whether the one chain made available is completed unused: length 0, counted."""
     before = queue.bad_chains
     assert queue.pop() is None
     queue.publish()

@@ -78,7 +78,7 @@ def test_bad_used_id_is_one_the_driver_never_gave() -> None:
         driver.queues[0].kick()
         driver.run()
 
-        with pytest.raises(AssertionError, match="gave back 8, which the driver did not give"):
+        with pytest.raises(AssertionError, match="completed 8, which the driver did not make available"):
             driver.queues[0].collect()
 
 
