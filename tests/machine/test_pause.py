@@ -22,6 +22,9 @@ from tests.support.firmware_guest import Transcript
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(60)]
 
 LIMIT = 20.0
+#: Where a guest has its struct pvclock_vcpu_time_info, the offset of its flags, and one of them.
+#: Linux arch/x86/include/asm/pvclock-abi.h.
+PVCLOCK, PVCLOCK_FLAGS, PVCLOCK_GUEST_STOPPED = 0x2000, 29, 1 << 1
 
 
 @pytest.fixture
@@ -336,3 +339,22 @@ def test_devices_when_the_machine_goes_on_are_told_before_the_guest_runs(
 
     assert Told.counts == [before]
     moves_on(one.machine)
+
+
+def test_guest_with_kvm_clock_when_it_goes_on_is_told_that_it_was_stopped(tmp_path: Path) -> None:
+    # wrmsr: MSR_KVM_SYSTEM_TIME_NEW becomes PVCLOCK and the enable bit.
+    enable = (
+        b"\x66\xb9" + (0x4B564D01).to_bytes(4, "little")
+        + b"\x66\xb8" + (PVCLOCK | 1).to_bytes(4, "little")
+        + b"\x66\x31\xd2\x0f\x30"
+    )  # fmt: skip
+    with programs.machine(tmp_path, enable + programs.COUNT) as machine:
+        machine.start()
+        moves_on(machine)
+        assert not machine.memory.read_u8(PVCLOCK + PVCLOCK_FLAGS) & PVCLOCK_GUEST_STOPPED
+
+        machine.pause()
+        machine.resume()
+        moves_on(machine)
+
+        assert machine.memory.read_u8(PVCLOCK + PVCLOCK_FLAGS) & PVCLOCK_GUEST_STOPPED
