@@ -68,7 +68,7 @@ class Shell:
         programs: dict[str, Path] | None = None,
         folder: Path | None = None,
         cmdline: str = "",
-        watchdog: float = 240,
+        watchdog: float = 600,  # a class of tests shares a guest, and the host may be busy
     ) -> None:
         stock = default_guest()
         initrd = [stock.initrd]
