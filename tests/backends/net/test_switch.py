@@ -188,3 +188,44 @@ def test_two_guests_that_send_to_each_other_from_two_threads_lose_nothing() -> N
 def test_named_switch_is_the_same_for_the_same_name() -> None:
     assert named_switch("test lan") is named_switch("test lan")
     assert named_switch("test lan") is not named_switch("another")
+
+
+def test_frame_that_is_under_way_while_its_receiver_is_reset_harms_neither(three: list[NetDriver]) -> None:
+    sink = three[1].device.backend.sink  # as a sender's thread has it in its hands
+    assert sink is not None
+    before = three[1].interrupts
+    three[1].reset()
+
+    sink.deliver(0, bytes(HEADER), [memoryview(frame(100, source=A))], 100)
+    sink.flush()
+
+    assert three[1].interrupts == before
+    three[1].probe()
+    three[1].give(2048)
+    three[0].send(frame(101, source=A))
+    assert three[1].received() == [frame(101, source=A)]
+
+
+def test_sender_goes_on_while_its_receiver_is_reset_over_and_over(three: list[NetDriver]) -> None:
+    over = threading.Event()
+    errors: list[BaseException] = []
+
+    def send() -> None:
+        try:
+            while not over.is_set():
+                three[0].send(frame(100, source=A))
+        except BaseException as error:
+            errors.append(error)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        for _ in range(100):
+            three[1].probe()
+            three[1].give(*[2048] * 4)
+    finally:
+        over.set()
+        sender.join(10)
+
+    assert not sender.is_alive()
+    assert errors == []
