@@ -150,7 +150,7 @@ class DriverQueue:
             wanted = not memory.read_u16(self.used) & 1
         self._kicked_at = new
         if wanted:
-            self.driver.write(mmio.QUEUE_NOTIFY, self.index)
+            self.driver.write(mmio.QUEUE_NOTIFY, 4, self.index)
         return wanted
 
     def collect(self) -> list[Request]:
@@ -290,11 +290,11 @@ class FakeDriver:
     # Registers
 
     def read(self, offset: int, size: int = 4) -> int:
-        """Read the device's registers."""
+        """Read *size* bytes of the device's registers, as a number."""
         return self.transport.read(offset, size)
 
-    def write(self, offset: int, value: int, size: int = 4) -> None:
-        """Write the device's registers."""
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Write *value*, of *size* bytes, to the device's registers."""
         self.transport.write(offset, size, value)
 
     def config(self, offset: int, size: int) -> int:
@@ -314,8 +314,8 @@ class FakeDriver:
         Raises AssertionError when the device refuses, TimeoutError when it does not come to rest.
         """
         self.reset()
-        self.write(mmio.STATUS, f.ACKNOWLEDGE)
-        self.write(mmio.STATUS, f.ACKNOWLEDGE | f.DRIVER)
+        self.write(mmio.STATUS, 4, f.ACKNOWLEDGE)
+        self.write(mmio.STATUS, 4, f.ACKNOWLEDGE | f.DRIVER)
         offered = self.offered()
         if not self.negotiate(offered if self._wanted is None else self._wanted):
             raise AssertionError("FEATURES_OK was refused")
@@ -328,7 +328,7 @@ class FakeDriver:
 
     def reset(self) -> None:
         """Write 0 to Status and forget all queues."""
-        self.write(mmio.STATUS, 0)
+        self.write(mmio.STATUS, 4, 0)
         self.queues = []
         self.features = 0
 
@@ -336,40 +336,40 @@ class FakeDriver:
         """The features the device offers."""
         features = 0
         for sel in (0, 1):
-            self.write(mmio.DEVICE_FEATURES_SEL, sel)
+            self.write(mmio.DEVICE_FEATURES_SEL, 4, sel)
             features |= self.read(mmio.DEVICE_FEATURES) << 32 * sel
         return features
 
     def negotiate(self, features: int) -> bool:
         """Accept *features*; True when the device agrees."""
         for sel in (0, 1):
-            self.write(mmio.DRIVER_FEATURES_SEL, sel)
-            self.write(mmio.DRIVER_FEATURES, features >> 32 * sel & 0xFFFF_FFFF)
-        self.write(mmio.STATUS, f.ACKNOWLEDGE | f.DRIVER | f.FEATURES_OK)
+            self.write(mmio.DRIVER_FEATURES_SEL, 4, sel)
+            self.write(mmio.DRIVER_FEATURES, 4, features >> 32 * sel & 0xFFFF_FFFF)
+        self.write(mmio.STATUS, 4, f.ACKNOWLEDGE | f.DRIVER | f.FEATURES_OK)
         agreed = bool(self.status & f.FEATURES_OK)
         self.features = features if agreed else 0
         return agreed
 
     def set_up_queue(self, index: int, size: int | None = None) -> DriverQueue:
         """Lay out queue *index* and tell the device where it is."""
-        self.write(mmio.QUEUE_SEL, index)
+        self.write(mmio.QUEUE_SEL, 4, index)
         most = self.read(mmio.QUEUE_SIZE_MAX)
         queue = DriverQueue(self, index, size or min(most, self._queue_size or 256))
-        self.write(mmio.QUEUE_SIZE, queue.size)
+        self.write(mmio.QUEUE_SIZE, 4, queue.size)
         for low, high, address in (
             (mmio.QUEUE_DESC_LOW, mmio.QUEUE_DESC_HIGH, queue.desc),
             (mmio.QUEUE_DRIVER_LOW, mmio.QUEUE_DRIVER_HIGH, queue.avail),
             (mmio.QUEUE_DEVICE_LOW, mmio.QUEUE_DEVICE_HIGH, queue.used),
         ):
-            self.write(low, address & 0xFFFF_FFFF)
-            self.write(high, address >> 32)
-        self.write(mmio.QUEUE_READY, 1)
+            self.write(low, 4, address & 0xFFFF_FFFF)
+            self.write(high, 4, address >> 32)
+        self.write(mmio.QUEUE_READY, 4, 1)
         self.queues.append(queue)
         return queue
 
     def driver_ok(self) -> None:
         """Set DRIVER_OK."""
-        self.write(mmio.STATUS, self.status | f.DRIVER_OK)
+        self.write(mmio.STATUS, 4, self.status | f.DRIVER_OK)
 
     # Using it
 
@@ -440,7 +440,7 @@ class FakeDriver:
         """Read InterruptStatus and acknowledge it, as an interrupt handler does; returns what it was."""
         status = self.read(mmio.INTERRUPT_STATUS)
         if status:
-            self.write(mmio.INTERRUPT_ACK, status)
+            self.write(mmio.INTERRUPT_ACK, 4, status)
         return status
 
     def _make_eventfds(self) -> None:

@@ -104,8 +104,8 @@ class Replay:
                 entry, f"{len(sizes)} queues were recorded, the device has {len(self._device.queue_sizes)}"
             )
         driver.reset()
-        driver.write(mmio.STATUS, f.ACKNOWLEDGE)
-        driver.write(mmio.STATUS, f.ACKNOWLEDGE | f.DRIVER)
+        driver.write(mmio.STATUS, 4, f.ACKNOWLEDGE)
+        driver.write(mmio.STATUS, 4, f.ACKNOWLEDGE | f.DRIVER)
         lacking = features & ~driver.offered()
         if lacking:
             self._differs(entry, f"the device does not offer what was accepted: {f.describe(lacking)}")
@@ -113,7 +113,7 @@ class Replay:
         for index, size in enumerate(sizes[: len(self._device.queue_sizes)]):
             if not size:
                 continue
-            driver.write(mmio.QUEUE_SEL, index)
+            driver.write(mmio.QUEUE_SEL, 4, index)
             most = driver.read(mmio.QUEUE_SIZE_MAX)
             driver.set_up_queue(index, min(size, most))
         driver.driver_ok()
@@ -184,7 +184,7 @@ class Replay:
             raise struct.error("no access that a driver can make")
         self.accesses += 1
         if entry.kind == record.CONFIG_WRITE:
-            self._driver.write(mmio.CONFIG + offset, value, size)
+            self._driver.write(mmio.CONFIG + offset, size, value)
             return
         got = self._driver.config(offset, size)
         if got != value:

@@ -198,8 +198,8 @@ def test_accelerometer_when_its_pages_are_selected_tells_what_it_is() -> None:
     with FakeDriver(example("accelerometer.py:Accelerometer")) as driver:
         pages = []
         for select, subsel in ((0x01, 0), (0x11, 3), (0x11, 1), (0x12, 2)):
-            driver.write(mmio.CONFIG, select, 1)
-            driver.write(mmio.CONFIG + 1, subsel, 1)
+            driver.write(mmio.CONFIG, 1, select)
+            driver.write(mmio.CONFIG + 1, 1, subsel)
             size = driver.config(2, 1)
             pages.append(bytes(driver.config(8 + at, 1) for at in range(size)))
 

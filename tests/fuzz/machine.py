@@ -189,8 +189,8 @@ class Program:
         """Reset, negotiate, lay the rings out, start: right but for what one byte asks for."""
         driver, how = self.driver, self.tape.byte()
         driver.reset()
-        driver.write(mmio.STATUS, f.ACKNOWLEDGE)
-        driver.write(mmio.STATUS, f.ACKNOWLEDGE | f.DRIVER)
+        driver.write(mmio.STATUS, 4, f.ACKNOWLEDGE)
+        driver.write(mmio.STATUS, 4, f.ACKNOWLEDGE | f.DRIVER)
         features = driver.offered()
         if how & 1:
             features &= ~f.F_EVENT_IDX
@@ -206,16 +206,16 @@ class Program:
                 continue
             at = self.rings(index)
             self.memory.write(at, bytes(PAGE))
-            driver.write(mmio.QUEUE_SEL, index)
-            driver.write(mmio.QUEUE_SIZE, self.size)
+            driver.write(mmio.QUEUE_SEL, 4, index)
+            driver.write(mmio.QUEUE_SIZE, 4, self.size)
             for low, address in (
                 (mmio.QUEUE_DESC_LOW, at),
                 (mmio.QUEUE_DRIVER_LOW, at + 0x400),
                 (mmio.QUEUE_DEVICE_LOW, at + 0x600),
             ):
-                driver.write(low, address)
-                driver.write(low + 4, 0)
-            driver.write(mmio.QUEUE_READY, 1)
+                driver.write(low, 4, address)
+                driver.write(low + 4, 4, 0)
+            driver.write(mmio.QUEUE_READY, 4, 1)
         if how < 0xF8:
             driver.driver_ok()
         self.turn()
@@ -311,7 +311,7 @@ class Program:
         offset = (tape.byte() << 2) + (tape.byte() & 3 if tape.byte() & 8 else 0)
         value = tape.byte() if tape.byte() & 1 else tape.word() | tape.word() << 16
         width = WIDTHS[tape.byte() % 6]
-        self.driver.write(offset, value & (1 << 8 * width) - 1, width)
+        self.driver.write(offset, width, value & (1 << 8 * width) - 1)
 
     def register_read(self) -> None:
         tape = self.tape
@@ -323,7 +323,7 @@ class Program:
         tape = self.tape
         offset, width = mmio.CONFIG + tape.byte(), WIDTHS[tape.byte() % 6]
         if tape.byte() & 1:
-            self.driver.write(offset, int.from_bytes(tape.take(width), "little"), width)
+            self.driver.write(offset, width, int.from_bytes(tape.take(width), "little"))
         else:
             self.driver.read(offset, width)
 
@@ -375,7 +375,7 @@ class Program:
         self.memory.write_u16(ring + 0x402, self.avail[index])
 
     def notify(self, index: int) -> None:
-        self.driver.write(mmio.QUEUE_NOTIFY, index)
+        self.driver.write(mmio.QUEUE_NOTIFY, 4, index)
 
     def turn(self) -> None:
         """Run the loop until nothing is pending."""

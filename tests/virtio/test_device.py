@@ -134,7 +134,7 @@ def test_reset_when_hammered_while_requests_run_serves_all_of_the_last_life() ->
                 for ring in driver.queues:
                     for _ in range(4):
                         ring.add([b"%d" % n], [8])
-                    driver.write(mmio.QUEUE_NOTIFY, ring.index)
+                    driver.write(mmio.QUEUE_NOTIFY, 4, ring.index)
             last = [request for ring in driver.queues for request in ring.pending.values()]
             driver.run(lambda: [ring.collect() for ring in driver.queues] and all(r.done for r in last))
         finally:
@@ -232,7 +232,7 @@ def test_watched_descriptor_when_the_device_broke_does_not_keep_the_loop_turning
         driver.loop.run_once(0)
         assert device.called == 1
         driver.queues[0].set_avail_idx(1000)
-        driver.write(mmio.QUEUE_NOTIFY, 0)
+        driver.write(mmio.QUEUE_NOTIFY, 4, 0)
         driver.loop.run_once(0)
         assert driver.status & 64
         called = device.called
@@ -256,7 +256,7 @@ def test_watched_descriptor_when_the_device_is_started_again_is_watched_again(pi
 
 def negotiate_and_start(driver: FakeDriver) -> None:
     """As probe, without turning the loop until nothing is left to do."""
-    driver.write(mmio.STATUS, 3)
+    driver.write(mmio.STATUS, 4, 3)
     assert driver.negotiate(ALL)
     driver.driver_ok()
 
@@ -279,9 +279,9 @@ def test_batch_when_the_driver_never_stops_ends_after_a_queues_length(features: 
 
         device.handle = more  # type: ignore[method-assign]
         first.add([b"x"])
-        driver.write(mmio.QUEUE_NOTIFY, 0)
+        driver.write(mmio.QUEUE_NOTIFY, 4, 0)
         second.add([b"second"])
-        driver.write(mmio.QUEUE_NOTIFY, 1)
+        driver.write(mmio.QUEUE_NOTIFY, 4, 1)
         for _ in range(2):
             driver.loop.run_once(0)
 

@@ -48,7 +48,7 @@ def test_observer_sees_what_passes_in_its_order() -> None:
     with observed(Shout(), log) as driver:
         driver.probe()
         answer = driver.request(0, [b"hey"], [8])
-        driver.write(CONFIG + 4, 7, 1)
+        driver.write(CONFIG + 4, 1, 7)
         driver.config(0, 4)
 
     assert answer == b"HEY"

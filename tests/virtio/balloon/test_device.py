@@ -215,8 +215,8 @@ def test_target_when_out_of_range_is_refused(size: int) -> None:
 
 def test_actual_when_the_driver_writes_it_is_read_in_bytes_and_the_target_is_its_own() -> None:
     with FakeDriver(Balloon(8 << 20), memory=memory()) as driver:
-        driver.write(mmio.CONFIG + 4, 5)
-        driver.write(mmio.CONFIG, 77)
+        driver.write(mmio.CONFIG + 4, 4, 5)
+        driver.write(mmio.CONFIG, 4, 77)
 
         assert (driver.device.actual, driver.device.target) == (5 * PAGE, 8 << 20)
 
@@ -316,7 +316,7 @@ def test_reporting_queue_when_the_driver_counts_only_what_it_negotiated_is_found
     features = f.F_VERSION_1 | F_PAGE_REPORTING | (F_STATS_VQ if stats else 0)
     index = 3 if stats else 2
     with FakeDriver(Balloon(reporting=True), memory=memory(), features=features, start=False) as driver:
-        driver.write(mmio.STATUS, f.ACKNOWLEDGE | f.DRIVER)
+        driver.write(mmio.STATUS, 4, f.ACKNOWLEDGE | f.DRIVER)
         assert driver.negotiate(features)
         for queue in range(index + 1):
             driver.set_up_queue(queue)

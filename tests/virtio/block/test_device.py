@@ -208,7 +208,7 @@ def test_driver_switches_between_writeback_and_writethrough(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Bench(path) as bench:
-        bench.driver.write(0x100 + WRITEBACK, 0, 1)
+        bench.driver.write(0x100 + WRITEBACK, 1, 0)
         through = durable(bench, monkeypatch)
         bench.driver.write(0x100 + WRITEBACK, 1, 1)
         back = durable(bench, monkeypatch)
@@ -218,7 +218,7 @@ def test_driver_switches_between_writeback_and_writethrough(
 
 def test_reset_brings_back_the_cache_the_user_chose(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Bench(path) as bench:
-        bench.driver.write(0x100 + WRITEBACK, 0, 1)
+        bench.driver.write(0x100 + WRITEBACK, 1, 0)
         bench.driver.probe()
 
         assert bench.driver.config(WRITEBACK, 1) == 1
@@ -369,7 +369,7 @@ def test_serial_and_queues_out_of_range_are_refused(path: Path, options: dict[st
 
 def test_saved_device_goes_on_with_the_same_cache(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Bench(path) as bench:
-        bench.driver.write(0x100 + WRITEBACK, 0, 1)
+        bench.driver.write(0x100 + WRITEBACK, 1, 0)
         state = bench.driver.transport.save()
         bench.driver.transport.load(state)
         bench.driver.run()

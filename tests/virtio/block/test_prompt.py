@@ -216,7 +216,7 @@ def test_every_request_comes_back_whoever_carries_it_out(path: Path, other_vcpus
 
         def other_vcpu() -> None:
             while not over.is_set():
-                bench.driver.write(mmio.QUEUE_NOTIFY, 0)
+                bench.driver.write(mmio.QUEUE_NOTIFY, 4, 0)
 
         others = [threading.Thread(target=other_vcpu) for _ in range(other_vcpus)]
         for other in others:

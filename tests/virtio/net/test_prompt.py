@@ -155,7 +155,7 @@ def test_answer_to_a_reset_device_goes_nowhere(host: OneCpu) -> None:
     host.receive(60)
     host.driver.tx.add([bytes(12), frame(60)])
     host.driver.reset()
-    on_a_vcpu(lambda: host.driver.write(mmio.QUEUE_NOTIFY, TX))
+    on_a_vcpu(lambda: host.driver.write(mmio.QUEUE_NOTIFY, 4, TX))
     host.driver.run()
 
     assert host.wire.sent() == []

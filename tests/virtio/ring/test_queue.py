@@ -709,7 +709,7 @@ def test_bad_chains_when_there_are_thousands_are_told_of_a_few_times(
     ring.describe(0, END, 8)
     for _ in range(2000):
         ring.offer(0)
-        ring.driver.write(0x50, 0)
+        ring.driver.write(0x50, 4, 0)
         driver.run()
 
     assert count(capfd, "was refused") <= 6

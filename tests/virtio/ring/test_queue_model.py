@@ -271,7 +271,7 @@ class Registers(RuleBasedStateMachine):
     def status(self, value: int) -> None:
         starts = all(not queue.ready or self._good(queue) for queue in self.driver.device.runtime.queues)
         before = self.model.status
-        self.driver.write(mmio.STATUS, value)
+        self.driver.write(mmio.STATUS, 4, value)
         self.model.write(value, self.driver.device.offered_features, starts)
         if value == 0:
             self.select = self.sel = 0
@@ -280,14 +280,14 @@ class Registers(RuleBasedStateMachine):
 
     @rule(word=st.sampled_from([0, 1, 2]), value=st.sampled_from([0, 1, 1 << 28, 1 << 29, 3 << 28, 2]))
     def accept(self, word: int, value: int) -> None:
-        self.driver.write(mmio.DRIVER_FEATURES_SEL, word)
-        self.driver.write(mmio.DRIVER_FEATURES, value)
+        self.driver.write(mmio.DRIVER_FEATURES_SEL, 4, word)
+        self.driver.write(mmio.DRIVER_FEATURES, 4, value)
         if not self.model.status & f.FEATURES_OK:
             self.model.accepted[word] = value
 
     @rule(value=st.sampled_from([0, 1, 2, 0xFFFF_FFFF]))
     def select_queue(self, value: int) -> None:
-        self.driver.write(mmio.QUEUE_SEL, value)
+        self.driver.write(mmio.QUEUE_SEL, 4, value)
         self.select = value
 
     @rule(
@@ -297,15 +297,15 @@ class Registers(RuleBasedStateMachine):
     )
     def set_up(self, size: int, desc: int, ready: int) -> None:
         driver = self.driver
-        driver.write(mmio.QUEUE_SIZE, size)
+        driver.write(mmio.QUEUE_SIZE, 4, size)
         for low, address in (
             (mmio.QUEUE_DESC_LOW, desc),
             (mmio.QUEUE_DRIVER_LOW, LOW + 0x2000),
             (mmio.QUEUE_DEVICE_LOW, LOW + 0x3000),
         ):
-            driver.write(low, address & 0xFFFF_FFFF)
-            driver.write(low + 4, address >> 32)
-        driver.write(mmio.QUEUE_READY, ready)
+            driver.write(low, 4, address & 0xFFFF_FFFF)
+            driver.write(low + 4, 4, address >> 32)
+        driver.write(mmio.QUEUE_READY, 4, ready)
         queues = driver.device.runtime.queues
         if self.select < len(queues) and not self.model.status & f.DRIVER_OK:
             assert queues[self.select].ready == bool(ready & 1)
@@ -319,12 +319,12 @@ class Registers(RuleBasedStateMachine):
         if size == 4 and mmio.DRIVER_FEATURES <= offset < mmio.CONFIG:
             assert 0 <= self.driver.read(offset, size) < 1 << 32  # what the other rules write
             return
-        self.driver.write(offset, value & (1 << 8 * size) - 1, size)
+        self.driver.write(offset, size, value & (1 << 8 * size) - 1)
         assert 0 <= self.driver.read(offset, size) < 1 << 8 * size
 
     @rule(queue=st.integers(0, 3))
     def kick(self, queue: int) -> None:
-        self.driver.write(mmio.QUEUE_NOTIFY, queue)
+        self.driver.write(mmio.QUEUE_NOTIFY, 4, queue)
         self.driver.run()
 
     @invariant()

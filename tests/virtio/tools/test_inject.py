@@ -32,7 +32,7 @@ def test_dropped_kick_leaves_the_request_where_it_is_until_the_next() -> None:
         waiting = []
         for _ in range(6):
             driver.queues[0].add([b"x"], [1])
-            driver.write(QUEUE_NOTIFY, 0)  # also where the device asks for no kick
+            driver.write(QUEUE_NOTIFY, 4, 0)  # also where the device asks for no kick
             driver.run()
             driver.queues[0].collect()
             waiting.append(len(driver.queues[0].pending))

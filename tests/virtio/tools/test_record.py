@@ -30,7 +30,7 @@ def recorded(path: Path, limit: int = record.LIMIT) -> str:
         driver.queues[1].add([b"later"], [8])
         driver.queues[1].kick()
         driver.run()
-        driver.write(0x104, 9, 1)
+        driver.write(0x104, 1, 9)
         driver.config(0, 4)
         driver.probe()
         driver.request(0, [b"again"], [16])

@@ -101,7 +101,7 @@ def test_page_when_anything_happens_holds_what_reads_give(writes: list[tuple[int
         driver.transport.mirror_registers(page)
         for place, value in writes:
             if isinstance(place, int):
-                driver.write(place, value)
+                driver.write(place, 4, value)
             elif place == "capacity":
                 driver.device.config.capacity = value
             elif place == "used":

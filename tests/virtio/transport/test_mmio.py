@@ -46,8 +46,8 @@ def idle() -> Iterator[FakeDriver]:
 
 def negotiated(driver: FakeDriver, features: int = ALL) -> None:
     """Up to FEATURES_OK."""
-    driver.write(mmio.STATUS, ACKNOWLEDGE)
-    driver.write(mmio.STATUS, ACKNOWLEDGE | DRIVER)
+    driver.write(mmio.STATUS, 4, ACKNOWLEDGE)
+    driver.write(mmio.STATUS, 4, ACKNOWLEDGE | DRIVER)
     assert driver.negotiate(features)
 
 
@@ -64,7 +64,7 @@ def test_identity_is_that_of_the_specification(idle: FakeDriver) -> None:
 def test_features_when_selected_by_words_are_offered_and_beyond_them_none(idle: FakeDriver) -> None:
     assert idle.offered() == Configured.features | f.F_VERSION_1 | f.F_INDIRECT_DESC | f.F_EVENT_IDX
     for sel in (2, 3, 0xFFFF_FFFF):
-        idle.write(mmio.DEVICE_FEATURES_SEL, sel)
+        idle.write(mmio.DEVICE_FEATURES_SEL, 4, sel)
         assert idle.read(mmio.DEVICE_FEATURES) == 0
 
 
@@ -73,12 +73,12 @@ def test_features_when_selected_by_words_are_offered_and_beyond_them_none(idle: 
 
 @pytest.mark.parametrize("select", [2, 3, 0x7FFF, 0xFFFF_FFFF])
 def test_queue_when_selected_beyond_the_last_does_not_exist(idle: FakeDriver, select: int) -> None:
-    idle.write(mmio.QUEUE_SEL, select)
+    idle.write(mmio.QUEUE_SEL, 4, select)
 
     assert (idle.read(mmio.QUEUE_SIZE_MAX), idle.read(mmio.QUEUE_READY)) == (0, 0)
-    idle.write(mmio.QUEUE_READY, 1)
-    idle.write(mmio.QUEUE_SIZE, 4)
-    idle.write(mmio.QUEUE_DESC_LOW, 0x1000)
+    idle.write(mmio.QUEUE_READY, 4, 1)
+    idle.write(mmio.QUEUE_SIZE, 4, 4)
+    idle.write(mmio.QUEUE_DESC_LOW, 4, 0x1000)
     assert idle.read(mmio.QUEUE_READY) == 0
     assert not any(queue.ready for queue in idle.device.runtime.queues)
 
@@ -89,7 +89,7 @@ def test_register_when_accessed_in_another_width_reads_zero_and_stores_nothing(
 ) -> None:
     for offset in range(0, mmio.CONFIG, 4):
         assert idle.read(offset, width) == 0
-        idle.write(offset, 0x01, width)
+        idle.write(offset, width, 0x01)
 
     assert idle.status == 0
     assert idle.offered() & f.F_VERSION_1
@@ -99,7 +99,7 @@ def test_register_when_accessed_in_another_width_reads_zero_and_stores_nothing(
 def test_register_when_accessed_unaligned_reads_zero_and_stores_nothing(idle: FakeDriver, shift: int) -> None:
     for offset in range(shift, mmio.CONFIG, 4):
         assert idle.read(offset) == 0
-        idle.write(offset, 0xFFFF_FFFF)
+        idle.write(offset, 4, 0xFFFF_FFFF)
 
     assert idle.status == 0
 
@@ -109,7 +109,7 @@ def test_offsets_when_no_register_is_there_read_zero_and_store_nothing(idle: Fak
     unknown = [offset for offset in range(0, mmio.CONFIG, 4) if offset not in known]
     assert 0x0C0 in unknown and 0x028 in unknown
     for offset in unknown:
-        idle.write(offset, 0xFFFF_FFFF)
+        idle.write(offset, 4, 0xFFFF_FFFF)
         assert idle.read(offset) == 0
 
     assert idle.status == 0
@@ -142,7 +142,7 @@ def test_write_only_registers_when_read_give_zero(driver: FakeDriver) -> None:
 def test_queue_registers_when_written_after_driver_ok_are_ignored(driver: FakeDriver) -> None:
     queue = driver.device.runtime.queues[0]
     before = persist.save(queue)
-    driver.write(mmio.QUEUE_SEL, 0)
+    driver.write(mmio.QUEUE_SEL, 4, 0)
     for offset in (
         mmio.QUEUE_SIZE,
         mmio.QUEUE_DESC_LOW,
@@ -152,8 +152,8 @@ def test_queue_registers_when_written_after_driver_ok_are_ignored(driver: FakeDr
         mmio.QUEUE_DEVICE_LOW,
         mmio.QUEUE_DEVICE_HIGH,
     ):
-        driver.write(offset, 0x10)
-    driver.write(mmio.QUEUE_READY, 0)
+        driver.write(offset, 4, 0x10)
+    driver.write(mmio.QUEUE_READY, 4, 0)
 
     assert persist.save(queue) == before
     assert driver.request(0, [b"still"], [8]) == b"still"
@@ -162,12 +162,12 @@ def test_queue_registers_when_written_after_driver_ok_are_ignored(driver: FakeDr
 def test_queue_when_not_ready_at_activation_is_never_served(idle: FakeDriver) -> None:
     negotiated(idle)
     first = idle.set_up_queue(0)
-    idle.write(mmio.QUEUE_READY, 0)
+    idle.write(mmio.QUEUE_READY, 4, 0)
     second = idle.set_up_queue(1)
     idle.driver_ok()
     unserved, served = first.add([b"a"], [8]), second.add([b"b"], [8])
     for index in (0, 1):
-        idle.write(mmio.QUEUE_NOTIFY, index)
+        idle.write(mmio.QUEUE_NOTIFY, 4, index)
     idle.run()
     first.collect()
     second.collect()
@@ -179,7 +179,7 @@ def test_queue_ready_when_written_reads_as_written_before_driver_ok(idle: FakeDr
     negotiated(idle)
     idle.set_up_queue(0)
     ready = [idle.read(mmio.QUEUE_READY)]
-    idle.write(mmio.QUEUE_READY, 0)
+    idle.write(mmio.QUEUE_READY, 4, 0)
 
     assert [*ready, idle.read(mmio.QUEUE_READY)] == [1, 0]
 
@@ -192,7 +192,7 @@ def test_queue_when_set_up_wrongly_shows_needs_reset_at_activation_and_a_reset_h
 ) -> None:
     negotiated(idle)
     idle.set_up_queue(0)
-    idle.write(register, value)
+    idle.write(register, 4, value)
     idle.driver_ok()
 
     assert idle.status == READY | DRIVER_OK | DEVICE_NEEDS_RESET
@@ -223,7 +223,7 @@ def test_status_when_steps_are_skipped_keeps_to_the_order(
     idle: FakeDriver, writes: list[int], want: int
 ) -> None:
     for value in writes:
-        idle.write(mmio.STATUS, value)
+        idle.write(mmio.STATUS, 4, value)
 
     assert idle.status == want
     assert not idle.device.runtime.active
@@ -231,14 +231,14 @@ def test_status_when_steps_are_skipped_keeps_to_the_order(
 
 def test_status_when_bits_are_cleared_keeps_them(driver: FakeDriver) -> None:
     for value in (ACKNOWLEDGE, DRIVER, DRIVER_OK, READY):
-        driver.write(mmio.STATUS, value)
+        driver.write(mmio.STATUS, 4, value)
 
     assert driver.status == READY | DRIVER_OK
     assert driver.request(0, [b"on"], [8]) == b"on"
 
 
 def test_status_when_driver_fails_shows_failed_until_reset(driver: FakeDriver) -> None:
-    driver.write(mmio.STATUS, driver.status | FAILED)
+    driver.write(mmio.STATUS, 4, driver.status | FAILED)
     assert driver.status & FAILED
     driver.reset()
 
@@ -246,7 +246,7 @@ def test_status_when_driver_fails_shows_failed_until_reset(driver: FakeDriver) -
 
 
 def test_features_when_one_is_not_offered_are_refused_and_can_be_asked_for_again(idle: FakeDriver) -> None:
-    idle.write(mmio.STATUS, ACKNOWLEDGE | DRIVER)
+    idle.write(mmio.STATUS, 4, ACKNOWLEDGE | DRIVER)
 
     assert not idle.negotiate(PLAIN | f.F_RING_PACKED)
     assert idle.status == ACKNOWLEDGE | DRIVER
@@ -255,24 +255,24 @@ def test_features_when_one_is_not_offered_are_refused_and_can_be_asked_for_again
 
 @pytest.mark.parametrize("features", [0, 1 << 3, f.F_EVENT_IDX])
 def test_features_when_version_1_is_not_accepted_are_refused(idle: FakeDriver, features: int) -> None:
-    idle.write(mmio.STATUS, ACKNOWLEDGE | DRIVER)
+    idle.write(mmio.STATUS, 4, ACKNOWLEDGE | DRIVER)
 
     assert not idle.negotiate(features)
 
 
 @pytest.mark.parametrize("sel", [2, 3, 0xFFFF_FFFF])
 def test_features_when_in_words_that_do_not_exist_are_refused(idle: FakeDriver, sel: int) -> None:
-    idle.write(mmio.STATUS, ACKNOWLEDGE | DRIVER)
-    idle.write(mmio.DRIVER_FEATURES_SEL, sel)
-    idle.write(mmio.DRIVER_FEATURES, 1)
+    idle.write(mmio.STATUS, 4, ACKNOWLEDGE | DRIVER)
+    idle.write(mmio.DRIVER_FEATURES_SEL, 4, sel)
+    idle.write(mmio.DRIVER_FEATURES, 4, 1)
 
     assert not idle.negotiate(PLAIN)
 
 
 def test_features_when_written_after_features_ok_are_ignored(idle: FakeDriver) -> None:
     negotiated(idle, PLAIN)
-    idle.write(mmio.DRIVER_FEATURES_SEL, 0)
-    idle.write(mmio.DRIVER_FEATURES, f.F_EVENT_IDX)
+    idle.write(mmio.DRIVER_FEATURES_SEL, 4, 0)
+    idle.write(mmio.DRIVER_FEATURES, 4, f.F_EVENT_IDX)
     idle.set_up_queue(0)
     idle.driver_ok()
 
@@ -282,7 +282,7 @@ def test_features_when_written_after_features_ok_are_ignored(idle: FakeDriver) -
 def test_driver_ok_when_written_twice_starts_once(driver: FakeDriver) -> None:
     ring = driver.queues[0]
     driver.request(0, [b"one"], [8])
-    driver.write(mmio.STATUS, READY | DRIVER_OK)
+    driver.write(mmio.STATUS, 4, READY | DRIVER_OK)
 
     assert driver.request(0, [b"two"], [8]) == b"two"
     assert ring.used_idx == 2
@@ -294,7 +294,7 @@ def test_reset_when_running_clears_everything(driver: FakeDriver) -> None:
 
     assert (driver.status, driver.read(mmio.INTERRUPT_STATUS)) == (0, 0)
     for index in (0, 1):
-        driver.write(mmio.QUEUE_SEL, index)
+        driver.write(mmio.QUEUE_SEL, 4, index)
         assert driver.read(mmio.QUEUE_READY) == 0
     assert (driver.device.runtime.active, driver.device.runtime.driver_features) == (False, 0)
 
@@ -322,7 +322,7 @@ def test_activation_when_it_fails_shows_needs_reset_and_tells_the_driver(
         assert driver.interrupts == 1
         assert driver.acknowledge() == CONFIG_CHANGE
         assert not device.runtime.active
-        driver.write(mmio.QUEUE_NOTIFY, 0)
+        driver.write(mmio.QUEUE_NOTIFY, 4, 0)
         driver.run()
         driver.reset()
         assert driver.status == 0
@@ -348,7 +348,7 @@ def test_kick_when_before_driver_ok_is_not_lost(idle: FakeDriver) -> None:
     negotiated(idle)
     ring = idle.set_up_queue(0)
     request = ring.add([b"early"], [8])
-    idle.write(mmio.QUEUE_NOTIFY, 0)
+    idle.write(mmio.QUEUE_NOTIFY, 4, 0)
     idle.run()
     idle.driver_ok()
     idle.run()
@@ -359,7 +359,7 @@ def test_kick_when_before_driver_ok_is_not_lost(idle: FakeDriver) -> None:
 
 @pytest.mark.parametrize("queue", [2, 0xFFFF, 0xFFFF_FFFF])
 def test_kick_when_of_a_queue_that_is_not_there_does_nothing(driver: FakeDriver, queue: int) -> None:
-    driver.write(mmio.QUEUE_NOTIFY, queue)
+    driver.write(mmio.QUEUE_NOTIFY, 4, queue)
     driver.run()
 
     assert driver.request(0, [b"on"], [8]) == b"on"
@@ -367,7 +367,7 @@ def test_kick_when_of_a_queue_that_is_not_there_does_nothing(driver: FakeDriver,
 
 def test_kicks_when_there_is_nothing_to_do_cause_no_interrupt(driver: FakeDriver) -> None:
     for _ in range(1000):
-        driver.write(mmio.QUEUE_NOTIFY, 0)
+        driver.write(mmio.QUEUE_NOTIFY, 4, 0)
     driver.run()
 
     assert driver.interrupts == 0
@@ -381,9 +381,9 @@ def test_interrupt_when_used_says_so_until_acknowledged(driver: FakeDriver) -> N
 
     assert driver.interrupts == 1
     assert driver.read(mmio.INTERRUPT_STATUS) == USED_BUFFER
-    driver.write(mmio.INTERRUPT_ACK, CONFIG_CHANGE)
+    driver.write(mmio.INTERRUPT_ACK, 4, CONFIG_CHANGE)
     assert driver.read(mmio.INTERRUPT_STATUS) == USED_BUFFER
-    driver.write(mmio.INTERRUPT_ACK, 0xFFFF_FFFF)
+    driver.write(mmio.INTERRUPT_ACK, 4, 0xFFFF_FFFF)
     assert driver.read(mmio.INTERRUPT_STATUS) == 0
 
 
@@ -430,11 +430,11 @@ def test_config_when_read_in_any_width_gives_its_bytes_and_zeroes_past_the_end(
 
 
 def test_config_when_written_stores_writable_fields_only_and_tells_the_device(driver: FakeDriver) -> None:
-    driver.write(mmio.CONFIG, 0, 4)
-    driver.write(mmio.CONFIG + 4, 0, 8)
-    driver.write(mmio.CONFIG + 2000, 1, 4)
-    driver.write(mmio.CONFIG + 8, 0xABCD, 4)
-    driver.write(mmio.CONFIG + 9, 0x12, 1)
+    driver.write(mmio.CONFIG, 4, 0)
+    driver.write(mmio.CONFIG + 4, 8, 0)
+    driver.write(mmio.CONFIG + 2000, 4, 1)
+    driver.write(mmio.CONFIG + 8, 4, 0xABCD)
+    driver.write(mmio.CONFIG + 9, 1, 0x12)
 
     device = driver.device
     assert isinstance(device, Configured)
@@ -453,7 +453,7 @@ def test_config_generation_when_the_device_changes_it_changes(driver: FakeDriver
 
 
 def test_shared_region_when_it_is_not_there_has_all_ones(idle: FakeDriver) -> None:
-    idle.write(mmio.SHM_SEL, 7)
+    idle.write(mmio.SHM_SEL, 4, 7)
 
     for offset in (mmio.SHM_LEN_LOW, mmio.SHM_LEN_HIGH, mmio.SHM_BASE_LOW, mmio.SHM_BASE_HIGH):
         assert idle.read(offset) == 0xFFFF_FFFF
@@ -461,7 +461,7 @@ def test_shared_region_when_it_is_not_there_has_all_ones(idle: FakeDriver) -> No
 
 def test_shared_region_when_selected_shows_base_and_length(idle: FakeDriver) -> None:
     idle.transport.shared[7] = (0x1_0000_2000, 0x2_0000_0000)
-    idle.write(mmio.SHM_SEL, 7)
+    idle.write(mmio.SHM_SEL, 4, 7)
 
     assert [idle.read(offset) for offset in (0xB0, 0xB4, 0xB8, 0xBC)] == [0, 2, 0x2000, 1]
 
@@ -480,7 +480,7 @@ def test_registers_when_hammered_by_four_threads_keep_the_rules() -> None:
                 for _ in range(3000):
                     offset = chance.choice((mmio.STATUS, mmio.STATUS, chance.randrange(0, 0x120, 4)))
                     if chance.random() < 0.5:
-                        driver.write(offset, chance.choice((0, 1, 3, 11, 15, chance.getrandbits(32))))
+                        driver.write(offset, 4, chance.choice((0, 1, 3, 11, 15, chance.getrandbits(32))))
                     else:
                         assert 0 <= driver.read(offset) < 1 << 32
                     status = driver.status

@@ -158,7 +158,7 @@ def test_bad_answer_at_the_start_needs_a_reset_and_the_machine_goes_on(
 )
 def test_bad_answer_at_the_reset_is_survived(back: Callable[..., Back], answer: Answer) -> None:
     with FakeDriver(back({p.GET_VRING_BASE: answer}).device()) as driver:
-        driver.write(mmio.STATUS, 0)
+        driver.write(mmio.STATUS, 4, 0)
         driver.run()
 
         assert driver.status == 0
@@ -177,7 +177,7 @@ def test_bad_answer_at_a_save_refuses_it_and_needs_a_reset(
         driver.run()
         needs_reset = driver.status & f.DEVICE_NEEDS_RESET
         again = driver.transport.save()  # of a device that needs a reset
-        driver.write(mmio.STATUS, 0)
+        driver.write(mmio.STATUS, 4, 0)
 
         assert (bool(needs_reset), again["needs_reset"], driver.status) == (True, True, 0)
         assert capfd.readouterr().err.count("its back end") == 1

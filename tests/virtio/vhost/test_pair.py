@@ -93,8 +93,8 @@ def test_configuration_when_the_driver_writes_it_only_what_the_device_allows_is_
     counter: Path,
 ) -> None:
     with FakeDriver(front_end(counter)) as driver:
-        driver.write(mmio.CONFIG + 4, 5, 2)
-        driver.write(mmio.CONFIG, 77, 4)
+        driver.write(mmio.CONFIG + 4, 2, 5)
+        driver.write(mmio.CONFIG, 4, 77)
 
         assert (driver.config(0, 4), driver.config(4, 2)) == (0, 5)
 
@@ -102,7 +102,7 @@ def test_configuration_when_the_driver_writes_it_only_what_the_device_allows_is_
 def test_configuration_when_its_size_is_not_known_is_as_long_as_the_back_end_allows(counter: Path) -> None:
     device = front_end(counter, config=None)
     with FakeDriver(device) as driver:
-        driver.write(mmio.CONFIG + 4, 5, 2)
+        driver.write(mmio.CONFIG + 4, 2, 5)
 
         assert (len(device.config), driver.config(4, 2)) == (256, 5)
 
@@ -162,7 +162,7 @@ def test_back_end_when_it_goes_away_needs_a_reset_and_says_so_once(
         driver.run(lambda: driver.status & f.DEVICE_NEEDS_RESET)
         pulses = driver.interrupts
         driver.run()
-        driver.write(mmio.STATUS, 0)
+        driver.write(mmio.STATUS, 4, 0)
 
     said = capfd.readouterr().err
     assert pulses == 1
