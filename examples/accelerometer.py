@@ -13,8 +13,7 @@ import math
 import struct
 from collections import deque
 
-from pyvmm.virtio.device import DEFERRED, Deferred, VirtioDevice
-from pyvmm.virtio.ring.chain import Chain
+from pyvmm import DEFERRED, Chain, Deferred, VirtioDevice
 
 INPUT = 18
 CFG_NAME, CFG_SERIAL, CFG_IDS, CFG_PROPERTIES, CFG_EVENTS, CFG_AXIS = 0x01, 0x02, 0x03, 0x10, 0x11, 0x12

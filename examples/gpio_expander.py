@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import struct
 
+from pyvmm import DEFERRED, Chain, ChainError, Deferred, VirtioDevice
 from pyvmm.virtio import ids
-from pyvmm.virtio.device import DEFERRED, Deferred, VirtioDevice
-from pyvmm.virtio.errors import ChainError
-from pyvmm.virtio.ring.chain import Chain
 
 F_IRQ = 1 << 0
 GET_NAMES, GET_DIRECTION, SET_DIRECTION, GET_VALUE, SET_VALUE, IRQ_TYPE = range(1, 7)

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import struct
 
+from pyvmm import Chain, VirtioDevice
 from pyvmm.virtio import ids
-from pyvmm.virtio.device import VirtioDevice
-from pyvmm.virtio.ring.chain import Chain
 
 F_ZERO_LENGTH_REQUEST = 1 << 0
 FLAG_FAIL_NEXT = 1 << 0

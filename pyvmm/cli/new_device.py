@@ -17,19 +17,18 @@ OPTIONS = OptionParser(
 )
 
 DEVICE = '''\
-"""A virtio device: gives its driver a text, over and over.
+"""A virtio device: fills its driver's buffers with a text, repeated.
 
     pyvmm run --device ./@module@.py:@Class@,text=hello
 
-Its driver in the guest is virtio_rng, which gives the text out at /dev/hwrng.
+Its driver in the guest is virtio_rng; programs read the text from /dev/hwrng.
 """
 
 from __future__ import annotations
 
-from pyvmm.virtio.device import VirtioDevice
-from pyvmm.virtio.ring.chain import Chain
+from pyvmm import Chain, VirtioDevice
 
-#: The most bytes one request gets: what a driver asks for may be no larger than what you allow.
+#: The most bytes that one request gets, whatever the driver asks for.
 LIMIT = 4096
 
 
@@ -37,13 +36,13 @@ class @Class@(VirtioDevice):
     """The device. A constructor's argument is an option of ``--device``; its annotation converts it."""
 
     # Section 5 of the virtio specification lists the numbers. This is the entropy device's: every
-    # Linux has a driver for it, so that your device works from the first minute; what it gives is
-    # read at /dev/hwrng. Choose your own number when you write your own driver.
+    # Linux has a driver for it, so that your device works at once; its output is read from
+    # /dev/hwrng. Choose another number when you write a driver of your own.
     device_id = 4
     name = "@name@"
     # One queue of at most 64 descriptors. More queues are more numbers.
     queue_sizes = (64,)
-    # What the driver can read beside the queues: config_fields = {"speed": "u32"}, then self.config.speed
+    # The configuration space, which the driver reads: config_fields = {"speed": "u32"}; self.config.speed
 
     def __init__(self, text: str = "hello") -> None:
         super().__init__()
@@ -52,7 +51,7 @@ class @Class@(VirtioDevice):
         self.text = text.encode()
 
     def handle(self, queue: int, chain: Chain) -> None:
-        """One request: chain.read() is what the driver says, chain.write() answers it."""
+        """One request: chain.read() reads what the driver sent, chain.write() writes into its buffers."""
         room = min(chain.writable_size, LIMIT)
         chain.write((self.text * (room // len(self.text) + 1))[:room])
 '''
