@@ -39,11 +39,11 @@ NAMES = {
 
 
 def describe(features: int) -> str:
-    """*features* in words: reserved bits by name, a device's own by number."""
-    words = []
+    """The names of *features*, separated by commas: a device type's own bits by number."""
+    names = []
     bit = 0
     while features >> bit:
         if features >> bit & 1:
-            words.append(NAMES.get(1 << bit, f"bit {bit}"))
+            names.append(NAMES.get(1 << bit, f"bit {bit}"))
         bit += 1
-    return ", ".join(words) or "none"
+    return ", ".join(names) or "none"

@@ -56,7 +56,7 @@ class Observer:
         """The driver is about to write *value* to the registers."""
 
     def kicked(self, queue: int) -> None:
-        """The device is told that *queue* has chains."""
+        """The device is about to process *queue* for a notification."""
 
     def popped(self, queue: int, chain: Chain) -> None:
         """The device took *chain*; nothing of it is written yet."""

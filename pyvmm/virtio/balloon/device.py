@@ -63,7 +63,7 @@ class Balloon(VirtioDevice):
     :param target: bytes the guest is to give up from the start
     :param deflate_on_oom: the guest may take pages back rather than kill a process
     :param stats: seconds between two questions for statistics; None: only when ``ask_stats`` asks
-    :param reporting: the guest tells of pages it has free, and the host takes their memory back
+    :param reporting: the guest reports free pages, and their memory is returned to the host
     """
 
     device_id = ids.BALLOON
@@ -92,7 +92,7 @@ class Balloon(VirtioDevice):
             self.features |= F_DEFLATE_ON_OOM
         if reporting:
             self.features |= F_PAGE_REPORTING
-        #: What the guest told last, by the names of STAT_NAMES; it tells what it knows.
+        #: The guest's last statistics, by the names of STAT_NAMES; a guest reports those that it has.
         self.stats: dict[str, int] = {}
         #: How many reports of statistics came.
         self.reports = 0

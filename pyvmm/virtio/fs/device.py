@@ -122,8 +122,8 @@ def find_program() -> str:
 
 
 def command(program: str, path: str, readonly: bool, root: bool) -> list[str]:
-    """The words that start *program* for directory *path*, but for the socket's."""
-    words = [
+    """The arguments that start *program* for directory *path*, without those for the socket."""
+    arguments = [
         program,
         *(
             ("-f", "-o", "log_level=err", "-o", f"source={path}")
@@ -135,21 +135,21 @@ def command(program: str, path: str, readonly: bool, root: bool) -> list[str]:
     # virtiofsd in Rust makes that namespace itself.
     user = () if root or (program != _IN_C and not readonly) else ("--user", "--map-root-user")
     if readonly:
-        return ["unshare", *user, "--mount", "sh", "-c", _READ_ONLY, path, *words]
-    return ["unshare", *user, *words] if user else words
+        return ["unshare", *user, "--mount", "sh", "-c", _READ_ONLY, path, *arguments]
+    return ["unshare", *user, *arguments] if user else arguments
 
 
 def _start(path: str, readonly: bool, errors: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """Run virtiofsd; a connection to it, made through a socket that nobody else ever sees."""
-    words = command(find_program(), path, readonly, os.geteuid() == 0)
-    if "," in path and words[-1].startswith("source="):
+    arguments = command(find_program(), path, readonly, os.geteuid() == 0)
+    if "," in path and arguments[-1].startswith("source="):
         raise DeviceError(f"--share {path}: this virtiofsd takes no comma in a path; rename it")
     listener, sock = private_pair()
     with listener:
         number = listener.fileno()
         try:
             process = subprocess.Popen(
-                [*words, f"--fd={number}"],
+                [*arguments, f"--fd={number}"],
                 pass_fds=(number,),
                 stdin=subprocess.DEVNULL,
                 stdout=errors,

@@ -53,7 +53,7 @@ class Net(VirtioDevice):
     """A network device in front of *backend*, which it closes.
 
     :param mac: the driver's address, 6 bytes; by default one that belongs to *seed*
-    :param mtu: the largest packet the driver shall send, 68 to 65535; by default the backend's, else not told
+    :param mtu: the largest packet the driver shall send, 68 to 65535; by default the backend's, if it has one
     :param pairs: queue pairs, as many as the backend has at most
     :param capture: gets every frame
     :param seed: what the default address is derived from: the same text, the same address
@@ -123,7 +123,7 @@ class Net(VirtioDevice):
 
     @property
     def mac(self) -> bytes:
-        """The driver's address as it was told."""
+        """The MAC address in the configuration space, 6 bytes."""
         return bytes(self.config.mac)
 
     @property

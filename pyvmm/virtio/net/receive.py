@@ -1,8 +1,8 @@
 """The receive side of one queue pair: frames into the driver's buffers. Section 5.1.6.3, 5.1.6.4.
 
 Chains are taken when there is a frame for them. A frame is read straight into as many of them as the
-last ones needed, and what a longer one has more into a spill buffer, from which it is copied into further
-chains: so a frame is never cut, and small ones cost a buffer each.
+last frames needed, and the rest of a longer one into a spill buffer, from which it is copied into further
+chains: so no frame is truncated, and a small one uses one buffer.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from pyvmm.virtio.net.filter import Filter
     from pyvmm.virtio.ring.queue import Queue
 
-#: Bytes of frames that wait for a driver without buffers, when other guests push them.
+#: Bytes of frames kept for a driver without buffers, when other guests push them.
 BACKLOG = 4 << 20
 #: Frames read from a backend before others get their turn.
 BUDGET = 64
-#: Frames that came alone, one after the other, after which a read looks for another behind them again.
+#: Calls in a row that found one frame each, after which the next call tries to read a second one again.
 LONE = 4
-#: The room that is asked for at least: a frame of the usual MTU.
+#: Bytes of writable buffers to have at least: a frame of the usual MTU.
 USUAL = HEADER + 1518
 _ONE = (1).to_bytes(2, "little")
 
@@ -42,10 +42,10 @@ STARVED = 2  # the driver has no buffers: to be tried again when it kicks
 class Receiver:
     """Receive queue *queue*.
 
-    :param offloads: what the driver takes unfinished
+    :param offloads: what the driver accepts with checksum or segmentation not done
     :param mergeable: a frame may be spread over several chains (VIRTIO_NET_F_MRG_RXBUF)
     :param foreign: headers come from another guest, and are checked
-    :param used: tells the driver of used buffers
+    :param used: interrupts the driver for used buffers
     :param again: has ``resume`` called soon
     :param broken: called, from any thread, when the ring breaks its rules
     """
@@ -65,15 +65,15 @@ class Receiver:
     ) -> None:
         #: Held while anything touches the queue; under it only the interrupt is raised.
         self.lock = allocate_lock()
-        #: False from the reset on: nothing of guest memory is touched any more.
+        #: False from the reset on: guest memory is not accessed any more.
         self.open = True
-        #: The device is held: frames that are delivered wait.
+        #: The device is held: frames that are delivered are kept.
         self.held = False
-        #: What the driver takes unfinished.
+        #: What the driver accepts with checksum or segmentation not done.
         self.offloads = offloads
-        #: Frames that found no room, were too long or broke a rule.
+        #: Frames without a buffer, too long, or with a bad header.
         self.dropped = 0
-        #: The driver has no buffers and will kick when it has some.
+        #: The driver has no buffers and will notify the device when it has some.
         self.starved = False
         self._queue = queue
         self._mergeable = mergeable
@@ -83,7 +83,7 @@ class Receiver:
         self._used = used
         self._again = again
         self._broken = broken
-        # Chains taken and not used yet: the head and the bytes of each, and views of all.
+        # Chains taken and not completed yet: the head and the bytes of each, and views of all.
         self._heads: list[int] = []
         self._sizes: list[int] = []
         self._views: list[memoryview] = []
@@ -102,7 +102,7 @@ class Receiver:
     def pull(self, read: Callable[[list[memoryview]], int]) -> int:
         """Read frames until *read* raises BlockingIOError: EMPTY; or MORE, or STARVED. Raises QueueError.
 
-        MORE after a single frame, when one came at a time lately: the caller is told when there is another.
+        MORE after a single frame when the last calls found one each: the descriptor stays ready for another.
         """
         with self.lock:
             found = self._pull(read)
@@ -153,7 +153,7 @@ class Receiver:
             pass
 
     def _overflow(self, size: int) -> bool:
-        """A frame of *size* bytes is longer than the room there was: its end lies in the spill buffer."""
+        """A frame of *size* bytes was longer than the buffers: its end is in the spill buffer."""
         room = self._room
         if size - room > len(self._spill) - 1:
             self._drop(f"a frame of more than {MAX_FRAME} bytes")
@@ -212,13 +212,13 @@ class Receiver:
                 self._broken(error)
 
     def flush(self) -> None:
-        """Tell the driver of what was delivered. Any thread."""
+        """Publish what was delivered. Any thread."""
         with self.lock:
             if self.open and self._queue.publish():
                 self._used()
 
     def resume(self) -> None:
-        """The driver may have new buffers: fill them with what waited. Raises QueueError."""
+        """The driver may have new buffers: fill them with the frames that were kept. Raises QueueError."""
         with self.lock:
             self.starved = False
             self._queue.disable_notification()
@@ -227,14 +227,14 @@ class Receiver:
                 self._used()
 
     def hold(self) -> None:
-        """Leave the queue alone until ``held`` is False again, and tell the driver of what came before."""
+        """Do not use the queue until ``held`` is False again; publish what was delivered before."""
         with self.lock:
             self.held = True
             if self.open and self._queue.publish():
                 self._used()
 
     def close(self) -> None:
-        """The driver is gone."""
+        """The driver has reset the device, or it was halted: guest memory is not accessed any more."""
         with self.lock:
             self.open = False
             self._backlog.clear()
@@ -259,9 +259,9 @@ class Receiver:
     # Room and what fills it; the lock is held
 
     def _grow(self, want: int) -> bool:
-        """Take chains until there is room for *want* bytes; False when there is not."""
+        """Take chains until their buffers have *want* bytes; False when the driver has fewer."""
         if not self._mergeable and self._heads:
-            return True  # one chain a frame: more would only be kept back
+            return True  # one chain a frame: the others stay in the queue
         queue, found = self._queue, True
         while self._room < want:
             least = want - self._room if self._mergeable else 1
@@ -269,7 +269,7 @@ class Receiver:
             if self._room >= want or (self._heads and not self._mergeable):
                 break
             if queue.exhausted:
-                # A driver that adds bad chains as fast as they are refused: others get their turn.
+                # The driver adds bad chains as fast as they are refused: serve other queues first.
                 queue.exhausted = False
                 self._again()
                 found = False
@@ -282,10 +282,10 @@ class Receiver:
         return found
 
     def _finish(self, size: int) -> None:
-        """A frame of *size* bytes, header and all, lies in the chains: complete those that it fills."""
+        """A frame of *size* bytes, header included, is in the chains: complete those that it fills."""
         first, whole = self._views[0], self._sizes[0]
         if size <= whole and first.nbytes >= whole:
-            # The usual case for short frames, made short: one chain of one buffer.
+            # A fast path for short frames: one chain of one buffer.
             first[NUM_BUFFERS:HEADER] = _ONE
             self._queue.push_head(self._heads.pop(0), size)
             del self._sizes[0]
@@ -300,7 +300,7 @@ class Receiver:
         self._forget(count)
 
     def _forget(self, count: int) -> None:
-        """The first *count* chains are the driver's again."""
+        """The first *count* chains were completed."""
         gone = sum(self._sizes[:count])
         self._room -= gone
         views = self._views
@@ -314,7 +314,7 @@ class Receiver:
         self._iov = [*views, self._spill]
 
     def _complete(self, header: bytes, frame: bytes) -> None:
-        """Do for the driver what it does not take: checksums, segmentation."""
+        """Do the checksums and the segmentation that the driver did not accept to do."""
         try:
             frames = complete(header, frame)
         except HeaderError as error:
@@ -328,7 +328,7 @@ class Receiver:
             self._drain()
 
     def _keep(self, frame: bytes) -> None:
-        """Let *frame*, with its header, wait for buffers; the last is lost when there are too many."""
+        """Keep *frame*, with its header, until there are buffers; it is dropped when too many are kept."""
         if self._backlog_size + len(frame) > BACKLOG:
             self.dropped += 1
             return
@@ -336,7 +336,7 @@ class Receiver:
         self._backlog_size += len(frame)
 
     def _drain(self) -> bool:
-        """Place what waits; False when some still does."""
+        """Place the frames that are kept; False when some still are."""
         if self.held:
             return not self._backlog
         while self._backlog:
@@ -347,7 +347,7 @@ class Receiver:
         return True
 
     def _place(self, frame: bytes) -> bool:
-        """Copy *frame*, header and all, into chains; False, and it waits, when there are too few."""
+        """Copy *frame*, header included, into chains; False, and it is kept, when there are too few."""
         size = len(frame)
         self._grow(size)
         if self._mergeable:

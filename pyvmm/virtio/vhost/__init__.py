@@ -1,1 +1,1 @@
-"""Queues run by somebody else: the host's kernel or another process; and our devices served to others."""
+"""Queues run by the host's kernel or another process, and our devices served to another process."""

@@ -40,7 +40,7 @@ class Channel(Control):
         self.lost = ""
         #: The protocol features both sides have.
         self.protocol = 0
-        #: How many queues the back end has, where it tells.
+        #: How many queues the back end has; None where it has no GET_QUEUE_NUM.
         self.queue_num: int | None = None
         self._socket = sock
         self._receiver = p.Receiver(sock)

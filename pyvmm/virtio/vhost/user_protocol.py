@@ -125,7 +125,7 @@ class Message:
         return self.fds.pop()
 
     def close(self) -> None:
-        """Close the descriptors nobody took."""
+        """Close the descriptors that were not taken out of the message."""
         while self.fds:
             os.close(self.fds.pop())
 

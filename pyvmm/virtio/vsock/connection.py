@@ -117,11 +117,11 @@ class Connection:
 
     @property
     def fwd_cnt(self) -> int:
-        """Bytes of the guest's that the socket took, as told in each header."""
+        """Bytes from the guest that the socket took: a field of every packet to the guest."""
         return self._fwd_cnt
 
     def header_written(self) -> None:
-        """A packet to the guest tells it ``fwd_cnt``."""
+        """A packet with ``fwd_cnt`` was written to the guest."""
         self._told_fwd_cnt = self._fwd_cnt
 
     @property
@@ -200,10 +200,10 @@ class Connection:
         try:
             self.sock.shutdown(how)
         except OSError:
-            pass  # nobody is there to be told
+            pass  # the other end is closed already
 
     def refuse_output(self) -> None:
-        """Nobody reads what the guest sends: drop what is kept, and tell it."""
+        """The other end reads no more: drop what is kept, and send the guest a shutdown."""
         self._consumed(len(self._backlog))
         self._backlog.clear()
         self._shut |= SHUTDOWN_RECEIVE

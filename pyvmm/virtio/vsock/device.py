@@ -305,7 +305,7 @@ class Vsock(VirtioDevice):
         else:
             self._outbox.add(connection)
         self._outbox.send()
-        if connection.sock.fileno() >= 0:  # it may have come to its end meanwhile
+        if connection.sock.fileno() >= 0:  # ``send`` may have closed it
             self.wait_for(connection)
 
     # Connections
