@@ -203,6 +203,7 @@ class ExecClient:
     def disconnect(self, reason: str) -> None:
         """The link is gone: every run ends with an ExecLostError of the sentence *reason*. Idempotent."""
         self.lost = ExecLostError(reason)
+        self._pings.clear()
         self._lose(reason)
 
     def start(

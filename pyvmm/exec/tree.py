@@ -17,7 +17,7 @@ from pyvmm.cpio import TRAILER, CpioError, Header, Reader, padding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 #: Directories in each other, in both directions; the guest's limit, too.
 DEPTH_MAX = 100
@@ -25,7 +25,7 @@ DEPTH_MAX = 100
 ENTRIES_MAX = 1 << 20
 _PIECE = 1 << 16
 _NAME_MAX = 255
-_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
 #: What of a guest's mode is applied: no set-user-ID, set-group-ID or sticky bit.
 _MODE = 0o777
@@ -66,13 +66,13 @@ class Packer:
 
     def close(self) -> None:
         """Close the file that is being read. Idempotent."""
-        self._pieces.close()  # type: ignore[attr-defined]
+        self._pieces.close()
 
-    def _archive(self) -> Iterator[bytes]:
+    def _archive(self) -> Generator[bytes]:
         yield from self._entry(self._top, ".", os.stat(self._top), 0)
         yield _trailer()
 
-    def _entry(self, path: str, name: str, status: os.stat_result, depth: int) -> Iterator[bytes]:
+    def _entry(self, path: str, name: str, status: os.stat_result, depth: int) -> Generator[bytes]:
         mode = status.st_mode
         if stat.S_ISREG(mode):
             yield from self._file(path, name, status)
@@ -93,7 +93,7 @@ class Packer:
         else:
             raise CpioError(f"{path} is no file and no directory, and cannot be copied")
 
-    def _file(self, path: str, name: str, status: os.stat_result) -> Iterator[bytes]:
+    def _file(self, path: str, name: str, status: os.stat_result) -> Generator[bytes]:
         with open(path, "rb", buffering=0) as file:
             piece = file.read(_PIECE) or b""
             # The header has the size, and files of /proc and /sys do not tell theirs.
@@ -137,7 +137,7 @@ class Unpacker:
         self._entries = 0
         self._top = -1  # the directory that is filled
         self._path: list[tuple[str, int]] = []  # the directories open below it
-        self._made: list[tuple[str, Header]] = []  # directories, whose mode and time are set at the end
+        self._made: list[Header] = []  # directories, whose mode and time are set at the end
         self._entry: Header | None = None  # a file or link whose content is coming
         self._left = 0
         self._file = -1
@@ -155,11 +155,16 @@ class Unpacker:
         """The archive is over. Raises CpioError when it was not complete."""
         if not self._reader.ended or not self._entries:
             raise CpioError(f"the archive for {self._destination} ended before its end")
-        for name, header in reversed(self._made):
-            at = self._top if name == "." else self._open(name)
-            here = f"/proc/self/fd/{at}"
-            os.chmod(here, header.mode & _MODE)
-            os.utime(here, (header.mtime, header.mtime))
+        for header in reversed(self._made):  # those inside before those around them
+            if header.name == ".":
+                _set(self._top, header)
+                continue
+            *parents, name = _parts(header.name)
+            directory = os.open(name, os.O_RDONLY | _DIRECTORY, dir_fd=self._enter(parents))
+            try:
+                _set(directory, header)
+            finally:
+                os.close(directory)
         self.close()
 
     def close(self) -> None:
@@ -212,7 +217,7 @@ class Unpacker:
             raise CpioError("the archive's top is no file and no directory")
         try:
             os.mkdir(path, 0o700)
-            self._made.append((".", header))
+            self._made.append(header)
         except FileExistsError:
             pass
         self._top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -220,7 +225,7 @@ class Unpacker:
     def _make_directory(self, parent: int, name: str, header: Header) -> None:
         try:
             os.mkdir(name, 0o700, dir_fd=parent)
-            self._made.append((header.name, header))
+            self._made.append(header)
         except FileExistsError:
             os.close(self._step(name, parent, header.name))
 
@@ -247,8 +252,7 @@ class Unpacker:
         assert self._entry is not None, "there is a file"
         file, self._file = self._file, -1
         try:
-            os.fchmod(file, self._entry.mode & _MODE)
-            os.utime(file, (self._entry.mtime, self._entry.mtime))
+            _set(file, self._entry)
         finally:
             os.close(file)
 
@@ -274,12 +278,9 @@ class Unpacker:
             self._path.append((part, self._step(part, above, "/".join(parents))))
         return self._path[-1][1] if self._path else self._top
 
-    def _open(self, name: str) -> int:
-        return self._enter(_parts(name))
-
     def _step(self, name: str, parent: int, whole: str) -> int:
         try:
-            return os.open(name, _DIRECTORY, dir_fd=parent)
+            return os.open(name, os.O_PATH | _DIRECTORY, dir_fd=parent)
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENOENT):
                 raise CpioError(
@@ -315,6 +316,11 @@ def _stays_inside(target: bytes, depth: int) -> bool:
     while ups < len(parts) and parts[ups] in (b"..", b".", b""):
         ups += 1
     return parts[:ups].count(b"..") <= depth and b".." not in parts[ups:]
+
+
+def _set(fd: int, header: Header) -> None:
+    os.fchmod(fd, header.mode & _MODE)
+    os.utime(fd, (header.mtime, header.mtime))
 
 
 def _remove(name: str, parent: int) -> None:
