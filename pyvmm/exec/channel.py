@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from pyvmm.backends.base import CharBackend
+from pyvmm.errors import GuestError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,8 +15,14 @@ if TYPE_CHECKING:
 
 #: The name of the virtio console port that the guest's init looks for.
 PORT_NAME = "pyvmm.exec"
+#: Bytes for a guest that reads none of them. A client has less on its way (``client.WINDOW_MAX``).
+_UNSENT_MAX = 4 << 20
 #: Bytes from the guest that the loop has not handled yet, beyond which the guest waits.
 _PENDING_MAX = 1 << 20
+
+
+class ExecChannelError(GuestError):
+    """The guest does not read its exec channel."""
 
 
 class ExecChannel(CharBackend):
@@ -50,7 +57,11 @@ class ExecChannel(CharBackend):
             self._loop.call_soon(self._deliver)
 
     def send(self, data: bytes) -> None:
-        """To the guest, in the loop's thread."""
+        """To the guest, in the loop's thread. Raises ExecChannelError for a guest that takes nothing."""
+        if len(self._to_guest) + len(data) > _UNSENT_MAX:
+            raise ExecChannelError(
+                f"the guest asks for more on its exec channel and has left {_UNSENT_MAX >> 20} MiB unread"
+            )
         self._to_guest += data
         self._push()
 

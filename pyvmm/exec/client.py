@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Commands at a time; a small guest refuses some of them (status EXIT_REFUSED).
 RUNS_MAX = 255
+#: Bytes of credit that are used at most, whatever the guest grants: what is sent waits in this process.
+WINDOW_MAX = 1 << 20
 #: A line that says why a command was refused needs no credit; it is no longer than this.
 _REFUSAL_MAX = 256
 
@@ -180,7 +182,8 @@ class ExecClient:
         self._decoder = frames.Decoder()
         self._nonce = 0
         self._credit = 0  # bytes of PART, RUN and STDIN payload that the link takes
-        self._window = 0  # bytes of standard input that a new command takes
+        self._window = 0  # the most that it ever takes
+        self._input_window = 0  # bytes of standard input that a command ever takes
         self._runs: dict[int, Run] = {}
         self._starting: list[Run] = []  # those whose request is not sent in full, in order
         self._last = 0
@@ -233,7 +236,7 @@ class ExecClient:
         self._runs[number] = run
         self._starting.append(run)
         if self.ready:
-            run._credit = self._window
+            run._credit = self._input_window
             self._send(self._requests())
         return run
 
@@ -301,7 +304,7 @@ class ExecClient:
             run._output(payload, run.on_stderr)
         elif type == frames.GUEST_CREDIT and len(payload) >= 4:
             empty = not run.room
-            run._credit += _U32.unpack_from(payload)[0]
+            run._credit = min(run._credit + _U32.unpack_from(payload)[0], self._input_window)
             if empty and run.room and run.on_room is not None:
                 run.on_room(run)
         elif type == frames.GUEST_EXIT and len(payload) >= 8:
@@ -331,10 +334,10 @@ class ExecClient:
             self._greet()
             return
         self.ready = True
-        self._credit = window
-        self._window = inputs
+        self._credit = self._window = min(window, WINDOW_MAX)
+        self._input_window = min(inputs, WINDOW_MAX)
         for run in self._starting:
-            run._credit = inputs
+            run._credit = self._input_window
         self._send([frames.encode(frames.HOST_PING, 0, _U32.pack(token)) for token, _ in self._pings])
         if self.on_ready is not None:
             self.on_ready()
@@ -343,7 +346,7 @@ class ExecClient:
     def _link_credit(self, more: int) -> None:
         """The link takes *more* bytes: of requests first, then of whoever has something to write, in turn."""
         had = self._credit
-        self._credit += more
+        self._credit = min(self._credit + more, self._window)
         starting = list(self._starting)
         self._send(self._requests())
         if had:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.exec import frames
-from pyvmm.exec.client import RUNS_MAX, ExecClient, ExecLostError, ExecProtocolError
+from pyvmm.exec.client import RUNS_MAX, WINDOW_MAX, ExecClient, ExecLostError, ExecProtocolError
 from pyvmm.exec.request import ExecRequestError, Request
 
 WINDOW = 2048
@@ -161,19 +161,28 @@ def test_input_never_exceeds_either_credit(grants):
     guest = Guest()
     guest.hello(guest.nonce(), inputs=3000)
     run = guest.start()
-    used, link, own = 0, WINDOW, 3000
+    link, own = WINDOW - len(Request(["cat"]).body), 3000
     for number, grant in enumerate(grants):
         run.write(b"x" * 100_000)
         sent = guest.sent()
-        used += sum(len(payload) for type, _, payload in sent if type == frames.HOST_STDIN)
-        request = len(Request(["cat"]).body)
-        assert used == min(link - request, own)
+        used = sum(len(payload) for type, _, payload in sent if type == frames.HOST_STDIN)
+        assert used == min(link, own)
+        link, own = link - used, own - used
         if number % 2:
             guest.credit(0, grant)
-            link += grant
+            link = min(link + grant, WINDOW)
         else:
             guest.credit(run.number, grant)
-            own += grant
+            own = min(own + grant, 3000)
+
+
+def test_credit_of_a_guest_is_bounded(guest):
+    guest.hello(guest.nonce(), window=0xFFFFFFFF, inputs=0xFFFFFFFF)
+    run = guest.start()
+    for _ in range(3):
+        guest.credit(0, 0xFFFFFFFF)
+        guest.credit(run.number, 0xFFFFFFFF)
+    assert run.write(bytes(3 * WINDOW_MAX)) == WINDOW_MAX
 
 
 def test_room_is_told_when_it_grows_from_nothing(ready, cat):
@@ -181,6 +190,9 @@ def test_room_is_told_when_it_grows_from_nothing(ready, cat):
     assert ready.credit(0, 1000) == [("room", 1)]
     assert ready.credit(0, 5000) == []
     cat.write(b"x" * 100_000)
+    assert ready.credit(0, 1000) == [("room", 1)]
+    cat.write(b"x" * 100_000)
+    assert ready.client._credit > 0
     assert cat.room == 0
     assert ready.credit(0, 1) == []  # its own credit is used up
     assert ready.credit(1, 1) == [("room", 1)]

@@ -10,8 +10,10 @@ import tracemalloc
 import pytest
 
 from pyvmm.exec import frames
+from pyvmm.exec.channel import ExecChannel, ExecChannelError
 from pyvmm.exec.client import ExecClient, ExecProtocolError
 from pyvmm.exec.request import EXIT_REFUSED, Request
+from pyvmm.loop import Loop
 from tests.support.exec_link import Link
 
 #: Seconds of processor time for a megabyte of the worst that a guest can send.
@@ -103,6 +105,17 @@ def test_client_when_the_guest_is_hostile_only_raises_what_it_documents(seed):
             nonce = sent[-4 - 4 : -4]
             client.receive(frames.encode(frames.GUEST_HELLO, 0, b"\2\0\0\0" + nonce + b"\0\1\0\0\0\1\0\0"))
     assert time.process_time() - begun < LIMIT
+
+
+def test_guest_that_greets_for_ever_and_reads_nothing_is_an_error():
+    channel = ExecChannel()
+    with Loop() as loop:
+        channel.attach(loop, lambda data: False, lambda: 0)
+        client = ExecClient(channel.send)
+        client.connect()
+        greetings = frames.encode(frames.GUEST_HELLO, 0, b"\2" + bytes(15)) * 300_000
+        with pytest.raises(ExecChannelError, match="unread"):
+            client.receive(greetings)
 
 
 @pytest.mark.parametrize("seed", range(8))
