@@ -78,6 +78,17 @@ def test_every_page_is_reached_from_the_index() -> None:
     assert {str(page.relative_to(ROOT)) for page in pages - reached} == set()
 
 
+def test_files_of_the_virtio_table_in_the_architecture_exist() -> None:
+    table = (ROOT / "docs" / "architecture.md").read_text().partition("| file of `virtio/` |")[2]
+    rows = re.findall(r"^\| (`.*?) \|", table.partition("\n\n")[0], re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`([\w/]+)`", row)]
+    virtio = ROOT / "pyvmm" / "virtio"
+
+    assert len(named) > 15
+    there = {str(path.relative_to(virtio)).removesuffix(".py") for path in virtio.rglob("*")}
+    assert [name for name in named if name.rstrip("/") not in there] == []
+
+
 def test_picture_of_a_boot_shows_what_the_quickstart_types() -> None:
     shown = html.unescape((ROOT / "docs" / "boot.svg").read_text())
 
