@@ -17,7 +17,7 @@ from pyvmm.images import cpio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.images.cpio import Entry
+    from pyvmm.images.cpio import CpioEntry
 
 
 def main(argv: list[str]) -> int:
@@ -114,7 +114,7 @@ def _initramfs(arguments: argparse.Namespace) -> list[str]:
     return [arguments.output]
 
 
-def _given_file(text: str) -> Entry:
+def _given_file(text: str) -> CpioEntry:
     source, _, target = text.rpartition(":")
     if not source or not target.strip("/"):
         raise ConfigError(

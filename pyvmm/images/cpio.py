@@ -12,7 +12,7 @@ import stat
 from pyvmm.cpio import TRAILER, CpioError, Header, Reader, padding
 
 
-class Entry:
+class CpioEntry:
     """One file of an archive.
 
     *path* is relative, without a leading slash; *mode* has the type bits of ``stat.h``; *data*
@@ -29,34 +29,34 @@ class Entry:
         self.device = device
 
 
-def file(path: str, data: bytes, mode: int = 0o644) -> Entry:
+def file(path: str, data: bytes, mode: int = 0o644) -> CpioEntry:
     """A regular file."""
-    return Entry(path, stat.S_IFREG | mode, data)
+    return CpioEntry(path, stat.S_IFREG | mode, data)
 
 
-def folder(path: str, mode: int = 0o755) -> Entry:
+def folder(path: str, mode: int = 0o755) -> CpioEntry:
     """A directory."""
-    return Entry(path, stat.S_IFDIR | mode)
+    return CpioEntry(path, stat.S_IFDIR | mode)
 
 
-def symlink(path: str, target: str) -> Entry:
+def symlink(path: str, target: str) -> CpioEntry:
     """A symbolic link to *target*."""
-    return Entry(path, stat.S_IFLNK | 0o777, target.encode())
+    return CpioEntry(path, stat.S_IFLNK | 0o777, target.encode())
 
 
-def character_device(path: str, major: int, minor: int, mode: int = 0o600) -> Entry:
+def character_device(path: str, major: int, minor: int, mode: int = 0o600) -> CpioEntry:
     """A character device node with the device numbers *major* and *minor*."""
-    return Entry(path, stat.S_IFCHR | mode, device=(major, minor))
+    return CpioEntry(path, stat.S_IFCHR | mode, device=(major, minor))
 
 
-def archive(entries: list[Entry]) -> bytes:
+def archive(entries: list[CpioEntry]) -> bytes:
     """The archive of *entries* in the order given, missing parent directories put in before.
 
     A later entry takes the place of an earlier one with the same path. The length is a
     multiple of four, so that archives can be put one after the other. Raises CpioError for a
     path that is absolute, empty or has ``..`` in it, and for files of 4 GiB and more.
     """
-    whole: dict[str, Entry] = {}
+    whole: dict[str, CpioEntry] = {}
     for entry in entries:
         parts = entry.path.split("/")
         if "" in parts or "." in parts or ".." in parts or "\0" in entry.path:
@@ -70,18 +70,18 @@ def archive(entries: list[Entry]) -> bytes:
     pieces: list[bytes] = []
     for inode, entry in enumerate(whole.values(), 1):
         _append(pieces, inode, entry)
-    _append(pieces, 0, Entry(TRAILER, 0))
+    _append(pieces, 0, CpioEntry(TRAILER, 0))
     return b"".join(pieces)
 
 
-def read(data: bytes) -> list[Entry]:
+def read(data: bytes) -> list[CpioEntry]:
     """The entries of the first archive in *data*. Raises CpioError for anything malformed."""
-    entries: list[Entry] = []
+    entries: list[CpioEntry] = []
     reader = Reader()
     left = 0
     for item in reader.feed(data):
         if isinstance(item, Header):
-            entries.append(Entry(item.name, item.mode, device=item.device))
+            entries.append(CpioEntry(item.name, item.mode, device=item.device))
             left = item.size
         else:
             entries[-1].data = item
@@ -91,6 +91,6 @@ def read(data: bytes) -> list[Entry]:
     return entries
 
 
-def _append(pieces: list[bytes], inode: int, entry: Entry) -> None:
+def _append(pieces: list[bytes], inode: int, entry: CpioEntry) -> None:
     header = Header(entry.path, entry.mode, len(entry.data), device=entry.device)
     pieces += (header.pack(inode), entry.data, padding(len(entry.data)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pyvmm.errors import StartError
 from pyvmm.images import cpio, debian
-from pyvmm.images.cpio import Entry
+from pyvmm.images.cpio import CpioEntry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def build(
     busybox: bytes,
     *,
     modules: Sequence[Module] = (),
-    files: Sequence[Entry] = (),
+    files: Sequence[CpioEntry] = (),
 ) -> bytes:
     """The archive of an initramfs.
 
@@ -105,7 +105,7 @@ def build(
     return cpio.archive([*entries, *files])
 
 
-def on_demand(wanted: Mapping[str, Sequence[Module]], path: str) -> list[Entry]:
+def on_demand(wanted: Mapping[str, Sequence[Module]], path: str) -> list[CpioEntry]:
     """Entries of modules that the kernel requests by an alias, and of the program that it runs to load them.
 
     *wanted* has an alias' modules in load order; *path* is the program's, as /proc/sys/kernel/modprobe has

@@ -74,9 +74,9 @@ class GuestReports:
             return
         what = f" failed: {error}"
         if not isinstance(error, PyvmmError):  # a defect of the device: the message names the line
-            from pyvmm.host import blame
+            from pyvmm.host import exceptions
 
-            what = f" failed in {blame.place(error)}: {blame.describe(error)}"
+            what = f" failed in {exceptions.raised_at(error)}: {exceptions.describe(error)}"
         self._end(Ending(DEVICE_FAILED, "device", TOLD, name + what), error)
 
     def _poweroff(self) -> None:

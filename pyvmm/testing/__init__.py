@@ -1,5 +1,5 @@
 """For testing devices without a guest: the fake driver. Public; see ``docs/guide/testing.md``."""
 
-from pyvmm.testing.driver import DriverQueue, FakeDriver, Request
+from pyvmm.testing.driver import DriverQueue, DriverRequest, FakeDriver
 
-__all__ = ["DriverQueue", "FakeDriver", "Request"]
+__all__ = ["DriverQueue", "DriverRequest", "FakeDriver"]

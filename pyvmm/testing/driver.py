@@ -46,7 +46,7 @@ class CountingLine(Line):
         self.pulses += 1
 
 
-class Request:
+class DriverRequest:
     """One chain the driver made available: what it asked, and once it is done, what came back."""
 
     __slots__ = ("buffers", "done", "head", "indices", "table", "written")
@@ -81,7 +81,7 @@ class DriverQueue:
             memory.write(address, bytes(length))
         self.avail_idx = 0
         self.used_idx = 0
-        self.pending: dict[int, Request] = {}
+        self.pending: dict[int, DriverRequest] = {}
         self._free = list(range(size - 1, -1, -1))
         self._kicked_at = 0
 
@@ -98,7 +98,7 @@ class DriverQueue:
         writable: Sequence[int] = (),
         *,
         indirect: bool = False,
-    ) -> Request:
+    ) -> DriverRequest:
         """Make one chain available: the bytes of *readable*, then room of the sizes of *writable*.
 
         Raises IndexError when the queue has too few free descriptors.
@@ -120,7 +120,7 @@ class DriverQueue:
         buffers: list[tuple[int, int]] | None = None,
         *,
         indirect: bool = False,
-    ) -> Request:
+    ) -> DriverRequest:
         """Make a chain of ``(address, size, flags)`` available; NEXT is set where one follows."""
         linked = [
             (address, size, flags | (NEXT if i < len(parts) - 1 else 0))
@@ -134,7 +134,7 @@ class DriverQueue:
         indices = [self._free.pop() for _ in linked]
         for i, (address, size, flags) in enumerate(linked):
             self.describe(indices[i], address, size, flags, indices[i + 1] if flags & NEXT else 0)
-        request = Request(indices[0], indices, buffers or [])
+        request = DriverRequest(indices[0], indices, buffers or [])
         self.pending[request.head] = request
         self.offer(request.head)
         return request
@@ -153,7 +153,7 @@ class DriverQueue:
             self.driver.write(mmio.QUEUE_NOTIFY, 4, self.index)
         return wanted
 
-    def collect(self) -> list[Request]:
+    def collect(self) -> list[DriverRequest]:
         """The requests completed since the last call, in the order of the used ring.
 
         Raises AssertionError when the device completed a chain that it was not given.
@@ -173,7 +173,7 @@ class DriverQueue:
         memory.write_u16(self.avail + 4 + 2 * self.size, self.used_idx)  # used_event: interrupt for the next
         return done
 
-    def data(self, request: Request) -> bytes:
+    def data(self, request: DriverRequest) -> bytes:
         """What the device wrote into *request*'s buffers, as far as it says that it wrote."""
         data = b"".join(self.driver.memory.read(a, size) for a, size in request.buffers if size)
         return data[: request.written]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import struct
 
 from pyvmm.errors import ConfigError
-from pyvmm.testing.driver import FakeDriver, Request
+from pyvmm.testing.driver import DriverRequest, FakeDriver
 from pyvmm.virtio import features as f
 from pyvmm.virtio.ring.descriptor import WRITE
 from pyvmm.virtio.tools import record
-from pyvmm.virtio.tools.record import Entry, Recording, RecordingError
+from pyvmm.virtio.tools.record import Recording, RecordingEntry, RecordingError
 from pyvmm.virtio.transport import mmio
 
 TYPE_CHECKING = False
@@ -27,7 +27,7 @@ class Difference:
 
     __slots__ = ("number", "seconds", "text")
 
-    def __init__(self, entry: Entry, text: str) -> None:
+    def __init__(self, entry: RecordingEntry, text: str) -> None:
         self.number = entry.number
         self.seconds = entry.seconds
         self.text = text
@@ -60,7 +60,7 @@ class Replay:
         self._device = device
         self._patience = patience
         # By the queue and the recorded head: the request, and the (address, size) of its buffers.
-        self._pending: dict[tuple[int, int], tuple[Request, list[tuple[int, int]]]] = {}
+        self._pending: dict[tuple[int, int], tuple[DriverRequest, list[tuple[int, int]]]] = {}
         # Queues that owe an answer: further ones are not waited for as long.
         self._silent: set[int] = set()
 
@@ -80,7 +80,7 @@ class Replay:
                     ) from None
         return not self.count
 
-    def _play(self, entry: Entry) -> None:
+    def _play(self, entry: RecordingEntry) -> None:
         if entry.kind == record.START:
             self._start(entry)
         elif entry.kind == record.STOP:
@@ -96,7 +96,7 @@ class Replay:
         elif entry.kind == record.FULL:
             self.full = True
 
-    def _start(self, entry: Entry) -> None:
+    def _start(self, entry: RecordingEntry) -> None:
         features, sizes = entry.start()
         driver = self._driver
         if len(sizes) != len(self._device.queue_sizes):
@@ -119,7 +119,7 @@ class Replay:
         driver.driver_ok()
         driver.run()
 
-    def _request(self, entry: Entry) -> None:
+    def _request(self, entry: RecordingEntry) -> None:
         readable, writable = entry.request()
         driver = self._driver
         queue = next((queue for queue in driver.queues if queue.index == entry.queue), None)
@@ -144,7 +144,7 @@ class Replay:
         queue.kick()
         driver.run()
 
-    def _result(self, entry: Entry) -> None:
+    def _result(self, entry: RecordingEntry) -> None:
         if (entry.queue, entry.head) not in self._pending:
             return  # a broken chain, which was never a request
         request, _ = self._pending.pop((entry.queue, entry.head))
@@ -178,7 +178,7 @@ class Replay:
                 f"queue {entry.queue}: byte {at} of {len(data)} is {got[at]:#04x} instead of {data[at]:#04x}",
             )
 
-    def _access(self, entry: Entry) -> None:
+    def _access(self, entry: RecordingEntry) -> None:
         offset, size, value = entry.config()
         if size not in (1, 2, 4, 8) or offset + size > mmio.SIZE - mmio.CONFIG:
             raise struct.error("no access that a driver can make")
@@ -202,7 +202,7 @@ class Replay:
             driver.allocate(max(inside))
         raise MemoryError("the requests under way do not fit into the fake driver's memory")
 
-    def _differs(self, entry: Entry, text: str) -> None:
+    def _differs(self, entry: RecordingEntry, text: str) -> None:
         self.count += 1
         if len(self.differences) < KEPT:
             self.differences.append(Difference(entry, text))

@@ -21,7 +21,7 @@ import os
 from pyvmm.backends.disk.base import SECTOR
 from pyvmm.loop import EDGE, READ
 from pyvmm.virtio import ids
-from pyvmm.virtio.block.request import FLUSH, IN, OK, OUT, Request
+from pyvmm.virtio.block.request import FLUSH, IN, OK, OUT, BlockRequest
 from pyvmm.virtio.errors import ChainError
 from pyvmm.virtio.net.receive import USUAL
 from pyvmm.virtio.transport.mmio import QUEUE_NOTIFY
@@ -120,7 +120,7 @@ class BlockOnVcpu:
         """Do what *chain* asks for and push it; False when it has to wait, or is not plain."""
         device = self._device
         try:
-            request = Request(chain)
+            request = BlockRequest(chain)
         except ChainError:
             return False
         kind, size, disk = request.kind, request.size, device.disk

@@ -16,7 +16,7 @@ import typing
 from importlib import import_module, metadata
 
 from pyvmm.errors import ConfigError, PyvmmError
-from pyvmm.host import blame
+from pyvmm.host import exceptions
 from pyvmm.virtio.config_space import ConfigSpace
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.features import COMMON
@@ -254,9 +254,9 @@ def _defect(what: str, error: Exception) -> Exception:
     if os.environ.get("PYVMM_DEBUG"):
         return error
     if isinstance(error, SyntaxError):
-        where = f"{blame.shorten(error.filename or '?')} line {error.lineno}"
+        where = f"{exceptions.shorten(error.filename or '?')} line {error.lineno}"
         return ConfigError(f"{what} is not Python: {where}: {error.msg}")
-    return ConfigError(f"{what} failed in {blame.place(error)}: {blame.describe(error)}")
+    return ConfigError(f"{what} failed in {exceptions.raised_at(error)}: {exceptions.describe(error)}")
 
 
 _WORDS = {kind.__name__: kind for kind in (int, float, bool, str, bytes)}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pyvmm.backends.disk.raw import RawDisk
-from pyvmm.testing import FakeDriver, Request
+from pyvmm.testing import DriverRequest, FakeDriver
 from pyvmm.virtio.block.device import Block
 
 SIZE = 4 << 20
@@ -70,7 +70,7 @@ class Bench:
     def flush(self) -> int:
         return self.ask([header(FLUSH)], [1])[0]
 
-    def served(self, requests: Sequence[tuple[Sequence[bytes], Sequence[int]]]) -> list[Request]:
+    def served(self, requests: Sequence[tuple[Sequence[bytes], Sequence[int]]]) -> list[DriverRequest]:
         """Submit several requests with one kick and wait until all are completed."""
         ring = self.driver.queues[0]
         made = [ring.add(readable, writable) for readable, writable in requests]

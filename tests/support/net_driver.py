@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pyvmm.backends.net.base import NetBackend
-from pyvmm.testing import DriverQueue, FakeDriver, Request
+from pyvmm.testing import DriverQueue, DriverRequest, FakeDriver
 from pyvmm.virtio.net.device import Net
 
 HEADER = 12
@@ -79,7 +79,7 @@ class NetDriver(FakeDriver):
     def tx(self) -> DriverQueue:
         return self.queues[1]
 
-    def give(self, *sizes: int) -> list[Request]:
+    def give(self, *sizes: int) -> list[DriverRequest]:
         """Buffers to receive into, a chain each."""
         requests = [self.rx.add([], [size]) for size in sizes]
         self.rx.kick()
@@ -101,7 +101,7 @@ class NetDriver(FakeDriver):
         assert not rest, "a frame lacks buffers"
         return frames
 
-    def send(self, *parts: bytes, header: bytes = bytes(HEADER)) -> Request:
+    def send(self, *parts: bytes, header: bytes = bytes(HEADER)) -> DriverRequest:
         """Send the frame made of *parts* behind *header*, in one buffer each."""
         request = self.tx.add([header, *parts])
         self.tx.kick()

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from pyvmm.config import DEVICE_KINDS, DeviceOptions
-from pyvmm.testing import FakeDriver, Request
+from pyvmm.testing import DriverRequest, FakeDriver
 from pyvmm.virtio import features as f
 from pyvmm.virtio import options as spec
 from pyvmm.virtio.device import VirtioDevice
@@ -76,7 +76,7 @@ def saved(driver: FakeDriver) -> dict[str, Any]:
 # it made without a kick. ``goes_on`` says whether the fresh device has dealt with them.
 
 
-def begin(kind: str, driver: FakeDriver) -> list[Request]:
+def begin(kind: str, driver: FakeDriver) -> list[DriverRequest]:
     if kind == "rng":
         driver.request(0, writable=[8])
         return [driver.queues[0].add(writable=[64])]
@@ -111,7 +111,7 @@ def begin(kind: str, driver: FakeDriver) -> list[Request]:
     return [driver.queues[1].add([bytes(12) + b"\xff" * 12 + b"\x08\x00" + bytes(46)])]
 
 
-def goes_on(kind: str, driver: FakeDriver, bench: Bench, waiting: list[Request]) -> None:
+def goes_on(kind: str, driver: FakeDriver, bench: Bench, waiting: list[DriverRequest]) -> None:
     for queue in driver.queues:
         queue.collect()
     if kind == "rng":
@@ -179,7 +179,7 @@ def test_device_when_saved_before_its_driver_came_starts_afterwards(
     goes_on(kind, driver, bench, begin_and_kick(kind, driver))
 
 
-def begin_and_kick(kind: str, driver: FakeDriver) -> list[Request]:
+def begin_and_kick(kind: str, driver: FakeDriver) -> list[DriverRequest]:
     """As ``begin``, with nothing left undone; a socket device has no event to tell then."""
     waiting = begin(kind, driver)
     if kind == "vsock":

@@ -15,7 +15,7 @@ from pyvmm.host.notice import notice
 from pyvmm.virtio import ids
 from pyvmm.virtio.block import persist
 from pyvmm.virtio.block import request as r
-from pyvmm.virtio.block.request import Request
+from pyvmm.virtio.block.request import BlockRequest
 from pyvmm.virtio.block.transfer import Transfers
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.errors import ChainError
@@ -169,7 +169,7 @@ class Block(VirtioDevice):
         """Serve *queue*: a run of adjacent reads or writes is one transfer."""
         runtime = self.runtime
         pop, left, sectors = queue.pop, queue.size, self.sectors
-        run: list[Request] = []
+        run: list[BlockRequest] = []
         # What would extend the run: a request of this kind at this sector, with this much room.
         kind, end, room, views = -1, 0, 0, 0
         published = perf_counter()
@@ -178,7 +178,7 @@ class Block(VirtioDevice):
             while left and (chain := pop()) is not None:
                 left -= 1
                 try:
-                    request = Request(chain)
+                    request = BlockRequest(chain)
                 except ChainError as error:
                     runtime.refuse(error)
                     queue.push(chain, 0)
@@ -219,7 +219,7 @@ class Block(VirtioDevice):
             queue.disable_notification()
         runtime.publish(queue)
 
-    def _transfer(self, queue: Queue, run: list[Request]) -> None:
+    def _transfer(self, queue: Queue, run: list[BlockRequest]) -> None:
         """Read or write what *run* asks for, adjacent on the disk."""
         statuses = self.transfers.carry_out(queue, run)
         if statuses is not None:
@@ -235,7 +235,7 @@ class Block(VirtioDevice):
         for queue in touched:
             self.runtime.publish(queue)
 
-    def _serve(self, queue: Queue, request: Request) -> None:
+    def _serve(self, queue: Queue, request: BlockRequest) -> None:
         """A request by itself: neither a read nor a write, or one that is refused."""
         kind = request.kind
         try:
@@ -268,7 +268,7 @@ class Block(VirtioDevice):
         request.status[0] = status
         queue.push(request.chain, request.room)
 
-    def _get_id(self, request: Request) -> int:
+    def _get_id(self, request: BlockRequest) -> int:
         if request.size < r.ID_SIZE:
             raise ChainError(f"{request.size} bytes are too few for an identifier of {r.ID_SIZE}")
         data = self.serial.encode().ljust(r.ID_SIZE, b"\0")
@@ -278,7 +278,7 @@ class Block(VirtioDevice):
             data = data[len(part) :]
         return r.OK
 
-    def _discard(self, request: Request) -> int:
+    def _discard(self, request: BlockRequest) -> int:
         """DISCARD and WRITE_ZEROES: every segment is checked before the first is carried out."""
         if self.disk.readonly:
             return r.IOERR
@@ -325,7 +325,7 @@ class Block(VirtioDevice):
         )
 
 
-def _complete(queue: Queue, run: list[Request], statuses: list[int]) -> None:
+def _complete(queue: Queue, run: list[BlockRequest], statuses: list[int]) -> None:
     for request, status in zip(run, statuses, strict=True):
         request.status[0] = status
         queue.push(request.chain, request.room)

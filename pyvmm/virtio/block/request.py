@@ -77,7 +77,7 @@ _unpack = _HEADER.unpack
 SEGMENT = Struct("<QII")
 
 
-class Request:
+class BlockRequest:
     """A chain as a request: what it is, and where its data and its status go.
 
     The header is a copy, which the guest cannot change. ``data`` is ``size`` bytes of guest memory: those to

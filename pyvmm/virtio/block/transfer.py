@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from pyvmm.backends.disk.base import Disk, Views
     from pyvmm.backends.disk.pool import Pool
-    from pyvmm.virtio.block.request import Request
+    from pyvmm.virtio.block.request import BlockRequest
     from pyvmm.virtio.ring.queue import Queue
 
     #: Requests adjacent on the disk, of one queue and one kind.
-    Run = list[Request]
+    Run = list[BlockRequest]
 
 
 class Transfers:
@@ -35,7 +35,7 @@ class Transfers:
     def __init__(
         self,
         disk: Disk,
-        failed: Callable[[Request, OSError], object],
+        failed: Callable[[BlockRequest, OSError], object],
         ready: Callable[[], object],
     ) -> None:
         #: Whether a write is on the medium before it is reported done.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pyvmm.virtio import features as f
 from pyvmm.virtio.net.device import Net
 from pyvmm.virtio.net.features import F_MQ, F_MRG_RXBUF
-from pyvmm.virtio.vhost.device import PASSED, Control, Ring, VhostDevice
+from pyvmm.virtio.vhost.device import PASSED, Ring, VhostControl, VhostDevice
 from pyvmm.virtio.vhost.kernel import KernelVhost
 
 TYPE_CHECKING = False
@@ -30,7 +30,7 @@ class _Pair(KernelVhost):
         self.set_backend(index, -1)
 
 
-class _Pairs(Control):
+class _Pairs(VhostControl):
     """The queue pairs of one device, each before a queue of *tap*."""
 
     def __init__(self, tap: NetTap, pairs: int) -> None:

@@ -139,7 +139,7 @@ class Recorder(Observer):
             self._fd = -1
 
 
-class Entry:
+class RecordingEntry:
     """One entry of a recording; what it has beyond its kind depends on that."""
 
     __slots__ = ("head", "kind", "number", "payload", "queue", "seconds")
@@ -204,7 +204,7 @@ class Recording:
         #: Bytes at the end that make no whole entry, once all were read.
         self.cut = 0
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[RecordingEntry]:
         data, at, number = self._data, self._begin, 0
         while at + ENTRY.size <= len(data):
             kind, queue, head, length, nanoseconds = ENTRY.unpack_from(data, at)
@@ -212,6 +212,6 @@ class Recording:
             if end > len(data):
                 break
             number += 1
-            yield Entry(number, kind, queue, head, nanoseconds / 1e9, data[at + ENTRY.size : end])
+            yield RecordingEntry(number, kind, queue, head, nanoseconds / 1e9, data[at + ENTRY.size : end])
             at = end
         self.cut = max(0, len(data) - at)

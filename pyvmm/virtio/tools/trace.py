@@ -11,7 +11,7 @@ import os
 import time
 
 from pyvmm.errors import StartError
-from pyvmm.host import blame
+from pyvmm.host import exceptions
 from pyvmm.virtio import features as f
 from pyvmm.virtio import ids
 from pyvmm.virtio.observer import Observer, bytes_of
@@ -153,7 +153,7 @@ class Trace(Observer):
         try:
             return self._device.describe(queue, given)
         except Exception as error:  # it is for the trace alone: the device goes on
-            return f"(its describe failed in {blame.place(error)}: {blame.describe(error)})"
+            return f"(its describe failed in {exceptions.raised_at(error)}: {exceptions.describe(error)})"
 
     def _access(self, verb: str, arrow: str, offset: int, size: int, value: int) -> None:
         if offset >= mmio.CONFIG:

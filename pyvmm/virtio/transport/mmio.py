@@ -354,9 +354,10 @@ class VirtioMmio(Device, Transport):
             except Exception as error:
                 if self._failed is None:
                     raise
-                from pyvmm.host import blame
+                from pyvmm.host import exceptions
 
-                what = f"failed while it was closed, in {blame.place(error)}: {blame.describe(error)}"
+                place, text = exceptions.raised_at(error), exceptions.describe(error)
+                what = f"failed while it was closed, in {place}: {text}"
                 notice("virtio close", f"{self.name} {what}")
 
     def save(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from _thread import allocate_lock
 
 from pyvmm.virtio.errors import DeviceError
 from pyvmm.virtio.vhost import user_protocol as p
-from pyvmm.virtio.vhost.device import Control, Ring
+from pyvmm.virtio.vhost.device import Ring, VhostControl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ PATIENCE = 10.0
 PROTOCOL_FEATURES = p.PROTOCOL_F_MQ | p.PROTOCOL_F_REPLY_ACK | p.PROTOCOL_F_BACKEND_REQ | p.PROTOCOL_F_CONFIG
 
 
-class Channel(Control):
+class Channel(VhostControl):
     """The connection *sock* to a back end called *place* in messages. Any thread, one request at a time.
 
     The first failure ends the connection, and every later request fails with the same sentence.
@@ -43,7 +43,7 @@ class Channel(Control):
         #: How many queues the back end has; None where it has no GET_QUEUE_NUM.
         self.queue_num: int | None = None
         self._socket = sock
-        self._receiver = p.Receiver(sock)
+        self._receiver = p.MessageReceiver(sock)
         self._lock = allocate_lock()
         self._memory_told = False
         sock.settimeout(patience)

@@ -40,7 +40,7 @@ class Ring:
         self.err = err
 
 
-class Control:
+class VhostControl:
     """Requests to a back end. Every method raises DeviceError when the back end does not carry it out."""
 
     #: Every feature the back end has.
@@ -75,11 +75,11 @@ class VhostDevice(VirtioDevice):
 
     external = True
 
-    def __init__(self, control: Control, served: int | None = None) -> None:
+    def __init__(self, control: VhostControl, served: int | None = None) -> None:
         super().__init__()
         self.connect(control, served)
 
-    def connect(self, control: Control, served: int | None = None) -> None:
+    def connect(self, control: VhostControl, served: int | None = None) -> None:
         """The second half of ``__init__``, for a subclass that is another kind of device besides."""
         self.control = control
         self._served = len(self.queue_sizes) if served is None else served

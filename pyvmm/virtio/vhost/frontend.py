@@ -89,7 +89,7 @@ class VhostUser(VhostDevice):
         self.queue_sizes = (queue_size,) * queues
         self.channel = Channel(sock, place, self.patience)
         self._back: socket.socket | None = None
-        self._receiver: p.Receiver | None = None
+        self._receiver: p.MessageReceiver | None = None
         self._own_config = config
         self._told = False  # whether the user was told that the back end is lost
         try:
@@ -105,7 +105,7 @@ class VhostUser(VhostDevice):
             self.error_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             if self.channel.protocol & p.PROTOCOL_F_BACKEND_REQ:
                 self._back = backend_channel(self.channel)
-                self._receiver = p.Receiver(self._back)
+                self._receiver = p.MessageReceiver(self._back)
         except BaseException:
             self.close()
             raise

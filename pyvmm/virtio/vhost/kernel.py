@@ -11,7 +11,7 @@ from struct import Struct
 
 from pyvmm.host.libc import ioctl
 from pyvmm.virtio.errors import DeviceError
-from pyvmm.virtio.vhost.device import Control, Ring
+from pyvmm.virtio.vhost.device import Ring, VhostControl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ VHOST_VSOCK_SET_RUNNING = _request(1, 0x61, _INT.size)
 _NAMES = {value: name for name, value in vars().copy().items() if name.startswith("VHOST_")}
 
 
-class KernelVhost(Control):
+class KernelVhost(VhostControl):
     """One opened vhost device at *path*; a subclass says how its rings are set running."""
 
     def __init__(self, path: str, module: str) -> None:

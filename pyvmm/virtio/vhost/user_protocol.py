@@ -130,7 +130,7 @@ class Message:
             os.close(self.fds.pop())
 
 
-class Receiver:
+class MessageReceiver:
     """Puts messages together from a stream socket, which may give them in pieces."""
 
     def __init__(self, sock: socket.socket) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyvmm.virtio.runtime import Runtime
-    from pyvmm.virtio.vsock.listener import Listener
+    from pyvmm.virtio.vsock.listener import VsockListener
 
 #: Bytes of the longest line a client may send: the word, a space, ten digits, a line's end.
 LINE_MAX = len("CONNECT 4294967295\r\n")
@@ -69,7 +69,7 @@ class Clients:
     def __init__(
         self,
         runtime: Runtime,
-        listener: Listener,
+        listener: VsockListener,
         arrived: Callable[[socket.socket, int], object],
         room: Callable[[], bool],
     ) -> None:

@@ -13,7 +13,7 @@ from pyvmm.virtio.vsock.clients import Clients
 from pyvmm.virtio.vsock.connection import UNWATCHED, Connection
 from pyvmm.virtio.vsock.deadlines import Deadlines
 from pyvmm.virtio.vsock.event import send_transport_reset
-from pyvmm.virtio.vsock.listener import Listener
+from pyvmm.virtio.vsock.listener import VsockListener
 from pyvmm.virtio.vsock.outbox import Outbox
 from pyvmm.virtio.vsock.packet import (
     CID_HOST,
@@ -79,7 +79,7 @@ class Vsock(VirtioDevice):
         self.connections: dict[tuple[int, int], Connection] = {}
         #: Packets and buffers of the driver's that broke a rule.
         self.refused = 0
-        self._listener = Listener(path)
+        self._listener = VsockListener(path)
         self._clients = Clients(self.runtime, self._listener, self._host_asks, lambda: not self._full)
         self._unanswered = Deadlines(self.runtime, PATIENCE, self._not_answered)
         self._lingering: set[Connection] = set()  # ended for the guest, with bytes left for the socket

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import socket
 
-from pyvmm.backends import listener
 from pyvmm.backends.base import BackendError
+from pyvmm.backends.listener import PATH_MAX, Listener, check_path
 from pyvmm.virtio.errors import DeviceError
 
 # The ports of guests add an underline and their number.
-_LONGEST = listener.PATH_MAX - 1 - len(str(0xFFFF_FFFF))
+_LONGEST = PATH_MAX - 1 - len(str(0xFFFF_FFFF))
 
 
-class Listener(listener.Listener):
+class VsockListener(Listener):
     """A socket that listens at *path*. Raises DeviceError when the path is too long, taken or impossible."""
 
     def __init__(self, path: str) -> None:
         try:
-            listener.check_path(path, _LONGEST)
+            check_path(path, _LONGEST)
             super().__init__(path)
         except BackendError as error:
             raise DeviceError(f"vsock: {error}") from None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from pyvmm.testing import Request
+from pyvmm.testing import DriverRequest
 from pyvmm.virtio.features import COMMON
 from tests.support.net_driver import HEADER, NetDriver, frame, wired
 
 GOOD = bytes(HEADER) + frame(60)
 
 
-def transmit(driver: NetDriver, readable: list[bytes], writable: list[int] | None = None) -> Request:
+def transmit(driver: NetDriver, readable: list[bytes], writable: list[int] | None = None) -> DriverRequest:
     """Send what may be wrong, then a good frame behind it."""
     request = driver.tx.add(readable, writable or [])
     driver.tx.add([GOOD])

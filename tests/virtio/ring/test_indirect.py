@@ -16,7 +16,7 @@ from pyvmm.memory.guest import GuestMemory
 from pyvmm.memory.host import address_of
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio.block.device import Block
-from pyvmm.virtio.block.request import Request
+from pyvmm.virtio.block.request import BlockRequest
 from pyvmm.virtio.errors import ChainError
 from pyvmm.virtio.ring.indirect import IndirectChain
 from pyvmm.virtio.ring.queue import Queue
@@ -136,7 +136,7 @@ def test_a_table_as_linux_makes_it_is_swept(count: int, filled: bool) -> None:
     assert (chain.filled, len(chain.vector), chain.vector.size) == (filled, count, count * (count - 1) // 2)
     for kind in (0, 1):  # IN and OUT
         memory.write(LOW, struct.pack("<IIQ", kind, 0, 5))
-        request = Request(chain)
+        request = BlockRequest(chain)
         assert (request.kind, request.sector) == (kind, 5)
         # What goes the wrong way is no data.
         assert (request.data is chain.vector) == (filled == (kind == 0))

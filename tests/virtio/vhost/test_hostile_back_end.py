@@ -49,7 +49,7 @@ class Back:
             self.channel.close()
 
     def _serve(self) -> None:
-        receiver = p.Receiver(self.theirs)
+        receiver = p.MessageReceiver(self.theirs)
         try:
             while True:
                 message = receiver.receive()
@@ -233,7 +233,7 @@ def test_unknown_request_on_the_back_channel_is_answered_with_a_refusal(back: Ca
         p.send(one.channel, 99, bytes(8), [0], p.NEED_REPLY)
         driver.run()
         one.channel.settimeout(5)
-        answer = p.Receiver(one.channel).receive()
+        answer = p.MessageReceiver(one.channel).receive()
 
         assert answer is not None
         assert answer.unpack(p.U64) == (1,)

@@ -67,7 +67,7 @@ class Front:
         self.turn()
 
     def answer(self) -> p.Message:
-        message = p.Receiver(self.sock).receive()
+        message = p.MessageReceiver(self.sock).receive()
         assert message is not None
         return message
 

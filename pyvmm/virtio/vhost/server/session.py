@@ -72,7 +72,7 @@ class Session(Transport):
         self._loop = loop
         self._over = over
         self._on_failure = failed
-        self._receiver = p.Receiver(sock)
+        self._receiver = p.MessageReceiver(sock)
         self._status = 0
         self._back: socket.socket | None = None
         self._running = False

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
-def place(error: BaseException) -> str:
+def raised_at(error: BaseException) -> str:
     """``handle, mydev.py line 12``: the innermost frame in code of the user's, else of anybody's.
 
     Code of the user's is what is neither pyvmm's nor the Python installation's. Empty for an exception

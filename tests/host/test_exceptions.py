@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from pyvmm.host import blame
+from pyvmm.host import exceptions
 from pyvmm.virtio.config_space import ConfigSpace
 
 
@@ -24,26 +24,29 @@ def write_a_field() -> None:
 def test_place_is_in_the_callers_code_where_the_library_raised() -> None:
     line = write_a_field.__code__.co_firstlineno + 1
 
-    assert blame.place(raised(write_a_field)) == f"write_a_field, {blame.shorten(__file__)} line {line}"
+    assert (
+        exceptions.raised_at(raised(write_a_field))
+        == f"write_a_field, {exceptions.shorten(__file__)} line {line}"
+    )
 
 
 def test_place_is_in_the_library_where_nobody_else_was_there() -> None:
     error = raised(ConfigSpace, {"a": "u9"})
     error.__traceback__ = error.__traceback__.tb_next  # type: ignore[union-attr]
 
-    assert blame.place(error).startswith("__init__, ")
-    assert "config_space.py line " in blame.place(error)
+    assert exceptions.raised_at(error).startswith("__init__, ")
+    assert "config_space.py line " in exceptions.raised_at(error)
 
 
 def test_place_of_an_exception_that_was_never_raised_is_empty() -> None:
-    assert blame.place(ValueError("x")) == ""
+    assert exceptions.raised_at(ValueError("x")) == ""
 
 
 def test_description_is_one_line() -> None:
-    assert blame.describe(ValueError("a\n  b")) == "ValueError: a b"
-    assert blame.describe(struct.error()) == "error"
+    assert exceptions.describe(ValueError("a\n  b")) == "ValueError: a b"
+    assert exceptions.describe(struct.error()) == "error"
 
 
 def test_path_is_as_short_as_it_can_be(tmp_path: Path) -> None:
-    assert blame.shorten(str(Path.cwd() / "x.py")) == "x.py"
-    assert blame.shorten("/x.py") == "/x.py"
+    assert exceptions.shorten(str(Path.cwd() / "x.py")) == "x.py"
+    assert exceptions.shorten("/x.py") == "/x.py"
