@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyvmm.errors import StartError as StartError
     from pyvmm.guest.errors import CommandError as CommandError
     from pyvmm.guest.errors import GuestEnded as GuestEnded
+    from pyvmm.guest.errors import GuestFileError as GuestFileError
     from pyvmm.guest.errors import GuestTimeout as GuestTimeout
     from pyvmm.guest.errors import NoCommandsError as NoCommandsError
     from pyvmm.guest.errors import UnwantedOutput as UnwantedOutput
@@ -51,6 +52,7 @@ _MODULES = {
     "Guest": "pyvmm.guest.guest",
     "GuestEnded": "pyvmm.guest.errors",
     "GuestError": "pyvmm.errors",
+    "GuestFileError": "pyvmm.guest.errors",
     "GuestTimeout": "pyvmm.guest.errors",
     "Machine": "pyvmm.machine.machine",
     "NoCommandsError": "pyvmm.guest.errors",

@@ -20,7 +20,7 @@ from types import ModuleType
 import pyvmm
 import pyvmm.testing
 from pyvmm import errors
-from pyvmm.cli.main import VERBS
+from pyvmm.cli.main import VERBS, module_of
 from pyvmm.cli.options import OptionParser
 from pyvmm.config import DEVICE_KINDS, Config
 from pyvmm.config.keys import KEYS
@@ -76,7 +76,7 @@ def command_line() -> str:
         table(("verb", ""), *((f"[`{verb}`](#pyvmm-{verb})", what) for verb, what in VERBS.items())),
     ]
     for verb in VERBS:
-        module = import_module(f"pyvmm.cli.{verb.replace('-', '_')}")
+        module = import_module(module_of(verb))
         options = getattr(module, "OPTIONS", None)
         parts.append(_of_options(verb, options) if options is not None else _of_parser(verb, module.parser()))
     return "\n\n".join(parts)

@@ -88,6 +88,8 @@ PIECES = (
     Piece(X86_64, 200, files("virtio_net")),
     Piece(X86_64, 200, files("virtio_vhost", "virtio_vhost_save")),
     Piece(X86_64, 200, files("virtio_vsock", "virtio_tools")),
+    Piece(X86_64, 300, files("guest")),
+    Piece(X86_64, 200, files("guest_files", "guest_from_outside")),
     Piece(ARM64, 300, [f"{T}arm64"], kernel=True),
     Piece(ARM64, 130, files("virtio_block", "virtio_balloon")),
     Piece(ARM64, 150, files("virtio_block_kill")),
@@ -96,6 +98,8 @@ PIECES = (
     Piece(ARM64, 150, files("virtio_vsock")),
     Piece(ARM64, 220, files("virtio_vhost", "virtio_vhost_save")),
     Piece(ARM64, 200, files("virtio_tools", "virtio_examples"), kernel=True),
+    Piece(ARM64, 500, files("guest")),
+    Piece(ARM64, 400, files("guest_files", "guest_from_outside")),
     Piece(
         GICV2, 170, [*(f"{T}arm64/test_{name}.py" for name in ("firmware", "linux", "virtio")), *UNLIKE_GIC]
     ),

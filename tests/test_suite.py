@@ -22,7 +22,6 @@ PRIVATE: dict[str, tuple[set[str], str]] = {
     ),
     "exec/test_runner.py": ({"_outputs"}, "what waits for a slow reader has no effect but memory"),
     "guest/test_console.py": ({"_tasks"}, "a task that is left over does nothing that can be seen"),
-    "guest/test_life.py": ({"_life", "_watch"}, "how often a guest booted, and a wait for that"),
     "host/test_barrier.py": ({"_kick"}, KICK),
     "lab/test_keeper.py": ({"_connect", "_start"}, "a keeper in this process takes the place of a new one"),
     "virtio/block/test_prompt.py": ({"_TMPFS_MAGIC", "_kick"}, KICK),

@@ -22,12 +22,8 @@ if TYPE_CHECKING:
     from pyvmm.loop import Loop, Timer
 
 ESCAPE = 0x01  # Ctrl-A
-_HELP = (
-    "\r\nCtrl-A x  end the virtual machine"
-    "\r\nCtrl-A b  send a break (with a Linux guest: then h lists the magic SysRq keys)"
-    "\r\nCtrl-A a  send Ctrl-A itself; so does Ctrl-A Ctrl-A"
-    "\r\nCtrl-A h  this help\r\n"
-)
+_BREAK_HELP = "\r\nCtrl-A b  send a break (with a Linux guest: then h lists the magic SysRq keys)"
+_HELP = "\r\nCtrl-A a  send Ctrl-A itself; so does Ctrl-A Ctrl-A\r\nCtrl-A h  this help\r\n"
 
 _SIGSTOP = 19
 # How often a job in the background looks whether it has come to the foreground.
@@ -50,6 +46,9 @@ class Terminal(Duplex):
     Neither descriptor is made non-blocking, because the user's shell has them open too: they are
     opened a second time where that is possible, and polled where not (sockets).
     """
+
+    #: What Ctrl-A x does.
+    quit_help = "end the virtual machine"
 
     def __init__(self, on_quit: Callable[[], object] | None = None, stdin: int = 0, stdout: int = 1) -> None:
         super().__init__()
@@ -180,7 +179,8 @@ class Terminal(Duplex):
                 if self._on_quit is not None:
                     self._on_quit()
             elif key in b"hH?":
-                self._writer.write(_HELP.encode())
+                breaks = _BREAK_HELP if self.on_break is not None else ""
+                self._writer.write(f"\r\nCtrl-A x  {self.quit_help}{breaks}{_HELP}".encode())
             elif key in b"bB":
                 if self.on_break is not None:
                     self.on_break()

@@ -7,6 +7,7 @@ import os
 
 from pyvmm.backends.base import CharBackend
 from pyvmm.backends.spec import make_backend
+from pyvmm.cli.local_terminal import environment, terminal_size
 from pyvmm.cli.messages import announce, message, write_line
 from pyvmm.errors import PyvmmError
 from pyvmm.exec.channel import PORT_NAME, ExecChannel, ExecLink
@@ -33,6 +34,7 @@ from pyvmm.virtio.console.port import Port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pyvmm.cli.served import Served
     from pyvmm.config import Config
 
 #: Lines of the console shown when the command never ran, and characters of each.
@@ -41,12 +43,16 @@ _LOG_LINES, _LOG_WIDTH = 25, 300
 _CHANNEL_BUFFER = 65536
 
 
-def run_exec(config: Config) -> tuple[int | None, Ending]:
-    """Boot, run ``config.exec``, end the guest: the command's status (None if it never ended), the ending."""
+def run_exec(config: Config, named: bool, control_delay: float) -> tuple[int | None, Ending]:
+    """Boot, run ``config.exec``, end the guest: the command's status (None if it never ended), the ending.
+
+    :param named: whether the guest's name is the user's choice. Raises NameTakenError
+    :param control_delay: seconds from the start until other processes can reach the guest
+    """
     assert config.exec is not None, "there is a command"
-    size = _terminal_size()
+    size = terminal_size()
     window = PTY_WINDOW if size else _CHANNEL_BUFFER
-    request = Request(["/bin/sh", "-c", config.exec], pty=size, window=window, env=_environment())
+    request = Request(["/bin/sh", "-c", config.exec], pty=size, window=window, env=environment())
     status: list[int] = []
     channel, port = ExecChannel(), ExecChannel()
     link = ExecLink((channel, port))
@@ -56,6 +62,9 @@ def run_exec(config: Config) -> tuple[int | None, Ending]:
     console = CharBackend() if quiet else make_backend(config.console)
     with contextlib.closing(console), Loop() as loop:
         runner: ExecRunner | None = None
+        served: Served | None = None
+        if named:
+            served = _served(loop, config, client, named)
 
         def exited(code: int) -> None:
             status.append(code)
@@ -81,6 +90,12 @@ def run_exec(config: Config) -> tuple[int | None, Ending]:
         def continued(number: int) -> None:
             if runner is not None and runner.terminal is not None:
                 runner.terminal.continue_job()
+
+        def serve() -> None:
+            nonlocal served
+            served = served or _served(loop, config, client, False)
+            served.uses(machine, console)
+            served.serve()
 
         interrupted: list[int] = []
         handlers = dict.fromkeys(heard(SIGINT, SIGTERM, SIGHUP), forward)
@@ -109,10 +124,13 @@ def run_exec(config: Config) -> tuple[int | None, Ending]:
             )
             loop.on_error = lambda error: _failed(machine, error)
             announce(config, console)
+            loop.call_later(control_delay, serve)
             try:
                 ending = machine.run()
             finally:
                 runner.close()
+                if served is not None:
+                    served.close(machine.ending)
         if not status and quiet and ending.code != OK:
             _show_log(machine)
         if machine.error is not None and os.environ.get("PYVMM_DEBUG"):
@@ -123,22 +141,17 @@ def run_exec(config: Config) -> tuple[int | None, Ending]:
     return (status[0] if status else None), ending
 
 
+def _served(loop: Loop, config: Config, client: ExecClient, named: bool) -> Served:
+    from pyvmm.cli.served import Served  # what it loads costs more than the start of a small guest
+
+    served = Served(loop, config, named)
+    served.commands = lambda: client
+    return served
+
+
 def _failed(machine: Machine, error: BaseException) -> None:
     code = error.exit_code if isinstance(error, PyvmmError) else PyvmmError.exit_code
     machine.end(Ending(code, "exec", TOLD, str(error)), error)
-
-
-def _terminal_size() -> tuple[int, int] | None:
-    """(rows, columns) when the command is to have a terminal: ours is one, both ways."""
-    if not (os.isatty(0) and os.isatty(1)):
-        return None
-    size = os.get_terminal_size(0)
-    return size.lines, size.columns
-
-
-def _environment() -> dict[str, str]:
-    term = os.environ.get("TERM")
-    return {"TERM": term} if term and os.isatty(0) else {}
 
 
 def _show_log(machine: Machine) -> None:

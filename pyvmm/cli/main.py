@@ -15,6 +15,10 @@ from pyvmm.errors import PyvmmError, StartError
 
 VERBS = {
     "run": "boot a guest",
+    "ps": "list the running guests",
+    "exec": "run a command in a running guest",
+    "console": "attach to the console of a running guest",
+    "stop": "end a running guest",
     "doctor": "what this host can do, and what to do about what it cannot",
     "device": "serve a virtio device to another VMM, by vhost-user",
     "image": "fetch and build guest images",
@@ -59,6 +63,11 @@ def main(argv: list[str]) -> int:
             raise
         message(f"internal error: {error!r}; set PYVMM_DEBUG=1 to see where, and report it")
         return PyvmmError.exit_code
+
+
+def module_of(verb: str) -> str:
+    """The name of the module that is *verb*."""
+    return f"pyvmm.cli.{'exec_in' if verb == 'exec' else verb.replace('-', '_')}"
 
 
 def entry() -> None:
@@ -116,7 +125,7 @@ def _dispatch(argv: list[str]) -> int:
         return run.main(argv[1:])
     from importlib import import_module
 
-    module = import_module(f"pyvmm.cli.{verb.replace('-', '_')}")
+    module = import_module(module_of(verb))
     with Interruptible():
         status: int = module.main(argv[1:])
     return status

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
     from pyvmm.backends.base import CharBackend
     from pyvmm.backends.terminal import Terminal
+    from pyvmm.cli.served import Served
     from pyvmm.virtio.console.port import Port
+
+#: Seconds after which other processes can reach a guest that has started: many end sooner.
+CONTROL_DELAY = 0.25
 
 OPTIONS = OptionParser(
     "pyvmm run [BOARD.toml] [OPTION ...]",
@@ -46,7 +50,7 @@ def main(argv: list[str]) -> int:
     values, arguments = OPTIONS.parse(argv)
     given = values.pop("result", None)
     result = None if given is None else str(given)
-    config = _config(values, arguments)
+    config, named, default = _config(values, arguments)
     if config.trace_device:
         from pyvmm.cli.report_handler import show_trace
 
@@ -62,9 +66,9 @@ def main(argv: list[str]) -> int:
     if config.exec is not None:
         from pyvmm.cli.exec import run_exec
 
-        status, ending = run_exec(config)
+        status, ending = run_exec(config, named, CONTROL_DELAY)
     else:
-        status, ending = None, GuestRun(config).until_end()
+        status, ending = None, GuestRun(config, named, default).until_end()
     if result is not None:
         result_file.write(result, ending, status)
     if status is not None:
@@ -79,10 +83,16 @@ class GuestRun:
 
     SIGINT, SIGTERM, SIGHUP, --timeout and Ctrl-A x end it with code 3. The signals are blocked
     from before the first machine is built, so that none comes while it is half built and the terminal is raw.
+
+    :param named: whether the guest's name is the user's choice
+    :param default: whether it is the default guest, which runs commands for ``pyvmm exec``
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, named: bool, default: bool) -> None:
         self._config = config
+        self._named = named
+        self._default = default
+        self._served: Served | None = None
         self._machine: Machine | None = None
         self._console: CharBackend | None = None
         self._over: Ending | None = None
@@ -90,24 +100,55 @@ class GuestRun:
 
     def until_end(self) -> Ending:
         """Run the guest in this thread, again after a reboot where that is asked for."""
-        config = self._config
         with Loop() as loop, SignalFd(loop, self._handlers()):
-            while True:
-                ending = self._once(loop)
-                if ending.reason != "reboot" or config.on_reboot != "restart":
-                    return ending
-                loop.run_once(0)  # also for a guest that is faster than the loop
-                if self._over is not None:
-                    return self._over
+            if self._named or self._default:
+                self._make_served(loop)
+            loop.call_later(CONTROL_DELAY, lambda: self._serve(loop))
+            ending = None
+            try:
+                ending = self._boots(loop)
+                return ending
+            finally:
+                if self._served is not None:
+                    self._served.close(ending)
+
+    def _boots(self, loop: Loop) -> Ending:
+        while True:
+            ending = self._once(loop)
+            if ending.reason != "reboot" or self._config.on_reboot != "restart":
+                return ending
+            loop.run_once(0)  # also for a guest that is faster than the loop
+            if self._over is not None:
+                return self._over
+
+    def _make_served(self, loop: Loop) -> Served:
+        from pyvmm.cli.served import Served
+
+        self._served = Served(loop, self._config, self._named)
+        return self._served
+
+    def _serve(self, loop: Loop) -> None:
+        """The guest has started: other processes may reach it."""
+        served = self._served or self._make_served(loop)
+        assert self._machine is not None and self._console is not None, (
+            "the loop runs after a machine is built"
+        )
+        served.uses(self._machine, self._console)
+        served.serve()
 
     def _once(self, loop: Loop) -> Ending:
         began = loop.clock()
         console = self._console = make_backend(self._config.console, on_quit=self._quit)
         try:
-            with Machine(self._config.replace(timeout=None), loop=loop, console=console) as machine:
+            exec_channel = self._served.channel() if self._default and self._served is not None else {}
+            with Machine(
+                self._config.replace(timeout=None), loop=loop, console=console, **exec_channel
+            ) as machine:
                 if self._machine is None:
                     announce(self._config, console, _ports(machine))
                 self._machine = machine
+                if self._served is not None:
+                    self._served.uses(machine, console)
                 made = loop.clock()
                 if self._left is not None:
                     machine.clock.call_later(max(self._left - (made - began), 0), self._timed_out)
@@ -166,7 +207,8 @@ def _ports(machine: Machine) -> list[Port]:
     return [port for console in machine.consoles for port in console.ports]
 
 
-def _config(values: dict[str, Any], arguments: list[str]) -> Config:
+def _config(values: dict[str, Any], arguments: list[str]) -> tuple[Config, bool, bool]:
+    """What was asked for; whether the guest's name was; whether it is the default guest."""
     if len(arguments) > 1:
         raise ConfigError(f"{arguments[1]!r} is one word too many: give at most one board file")
     for name, value in values.items():
@@ -178,8 +220,9 @@ def _config(values: dict[str, Any], arguments: list[str]) -> Config:
         from pyvmm.config.toml import read_toml
 
         keys = {**read_toml(arguments[0]), **values}
+    named = "name" in keys
     if keys.get("kernel") is not None or keys.get("firmware") is not None:
-        return Config(**keys)
+        return Config(**keys), named, False
     # Debian's stock kernel with our user space. What else is wrong is reported before it is fetched.
     config = Config(**{**keys, "kernel": "the default guest's"})
     from pyvmm.cli.report_handler import show_progress
@@ -188,4 +231,4 @@ def _config(values: dict[str, Any], arguments: list[str]) -> Config:
     show_progress()
     with Interruptible():
         guest = default_guest()
-    return config.replace(kernel=guest.kernel, initrd=[guest.initrd, *config.initrd])
+    return config.replace(kernel=guest.kernel, initrd=[guest.initrd, *config.initrd]), named, True

@@ -84,6 +84,18 @@ class Request:
             )
 
     @classmethod
+    def parsed(cls, body: bytes, most: int) -> Request:
+        """The request that another process made, its window at most *most* bytes. Raises ExecRequestError."""
+        if len(body) < _HEAD.size:
+            raise ExecRequestError("the command for the guest is cut off; send a whole request")
+        flags, rows, columns, window = _HEAD.unpack_from(body)
+        request = cls.__new__(cls)
+        request.pty = bool(flags & _FLAG_PTY)
+        request.window = min(window, most)
+        request.body = _HEAD.pack(flags, rows, columns, request.window) + body[_HEAD.size :]
+        return request
+
+    @classmethod
     def shell(cls, command: str, *, pty: tuple[int, int] | None = None, window: int = 65536) -> Request:
         """The request that gives *command* to the guest's ``/bin/sh -c``."""
         return cls(["/bin/sh", "-c", command], pty=pty, window=window)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 
-from pyvmm.exec.channel import PORT_NAME, ExecChannel, ExecLink
-from pyvmm.exec.client import ExecClient
-from pyvmm.virtio.console.device import VirtioConsole
-from pyvmm.virtio.console.port import Port
+from pyvmm.errors import PyvmmError
+from pyvmm.guest.port import ExecPort
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm.exec.client import Run
+    from pyvmm.exec.client import ExecClient, Run
     from pyvmm.exec.request import Request
     from pyvmm.guest.watch import Watch
     from pyvmm.loop import Loop
@@ -24,12 +22,13 @@ STDOUT, STDERR = 1, 2
 #: Bytes of standard input that wait for the guest; who writes more waits until they are fewer.
 INPUT_MAX = 256 << 10
 
+_KILL = 9
+
 
 class Command:
     """One command: what it wrote that nobody has read yet, how it ended. Read under the watch's condition."""
 
-    def __init__(self, commands: Commands, request: Request, output_max: int) -> None:
-        self.request = request
+    def __init__(self, commands: Commands, output_max: int) -> None:
         #: Output that waits to be read, by stream: STDOUT and STDERR.
         self.output = {STDOUT: bytearray(), STDERR: bytearray()}
         #: Input that waits for the guest, in bytes.
@@ -38,26 +37,27 @@ class Command:
         self.status: int | None = None
         #: The signal that ended it.
         self.signal = 0
-        #: The guest's server began anew: there will be no status.
-        self.lost = False
+        #: Why there will be no status: it was not started, or the guest's server began anew.
+        self.error: PyvmmError | None = None
         #: More output than was asked for; the command is killed then.
         self.overflow = False
         self.begun = self.ended = time.monotonic()
         self._commands = commands
+        self._watch = commands.watch
         self._output_max = output_max
+        self._run: Run | None = None
         self._input = bytearray()
         self._eof = False
         self._abandoned = False
-        self._run: Run | None = None
 
     @property
     def over(self) -> bool:
         """Whether it has ended, one way or the other."""
-        return self.lost or self.status is not None
+        return self.error is not None or self.status is not None
 
     def write(self, data: bytes) -> None:
         """Queue input. The caller has waited until ``pending`` is below INPUT_MAX. Any thread."""
-        with self._commands.watch.condition:
+        with self._watch.condition:
             self.pending += len(data)
         self._commands.call(lambda: self._more_input(data))
 
@@ -67,7 +67,7 @@ class Command:
 
     def take(self, stream: int, most: int) -> bytes:
         """Up to *most* bytes of what waits to be read; the guest may send as many more. Any thread."""
-        with self._commands.watch.condition:
+        with self._watch.condition:
             held = self.output[stream]
             data = bytes(held[:most])
             del held[:most]
@@ -81,47 +81,58 @@ class Command:
 
     def abandon(self) -> None:
         """Nobody waits for it any more: kill it, drop what it writes. Any thread."""
-        self._abandoned = True
-        self.send_signal(9)
+        self._commands.call(self._abandon)
 
     # In the loop's thread
 
-    def begin(self, client: ExecClient) -> None:
-        """Start it over *client*'s link."""
-        self._run = client.start(
-            self.request,
-            on_stdout=lambda run, data: self._wrote(STDOUT, data),
-            on_stderr=lambda run, data: self._wrote(STDERR, data),
-            on_room=lambda run: self._feed(),
-            on_exit=self._exited,
-        )
-        self._feed()
+    def start(self, client: ExecClient, request: Request) -> None:
+        """Start it."""
+        try:
+            self._run = client.start(
+                request,
+                on_stdout=lambda run, data: self._wrote(STDOUT, data),
+                on_stderr=lambda run, data: self._wrote(STDERR, data),
+                on_room=lambda run: self._feed(),
+                on_exit=self._exited,
+            )
+        except PyvmmError as error:
+            self.error = error
+            self._watch.changed()
 
     def _wrote(self, stream: int, data: bytes) -> None:
-        commands = self._commands
         if self._abandoned or self.overflow:
             self._consumed(len(data))
             return
-        with commands.watch.condition:
+        with self._watch.condition:
             self.output[stream] += data
             total = len(self.output[STDOUT]) + len(self.output[STDERR])
         if self._output_max:
             self._consumed(len(data))
             if total > self._output_max:
                 self.overflow = True
-                self._signal(9)
-        commands.watch.changed()
+                self._signal(_KILL)
+        self._watch.changed()
 
     def _exited(self, run: Run) -> None:
-        with self._commands.watch.condition:
+        with self._watch.condition:
             self.ended = time.monotonic()
-            self.status, self.signal = run.status, run.signal_number
-            self.lost = run.error is not None
+            self.status, self.signal, self.error = run.status, run.signal_number, run.error
             self._input.clear()
             self.pending = 0
-        self._commands.watch.changed()
+        self._watch.changed()
+
+    def _more_input(self, data: bytes) -> None:
+        if self.over:
+            return
+        self._input += data
+        self._feed()
+
+    def _end_input(self) -> None:
+        self._eof = True
+        self._feed()
 
     def _feed(self) -> None:
+        """Send what input there is room for."""
         run = self._run
         if run is None:
             return
@@ -129,9 +140,9 @@ class Command:
             sent = run.write(self._input)
             if sent:
                 del self._input[:sent]
-                with self._commands.watch.condition:
-                    self.pending = len(self._input)
-                self._commands.watch.changed()
+                with self._watch.condition:
+                    self.pending -= sent
+                self._watch.changed()
         if self._eof and not self._input:
             self._eof = False
             run.eof()
@@ -144,47 +155,32 @@ class Command:
         if self._run is not None:
             self._run.signal(number)
 
-    def _more_input(self, data: bytes) -> None:
-        if not self.over:
-            self._input += data
-            self._feed()
+    def _abandon(self) -> None:
+        self._abandoned = True
+        with self._watch.condition:
+            waiting = len(self.output[STDOUT]) + len(self.output[STDERR])
+        if not self._output_max:
+            self._consumed(waiting)
+        self._signal(_KILL)
 
-    def _end_input(self) -> None:
-        self._eof = True
-        self._feed()
 
+class Commands(ExecPort):
+    """The exec channel of one machine, for any thread: ``start`` and ``power``. The rest is the loop's."""
 
-class Commands:
-    """The exec channel: what the machine is given for it, and the commands over it.
-
-    Made anew for each machine. ``start`` is for any thread, the rest happens in the machine's loop.
-    """
-
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Watch, loop: Loop) -> None:
+        super().__init__(watch.changed)
         self.watch = watch
-        #: Whether the guest's server has answered.
-        self.ready = False
         #: How the machine ended; None while it runs.
         self.ending: Ending | None = None
-        #: What the guest said that is no protocol of ours; commands cannot be run then.
-        self.error: Exception | None = None
-        self.serial, self._port = ExecChannel(), ExecChannel()
-        #: The device of the faster way, for the machine.
-        self.device = VirtioConsole([Port(self._port, PORT_NAME, console=False)])
-        self._link = ExecLink((self.serial, self._port))
-        self._client = ExecClient(self._link.send, on_ready=self._answered)
-        self._link.receiver = self._client.receive
-        self._loop: Loop | None = None
-
-    def begin(self, loop: Loop) -> None:
-        """The machine is made; *loop* is its event loop."""
         self._loop = loop
-        loop.call_soon(self._client.connect)
+
+    def connect(self) -> None:
+        """The machine is made: greet its guest. Any thread."""
+        self.call(self.client.connect)
 
     def call(self, function: Callable[[], object]) -> None:
-        """Call *function* in the loop's thread; no effect when the machine is over."""
-        if self._loop is not None:
-            self._loop.call_soon(function)
+        """Call *function* in the loop's thread; no effect when the guest is over."""
+        self._loop.call_soon(function)
 
     def start(self, request: Request, output_max: int = 0) -> Command:
         """Start a command as soon as the guest can.
@@ -192,14 +188,17 @@ class Commands:
         With *output_max* its outputs are collected up to so many bytes, else the guest sends as much as is
         read.
         """
-        command = Command(self, request, output_max)
-        self.call(lambda: command.begin(self._client))
+        command = Command(self, output_max)
+        self.call(lambda: command.start(self.client, request))
         return command
 
     def power(self, *, reboot: bool) -> None:
         """Ask the guest to end its processes and power off, or reboot. Any thread."""
-        self.call(lambda: self._client.power(reboot=reboot))
+        self.call(lambda: self.client.power(reboot=reboot))
 
-    def _answered(self) -> None:
-        self.ready = True
+    def end(self, ending: Ending) -> None:
+        """The machine has ended: so have its commands. While the loop does not run."""
+        with self.watch.condition:
+            self.ending = ending
+        self.client.disconnect("the guest has ended")
         self.watch.changed()

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 #: Bytes of output that are kept at least; twice as many at most.
 KEPT = 1 << 20
 
+#: Seconds between two times that output wakes who waits; ``expect`` looks once more after that.
+_LOOK = 0.01
+#: How much longer than a search in vain took ``expect`` waits until the next one.
+_REST = 4
+
 
 class GuestConsole:
     """A guest's console: ``expect`` what it prints, ``send`` what it is to read.
@@ -43,6 +48,7 @@ class GuestConsole:
         self._base = 0  # the mark of the first byte kept
         self._position = 0  # the mark up to which expect has come
         self._last_output = time.monotonic()
+        self._woken = 0.0
         #: What stands behind the machine's serial port.
         self.backend = Detached()
         self.backend.observe(self._record)
@@ -124,8 +130,12 @@ class GuestConsole:
                 cut = len(kept) - KEPT
                 del kept[:cut]
                 self._base += cut
-            self._last_output = time.monotonic()
-        self._watch.changed()
+            now = self._last_output = time.monotonic()
+            wake = now - self._woken >= _LOOK
+            if wake:
+                self._woken = now
+        if wake:
+            self._watch.changed()
 
     def _expecting(
         self, pattern: Pattern, timeout: float | None, never: Iterable[Pattern]
@@ -135,13 +145,15 @@ class GuestConsole:
         deadline = deadline_of(timeout)
         what = f"the console was to show {wanted.pattern!r}"
         scanned = -1
+        next_look = 0.0
+        late = False
 
         def search() -> tuple[re.Pattern[Any], re.Match[Any]] | None:
-            nonlocal scanned
+            nonlocal scanned, next_look
+            begun = time.monotonic()
             end = self._base + len(self._data)
-            if end == scanned:
+            if end == scanned or (begun < next_look and not self._ending()):
                 return None
-            scanned = end
             start = max(0, self._position - self._base)
             data = bytes(self._data[start:])
             found = _search(wanted, data)
@@ -149,27 +161,35 @@ class GuestConsole:
                 bad = _search(one, data)
                 if bad is not None and (found is None or bad.start() < found.start()):
                     return one, bad
-            if found is None:
-                return None
-            # Bytes that are not UTF-8 are decoded so that encoding restores them.
-            used = found.string[: found.end()]
-            size = len(used if isinstance(used, bytes) else used.encode(errors="surrogateescape"))
-            self._position = self._base + start + size
-            return wanted, found
+            if found is not None:
+                # Bytes that are not UTF-8 are decoded so that encoding restores them.
+                used = found.string[: found.end()]
+                size = len(used if isinstance(used, bytes) else used.encode(errors="surrogateescape"))
+                self._position = self._base + start + size
+                return wanted, found
+            scanned = end
+            # A flood is looked through again and again: that takes a part of the time, not all of it.
+            now = time.monotonic()
+            next_look = now + max(_LOOK, _REST * (now - begun))
+            until.deadline = next_look if deadline is None else min(next_look, deadline)
+            return None
 
-        def reached() -> object:
-            return search() or self._ending()
-
+        until = Until(lambda: search() or self._ending(), deadline)
         while True:
-            answer = yield Until(reached, deadline)
-            if answer is None or answer is False:
-                raise GuestTimeout(what, timeout or 0.0, self._tail())
-            if not isinstance(answer, tuple):
+            answer = yield until
+            if isinstance(answer, tuple):
+                regex, match = answer
+                if regex is wanted:
+                    return match  # type: ignore[no-any-return]
+                raise UnwantedOutput(f"{what}, and shows {regex.pattern!r} before", match, self._tail())
+            if answer:
                 raise GuestEnded(what, answer, self._tail())
-            regex, match = answer
-            if regex is wanted:
-                return match  # type: ignore[no-any-return]
-            raise UnwantedOutput(f"{what}, and shows {regex.pattern!r} before", match, self._tail())
+            if deadline is not None and time.monotonic() >= deadline:
+                if late:
+                    raise GuestTimeout(what, timeout or 0.0, self._tail())
+                late, next_look = True, 0.0  # a last look
+            elif scanned == self.mark():
+                until.deadline = deadline
 
     def _settling(self, quiet: float, timeout: float | None) -> Waits[None]:
         deadline = deadline_of(timeout)

@@ -35,9 +35,7 @@ class GuestEnded(PyvmmError):
         self.ending = ending
         how = "the guest's exec server began anew, as it does after it was killed (out of memory?)"
         if ending is not None:
-            how = f"the guest has ended: {ending.reason}"
-            if ending.detail:
-                how += f" ({ending.detail})"
+            how = f"the guest has ended: {ending}"
         super().__init__(f"{what}: {how}{console_lines(console)}")
 
 
@@ -75,10 +73,14 @@ class UnwantedOutput(PyvmmError):
         super().__init__(f"{what}{console_lines(console)}")
 
 
-class GuestFileError(PyvmmError):
-    """A file cannot be put into the guest or got from it; the message has the guest's reason."""
+class GuestFileError(PyvmmError, OSError):
+    """A file cannot be put into the guest or got from it. ``errno`` is the guest's."""
 
     exit_code = 1
+
+    def __init__(self, sentence: str, number: int) -> None:
+        super().__init__(sentence)
+        self.errno = number
 
 
 def console_lines(console: str) -> str:

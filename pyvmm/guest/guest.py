@@ -14,6 +14,7 @@ from pyvmm.exec.request import Request
 from pyvmm.guest.commands import STDERR, STDOUT
 from pyvmm.guest.console import GuestConsole
 from pyvmm.guest.errors import CommandError, GuestEnded, GuestTimeout, NoCommandsError
+from pyvmm.guest.files import Files
 from pyvmm.guest.life import Life
 from pyvmm.guest.process import Process, Running
 from pyvmm.guest.result import Result
@@ -40,6 +41,8 @@ OUTPUT_MAX = 256 << 20
 #: Seconds between two tries of ``wait_until`` and its like.
 RETRY = 0.1
 
+_SOCKETS = ["cat", "/proc/net/tcp", "/proc/net/tcp6"]
+
 
 class Guest:
     """A guest that runs in threads of this process, and the ways to drive it.
@@ -63,11 +66,14 @@ class Guest:
         kvm_path: str = "/dev/kvm",
         **keys: Any,
     ) -> None:
-        made = _config(config, keys)
+        made, name, default = _config(config, keys)
         self._watch = Watch()
         self.console = GuestConsole(self._watch, lambda: self._life.ending, self._tail)
         self._no_commands = _why_no_commands(made, commands)
-        self._life = Life(made, self._watch, self.console.backend, devices, not self._no_commands, kvm_path)
+        self._files = Files(self._watch, self._ready, self._tail)
+        self._life = Life(
+            made, name, self._watch, self.console.backend, devices, self._no_commands, default, kvm_path
+        )
 
     # Life
 
@@ -91,8 +97,8 @@ class Guest:
 
     @property
     def name(self) -> str:
-        """What the guest is called."""
-        return self._life.config.name
+        """What the guest is called, also by ``pyvmm ps``; without a choice of yours, set by ``start``."""
+        return self._life.name
 
     @property
     def machine(self) -> Machine:
@@ -103,6 +109,11 @@ class Guest:
     def ending(self) -> Ending | None:
         """How the guest ended; None while it runs."""
         return self._life.ending
+
+    @property
+    def boots(self) -> int:
+        """How many machines the guest has had: 1 after the start, and one more for each reboot."""
+        return self._life.boots
 
     @property
     def state(self) -> str:
@@ -187,6 +198,7 @@ class Guest:
         timeout: float | None = ...,
         env: Mapping[str, str] | None = ...,
         cwd: str | None = ...,
+        user: str | int | None = ...,
         check: bool = ...,
         text: Literal[True] = ...,
     ) -> Result[str]: ...
@@ -200,6 +212,7 @@ class Guest:
         timeout: float | None = ...,
         env: Mapping[str, str] | None = ...,
         cwd: str | None = ...,
+        user: str | int | None = ...,
         check: bool = ...,
         text: Literal[False],
     ) -> Result[bytes]: ...
@@ -212,6 +225,7 @@ class Guest:
         timeout: float | None = None,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
+        user: str | int | None = None,
         check: bool = False,
         text: bool = True,
     ) -> Result[str] | Result[bytes]:
@@ -222,13 +236,14 @@ class Guest:
         :param timeout: seconds after which the command is killed; they begin with the call, a boot included
         :param env: variables added to the guest's own
         :param cwd: the directory it runs in
+        :param user: whose rights it has: a name of the guest's /etc/passwd or a number; None for root
         :param check: whether a status that is not 0 raises CommandError
         :param text: whether the outputs are ``str`` (UTF-8) or ``bytes``
 
         Raises GuestTimeout, GuestEnded, CommandError (also for more than 256 MiB of output), NoCommandsError,
         ExecRequestError.
         """
-        return self._watch.drive(self._run(command, input, timeout, env, cwd, check, text))
+        return self._watch.drive(self._run(command, input, timeout, env, cwd, user, check, text))
 
     async def run_async(
         self,
@@ -238,11 +253,12 @@ class Guest:
         timeout: float | None = None,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
+        user: str | int | None = None,
         check: bool = False,
         text: bool = True,
     ) -> Result[Any]:
         """``run``, awaited. Cancelling it kills the command."""
-        return await self._watch.drive_async(self._run(command, input, timeout, env, cwd, check, text))
+        return await self._watch.drive_async(self._run(command, input, timeout, env, cwd, user, check, text))
 
     def check(self, command: CommandLine, **options: Any) -> Result[Any]:
         """``run`` a command that must end with status 0. Raises CommandError."""
@@ -261,15 +277,70 @@ class Guest:
         *,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
+        user: str | int | None = None,
         text: bool = True,
         timeout: float | None = None,
     ) -> Process[Any]:
         """Start a command; *timeout* is how long a guest that still boots gets. Parameters as of ``run``."""
         name = _name(command)
-        request = _request(command, env, cwd)
+        request = _request(command, env, cwd, user)
         commands = self._watch.drive(self._ready(name, deadline_of(timeout), timeout))
         running = Running(self._watch, commands, commands.start(request), name, self._tail)
         return Process(running, text)
+
+    # Files
+
+    def put(
+        self,
+        source: str | os.PathLike[str],
+        target: str,
+        *,
+        timeout: float | None = None,
+        user: str | int | None = None,
+    ) -> None:
+        """Copy a file, or a directory with all in it, to *target* in the guest, which it becomes.
+
+        Modes, modification times and symbolic links are kept, the owner is *user* (None: root). Directories
+        above *target* are made; a directory that exists is added to. The guest needs no tar and no network.
+        Raises GuestFileError, GuestTimeout, GuestEnded, NoCommandsError; OSError for what the host cannot
+        read; CpioError for a file of 4 GiB and more.
+        """
+        self._files.put(source, target, timeout, user)
+
+    def get(
+        self,
+        source: str,
+        target: str | os.PathLike[str],
+        *,
+        timeout: float | None = None,
+        user: str | int | None = None,
+    ) -> None:
+        """Copy a file or a directory of the guest to *target* on the host, which it becomes.
+
+        Files, directories and symbolic links that stay inside *target* are made, with their modes, never
+        devices or set-user-ID bits. Raises as ``put`` does; CpioError also for what a guest sends against the
+        rules.
+        """
+        self._files.get(source, target, timeout, user)
+
+    def read(self, path: str, *, timeout: float | None = None, user: str | int | None = None) -> bytes:
+        """The content of a file of the guest, at most 256 MiB; also of those in /proc and /sys.
+
+        Raises GuestFileError, GuestTimeout, GuestEnded, NoCommandsError.
+        """
+        return self._files.read(path, timeout, user)
+
+    def write(
+        self,
+        path: str,
+        data: str | bytes,
+        *,
+        mode: int = 0o644,
+        timeout: float | None = None,
+        user: str | int | None = None,
+    ) -> None:
+        """Make *path* in the guest a file of *data*, with *mode*. Raises as ``put`` does."""
+        self._files.write(path, data.encode() if isinstance(data, str) else bytes(data), mode, timeout, user)
 
     # Waiting for the guest
 
@@ -287,7 +358,37 @@ class Guest:
         """Run *command* again and again until its status is not 0; its last result. Raises GuestTimeout."""
         return self._watch.drive(self._repeating(command, timeout, options, succeeds=False))
 
+    def wait_for_file(self, path: str, timeout: float | None = None) -> None:
+        """Wait until the guest has something at *path*. Raises GuestTimeout, GuestEnded."""
+        self.wait_until(["test", "-e", path], timeout)
+
+    def wait_for_port(self, port: int, timeout: float | None = None) -> None:
+        """Wait until a program of the guest's listens on TCP port *port*, at any of its addresses.
+
+        The guest needs no network to be asked. Raises GuestTimeout, GuestEnded.
+        """
+        if not 0 < port < 1 << 16:
+            raise ConfigError(f"wait_for_port: {port} is no port; give a number from 1 to 65535")
+        self._watch.drive(self._listening(port, timeout))
+
     # Inside
+
+    def _listening(self, port: int, timeout: float | None) -> Waits[None]:
+        name = f"a program was to listen on port {port}"
+        deadline = deadline_of(timeout)
+        yield from self._ready(name, deadline, timeout)
+        # Of proc_pid_net(5): a line a socket, its address ADDRESS:PORT and its state in hexadecimal digits.
+        wanted, listening = f":{port:04X}", "0A"
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            try:
+                sockets = yield from self._run(_SOCKETS, None, left, None, None, None, False, True)
+            except GuestTimeout:
+                raise GuestTimeout(name, timeout or 0.0, self._tail()) from None
+            rows = [line.split() for line in sockets.stdout.splitlines()]
+            if any(len(row) > 3 and row[1].endswith(wanted) and row[3] == listening for row in rows):
+                return
+            yield Until(lambda: self._life.ending, time.monotonic() + RETRY)
 
     def _tail(self) -> str:
         return self._life.machine.log.text()
@@ -334,11 +435,12 @@ class Guest:
         timeout: float | None,
         env: Mapping[str, str] | None,
         cwd: str | None,
+        user: str | int | None,
         check: bool,
         text: bool,
     ) -> Waits[Result[Any]]:
         name = _name(command)
-        request = _request(command, env, cwd)
+        request = _request(command, env, cwd, user)
         deadline = deadline_of(timeout)
         commands = yield from self._ready(name, deadline, timeout)
         one = commands.start(request, OUTPUT_MAX)
@@ -351,7 +453,7 @@ class Guest:
             one.close_input()
             in_time = in_time and (yield from running.ending(deadline))
         finally:
-            if one.status is None:
+            if not one.over:
                 one.abandon()
         out, err = (bytes(one.output[stream]) for stream in (STDOUT, STDERR))
         status, duration = -1 if one.status is None else one.status, one.ended - one.begun
@@ -375,7 +477,7 @@ class Guest:
         self, command: CommandLine, timeout: float | None, options: dict[str, Any], *, succeeds: bool
     ) -> Waits[Result[Any]]:
         deadline = deadline_of(timeout)
-        options = {"input": None, "env": None, "cwd": None, "text": True, **options}
+        options = {"input": None, "env": None, "cwd": None, "user": None, "text": True, **options}
         result: Result[Any] | None = None
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -391,16 +493,22 @@ class Guest:
             yield Until(lambda: self._life.ending, time.monotonic() + RETRY)
 
 
-def _config(config: Config | str | os.PathLike[str] | None, keys: dict[str, Any]) -> Config:
+def _config(
+    config: Config | str | os.PathLike[str] | None, keys: dict[str, Any]
+) -> tuple[Config, str | None, bool]:
+    """The whole configuration, the name if somebody chose one, whether it is the default guest."""
+    default_kernel = False
+    given: dict[str, Any]
     if isinstance(config, Config):
         made = config.replace(**keys) if keys else config
+        given = {"name": made.name} if made.name != Config().name else keys
     else:
         given = {**(read_toml(os.fspath(config)) if config is not None else {}), **keys}
         if given.get("kernel") is None and given.get("firmware") is None:
             Config(**{**given, "kernel": "the default guest's"})  # what else is wrong is told first
             from pyvmm.images.default import default_guest
 
-            default = default_guest()
+            default, default_kernel = default_guest(), True
             initrd = given.get("initrd", ())
             given["kernel"] = default.kernel
             given["initrd"] = [default.initrd, *([initrd] if isinstance(initrd, str) else initrd)]
@@ -411,7 +519,7 @@ def _config(config: Config | str | os.PathLike[str] | None, keys: dict[str, Any]
         raise ConfigError(
             f"console: {made.console!r}: a pyvmm.Guest has its console itself; leave console out"
         )
-    return made
+    return made, made.name if "name" in given else None, default_kernel
 
 
 def _why_no_commands(config: Config, wanted: bool) -> str:
@@ -432,9 +540,11 @@ def _why_no_commands(config: Config, wanted: bool) -> str:
     return ""
 
 
-def _request(command: CommandLine, env: Mapping[str, str] | None, cwd: str | None) -> Request:
+def _request(
+    command: CommandLine, env: Mapping[str, str] | None, cwd: str | None, user: str | int | None
+) -> Request:
     argv = ["/bin/sh", "-c", command] if isinstance(command, str) else command
-    return Request(argv, env=env, cwd=cwd)
+    return Request(argv, env=env, cwd=cwd, user=user)
 
 
 def _name(command: CommandLine) -> str:

@@ -7,6 +7,9 @@ from threading import Thread
 
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.guest.commands import Commands
+from pyvmm.guest.control import ControlServer, Target
+from pyvmm.guest.registry import RegistryError, claim
+from pyvmm.loop import Loop
 from pyvmm.machine.ending import FATAL, TOLD, UNKNOWN, Ending
 from pyvmm.machine.machine import Machine
 
@@ -14,8 +17,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyvmm.backends.base import CharBackend
+    from pyvmm.backends.base import Detached
     from pyvmm.config import Config
+    from pyvmm.exec.client import ExecClient
     from pyvmm.guest.watch import Watch
     from pyvmm.virtio.device import VirtioDevice
 
@@ -23,18 +27,23 @@ if TYPE_CHECKING:
 class Life:
     """Runs *config* in threads of its own until it ends for good.
 
+    :param name: what other processes reach it by; None: ``config.name`` is not the user's choice, and a free
+        one is taken at the start
     :param console: the backend of the first serial port, of every machine
     :param devices: virtio devices besides the config's; with them there can be no second machine
-    :param commands: whether the guest is given the init that runs commands
+    :param shell: whether this init gives a shell on the console
+    :param no_commands: why the guest is not given the init that runs commands; empty: it is
     """
 
     def __init__(
         self,
         config: Config,
+        name: str | None,
         watch: Watch,
-        console: CharBackend,
+        console: Detached,
         devices: Sequence[VirtioDevice],
-        commands: bool,
+        no_commands: str,
+        shell: bool,
         kvm_path: str,
     ) -> None:
         self.config = config
@@ -49,12 +58,26 @@ class Life:
         self._watch = watch
         self._console = console
         self._devices = tuple(devices)
-        self._serve = commands
+        self._no_commands = no_commands
+        self._shell = shell
         self._kvm_path = kvm_path
         self._deadline: float | None = None
         self._closing = False
         self._thread: Thread | None = None
-        self.machine = self._build(config)
+        self._control: ControlServer | None = None
+        self._claim = claim(name) if name is not None else None
+        #: The event loop of all machines.
+        self.loop = Loop()
+        try:
+            self.machine = self._build(config)
+        except BaseException:
+            self._give_back(None)
+            raise
+
+    @property
+    def name(self) -> str:
+        """What other processes reach it by."""
+        return self._claim.name if self._claim is not None else self.config.name
 
     @property
     def can_restart(self) -> bool:
@@ -70,6 +93,7 @@ class Life:
         self.machine.start()
         self.boots = 1
         self.started = True
+        self._serve_control()
         self._thread = Thread(target=self._watch_over, name=f"pyvmm {self.config.name}", daemon=True)
         self._thread.start()
 
@@ -85,17 +109,37 @@ class Life:
         if self.ending is None:
             self._end(machine.ending)
 
+    def _serve_control(self) -> None:
+        if self._claim is None:
+            try:
+                self._claim = claim(None)
+            except RegistryError:
+                return  # nobody asked for a name; the guest is as good without
+        target = Target(
+            self._claim.name, self.config, lambda: self.machine, self._client, lambda: self._console
+        )
+        server = self._control = ControlServer(self.loop, self._claim, target)
+        self.loop.call_soon(server.listen)
+
+    def _client(self) -> ExecClient | str:
+        commands = self.commands
+        if commands is None:
+            return self._no_commands
+        return str(commands.error) if commands.error is not None else commands.client
+
     def _build(self, config: Config) -> Machine:
-        commands = Commands(self._watch) if self._serve else None
+        commands = Commands(self._watch, self.loop) if not self._no_commands else None
         machine = Machine(
             config,
+            loop=self.loop,
             console=self._console,
             channel=commands.serial if commands is not None else None,
+            console_shell=self._shell,
             devices=[*self._devices, *([commands.device] if commands is not None else [])],
             kvm_path=self._kvm_path,
         )
         if commands is not None:
-            commands.begin(machine.loop)
+            commands.connect()
         self.commands = commands
         return machine
 
@@ -115,9 +159,9 @@ class Life:
 
     def _goes_on(self, ending: Ending) -> bool:
         """Whether another machine follows. Those who wait for a command of this one are told."""
+        if self.commands is not None:
+            self.commands.end(ending)
         with self._watch.condition:
-            if self.commands is not None:
-                self.commands.ending = ending
             if ending.reason != "reboot" or not self.reboot_wanted or self._closing:
                 return False
             self.reboot_wanted = self.config.on_reboot == "restart"
@@ -140,8 +184,14 @@ class Life:
         self._watch.changed()
 
     def _end(self, ending: Ending | None) -> None:
+        self._give_back(ending)
         with self._watch.condition:
             self.ending = ending
-            if self.commands is not None:
-                self.commands.ending = ending
         self._watch.changed()
+
+    def _give_back(self, ending: Ending | None) -> None:
+        if self._control is not None:
+            self._control.close(ending)
+        elif self._claim is not None:
+            self._claim.close()
+        self.loop.close()

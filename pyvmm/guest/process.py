@@ -7,6 +7,7 @@ import signal as signals
 from typing import AnyStr, Generic
 
 from pyvmm.errors import ConfigError
+from pyvmm.exec.client import ExecLostError
 from pyvmm.guest.commands import INPUT_MAX, STDERR, STDOUT
 from pyvmm.guest.errors import GuestEnded, GuestTimeout
 from pyvmm.guest.watch import Until, deadline_of
@@ -39,8 +40,13 @@ class Running:
         return Until(lambda: predicate() or self.commands.ending or self.command.over, deadline)
 
     def check(self) -> None:
-        """Raise GuestEnded when the command is lost, or its machine over before it."""
-        if self.command.lost or (self.command.status is None and self.commands.ending is not None):
+        """Raise what ended the command without a status: GuestEnded, or why it was not started."""
+        command = self.command
+        if command.status is not None:
+            return
+        if command.error is not None and not isinstance(command.error, ExecLostError):
+            raise command.error
+        if command.error is not None or self.commands.ending is not None:
             raise GuestEnded(self.name, self.commands.ending, self.tail())
 
     def writing(self, data: bytes, deadline: float | None) -> Waits[bool]:

@@ -8,7 +8,6 @@ before it calls ``changed``.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from threading import Condition
 
@@ -50,6 +49,15 @@ class Watch:
         for wake in tasks:
             wake()
 
+    def wait(self, predicate: Callable[[], object], timeout: float | None = None) -> object:
+        """What *predicate* gives as soon as it is true; something false after *timeout* seconds."""
+
+        def once() -> Waits[object]:
+            answer = yield Until(predicate, deadline_of(timeout))
+            return answer
+
+        return self.drive(once())
+
     def drive(self, waits: Waits[T]) -> T:
         """Run *waits* in this thread; returns what it returns, raises what it raises."""
         answer: object = None
@@ -70,6 +78,8 @@ class Watch:
 
     async def drive_async(self, waits: Waits[T]) -> T:
         """The same in a task of the running asyncio loop. Cancelling the task closes *waits*."""
+        import asyncio  # slow to load, and most never need it
+
         loop = asyncio.get_running_loop()
         woken = asyncio.Event()
 

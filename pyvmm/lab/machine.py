@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import stat
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyvmm.errors import ConfigError
+from pyvmm.host.private import runtime_directory
 from pyvmm.lab import environment, image, inside, system
 from pyvmm.lab.architecture import Architecture, find
 from pyvmm.lab.errors import LabError
@@ -107,20 +106,12 @@ def wanted(
 
 def state_directory() -> Path:
     """The directory of all machines of this user, made if it does not exist. Raises LabError."""
-    base = os.environ.get("XDG_RUNTIME_DIR", "")
-    if base and os.path.isdir(base):
-        path = Path(base, "pyvmm-lab")
-    else:
-        path = Path(tempfile.gettempdir(), f"pyvmm-lab-{os.getuid()}")
     try:
-        path.mkdir(mode=0o700, exist_ok=True)
-        found = path.lstat()
+        path = Path(runtime_directory("pyvmm-lab"))
     except OSError as error:
         raise LabError(
-            f"cannot make {path}: {error.strerror}; set XDG_RUNTIME_DIR to a directory of yours"
+            f"{error.filename}: {error.strerror}; remove it, or set XDG_RUNTIME_DIR to a directory of yours"
         ) from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise LabError(f"{path} is not a directory of this user alone; remove it, or set XDG_RUNTIME_DIR")
     if len(os.fsencode(path)) + 40 > _SOCKET_PATH_MAX:
         raise LabError(f"{path} is too long for the sockets in it; set XDG_RUNTIME_DIR to a shorter one")
     return path

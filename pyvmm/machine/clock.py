@@ -54,6 +54,12 @@ class MachineClock:
         self._closed = False
         self._calling = allocate_lock()  # held while a function is called
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it stands still."""
+        with self._lock:
+            return self._stopped is not None
+
     def clock(self) -> float:
         """The machine's time in seconds; it never goes back. Its zero is arbitrary."""
         with self._lock:

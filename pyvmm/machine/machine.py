@@ -50,6 +50,7 @@ class Machine:
     :param console: a backend for COM1 instead of the one ``config.console`` names; stays the caller's
     :param channel: a backend for COM2, which the guest's exec server may use; a kernel then starts the init
         that has this server (docs/internals/exec-protocol.md). Without one there is neither
+    :param console_shell: with *channel*: this init gives a shell on the console, too; its end powers off
     :param devices: virtio devices besides those ``config`` names; the machine closes them
     :param kvm_path: the KVM device
 
@@ -64,6 +65,7 @@ class Machine:
         loop: Loop | None = None,
         console: CharBackend | None = None,
         channel: CharBackend | None = None,
+        console_shell: bool = False,
         devices: Sequence[VirtioDevice] = (),
         kvm_path: str = "/dev/kvm",
     ) -> None:
@@ -93,7 +95,7 @@ class Machine:
             self._reports = GuestReports(self.clock, self.end, self._drain)
             #: The last 16 KiB of what the guest printed on its consoles.
             self.log = self._reports.log
-            self._build(console, channel, devices, kvm_path)
+            self._build(console, channel, console_shell, devices, kvm_path)
         except BaseException:
             self.close()
             raise
@@ -227,6 +229,11 @@ class Machine:
         """Press the power button: ask the guest to shut down. Any thread. The guest may ignore it."""
         self._platform.power_button()
 
+    @property
+    def paused(self) -> bool:
+        """Whether ``pause`` was called and ``resume`` was not yet."""
+        return self.clock.stopped
+
     def pause(self) -> None:
         """Stop every vCPU between two instructions and the machine's clock; returns when all have stopped.
 
@@ -303,6 +310,7 @@ class Machine:
         self,
         console: CharBackend | None,
         channel: CharBackend | None,
+        console_shell: bool,
         devices: Sequence[VirtioDevice],
         kvm_path: str,
     ) -> None:
@@ -362,7 +370,8 @@ class Machine:
         if devices or config.devices or config.looked_at:
             self._add_virtio(devices)
         platform.enter(
-            self.vcpus[0].vcpu, load_image(config, self.memory, platform, rom, channel is not None)
+            self.vcpus[0].vcpu,
+            load_image(config, self.memory, platform, rom, channel is not None, console_shell),
         )
 
     def _add_virtio(self, devices: Sequence[VirtioDevice]) -> None:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 #: What a Linux kernel is told when the user says nothing.
 DEFAULT_CMDLINE = "console={} panic=-1"
-#: Added for guests that run commands: the kernel's log causes most exits of a boot.
+#: Added where that init is to give a shell on the console.
+SHELL_PARAMETER = "pyvmm.shell"
+#: Added for ``exec``, whose output is the command's: the kernel's log causes most exits of a boot.
 QUIET = "quiet"
 #: For the init that serves the exec channel: it uses the first of the two devices that its kernel has.
 EXEC_CMDLINE = "rdinit=/.pyvmm/init pyvmm.exec=/dev/virtio-ports/pyvmm.exec|/dev/{}"
@@ -84,11 +86,12 @@ def read_rom(config: Config) -> Rom | None:
 
 
 def load_image(
-    config: Config, memory: GuestMemory, platform: Platform, rom: Rom | None, serve_exec: bool
+    config: Config, memory: GuestMemory, platform: Platform, rom: Rom | None, serve_exec: bool, shell: bool
 ) -> BootEntry:
     """Load what the config names; returns where CPU 0 starts. Raises ImageError, ConfigError.
 
-    With *serve_exec*, a Linux kernel starts the init that serves the exec channel.
+    With *serve_exec*, a Linux kernel starts the init that serves the exec channel; with *shell* as well, this
+    init gives a shell on the console.
     """
     if config.firmware is not None:
         data = memoryview(rom.data) if rom is not None else read_image(config.firmware, "firmware")
@@ -101,11 +104,11 @@ def load_image(
         from pyvmm.images.initramfs import exec_overlay
 
         initrds.append(memoryview(exec_overlay(native.DEBIAN)))
-    cmdline = kernel_cmdline(config, platform, serve_exec)
+    cmdline = kernel_cmdline(config, platform, serve_exec, shell)
     return _named(config.kernel, platform.load_kernel, memory, kernel, cmdline, initrds)
 
 
-def kernel_cmdline(config: Config, platform: Platform, serve_exec: bool) -> str:
+def kernel_cmdline(config: Config, platform: Platform, serve_exec: bool, shell: bool = False) -> str:
     """The kernel command line: the user's or the default one, and what the exec channel needs."""
     parameters = [config.cmdline]
     if config.cmdline is None:
@@ -113,10 +116,12 @@ def kernel_cmdline(config: Config, platform: Platform, serve_exec: bool) -> str:
         parameters = [
             DEFAULT_CMDLINE.format(console),
             platform.kernel_parameters,
-            QUIET if serve_exec else "",
+            QUIET if config.exec is not None else "",
         ]
     if serve_exec:
         parameters.append(EXEC_CMDLINE.format(platform.channel_name))
+        if shell:
+            parameters.append(SHELL_PARAMETER)
     return " ".join(filter(None, parameters))
 
 

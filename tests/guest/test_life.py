@@ -12,6 +12,7 @@ import pytest
 import pyvmm
 from pyvmm.errors import ConfigError
 from pyvmm.guest.guest import Guest
+from tests.support.command import until
 from tests.support.firmware_guest import BIN, PASSED, WATCHDOG
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(120)]
@@ -96,7 +97,7 @@ def test_reboot_with_restart_asked_for_builds_the_machine_anew_until_the_timeout
         ending = guest.wait(LIMIT)
 
     assert ending.reason == "timeout"
-    assert guest._life.boots > 1
+    assert guest.boots > 1
 
 
 def test_reboot_without_that_is_the_end() -> None:
@@ -191,13 +192,7 @@ def test_twenty_guests_at_once() -> None:
 def test_close_during_restarts_ends_the_guest() -> None:
     guest = firmware("reset_i8042" if (BIN / "reset_i8042.bin").exists() else "reset", on_reboot="restart")
     guest.start()
-    guest._watch.drive(_boots(guest, 3))
+    until(lambda: guest.boots >= 3, LIMIT)
     guest.close()
 
     assert guest.ending is not None
-
-
-def _boots(guest: Guest, count: int):
-    from pyvmm.guest.watch import Until
-
-    yield Until(lambda: guest._life.boots >= count, time.monotonic() + LIMIT)

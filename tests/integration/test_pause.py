@@ -28,7 +28,7 @@ def test_guest_when_paused_longer_than_its_watchdogs_allow_reports_no_stall() ->
         after = float(shell.run("sleep 3; cut -d' ' -f1 /proc/uptime"))
         reported = shell.run("dmesg").removeprefix(log)
     finally:
-        shell.machine.close()
+        shell.close()
     assert after - before > PAUSED  # the guest's clock went on: its watchdogs could have noticed
     assert "lockup" not in reported
     assert "stall" not in reported

@@ -153,7 +153,7 @@ def test_cmdline_when_made_has_the_users_words_or_what_the_architecture_needs(
 
 
 def test_cmdline_when_a_command_is_to_be_run_is_quiet_and_names_both_ways_to_it() -> None:
-    config = Config(kernel="x")
+    config = Config(kernel="x", exec="true")
 
     words = kernel_cmdline(config, Arm64Platform(config, None), True).split()  # type: ignore[arg-type]
 

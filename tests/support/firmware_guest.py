@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import struct
-import threading
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pyvmm.arch import native
-from pyvmm.backends.base import CharBackend
+from pyvmm.backends.base import Detached
 from pyvmm.board.device import Device
 from pyvmm.board.space import DEVICE, MMIO, PORT
 from pyvmm.config import Config
-from pyvmm.loop import Loop
+from pyvmm.guest.watch import Watch
 from pyvmm.machine.ending import Ending
 from pyvmm.machine.machine import Machine
 
@@ -30,31 +28,25 @@ PARAMETERS = 16 if _ARM64 else -48
 MEMORY = "64M" if _ARM64 else "16M"
 
 
-class Transcript(CharBackend):
-    """A console that keeps what the guest says, and answers when it has said something."""
+class Transcript(Detached):
+    """A console that keeps all the guest says, and answers when it has said something."""
 
     def __init__(self, answers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         super().__init__()
         self.data = b""
-        self.spoken = threading.Condition()
         self._answers = list(answers)
-        self._loop: Loop | None = None
-        self._receive: Callable[[bytes], object] = lambda data: None
+        self._watch = Watch()
+        self.observe(self._record)
 
-    def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
-        self._loop, self._receive = loop, receive
-
-    def write(self, data: bytes) -> None:
-        with self.spoken:
+    def _record(self, data: bytes) -> None:
+        with self._watch.condition:
             self.data += data
-            self.spoken.notify_all()
+        self._watch.changed()
         while self._answers and self._answers[0][0] in self.data:
-            assert self._loop is not None
-            self._loop.call_soon(partial(self._receive, self._answers.pop(0)[1]))
+            self.send(self._answers.pop(0)[1])
 
     def wait_for(self, text: bytes, limit: float = WATCHDOG) -> None:
-        with self.spoken:
-            assert self.spoken.wait_for(lambda: text in self.data, limit), self.data
+        assert self._watch.wait(lambda: text in self.data, limit), self.data
 
     @property
     def text(self) -> str:

@@ -40,6 +40,7 @@ static struct pollfd watched[1 + KEYBOARDS_MAX]; /* a signalfd, then input devic
 static unsigned watched_count;
 
 static int shell; /* its pid; 0: none */
+static bool shell_wanted; /* also when there are channels: the word pyvmm.shell */
 static bool silent; /* the kernel had no console to give us */
 
 static void mount_one(const char *source, const char *target, const char *type, const char *data)
@@ -185,6 +186,8 @@ static void find_channels(void)
 
 	read_file("/proc/cmdline", text, sizeof(text));
 	while ((word = next_word(&walk))) {
+		/* The last word has the line's end behind it. */
+		shell_wanted |= starts(word, "pyvmm.shell") && word[strlen("pyvmm.shell")] <= ' ';
 		if (!starts(word, "pyvmm.exec="))
 			continue;
 		for (char *name = word + strlen("pyvmm.exec="), *end = name; *name; name = end) {
@@ -372,7 +375,7 @@ __attribute__((used)) _Noreturn void start(long *stack)
 	run_setup();
 	for (unsigned i = 0; i < channel_count; i++)
 		start_channel(i);
-	if (!channel_count)
+	if (shell_wanted || !channel_count)
 		start_shell();
 	for (;;) {
 		sys_poll(watched, watched_count, -1);

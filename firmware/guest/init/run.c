@@ -220,8 +220,11 @@ void run_signal(uint8_t number, uint32_t signal)
 {
 	struct run *run = find(number);
 
-	if (run && !run->command.exited && signal <= 64)
-		sys_kill(-run->command.pid, (int)signal);
+	if (!run || run->command.exited || signal > 64)
+		return;
+	/* A child that has just been forked has no process group of its own yet. */
+	if (sys_kill(-run->command.pid, (int)signal) == -ESRCH)
+		sys_kill(run->command.pid, (int)signal);
 }
 
 /* Pass standard input on, and the credit for what the command took. */

@@ -78,7 +78,7 @@ def test_guest_when_it_ends_with_its_devices_in_use_is_told_apart(tmp_path: Path
         "ip link set eth0 up; (while :; do cat /dev/hwrng | dd of=/dev/vda bs=64k count=16; done) 2>&- &"
     )
 
-    shell.console.type(f"{command}\r")
-    ending = shell.machine.wait()
+    shell.guest.console.sendline(command)
+    ending = shell.guest.wait(LIMIT)
 
     assert (ending.code, ending.reason, ending.known) == (0, command, "told"), ending
