@@ -6,7 +6,8 @@ Of every public function, method, property and class of a package (no name with 
 - each exception class that its body raises is named in it. What functions of the same module raise
   counts as raised by their callers, and so does what ``RAISING`` lists; what an ``except`` around the call
   names does not. The class's docstring may name it for the constructor, and, in a sentence such as "All
-  methods raise ..." or "All methods that wait raise ...", for its methods;
+  methods raise ..." or "All methods that wait raise ...", for its methods. "``wait``, awaited" and "Raises as
+  ``put`` does" stand for what the docstring of that method names;
 - each parameter that is a number is named in it, so that its unit or range is said, unless its name is one of
   those to which docs/glossary.md gives one meaning everywhere.
 """
@@ -143,6 +144,7 @@ def check_source(source: str, path: str, conventions: set[str]) -> list[Finding]
         if isinstance(node, ast.ClassDef):
             continue
         doc += "\n" + _from_class(owner, constructor=name.endswith(".__init__"))
+        doc += "\n" + _referred(doc, owner)
         findings += [
             Finding(path, node.lineno, name, f"raises {error}, which its docstring does not name")
             for error in sorted(raised(module, name, set()) - OF_THE_LANGUAGE)
@@ -162,6 +164,14 @@ def _from_class(owner: ast.ClassDef | None, *, constructor: bool) -> str:
     if doc is None or constructor:
         return doc or ""
     return " ".join(re.findall(r"All (?:other )?methods (?:[\w ,]+ )?raise [^.]*\.", " ".join(doc.split())))
+
+
+def _referred(doc: str, owner: ast.ClassDef | None) -> str:
+    """The docstrings of the methods that *doc* refers to: "``wait``, awaited", "Raises as ``put``"."""
+    names = re.findall(r"``(\w+)``, awaited|[Rr]aises as ``(\w+)``", " ".join(doc.split()))
+    methods = {node.name: node for node in (owner.body if owner else ()) if isinstance(node, Function)}
+    found = [methods[name] for pair in names for name in pair if name in methods]
+    return "\n".join(ast.get_docstring(method) or "" for method in found)
 
 
 def _says(doc: str, parameter: str) -> bool:
@@ -192,6 +202,8 @@ def _public(tree: ast.Module) -> Iterator[tuple[str, Function | ast.ClassDef, as
             if isinstance(member, Function) and (
                 not member.name.startswith("_") or member.name == "__init__"
             ):
+                if any(ast.unparse(of).endswith("overload") for of in member.decorator_list):
+                    continue
                 setter = any(
                     isinstance(of, ast.Attribute) and of.attr == "setter" for of in member.decorator_list
                 )

@@ -62,6 +62,11 @@ CALLS_HELPER = "def _g():\n    raise Oops\ndef f():\n    'Doc.'\n"
         ("class C:\n    'Raises Oops.'\n    def m(self):\n        'Doc.'\n        raise Oops", RAISES_OOPS),
         ("class C:\n 'All methods that wait raise Oops.'\n def m(self):\n  'Doc.'\n  raise Oops", []),
         ("def f():\n    'Doc.'\n    try:\n        raise KvmError\n    except PyvmmError:\n        pass", []),
+        (
+            "class C:\n def m(self):\n  'Raises Oops.'\n def n(self):\n  '``m``, awaited.'\n  raise Oops",
+            ["has no docstring"],
+        ),
+        ("class C:\n 'Doc.'\n @overload\n def m(self): ...\n def m(self):\n  'Doc.'", []),
         ("def f():\n    'Doc.'\n    def inner():\n        raise Oops", []),
         ("def _f(n: int): raise Oops", []),
     ],
