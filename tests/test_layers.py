@@ -82,10 +82,8 @@ def test_circles_are_found_whatever_way_they_go() -> None:
     assert sorted(map(sorted, circles(imports))) == [["a", "b", "c"], ["p", "p.q"]]
 
 
-def test_circle_is_named_unless_its_room_is_excused_and_an_excuse_is_needed() -> None:
+def test_circle_is_named_by_its_modules() -> None:
     imports = [("pyvmm.lower.a", "pyvmm.lower.b"), ("pyvmm.lower.b", "pyvmm.lower.a")]
 
-    (sentence,) = circle_complaints(imports, ())
-    assert sentence.endswith("in a circle: pyvmm.lower.a, pyvmm.lower.b")
-    assert circle_complaints(imports, ["lower"]) == []
-    assert circle_complaints([], ["lower"]) == ["lower has no circle; remove it from with_circles"]
+    assert circle_complaints(imports) == ["these import each other in a circle: pyvmm.lower.a, pyvmm.lower.b"]
+    assert circle_complaints(imports[:1]) == []

@@ -85,17 +85,11 @@ def complaints(table: dict[str, set[str]], imports: Iterable[tuple[str, str]]) -
     return found
 
 
-def circle_complaints(imports: Iterable[tuple[str, str]], excused: Iterable[str]) -> list[str]:
-    """The circles outside the rooms *excused*, and those rooms that need no excuse, as sentences."""
-    found = []
-    unused = set(excused)
-    for circle in circles(imports):
-        rooms = {room_of(module) for module in circle}
-        if len(rooms) == 1 and rooms <= set(excused):
-            unused -= rooms
-        else:
-            found.append(f"these import each other in a circle: {', '.join(sorted(circle))}")
-    return [*found, *(f"{room} has no circle; remove it from with_circles" for room in sorted(unused))]
+def circle_complaints(imports: Iterable[tuple[str, str]]) -> list[str]:
+    """The circles as sentences."""
+    return [
+        f"these import each other in a circle: {', '.join(sorted(circle))}" for circle in circles(imports)
+    ]
 
 
 def imports_of(graph: Any) -> list[tuple[str, str]]:
@@ -113,14 +107,12 @@ class RoomsContract(Contract):
     type_name = "rooms"
 
     rooms = fields.ListField(subfield=fields.StringField())
-    #: Rooms whose circles are still to be removed; one without a circle is refused here.
-    with_circles = fields.ListField(subfield=fields.StringField(), required=False)
 
     def check(self, graph: Any, verbose: bool) -> ContractCheck:
         """As import-linter wants it."""
         imports = imports_of(graph)
         found = complaints(parse(self.rooms), imports)  # type: ignore[arg-type]
-        found += circle_complaints(imports, self.with_circles or ())  # type: ignore[arg-type]
+        found += circle_complaints(imports)
         return ContractCheck(kept=not found, metadata={"complaints": found})
 
     def render_broken_contract(self, check: ContractCheck) -> None:
