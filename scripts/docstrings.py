@@ -29,6 +29,7 @@ HELD = (
     "pyvmm/cli",
     "pyvmm/config",
     "pyvmm/errors.py",
+    "pyvmm/guest",
     "pyvmm/host",
     "pyvmm/images",
     "pyvmm/lab",

@@ -26,7 +26,10 @@ _KILL = 9
 
 
 class Command:
-    """One command: what it wrote that nobody has read yet, how it ended. Read under the watch's condition."""
+    """One command: its output that is not read yet, and how it ended. Read under the watch's condition.
+
+    :param output_max: bytes of output that are kept, more kill the command; 0 for flow control instead
+    """
 
     def __init__(self, commands: Commands, output_max: int) -> None:
         #: Output that waits to be read, by stream: STDOUT and STDERR.
@@ -66,7 +69,7 @@ class Command:
         self._commands.call(self._end_input)
 
     def take(self, stream: int, most: int) -> bytes:
-        """Up to *most* bytes of what waits to be read; the guest may send as many more. Any thread."""
+        """Up to *most* bytes of *stream*, STDOUT or STDERR; the guest may send as many more. Any thread."""
         with self._watch.condition:
             held = self.output[stream]
             data = bytes(held[:most])
@@ -76,7 +79,7 @@ class Command:
         return data
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to the command's process group. Any thread."""
+        """Send signal *number* to the command's process group. Any thread."""
         self._commands.call(lambda: self._signal(number))
 
     def abandon(self) -> None:

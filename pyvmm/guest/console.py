@@ -100,7 +100,7 @@ class GuestConsole:
         self._watch.drive(self._settling(quiet, timeout))
 
     async def settle_async(self, quiet: float, timeout: float | None = None) -> None:
-        """``settle``, awaited."""
+        """``settle``, awaited; *quiet* as there."""
         await self._watch.drive_async(self._settling(quiet, timeout))
 
     # Typing

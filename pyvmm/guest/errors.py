@@ -74,7 +74,7 @@ class UnwantedOutput(PyvmmError):
 
 
 class GuestFileError(PyvmmError, OSError):
-    """A file cannot be put into the guest or got from it. ``errno`` is the guest's."""
+    """A file cannot be put into the guest or got from it. ``errno`` is *number*, the guest's."""
 
     exit_code = 1
 

@@ -32,7 +32,10 @@ _SAID_MAX = 64 << 10
 
 
 class Files:
-    """The files of one guest. *ready(what, deadline, timeout)* waits for its exec channel."""
+    """The files of one guest. *ready(what, deadline, timeout)* waits for its exec channel.
+
+    All methods raise GuestFileError, GuestTimeout, GuestEnded and NoCommandsError.
+    """
 
     def __init__(
         self,

@@ -53,8 +53,10 @@ class Guest:
     :param keys: ``Config``'s keywords; they win over *config*'s
 
     Without a kernel or firmware it is the default guest: Debian's stock kernel with a small user space. The
-    guest starts with the ``with`` block, or by ``start``. All methods may be called by any thread; those
-    that wait end at once, with GuestEnded, when the guest ends. Raises ConfigError and StartError.
+    guest starts with the ``with`` block, or by ``start``. All methods may be called by any thread. All
+    methods raise ConfigError before the guest was started. All methods that run commands or wait for them
+    raise NoCommandsError for a guest that has no server for them, GuestTimeout, and GuestEnded as soon as
+    the guest has ended. Raises ConfigError and StartError.
     """
 
     def __init__(
@@ -127,7 +129,7 @@ class Guest:
         self._life.start()
 
     def close(self) -> None:
-        """End the guest at once and give everything back. Idempotent."""
+        """End the guest at once and release everything. Idempotent."""
         self._life.close()
 
     def wait(self, timeout: float | None = None) -> Ending:
@@ -141,7 +143,7 @@ class Guest:
     def poweroff(self, timeout: float | None = None) -> Ending:
         """Have the guest shut down, by its init or by the power button, and wait for its end.
 
-        Raises GuestTimeout when it has not ended in time; it goes on then, and ``kill`` ends it.
+        Raises GuestTimeout when it has not ended in time; it continues then, and ``kill`` ends it.
         """
         if self._no_commands:
             self.power_button()
@@ -173,18 +175,18 @@ class Guest:
         self._life.machine.power_button()
 
     def kill(self) -> Ending:
-        """End the guest at once, as if its plug were pulled; how it ended."""
+        """End the guest at once, as a power failure would; how it ended."""
         self._check_started("kill")
         self._life.close()
         assert self._life.ending is not None, "close waits for the end"
         return self._life.ending
 
     def pause(self) -> None:
-        """Stop the guest's CPUs between two instructions; returns when all stand."""
+        """Stop the guest's CPUs between two instructions; returns when all are stopped."""
         self._life.machine.pause()
 
     def resume(self) -> None:
-        """Let them go on."""
+        """Let the CPUs continue."""
         self._life.machine.resume()
 
     # Commands
@@ -349,23 +351,30 @@ class Guest:
         self._watch.drive(self._ready("boot", deadline_of(timeout), timeout))
 
     def wait_until(self, command: CommandLine, timeout: float | None = None, **options: Any) -> Result[Any]:
-        """Run *command* again and again until its status is 0; its last result. Raises GuestTimeout."""
+        """Run *command* repeatedly until its status is 0; its last result.
+
+        Raises GuestTimeout, and CommandError for more than 256 MiB of output.
+        """
         return self._watch.drive(self._repeating(command, timeout, options, succeeds=True))
 
     def wait_until_fails(
         self, command: CommandLine, timeout: float | None = None, **options: Any
     ) -> Result[Any]:
-        """Run *command* again and again until its status is not 0; its last result. Raises GuestTimeout."""
+        """Run *command* repeatedly until its status is not 0; its last result.
+
+        Raises GuestTimeout, and CommandError for more than 256 MiB of output.
+        """
         return self._watch.drive(self._repeating(command, timeout, options, succeeds=False))
 
     def wait_for_file(self, path: str, timeout: float | None = None) -> None:
-        """Wait until the guest has something at *path*. Raises GuestTimeout, GuestEnded."""
+        """Wait until the guest has something at *path*. Raises as ``wait_until``."""
         self.wait_until(["test", "-e", path], timeout)
 
     def wait_for_port(self, port: int, timeout: float | None = None) -> None:
         """Wait until a program of the guest's listens on TCP port *port*, at any of its addresses.
 
-        The guest needs no network to be asked. Raises GuestTimeout, GuestEnded.
+        The guest needs no network for that. Raises ConfigError for a *port* that is not from 1 to 65535;
+        raises as ``wait_until``.
         """
         if not 0 < port < 1 << 16:
             raise ConfigError(f"wait_for_port: {port} is no port; give a number from 1 to 65535")

@@ -85,7 +85,7 @@ class Life:
         return not self._devices
 
     def start(self) -> None:
-        """Start the first machine. Raises StartError."""
+        """Start the first machine. Raises PyvmmError: StartError, or what building it raises."""
         if self.started or self.ending is not None:
             raise PyvmmError("a guest is started once; make another pyvmm.Guest")
         if self.config.timeout is not None:
@@ -98,7 +98,7 @@ class Life:
         self._thread.start()
 
     def close(self) -> None:
-        """End the guest and give everything back. Idempotent."""
+        """End the guest and release everything. Idempotent."""
         with self._watch.condition:
             self._closing = True
             machine = self.machine

@@ -50,7 +50,10 @@ class Running:
             raise GuestEnded(self.name, self.commands.ending, self.tail())
 
     def writing(self, data: bytes, deadline: float | None) -> Waits[bool]:
-        """Write all of *data*; what the command does not read before it ends is dropped. False: too late."""
+        """Write all of *data*; what the command does not read before it ends is dropped. False: too late.
+
+        Raises GuestEnded.
+        """
         command = self.command
         view = memoryview(data)
         while len(view):
@@ -65,7 +68,7 @@ class Running:
         return True
 
     def ending(self, deadline: float | None) -> Waits[bool]:
-        """Wait for the command's end. False: not before *deadline*."""
+        """Wait for the command's end. False: not before *deadline*. Raises GuestEnded."""
         ended = yield self.until(lambda: False, deadline)
         self.check()
         return bool(ended)
@@ -118,11 +121,11 @@ class Process(Generic[AnyStr]):
         self._command.send_signal(signal_number(number))
 
     def terminate(self) -> None:
-        """Send SIGTERM."""
+        """Send SIGTERM. Raises as ``signal``."""
         self.signal(signals.SIGTERM)
 
     def kill(self) -> None:
-        """Send SIGKILL."""
+        """Send SIGKILL. Raises as ``signal``."""
         self.signal(signals.SIGKILL)
 
     def _waiting(self, timeout: float | None) -> Waits[int]:
@@ -162,7 +165,10 @@ class ProcessInput(Generic[AnyStr]):
 
 
 class ProcessOutput(Generic[AnyStr]):
-    """The standard output or error of a command. Iterating gives lines. One reader at a time."""
+    """The standard output or error of a command. Iterating gives lines. One reader at a time.
+
+    *stream* is STDOUT or STDERR.
+    """
 
     def __init__(self, running: Running, stream: int, text: bool) -> None:
         self._running = running
@@ -181,11 +187,11 @@ class ProcessOutput(Generic[AnyStr]):
         )
 
     def read1(self, timeout: float | None = None) -> AnyStr:
-        """What there is, as soon as there is some; empty at the end."""
+        """What there is, as soon as there is some; empty at the end. Raises as ``read``."""
         return self._running.watch.drive(self._reading(len, timeout))
 
     def readline(self, timeout: float | None = None) -> AnyStr:
-        """A line with its newline; without one only at the end, where it may be empty."""
+        """A line with its newline; without one only at the end, where it may be empty. Raises as ``read``."""
         return self._running.watch.drive(self._reading(_line, timeout))
 
     def __iter__(self) -> Iterator[AnyStr]:

@@ -52,7 +52,10 @@ class Reached:
             pass  # gone; its answer will not come
 
     def answer(self, patience: float | None = PATIENCE) -> dict[str, Any] | None:
-        """The next line of the answer; None when the guest has ended. Raises NoAnswerError, RefusedError."""
+        """The next line of the answer, in *patience* seconds; None when the guest has ended.
+
+        Raises NoAnswerError, RefusedError.
+        """
         deadline = None if patience is None else time.monotonic() + patience
         while b"\n" not in self.rest:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -57,7 +57,7 @@ class NoAnswerError(StartError):
 
 
 class Claim:
-    """A name of ours, and the socket that listens for whoever wants its guest."""
+    """A name of ours, and its socket for other processes; *folder* is a descriptor of its directory."""
 
     def __init__(self, name: str, listener: socket.socket, folder: int, file: str) -> None:
         self.name = name
@@ -106,7 +106,7 @@ def claim(name: str | None, patience: float = LOCK_PATIENCE) -> Claim:
 def connect(name: str) -> socket.socket:
     """A connection to the guest *name*, which does not block.
 
-    Raises NoSuchGuestError, NoAnswerError, RegistryError.
+    Raises NoSuchGuestError, NoAnswerError, RegistryError, and ConfigError for a name that none can have.
     """
     folder = _open_folder()
     try:
