@@ -181,14 +181,20 @@ static bool left(void)
 	return false;
 }
 
-static void disconnect(void)
+/* Drop what has been received: it was sent to the server or by the host before this one. */
+static void drop_received(void)
 {
-	new_session();
-	channel.look_at = 0;
 	do
 		link_drop_input();
 	while (link_read(channel.fd) && link_partial());
 	link_drop_input();
+}
+
+static void disconnect(void)
+{
+	new_session();
+	channel.look_at = 0;
+	drop_received();
 	channel.connected = false;
 }
 
@@ -198,6 +204,7 @@ static void connect(void)
 	while (hung_up())
 		wait_for_host(RECONNECT_MS);
 	channel.connected = true;
+	drop_received(); /* a host that has greeted already greets again at our HELLO */
 	send_hello(0);
 	channel.greet_again = sys_now() + ANSWER_MS;
 	link_flush(channel.fd);
