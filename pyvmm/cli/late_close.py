@@ -42,6 +42,6 @@ def close_in_child(vm: Vm) -> None:
     clone: Any = function("clone")
     usleep: Any = function("usleep")
     clone.argtypes = (c_void_p, c_void_p, c_int, c_void_p)
-    top = addressof(_stack) + len(_stack)
+    top = addressof(_stack) + len(_stack) & -16  # stacks are aligned to 16 bytes
     if clone(cast(usleep, c_void_p), top, _CLONE_VM | _CLONE_FILES | _SIGCHLD, int(GRACE * 1e6)) < 0:
         os.close(kept)
