@@ -35,7 +35,8 @@ class ExecChannel(CharBackend):
     def __init__(self) -> None:
         super().__init__()
         self.receiver: Callable[[bytes], None] | None = None
-        self._loop: Loop | None = None
+        #: The loop whose thread sends and receives, from ``attach`` on.
+        self.loop: Loop | None = None
         self._to_guest = bytearray()
         self._from_guest: list[bytes] = []
         self._pending = 0
@@ -43,18 +44,18 @@ class ExecChannel(CharBackend):
 
     def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
         """Begin."""
-        self._loop, self._receive, self._space = loop, receive, space
+        self.loop, self._receive, self._space = loop, receive, space
 
     def write(self, data: bytes) -> None:
         """From the guest, in a vCPU's thread."""
-        assert self._loop is not None, "attach comes first"
+        assert self.loop is not None, "attach comes first"
         self._from_guest.append(data)
         self._pending += len(data)
         if self._pending > _PENDING_MAX:
             self.ready = False
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._deliver)
+            self.loop.call_soon(self._deliver)
 
     def send(self, data: bytes) -> None:
         """To the guest, in the loop's thread. Raises ExecChannelError for a guest that takes nothing."""
@@ -67,8 +68,8 @@ class ExecChannel(CharBackend):
 
     def resume(self) -> None:
         """The port has room; called by any thread."""
-        assert self._loop is not None, "attach comes first"
-        self._loop.call_soon(self._push)
+        assert self.loop is not None, "attach comes first"
+        self.loop.call_soon(self._push)
 
     def _push(self) -> None:
         while self._to_guest:

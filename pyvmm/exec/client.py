@@ -76,7 +76,8 @@ class Run:
         self.on_room = on_room
         #: Called once, at the end: the command's, or the link's.
         self.on_exit = on_exit
-        #: The exit status, or 128 + the signal that killed it; None while it runs and when the link was lost.
+        #: The exit status, or 128 + the signal that killed it, 0 to 255; None while it runs and when the
+        #: link was lost.
         self.status: int | None = None
         #: The signal that killed it; 0: none did.
         self.signal_number = 0
@@ -308,7 +309,8 @@ class ExecClient:
             if empty and run.room and run.on_room is not None:
                 run.on_room(run)
         elif type == frames.GUEST_EXIT and len(payload) >= 8:
-            run.status, run.signal_number = _EXIT.unpack_from(payload)
+            status, number = _EXIT.unpack_from(payload)
+            run.status, run.signal_number = status & 0xFF, number & 0x7F  # as wait(2) has them
             del self._runs[run.number]
             run._end()
 

@@ -42,8 +42,9 @@ _HEADER = struct.Struct("<HBBHH")
 _CHECK = struct.Struct("<I")
 _HEADER_SIZE = 8
 _OVERHEAD = 12
-#: Wrong payloads in a row after which what follows them is not looked for inside them.
-_BAD_MAX = 16
+#: Bytes of frames with a wrong payload that may be looked at again, as what follows may begin inside them.
+#: Frames with a right payload earn as many as they have.
+_AGAIN_MAX = 16 * PAYLOAD_MAX
 
 
 class Frame:
@@ -76,7 +77,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self._data = bytearray()
-        self._bad = 0  # wrong payloads since the last frame
+        self._again = 0  # bytes looked at again, less those of right frames
         #: Bytes dropped so far because they belonged to no frame.
         self.noise = 0
 
@@ -112,12 +113,15 @@ class Decoder:
             payload = bytes(view[at + _HEADER_SIZE : end - 4])
             if crc32(payload) != _CHECK.unpack_from(held, end - 4)[0]:
                 # Bytes got lost, or it was none: another one may begin inside. Whoever makes up many of
-                # these makes us look at each byte a bounded number of times.
-                self._bad += 1
-                step = 1 if self._bad < _BAD_MAX else end - at
+                # these makes us look at no more bytes than the limit, and twice at each byte that was sent.
+                if self._again + end - at <= _AGAIN_MAX:
+                    self._again += end - at
+                    step = 1
+                else:
+                    step = end - at
                 self.noise += step
                 at += step
                 continue
-            self._bad = 0
+            self._again = max(0, self._again - (end - at))
             frames.append(Frame(type, run, payload))
             at = end

@@ -120,7 +120,7 @@ class Command:
         with self._watch.condition:
             self.ended = time.monotonic()
             self.status, self.signal, self.error = run.status, run.signal_number, run.error
-            self._input.clear()
+            self._input = bytearray()
             self.pending = 0
         self._watch.changed()
 
@@ -140,7 +140,7 @@ class Command:
         if run is None:
             return
         if self._input:
-            sent = run.write(self._input)
+            sent = run.write(self._input[: run.room])
             if sent:
                 del self._input[:sent]
                 with self._watch.condition:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 
-from pyvmm.cpio import Reader
+from pyvmm.cpio import CpioError, Reader
 from pyvmm.exec.request import Request, failure
 from pyvmm.exec.tree import Packer, Unpacker, archive_of
 from pyvmm.guest.commands import STDERR, STDOUT
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Bytes that ``read`` takes at most.
 READ_MAX = 256 << 20
+#: Bytes of content that ``get`` takes unless it is told another limit.
+GET_MAX = 64 << 30
 #: Bytes of an archive read or sent at a time, and of what the init has to say.
 _PIECE = 128 << 10
 _SAID_MAX = 64 << 10
@@ -34,7 +36,8 @@ _SAID_MAX = 64 << 10
 class Files:
     """The files of one guest. *ready(what, deadline, timeout)* waits for its exec channel.
 
-    All methods raise GuestFileError, GuestTimeout, GuestEnded and NoCommandsError.
+    All methods raise GuestFileError, GuestTimeout, GuestEnded and NoCommandsError; ``get`` and ``read`` raise
+    CpioError for an archive that is not what was asked for.
     """
 
     def __init__(
@@ -65,10 +68,15 @@ class Files:
         self._watch.drive(self._sending(f"write {path}", pieces, path, timeout, user))
 
     def get(
-        self, source: str, target: str | os.PathLike[str], timeout: float | None, user: str | int | None
+        self,
+        source: str,
+        target: str | os.PathLike[str],
+        timeout: float | None,
+        user: str | int | None,
+        limit: int = GET_MAX,
     ) -> None:
-        """Make *target* on the host what *source* is in the guest."""
-        unpacker = Unpacker(target)
+        """Make *target* on the host what *source* is in the guest, at most *limit* bytes of content."""
+        unpacker = Unpacker(target, limit)
         try:
             self._watch.drive(self._receiving(f"get {source}", unpacker.feed, source, timeout, user))
             unpacker.finish()
@@ -80,17 +88,25 @@ class Files:
         name = f"read {path}"
         reader = Reader()
         content = bytearray()
+        seen = False
 
         def take(data: bytes) -> None:
+            nonlocal seen
             for item in reader.feed(data):
                 if isinstance(item, bytes):
                     content.extend(item)
+                elif seen:
+                    raise CpioError(f"{name}: the guest sent more than one file")
                 elif not stat.S_ISREG(item.mode):
                     raise GuestFileError(f"{name}: it is no file; get copies directories", 21)
                 elif item.size > READ_MAX:
                     raise GuestFileError(f"{name}: it has {item.size} bytes; get copies large files", 27)
+                else:
+                    seen = True
 
         self._watch.drive(self._receiving(name, take, path, timeout, user))
+        if not (seen and reader.ended):
+            raise CpioError(f"{name}: what the guest sent ended before the file's end")
         return bytes(content)
 
     def _sending(

@@ -72,7 +72,7 @@ class ExecRelay:
     def close(self) -> None:
         """The other process has gone: its command gets SIGHUP, and SIGKILL soon after. Idempotent."""
         run, self._run = self._run, None
-        self._input.clear()
+        self._input = bytearray()
         if run is None or run.ended:
             return
         run.on_stdout = run.on_stderr = run.on_room = run.on_exit = None
@@ -145,7 +145,7 @@ class ExecRelay:
             self._reply(frames.GUEST_EXIT, number, struct.pack("<II", EXIT_REFUSED, 0))
 
     def _push(self, run: Run) -> None:
-        while self._input and (size := run.write(memoryview(self._input))):
+        while self._input and (size := run.write(self._input[: run.room])):
             del self._input[:size]
             self._grant(0, size)
             self._grant(self._number, size)
@@ -160,7 +160,7 @@ class ExecRelay:
     def _ended(self, run: Run) -> None:
         if self._input:
             self._grant(0, len(self._input))
-            self._input.clear()
+            self._input = bytearray()
         self._run = None
         if run.error is not None:
             self._lost(str(run.error))

@@ -176,6 +176,11 @@ def test_input_never_exceeds_either_credit(grants):
             own = min(own + grant, 3000)
 
 
+def test_status_that_no_command_can_have_is_cut_to_one_that_it_can(ready, cat):
+    assert ready.exits(1, 0xFFFFFF07, 0xFFFFFF82) == [("exit", 1, 7)]
+    assert cat.signal_number == 2
+
+
 def test_credit_of_a_guest_is_bounded(guest):
     guest.hello(guest.nonce(), window=0xFFFFFFFF, inputs=0xFFFFFFFF)
     run = guest.start()

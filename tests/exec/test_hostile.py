@@ -6,6 +6,7 @@ import os
 import random
 import time
 import tracemalloc
+import zlib
 
 import pytest
 
@@ -29,10 +30,17 @@ def overlapping_headers(size):
     return header * (size // len(header))
 
 
+def headers_between_frames(size):
+    """The same, with a right frame after every fifteen."""
+    piece = overlapping_headers(15 * 8) + frames.encode(frames.GUEST_STDOUT, 1)
+    return piece * (size // len(piece))
+
+
 WORST = {
     "marks": b"\xf6\x9d" * (MEGABYTE // 2),
     "half marks": b"\xf6" * MEGABYTE,
     "headers that claim much": overlapping_headers(MEGABYTE),
+    "headers that claim much between frames": headers_between_frames(MEGABYTE),
     "headers that claim nothing": frames.encode(frames.GUEST_STDOUT, 1)[:8] * (MEGABYTE // 8),
     "empty frames": frames.encode(frames.GUEST_STDOUT, 1) * (MEGABYTE // 12),
     "zeros": bytes(MEGABYTE),
@@ -47,6 +55,22 @@ def test_decoder_when_fed_the_worst_takes_bounded_time(kind):
     for at in range(0, len(data), 65536):
         decoder.feed(data[at : at + 65536])
     assert time.process_time() - begun < LIMIT
+
+
+def test_decoder_when_wrong_headers_lie_between_frames_looks_at_few_bytes_again(monkeypatch):
+    looked = 0
+
+    def counted(data):
+        nonlocal looked
+        looked += len(data)
+        return zlib.crc32(data)
+
+    monkeypatch.setattr(frames, "crc32", counted)
+    decoder = frames.Decoder()
+    data = WORST["headers that claim much between frames"]
+    for at in range(0, len(data), 65536):
+        decoder.feed(data[at : at + 65536])
+    assert looked < 3 * len(data)
 
 
 @pytest.mark.parametrize("kind", WORST)
