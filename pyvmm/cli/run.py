@@ -13,7 +13,7 @@ from pyvmm.config import DEVICE_KINDS, Config
 from pyvmm.config.keys import GROUPS, KEYS, RUN
 from pyvmm.errors import ConfigError
 from pyvmm.loop import Loop
-from pyvmm.machine.ending import GUEST_FIRST, OK, STOPPED, TOLD, Ending
+from pyvmm.machine.ending import FATAL, GUEST_FIRST, OK, STOPPED, TOLD, Ending
 from pyvmm.machine.machine import Machine
 from pyvmm.signals import NAMES, SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH, SignalFd, heard
 
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
         result_file.write(result, ending, status)
     if status is not None:
         return status
-    if ending.code != OK and ending.code < GUEST_FIRST:
+    if ending.code != OK and not GUEST_FIRST <= ending.code < FATAL:
         message(str(ending))
     return ending.code
 

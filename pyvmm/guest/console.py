@@ -27,8 +27,14 @@ if TYPE_CHECKING:
 #: Bytes of output that are kept at least; twice as many at most.
 KEPT = 1 << 20
 
-#: Seconds between two times that output wakes who waits; ``expect`` looks once more after that.
+#: Bytes of a match that ``expect`` finds for certain, wherever it lies in the output.
+MATCH_MAX = 4096
+
+#: Seconds between two times that output wakes who waits; ``expect`` looks once more after that, and begins
+#: no other window when it has searched for so long.
 _LOOK = 0.01
+#: The same for the look after the deadline.
+_LAST_LOOK = 1.0
 #: How much longer than a search in vain took ``expect`` waits until the next one.
 _REST = 4
 
@@ -85,6 +91,7 @@ class GuestConsole:
         :param never: patterns that must not come before *pattern* does
         :returns: the match; ``match.string[: match.start()]`` is what came before it
 
+        A match of at most 4096 bytes is found wherever it lies; a longer one may be missed or cut off.
         A pattern of bytes matches bytes. Raises GuestTimeout, GuestEnded, UnwantedOutput.
         """
         return self._watch.drive(self._expecting(pattern, timeout, never))
@@ -140,56 +147,48 @@ class GuestConsole:
     def _expecting(
         self, pattern: Pattern, timeout: float | None, never: Iterable[Pattern]
     ) -> Waits[re.Match[Any]]:
-        wanted = re.compile(pattern)
-        unwanted = [re.compile(one) for one in never]
+        search = _Search(pattern, never)
+        wanted = search.wanted
         deadline = deadline_of(timeout)
         what = f"the console was to show {wanted.pattern!r}"
-        scanned = -1
-        next_look = 0.0
-        late = False
-
-        def search() -> tuple[re.Pattern[Any], re.Match[Any]] | None:
-            nonlocal scanned, next_look
+        while True:
             begun = time.monotonic()
-            end = self._base + len(self._data)
-            if end == scanned or (begun < next_look and not self._ending()):
-                return None
-            start = max(0, self._position - self._base)
-            data = bytes(self._data[start:])
-            found = _search(wanted, data)
-            for one in unwanted:
-                bad = _search(one, data)
-                if bad is not None and (found is None or bad.start() < found.start()):
-                    return one, bad
+            late = deadline is not None and begun >= deadline
+            ending = self._ending()  # before the look: then that one sees all there was
+            found = self._look(search, begun + (_LAST_LOOK if late else _LOOK))
             if found is not None:
-                # Bytes that are not UTF-8 are decoded so that encoding restores them.
-                used = found.string[: found.end()]
-                size = len(used if isinstance(used, bytes) else used.encode(errors="surrogateescape"))
-                self._position = self._base + start + size
-                return wanted, found
-            scanned = end
+                regex, match = found
+                if regex is wanted:
+                    return match
+                raise UnwantedOutput(f"{what}, and shows {regex.pattern!r} before", match, self._tail())
+            if ending and search.complete:
+                raise GuestEnded(what, ending, self._tail())
+            if late:
+                raise GuestTimeout(what, timeout or 0.0, self._tail())
             # A flood is looked through again and again: that takes a part of the time, not all of it.
             now = time.monotonic()
-            next_look = now + max(_LOOK, _REST * (now - begun))
-            until.deadline = next_look if deadline is None else min(next_look, deadline)
-            return None
+            rest = now + max(_LOOK, _REST * (now - begun))
+            yield Until(self._ending, rest if deadline is None else min(rest, deadline))
+            if search.complete:
+                yield Until(lambda: search.end != self._base + len(self._data) or self._ending(), deadline)
 
-        until = Until(lambda: search() or self._ending(), deadline)
+    def _look(self, search: _Search, limit: float) -> tuple[re.Pattern[Any], re.Match[Any]] | None:
+        """The first match in what *search* has not looked at; None also when *limit* passed before the end.
+
+        The search is made without the condition, which vCPUs wait for that print.
+        """
         while True:
-            answer = yield until
-            if isinstance(answer, tuple):
-                regex, match = answer
-                if regex is wanted:
-                    return match  # type: ignore[no-any-return]
-                raise UnwantedOutput(f"{what}, and shows {regex.pattern!r} before", match, self._tail())
-            if answer:
-                raise GuestEnded(what, answer, self._tail())
-            if deadline is not None and time.monotonic() >= deadline:
-                if late:
-                    raise GuestTimeout(what, timeout or 0.0, self._tail())
-                late, next_look = True, 0.0  # a last look
-            elif scanned == self.mark():
-                until.deadline = deadline
+            with self._watch.condition:
+                start = max(self._position, self._base)
+                data = bytes(self._data[start - self._base :])
+            found = search.look(start, data, limit)
+            if found is None or found[0] is not search.wanted:
+                return found
+            with self._watch.condition:
+                if self._position <= start:
+                    self._position = start + _size(found[1].string, found[1].end())
+                    return found
+            # Another thread's ``expect`` has gone past it.
 
     def _settling(self, quiet: float, timeout: float | None) -> Waits[None]:
         deadline = deadline_of(timeout)
@@ -207,7 +206,70 @@ class GuestConsole:
                 raise GuestEnded(what, ending, self._tail())
 
 
-def _search(regex: re.Pattern[Any], data: bytes) -> re.Match[Any] | None:
-    if isinstance(regex.pattern, bytes):
-        return regex.search(data)
-    return regex.search(data.decode(errors="surrogateescape"))
+class _Search:
+    """What one ``expect`` looks for, and how far it has come.
+
+    The guest chooses the output, and a search may take time that grows with the square of what it is given:
+    it is given a window of ``2 * MATCH_MAX`` at a time.
+    """
+
+    def __init__(self, pattern: Pattern, never: Iterable[Pattern]) -> None:
+        self.wanted: re.Pattern[Any] = re.compile(pattern)
+        #: The mark up to which the output was there at the last look, and whether it was all looked at.
+        self.end = -1
+        self.complete = False
+        self._regexes = (self.wanted, *(re.compile(one) for one in never))
+        self._begin = 0  # the mark of the first byte at which a match may begin
+
+    def look(self, start: int, data: bytes, limit: float) -> tuple[re.Pattern[Any], re.Match[Any]] | None:
+        """The first match in *data*, which begins at the mark *start*; at least one window is looked at."""
+        begin = max(0, self._begin - start)
+        # Bytes that are not UTF-8 are decoded so that encoding restores them.
+        views: dict[type, tuple[Any, int]] = {}
+        for kind in {type(regex.pattern) for regex in self._regexes}:
+            if kind is bytes:
+                views[kind] = data, begin
+            else:
+                views[kind] = _decoded(data), len(_decoded(data[:begin]))
+        self.end = start + len(data)
+        self.complete = False
+        passed = 0
+        while True:
+            found = self._in_window(views, passed)
+            if found is not None:
+                return found
+            passed += MATCH_MAX
+            if all(at + passed + MATCH_MAX >= len(text) for text, at in views.values()):
+                self.complete = True
+                self._begin = max(start, self.end - MATCH_MAX)
+                return None
+            if time.monotonic() >= limit:
+                self._begin = start + min(_size(text, at + passed) for text, at in views.values())
+                return None
+
+    def _in_window(
+        self, views: dict[type, tuple[Any, int]], passed: int
+    ) -> tuple[re.Pattern[Any], re.Match[Any]] | None:
+        """The first match in one window; the wanted one before an unwanted one at the same place."""
+        first: tuple[int, re.Pattern[Any], re.Match[Any]] | None = None
+        for regex in self._regexes:
+            text, at = views[type(regex.pattern)]
+            at += passed
+            match = regex.search(text, at, at + 2 * MATCH_MAX)
+            # What begins in the second half is in the first half of the next window, where it is whole.
+            if match is None or (match.start() >= at + MATCH_MAX and at + 2 * MATCH_MAX < len(text)):
+                continue
+            place = _size(text, match.start())
+            if first is None or place < first[0]:
+                first = place, regex, match
+        return first and first[1:]
+
+
+def _decoded(data: bytes) -> str:
+    return data.decode(errors="surrogateescape")
+
+
+def _size(text: str | bytes, end: int) -> int:
+    """Bytes of ``text[:end]``."""
+    used = text[:end]
+    return len(used if isinstance(used, bytes) else used.encode(errors="surrogateescape"))

@@ -70,14 +70,16 @@ class Claim:
         """Listen no more and give the name up. Idempotent."""
         if self.socket.fileno() < 0:
             return
-        self.socket.close()
         try:
+            # While it listens nobody takes it for one that is left, removes it and binds another, which
+            # may have its inode's number.
             with _locked(self._folder):
                 if os.stat(self._file, dir_fd=self._folder, follow_symlinks=False).st_ino == self._inode:
                     os.unlink(self._file, dir_fd=self._folder)
         except (OSError, RegistryError):
             pass  # whoever finds it removes it
         finally:
+            self.socket.close()
             os.close(self._folder)
 
 
@@ -89,7 +91,7 @@ def claim(name: str | None, patience: float = LOCK_PATIENCE) -> Claim:
     """
     folder = _open_folder()
     try:
-        with _locked(folder, patience):
+        with _as_registry_error(), _locked(folder, patience):
             if name is not None:
                 return _bind(folder, name)
             number = 1
@@ -113,14 +115,16 @@ def connect(name: str) -> socket.socket:
         limit = time.monotonic() + CONNECT_PATIENCE
         while True:
             try:
-                link = _connect(folder, _file(name))
+                with _as_registry_error():
+                    link = _connect(folder, _file(name))
                 break
             except NoAnswerError:
                 if time.monotonic() > limit:
                     raise
                 time.sleep(0.01)
         if link is None:
-            running = ", ".join(_names(folder)) or "none"
+            with _as_registry_error():
+                running = ", ".join(_names(folder)) or "none"
             raise NoSuchGuestError(f"there is no running guest {name!r} of this user; there are: {running}")
         return link
     finally:
@@ -131,7 +135,8 @@ def names() -> list[str]:
     """The names of the running guests, sorted. Raises RegistryError."""
     folder = _open_folder()
     try:
-        return _names(folder)
+        with _as_registry_error():
+            return _names(folder)
     finally:
         os.close(folder)
 
@@ -154,6 +159,18 @@ def _open_folder() -> int:
     except OSError as error:
         raise RegistryError(
             f"{error.filename}: {error.strerror}; remove it, or set XDG_RUNTIME_DIR to a directory of yours"
+        ) from None
+
+
+@contextmanager
+def _as_registry_error() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        raise RegistryError(
+            f"the directory of control sockets cannot be used: {where}{error.strerror}; "
+            "make room there, or set XDG_RUNTIME_DIR to another directory of yours"
         ) from None
 
 
@@ -210,9 +227,9 @@ def _bind(folder: int, name: str) -> Claim:
         listener.listen(BACKLOG)
         listener.setblocking(False)
         return Claim(name, listener, folder, file)
-    except OSError as error:
+    except OSError:
         listener.close()
-        raise RegistryError(f"no control socket for guest {name!r}: {error.strerror}") from None
+        raise
 
 
 def _connect(folder: int, file: str, locked: bool = False) -> socket.socket | None:

@@ -262,6 +262,18 @@ def test_guest_of_a_user_without_a_place_for_sockets_runs_all_the_same(runtime: 
     assert unnamed.stderr.count(b"\n") == 1
 
 
+def test_guest_whose_names_cannot_be_locked_runs_all_the_same(runtime: Path) -> None:
+    runtime.mkdir(mode=0o700)
+    (runtime / "lock").symlink_to("elsewhere")
+    words = ["run", "--console", "none", "--timeout", "0.6s", "--firmware", str(BIN / "spin.bin")]
+
+    named, unnamed = pyvmm(*words, "--name", "web"), pyvmm(*words)
+
+    assert (named.returncode, unnamed.returncode) == (3, 3)
+    assert b"no other process can reach this guest" in named.stderr
+    assert b"did not end within 0.6 seconds" in unnamed.stderr
+
+
 def test_control_socket_goes_with_its_guest(boot: Boot, runtime: Path) -> None:
     process = boot("spin", "--console", "none")
     until_listed(1)

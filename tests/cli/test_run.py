@@ -231,3 +231,16 @@ def test_kill_when_it_cannot_be_refused_leaves_no_result_and_no_lock(tmp_path: P
     assert (done.returncode, done.stderr) == (PASSED, b"")
     assert json.loads(result.read_text())["code"] == PASSED
     assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_defect_after_the_start_is_told(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from pyvmm.cli import run
+    from pyvmm.machine.ending import FATAL, UNKNOWN, Ending
+
+    ending = Ending(FATAL, "internal", UNKNOWN, "a timer failed")
+    monkeypatch.setattr(run.GuestRun, "until_end", lambda self: ending)
+
+    assert run.main(["--firmware", SPIN, "--console", "none"]) == FATAL
+    assert "internal: a timer failed" in capfd.readouterr().err

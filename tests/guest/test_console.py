@@ -10,7 +10,7 @@ import time
 import pytest
 
 from pyvmm.errors import ConfigError
-from pyvmm.guest.console import KEPT, GuestConsole
+from pyvmm.guest.console import KEPT, MATCH_MAX, GuestConsole
 from pyvmm.guest.errors import GuestEnded, GuestTimeout, UnwantedOutput
 from pyvmm.guest.watch import Watch
 from pyvmm.loop import Loop
@@ -267,3 +267,89 @@ def test_async_form_times_out(guest: Printed) -> None:
     with pytest.raises(GuestTimeout) as caught:
         asyncio.run(guest.console.expect_async("x", 0.05))
     assert isinstance(caught.value, TimeoutError)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("pattern", [r"\w+@\w+", rb"\w+@\w+", r"[a-z]+\$ "])
+def test_output_that_makes_a_search_slow_delays_neither_the_deadline_nor_who_prints(
+    guest: Printed, pattern: str | bytes
+) -> None:
+    guest.prints(b"a" * 200_000)
+    slowest = 0.0
+    over = threading.Event()
+
+    def printing() -> None:
+        nonlocal slowest
+        while not over.wait(0.02):
+            begun = time.monotonic()
+            guest.prints(b"a")
+            slowest = max(slowest, time.monotonic() - begun)
+
+    printer = threading.Thread(target=printing)
+    printer.start()
+    begun = time.monotonic()
+    try:
+        with pytest.raises(GuestTimeout):
+            guest.console.expect(pattern, 0.5)
+    finally:
+        taken = time.monotonic() - begun
+        over.set()
+        printer.join(LIMIT)
+
+    assert taken < 15
+    assert slowest < 5
+
+
+@pytest.mark.parametrize("before", [0, 1, MATCH_MAX - 9, MATCH_MAX, 2 * MATCH_MAX - 3, 5 * MATCH_MAX + 7])
+@pytest.mark.parametrize("fill", ["-", "ß", "\udcff"])
+def test_match_is_whole_wherever_it_lies_in_the_output(guest: Printed, before: int, fill: str) -> None:
+    printed = fill * before + "<" + "x" * 4000 + "> rest"
+    guest.prints(printed.encode(errors="surrogateescape"))
+
+    match = guest.console.expect(r"<(\w+)", LIMIT)
+
+    assert match[1] == "x" * 4000
+    assert match.string[: match.start()] == fill * before
+    assert guest.console.expect(rb"> (\w+)", LIMIT)[1] == b"rest"
+
+
+def test_match_in_pieces_long_after_the_last_one_is_found(guest: Printed) -> None:
+    waiter = threading.Thread(target=guest.console.expect, args=("^-*<x{4000}>$", LIMIT))
+    late = threading.Thread(target=guest.console.expect, args=("<x{4000}>", LIMIT))
+    late.start()
+    guest.prints("ß".encode() * 3 * MATCH_MAX + b"<")
+    for _ in range(8):
+        guest.prints(b"x" * 500)
+        time.sleep(0.02)  # so that looks come in between
+    guest.prints(b">")
+    late.join(LIMIT)
+    assert not late.is_alive()
+
+    guest.prints(b"<" + b"x" * 4000 + b">")
+    waiter.start()
+    waiter.join(LIMIT)
+    assert not waiter.is_alive()
+
+
+def test_beginning_of_a_pattern_is_that_of_the_output_only(guest: Printed) -> None:
+    guest.prints(b"y" + b"x" * 3 * MATCH_MAX)
+
+    with pytest.raises(GuestTimeout):
+        guest.console.expect("^x", 0.1)
+
+
+def test_two_threads_never_get_the_same_match(guest: Printed) -> None:
+    found: list[str] = []
+
+    def expect() -> None:
+        found.extend(guest.console.expect(r"<\d+>", LIMIT)[0] for _ in range(50))
+
+    threads = [threading.Thread(target=expect) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for number in range(100):
+        guest.prints(b"<%d> " % number)
+    for thread in threads:
+        thread.join(LIMIT)
+
+    assert sorted(found) == sorted(f"<{number}>" for number in range(100))

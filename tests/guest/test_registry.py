@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from pyvmm.errors import ConfigError
 from pyvmm.guest import registry
 from pyvmm.guest.registry import NameTakenError, NoSuchGuestError, RegistryError, claim
+from tests.support.command import until
 
 LIMIT = 30
 
@@ -190,3 +193,60 @@ def test_removal_leaves_a_successors_socket_alone(runtime: Path) -> None:
 
     registry.connect("x").close()
     second.close()
+
+
+def test_name_is_answered_until_its_file_is_removed(runtime: Path) -> None:
+    one = claim("x")
+    lock = str(runtime / "lock")
+    held = os.open(lock, os.O_RDWR)
+
+    def opened() -> int:
+        links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+        return sum(os.path.exists(link) and os.readlink(link) == lock for link in links)
+
+    assert ctypes.CDLL(None).flock(held, 2) == 0
+    closing = threading.Thread(target=one.close)
+    closing.start()
+    until(lambda: opened() == 2)  # it waits for the lock
+
+    registry.connect("x").close()  # and nobody finds a socket that is left
+    os.close(held)
+    closing.join(LIMIT)
+
+    assert not (runtime / "x.sock").exists()
+    with pytest.raises(NoSuchGuestError):
+        registry.connect("x")
+
+
+@pytest.mark.parametrize("use", [lambda: claim("x"), lambda: claim(None), lambda: registry.connect("dead")])
+def test_lock_that_cannot_be_opened_is_one_sentence(runtime: Path, use: Callable[[], object]) -> None:
+    left_by_a_process_that_was_killed("dead")
+    (runtime / "lock").unlink()
+    (runtime / "lock").symlink_to("elsewhere")
+
+    with pytest.raises(RegistryError, match=r"cannot be used: .*lock.*XDG_RUNTIME_DIR"):
+        use()
+
+
+@pytest.mark.parametrize("use", ["claim('x')", "claim(None)", "connect('live')", "names()"])
+@pytest.mark.parametrize("free", [0, 1, 2])
+def test_without_descriptors_left_it_is_one_sentence(use: str, free: int) -> None:
+    live = claim("live")
+    code = (
+        "import os, resource; from pyvmm.guest import registry\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
+        "taken = []\n"
+        "while len(taken) < 64:\n"
+        "    try: taken.append(os.open('/', os.O_RDONLY))\n"
+        "    except OSError: break\n"
+        f"for fd in taken[:{free}]: os.close(fd)\n"
+        f"try: registry.{use}\n"
+        "except registry.RegistryError as error: print(error)\n"
+        "else: print('enough')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=LIMIT, check=False)
+    live.close()
+
+    assert done.stderr == b""
+    enough = {"connect('live')": 2, "names()": 2}.get(use, 3)
+    assert (b"Too many open files" in done.stdout) == (free < enough), done
