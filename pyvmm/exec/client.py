@@ -87,7 +87,8 @@ class Run:
         self.ended = False
         self._client = client
         self._request = request.body  # what of it is still to be sent
-        self._later: list[bytes] = []  # frames that must follow the request
+        #: Frames that must follow the request: one for each signal, and the latest of each other type.
+        self._later: dict[int | bytes, bytes] = {}
         self._credit = 0  # bytes of standard input that the guest takes
         self._allowed = request.window + _REFUSAL_MAX  # bytes of output that it may send
         self._consumed = 0
@@ -139,7 +140,7 @@ class Run:
             return
         frame = frames.encode(type, self.number, payload)
         if self._request:
-            self._later.append(frame)
+            self._later[frame if type == frames.HOST_SIGNAL else type] = frame
         else:
             self._client._send((frame,))
 
@@ -373,7 +374,7 @@ class ExecClient:
             pieces.append(frames.encode(frames.HOST_PART if rest else frames.HOST_RUN, run.number, part))
             run._request = rest
             if not rest:
-                pieces += run._later
+                pieces += run._later.values()
                 run._later.clear()
                 del self._starting[0]
         return pieces

@@ -23,11 +23,16 @@ if TYPE_CHECKING:
 DEPTH_MAX = 100
 #: Entries of an archive from a guest.
 ENTRIES_MAX = 1 << 20
+#: Names of what is left out that are kept; the rest is counted.
+LEFT_OUT_MAX = 100
+#: Bytes of memory for the directories whose mode and time are set at the end, and of each beside its name.
+_MADE_MAX = 128 << 20
+_MADE_EACH = 512
 _PIECE = 1 << 16
 _NAME_MAX = 255
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-#: What of a guest's mode is applied: no set-user-ID, set-group-ID or sticky bit.
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+#: What of a guest's mode is applied, less the umask: no set-user-ID, set-group-ID or sticky bit.
 _MODE = 0o777
 
 
@@ -36,6 +41,19 @@ def archive_of(data: bytes, mode: int = 0o644, mtime: int = 0) -> bytes:
     return b"".join(
         (Header(".", stat.S_IFREG | mode, len(data), mtime).pack(1), data, padding(len(data)), _trailer())
     )
+
+
+class _LeftOut:
+    """What was left out: the first LEFT_OUT_MAX names, and how many there are."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.count = 0
+
+    def add(self, name: str) -> None:
+        self.count += 1
+        if len(self.names) < LEFT_OUT_MAX:
+            self.names.append(name)
 
 
 class Packer:
@@ -47,12 +65,21 @@ class Packer:
     """
 
     def __init__(self, source: str | os.PathLike[str]) -> None:
-        #: Names of sockets, FIFOs and devices, which are left out.
-        self.left_out: list[str] = []
+        self._left_out = _LeftOut()
         self._top = os.fspath(source)
         self._inode = 0
         self._pieces = self._archive()
         self._held = b""
+
+    @property
+    def left_out(self) -> list[str]:
+        """Names of sockets, FIFOs and devices, which are left out: the first LEFT_OUT_MAX."""
+        return self._left_out.names
+
+    @property
+    def left_out_count(self) -> int:
+        """How many were left out."""
+        return self._left_out.count
 
     def read(self, size: int = _PIECE) -> bytes:
         """The next *size* bytes of the archive, less only at its end; empty after it."""
@@ -75,7 +102,7 @@ class Packer:
     def _entry(self, path: str, name: str, status: os.stat_result, depth: int) -> Generator[bytes]:
         mode = status.st_mode
         if stat.S_ISREG(mode):
-            yield from self._file(path, name, status)
+            yield from self._file(path, name, status, 0 if name == "." else os.O_NOFOLLOW)
         elif stat.S_ISLNK(mode):
             target = os.fsencode(os.readlink(path))
             yield self._header(name, status, len(target))
@@ -89,12 +116,15 @@ class Packer:
                 below = member if name == "." else f"{name}/{member}"
                 yield from self._entry(inside, below, os.lstat(inside), depth + 1)
         elif depth:
-            self.left_out.append(path)
+            self._left_out.add(path)
         else:
             raise CpioError(f"{path} is no file and no directory, and cannot be copied")
 
-    def _file(self, path: str, name: str, status: os.stat_result) -> Generator[bytes]:
-        with open(path, "rb", buffering=0) as file:
+    def _file(self, path: str, name: str, status: os.stat_result, flags: int) -> Generator[bytes]:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
+        with open(fd, "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise CpioError(f"{path} was replaced while it was read; try again")
             piece = file.read(_PIECE) or b""
             # The header has the size, and files of /proc and /sys do not tell theirs.
             size = len(piece) if len(piece) < _PIECE else status.st_size
@@ -118,10 +148,12 @@ class Unpacker:
     """Makes *destination* out of an archive from a guest, which may be hostile.
 
     The archive's ``.`` becomes *destination*, with the directories above it; a directory that exists is added
-    to, and keeps its mode. Nothing outside of it is written: names are checked, and no symbolic link below
-    *destination* is followed. Files, directories and symbolic links are made, never devices, set-user-ID or
-    set-group-ID bits. A symbolic link that could lead out of *destination* is not made (``left_out``): only
-    relative targets are, whose ``..`` are all at the beginning and no more than there are directories.
+    to, a file that exists is overwritten, and both keep their mode. What another user has put there, into a
+    directory for everybody such as /tmp, is refused. Modes are applied less the process's umask. Nothing
+    outside of *destination* is written: names are checked, and no symbolic link below it is followed.
+    Files, directories and symbolic links are made, never devices, set-user-ID or set-group-ID bits. A
+    symbolic link that could lead out of *destination* is not made (``left_out``): only relative targets are,
+    whose ``..`` are all at the beginning and no more than there are directories.
 
     :param limit: bytes of content at most; None for no limit
 
@@ -129,8 +161,8 @@ class Unpacker:
     """
 
     def __init__(self, destination: str | os.PathLike[str], limit: int | None = None) -> None:
-        #: Names of symbolic links that were not made.
-        self.left_out: list[str] = []
+        self._left_out = _LeftOut()
+        self._umask = _umask()
         self._destination = os.path.abspath(os.fspath(destination))
         self._limit = limit
         self._reader = Reader()
@@ -138,10 +170,22 @@ class Unpacker:
         self._top = -1  # the directory that is filled
         self._path: list[tuple[str, int]] = []  # the directories open below it
         self._made: list[Header] = []  # directories, whose mode and time are set at the end
+        self._made_size = 0  # bytes of memory that they take
+        self._keeps_mode = False  # the file at hand was there before
         self._entry: Header | None = None  # a file or link whose content is coming
         self._left = 0
         self._file = -1
         self._target = b""
+
+    @property
+    def left_out(self) -> list[str]:
+        """Names of symbolic links that were not made: the first LEFT_OUT_MAX."""
+        return self._left_out.names
+
+    @property
+    def left_out_count(self) -> int:
+        """How many symbolic links were not made."""
+        return self._left_out.count
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """A piece of the archive."""
@@ -157,12 +201,12 @@ class Unpacker:
             raise CpioError(f"the archive for {self._destination} ended before its end")
         for header in reversed(self._made):  # those inside before those around them
             if header.name == ".":
-                _set(self._top, header)
+                self._set(self._top, header)
                 continue
             *parents, name = _parts(header.name)
             directory = os.open(name, os.O_RDONLY | _DIRECTORY, dir_fd=self._enter(parents))
             try:
-                _set(directory, header)
+                self._set(directory, header)
             finally:
                 os.close(directory)
         self.close()
@@ -199,7 +243,7 @@ class Unpacker:
             self._make_directory(parent, name, header)
         elif kind == stat.S_IFREG:
             _remove(name, parent)
-            self._write_to(os.open(name, _NEW | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent), header)
+            self._write_to(os.open(name, _NEW, 0o600, dir_fd=parent), header)
         else:
             if not 0 < header.size < 4096:
                 raise CpioError(f"the archive has a symbolic link of {header.size} bytes")
@@ -211,21 +255,56 @@ class Unpacker:
             raise CpioError("the archive does not begin with its top")
         os.makedirs(os.path.dirname(path), exist_ok=True)
         if stat.S_ISREG(header.mode):
-            self._write_to(os.open(path, _NEW | os.O_TRUNC, 0o600), header)
+            try:
+                file = os.open(path, _NEW, 0o600)
+            except FileExistsError:
+                file = self._existing(os.O_WRONLY)
+                self._keeps_mode = True
+            self._write_to(file, header)
             return
         if not stat.S_ISDIR(header.mode):
             raise CpioError("the archive's top is no file and no directory")
         try:
             os.mkdir(path, 0o700)
-            self._made.append(header)
+            self._remember(header)
+            self._top = os.open(path, os.O_RDONLY | _DIRECTORY)
         except FileExistsError:
-            pass
-        self._top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._top = self._existing(os.O_RDONLY | os.O_DIRECTORY)
+
+    def _existing(self, flags: int) -> int:
+        """Open the destination that is there already; a file is made empty."""
+        path = self._destination
+        try:
+            fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise CpioError(f"{path} is a symbolic link to nothing; remove it") from None
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # a FIFO that nobody reads, or a socket
+                raise CpioError(f"{path} is there and is no file; remove it, or name another") from None
+            raise
+        try:
+            status, above = os.fstat(fd), os.stat(os.path.dirname(path))
+            if above.st_mode & stat.S_ISVTX and status.st_uid not in (0, os.geteuid()):
+                raise CpioError(f"{path} belongs to another user; name another")
+            if stat.S_ISREG(status.st_mode):
+                os.ftruncate(fd, 0)
+            elif not stat.S_ISDIR(status.st_mode):
+                raise CpioError(f"{path} is there and is no file; remove it, or name another")
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _remember(self, header: Header) -> None:
+        self._made_size += len(header.name) + _MADE_EACH
+        if self._made_size > _MADE_MAX:
+            raise CpioError(f"the guest sent too many directories for {self._destination}")
+        self._made.append(header)
 
     def _make_directory(self, parent: int, name: str, header: Header) -> None:
         try:
             os.mkdir(name, 0o700, dir_fd=parent)
-            self._made.append(header)
+            self._remember(header)
         except FileExistsError:
             os.close(self._step(name, parent, header.name))
 
@@ -252,14 +331,22 @@ class Unpacker:
         assert self._entry is not None, "there is a file"
         file, self._file = self._file, -1
         try:
-            _set(file, self._entry)
+            if self._keeps_mode:
+                os.utime(file, (self._entry.mtime, self._entry.mtime))
+            else:
+                self._set(file, self._entry)
         finally:
             os.close(file)
+            self._keeps_mode = False
+
+    def _set(self, fd: int, header: Header) -> None:
+        os.fchmod(fd, header.mode & _MODE & ~self._umask)
+        os.utime(fd, (header.mtime, header.mtime))
 
     def _make_link(self, header: Header, target: bytes) -> None:
         *parents, name = _parts(header.name)
         if not _stays_inside(target, len(parents)):
-            self.left_out.append(header.name)
+            self._left_out.add(header.name)
             return
         parent = self._enter(parents)
         _remove(name, parent)
@@ -318,9 +405,13 @@ def _stays_inside(target: bytes, depth: int) -> bool:
     return parts[:ups].count(b"..") <= depth and b".." not in parts[ups:]
 
 
-def _set(fd: int, header: Header) -> None:
-    os.fchmod(fd, header.mode & _MODE)
-    os.utime(fd, (header.mtime, header.mtime))
+def _umask() -> int:
+    """The process's umask. umask(2) can only be read by changing it, for all threads."""
+    with open("/proc/self/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"Umask:"):
+                return int(line.split()[1], 8)
+    return 0o077  # a kernel before 4.7
 
 
 def _remove(name: str, parent: int) -> None:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 #: Bytes that ``read`` takes at most.
 READ_MAX = 256 << 20
-#: Bytes of content that ``get`` takes unless it is told another limit.
-GET_MAX = 64 << 30
 #: Bytes of an archive read or sent at a time, and of what the init has to say.
 _PIECE = 128 << 10
 _SAID_MAX = 64 << 10
@@ -73,7 +71,7 @@ class Files:
         target: str | os.PathLike[str],
         timeout: float | None,
         user: str | int | None,
-        limit: int = GET_MAX,
+        limit: int,
     ) -> None:
         """Make *target* on the host what *source* is in the guest, at most *limit* bytes of content."""
         unpacker = Unpacker(target, limit)

@@ -316,19 +316,21 @@ class Guest:
         *,
         timeout: float | None = None,
         user: str | int | None = None,
+        limit: int = 64 << 30,
     ) -> None:
         """Copy a file or a directory of the guest to *target* on the host, which it becomes.
 
         Files, directories and symbolic links that stay inside *target* are made, with their modes, never
         devices or set-user-ID bits. Raises as ``put`` does; CpioError also for what a guest sends against the
-        rules.
+        rules, and for more than *limit* bytes of content.
         """
-        self._files.get(source, target, timeout, user)
+        self._files.get(source, target, timeout, user, limit)
 
     def read(self, path: str, *, timeout: float | None = None, user: str | int | None = None) -> bytes:
         """The content of a file of the guest, at most 256 MiB; also of those in /proc and /sys.
 
-        Raises GuestFileError, GuestTimeout, GuestEnded, NoCommandsError.
+        Raises GuestFileError, GuestTimeout, GuestEnded, NoCommandsError; CpioError for what a guest sends
+        against the rules.
         """
         return self._files.read(path, timeout, user)
 

@@ -25,6 +25,10 @@ WINDOW = 128 << 10
 INPUT_WINDOW = 64 << 10
 #: Bytes of output on their way that a command may ask for at most.
 OUTPUT_MAX = 1 << 20
+#: Frames without credit (EOF, RESIZE, SIGNAL) that may be on their way to the guest, which is asked after
+#: every so many whether it has read them.
+CONTROL_MAX = 512
+_CONTROL_ASK = 64
 #: Seconds a command gets to end by SIGHUP when its user has gone.
 GRACE = 0.5
 
@@ -61,6 +65,8 @@ class ExecRelay:
         self._input = bytearray()
         self._eof = False
         self._unconsumed = 0
+        self._controls = 0  # frames without credit so far
+        self._controls_read = 0  # how many of them the guest has read for sure
 
     def receive(self, data: bytes) -> None:
         """Bytes of the other process. Raises RelayError."""
@@ -114,6 +120,7 @@ class ExecRelay:
                 raise RelayError("more input came than was asked for")
             self._push(run)
         elif type == frames.HOST_EOF:
+            self._count_control()
             self._eof = True
             self._push(run)
         elif type == frames.HOST_CREDIT:
@@ -121,9 +128,25 @@ class ExecRelay:
             self._unconsumed -= size
             run.consumed(size)
         elif type == frames.HOST_RESIZE and len(payload) >= 4:
+            self._count_control()
             run.resize(value & 0xFFFF, value >> 16)
         elif type == frames.HOST_SIGNAL and 1 <= value <= 64:
+            self._count_control()
             run.signal(value)
+
+    def _count_control(self) -> None:
+        if not self._client.ready:
+            return  # the run keeps one of each
+        self._controls += 1
+        count = self._controls
+        if count - self._controls_read > CONTROL_MAX:
+            raise RelayError(f"the guest has read none of {CONTROL_MAX} signals and sizes; send fewer")
+
+        def read() -> None:
+            self._controls_read = count
+
+        if count % _CONTROL_ASK == 0:
+            self._client.ping(read)
 
     def _start(self, number: int) -> None:
         body = bytes(self._request)

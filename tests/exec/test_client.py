@@ -141,6 +141,23 @@ def test_request_when_above_the_window_goes_in_parts_as_credit_comes(guest):
     assert b"".join(payload for _, _, payload in got) == request.body
 
 
+def test_what_follows_a_request_that_waits_is_bounded(guest):
+    run = guest.start()
+    for number in range(10_000):
+        run.resize(number, 80)
+        run.signal(number % 64 + 1)
+        run.eof()
+    guest.hello(guest.nonce())
+    [first, *rest] = guest.sent()
+    assert first[0] == frames.HOST_RUN
+    assert [payload for type, _, payload in rest if type == frames.HOST_RESIZE] == [
+        struct.pack("<HH", 9999, 80)
+    ]
+    signals = [struct.unpack("<I", payload)[0] for type, _, payload in rest if type == frames.HOST_SIGNAL]
+    assert signals == list(range(1, 65))
+    assert len(rest) == 1 + 64 + 1
+
+
 def test_requests_when_the_window_is_small_go_one_after_the_other(guest):
     guest.hello(guest.nonce(), window=100)
     requests = [Request(["x" * 70]), Request(["y" * 70])]

@@ -142,6 +142,22 @@ def test_guest_that_greets_for_ever_and_reads_nothing_is_an_error():
             client.receive(greetings)
 
 
+def test_guest_that_sends_where_it_has_to_wait_is_dropped_in_the_end_and_counted():
+    channel = ExecChannel()
+    got = []
+    channel.receiver = got.append
+    with Loop() as loop:
+        channel.attach(loop, lambda data: False, lambda: 0)
+        for _ in range(8):
+            channel.write(bytes(MEGABYTE))
+        loop.run_once()
+        assert sum(map(len, got)) == 3 * MEGABYTE
+        assert channel.dropped == 5 * MEGABYTE
+        channel.write(b"more")
+        loop.run_once()
+    assert got[-1] == b"more"
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_server_when_the_host_is_hostile_serves_the_next_one(channel, seed):
     fd, process, _ = channel

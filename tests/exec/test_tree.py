@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -13,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.cpio import SIZE_MAX, TRAILER, CpioError, Header, Reader, padding
+from pyvmm.exec import tree as tree_module
 from pyvmm.exec.request import Request, failure
-from pyvmm.exec.tree import DEPTH_MAX, Packer, Unpacker, archive_of
+from pyvmm.exec.tree import DEPTH_MAX, LEFT_OUT_MAX, Packer, Unpacker, archive_of
 
 SOURCE_TIME = 1_600_000_000
 
@@ -427,9 +429,107 @@ def test_chain_of_links_of_a_guest_leads_nowhere_else(tmp_path):
     assert unpacker.left_out == ["b"]
 
 
+@contextlib.contextmanager
+def umask(mask):
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o755), (0o077, 0o700)])
+def test_modes_of_a_guest_are_applied_less_the_umask(tmp_path, mask, mode):
+    entries = [(".", stat.S_IFDIR | 0o777, b""), file("f", mode=0o777), folder("d", 0o777)]
+    with umask(mask):
+        unpack(archive(*entries), tmp_path / "top")
+        unpack(archive_of(b"x", 0o777), tmp_path / "file")
+    for name in ("top", "top/f", "top/d", "file"):
+        assert (tmp_path / name).stat().st_mode & 0o7777 == mode, name
+
+
+def test_file_that_exists_is_overwritten_and_keeps_its_mode(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"longer than before")
+    path.chmod(0o600)
+    unpack(archive_of(b"new", 0o666, SOURCE_TIME), path)
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o7777 == 0o600
+    assert path.stat().st_mtime == SOURCE_TIME
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("read", [False, True])
+def test_fifo_where_the_file_is_to_be_is_refused(tmp_path, read):
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK) if read else -1
+    with pytest.raises(CpioError, match="is no file"):
+        unpack(archive_of(b"x"), path)
+    assert stat.S_ISFIFO(path.stat().st_mode)
+    if read:
+        os.close(reader)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_what_another_user_has_put_into_a_directory_for_everybody_is_refused(tmp_path, kind):
+    tmp_path.chmod(0o1777)
+    path = tmp_path / "there"
+    if kind == "file":
+        path.write_bytes(b"theirs")
+        data = archive_of(b"ours")
+    else:
+        path.mkdir()
+        data = archive(TOP, file("f"))
+    os.chown(path, 12345, 12345)
+    with pytest.raises(CpioError, match="belongs to another user"):
+        unpack(data, path)
+    assert path.is_dir() or path.read_bytes() == b"theirs"
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("other", ["fifo", "link"])
+def test_file_that_is_replaced_before_it_is_opened_is_not_read(tmp_path, monkeypatch, other):
+    (tmp_path / "secret").write_bytes(b"secret")
+    path = tmp_path / "top/file"
+    path.parent.mkdir()
+    path.write_bytes(b"x")
+    lstat = os.lstat
+
+    def replaced(name):
+        status = lstat(name)
+        path.unlink()
+        if other == "fifo":
+            os.mkfifo(path)
+        else:
+            path.symlink_to("../secret")
+        return status
+
+    monkeypatch.setattr(os, "lstat", replaced)
+    with pytest.raises((CpioError, OSError), match=r"was replaced|symbolic links"):
+        packed(tmp_path / "top")
+
+
+def test_links_of_a_guest_that_are_not_made_are_counted_and_the_first_are_named(tmp_path):
+    links = [symlink(f"l{number}", b"/etc/passwd") for number in range(LEFT_OUT_MAX + 50)]
+    unpacker = unpack(archive(TOP, *links), tmp_path / "top")
+    assert unpacker.left_out == [f"l{number}" for number in range(LEFT_OUT_MAX)]
+    assert unpacker.left_out_count == LEFT_OUT_MAX + 50
+
+
+def test_directories_of_a_guest_that_take_too_much_memory_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tree_module, "_MADE_MAX", 10_000)
+    folders = [folder(f"d{number}") for number in range(100)]
+    with pytest.raises(CpioError, match="too many directories"):
+        unpack(archive(TOP, *folders), tmp_path / "top")
+    assert len(os.listdir(tmp_path / "top")) < 30
+
+
 def test_special_bits_of_a_guest_are_not_set(tmp_path):
     entries = [(".", stat.S_IFDIR | 0o7755, b""), file("f", mode=0o6755), folder("d", 0o7777)]
-    unpack(archive(*entries), tmp_path / "top")
+    with umask(0):
+        unpack(archive(*entries), tmp_path / "top")
     assert (tmp_path / "top").stat().st_mode & 0o7777 == 0o755
     assert (tmp_path / "top/f").stat().st_mode & 0o7777 == 0o755
     assert (tmp_path / "top/d").stat().st_mode & 0o7777 == 0o777

@@ -12,7 +12,7 @@ from pyvmm.exec.channel import ExecChannelError
 from pyvmm.exec.client import ExecClient, ExecLostError, Run
 from pyvmm.exec.request import Request
 from pyvmm.guest.port import ExecPort
-from pyvmm.guest.relay import ExecRelay
+from pyvmm.guest.relay import CONTROL_MAX, ExecRelay, RelayError
 from pyvmm.loop import Loop
 
 MEGABYTE = 1 << 20
@@ -102,3 +102,31 @@ def test_relay_when_sending_fails_can_be_closed() -> None:
         except ExecChannelError:
             relay.close()
         assert not failing
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        frames.encode(frames.HOST_RESIZE, 1, bytes(4)),
+        frames.encode(frames.HOST_SIGNAL, 1, b"\1\0\0\0"),
+        frames.encode(frames.HOST_EOF, 1),
+    ],
+)
+def test_relay_takes_only_so_many_frames_without_credit_that_the_guest_has_not_read(frame: bytes) -> None:
+    sent: list[bytes] = []
+    with Loop() as loop:
+        client = ExecClient(sent.append)
+        client.connect()
+        welcome = struct.pack("<HH4sII", 2, 0, sent[0][12:16], 99999, 99999)
+        client.receive(frames.encode(frames.GUEST_HELLO, 0, welcome))
+        relay = ExecRelay(loop, client, lambda data: None, lambda reason: None)
+        relay.receive(frames.encode(frames.HOST_HELLO, 0, struct.pack("<HHI", 2, 0, 1)))
+        relay.receive(frames.encode(frames.HOST_RUN, 1, Request(["cat"]).body))
+        for _ in range(10 * CONTROL_MAX):  # a guest that reads
+            relay.receive(frame)
+            for got in frames.Decoder().feed(b"".join(sent)):
+                if got.type == frames.HOST_PING:
+                    client.receive(frames.encode(frames.GUEST_PONG, 0, got.payload))
+            sent.clear()
+        with pytest.raises(RelayError, match="read none of"):
+            relay.receive(frame * (2 * CONTROL_MAX))
