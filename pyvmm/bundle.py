@@ -11,7 +11,8 @@ list of (module, file, stamp of the file, code or None for an extension). The li
 the imports were complete: executed in this order, each module finds loaded what it imports.
 
 Only what this user wrote is executed: a file that belongs to another user, or that others may write, is not
-read. A file whose stamp (mtime, ctime, size) is not the recorded one makes the whole bundle stale.
+read, nor one in such a directory. A file whose stamp (mtime, ctime, size) is not the recorded one makes the
+whole bundle stale.
 """
 
 import gc
@@ -89,6 +90,8 @@ def _read(place: str) -> "list[Entry] | None":
         status = os.fstat(fd)
         if status.st_uid != os.geteuid() or status.st_mode & 0o170022 != 0o100000:  # a file only we may write
             return None
+        if not _ours(os.path.dirname(place)):
+            return None
         data = memoryview(os.read(fd, status.st_size))
     except OSError:
         return None
@@ -104,6 +107,12 @@ def _read(place: str) -> "list[Entry] | None":
         return entries if all(_stamp(stat(file)) == stamp for _, file, stamp, _ in entries) else None
     except OSError:
         return None
+
+
+def _ours(directory: str) -> bool:
+    """Whether only this user may put a file into *directory*, or another one in a file's place."""
+    status = os.stat(directory)
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 def _execute(entries: "list[Entry]") -> bool:
@@ -206,7 +215,7 @@ def _store(place: str, entries: "list[Entry]") -> None:
     scratch = f"{directory}/{name.partition('.')[0]}.{os.urandom(8).hex()}.bundle"
     try:
         os.makedirs(directory, 0o700, exist_ok=True)
-        if os.stat(directory).st_uid != os.geteuid():
+        if not _ours(directory):
             return  # $HOME is another user's, as under sudo -E
         fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError:

@@ -324,3 +324,24 @@ def test_traceback_of_a_bundled_module_shows_its_source(installation: Installati
     assert f'File "{source}", line' in told, told
     assert "raise ValueError(len(argv))  # here" in told
     assert "bundle.py" not in told
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o1777])
+def test_bundle_in_a_directory_that_others_may_write_is_neither_executed_nor_made(
+    planted: Path, environment: dict[str, str], mode: int
+) -> None:
+    planted.parent.chmod(mode)
+
+    assert works(help_of_run(environment))
+    planted.unlink()
+    assert works(help_of_run(environment))
+    assert list(planted.parent.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_bundle_in_a_directory_of_another_user_is_not_executed(
+    planted: Path, environment: dict[str, str]
+) -> None:
+    os.chown(planted.parent, 65534, -1)
+
+    assert works(help_of_run(environment))

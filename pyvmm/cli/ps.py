@@ -8,6 +8,7 @@ from pyvmm.cli.options import Option, OptionParser
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.guest import registry
 from pyvmm.guest.reach import Reached
+from pyvmm.host.printable import printable
 from pyvmm.units import format_size
 
 TYPE_CHECKING = False
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
 
 #: Seconds a guest's process gets to answer.
 _PATIENCE = 2.0
+#: What a guest tells of itself, and above which no number is believed.
+_KINDS: dict[str, type] = {
+    "name": str,
+    "pid": int,
+    "memory": int,
+    "cpus": int,
+    "state": str,
+    "uptime": float,
+}
+_NUMBER_MAX = 1 << 63
 _COLUMNS = ("NAME", "PID", "MEMORY", "CPUS", "STATE", "UPTIME")
 
 OPTIONS = OptionParser(
@@ -47,22 +58,30 @@ def _info(name: str) -> dict[str, Any] | None:
     try:
         with Reached(name) as reached:
             reached.send("info")
-            return reached.answer(_PATIENCE)
+            answer = reached.answer(_PATIENCE)
     except registry.NoAnswerError:
         return {"name": name, "state": "no answer"}
     except PyvmmError:
         return None
+    if answer is None or all(_fits(answer.get(key), kind) for key, kind in _KINDS.items()):
+        return answer
+    return {"name": name, "state": "no answer"}
+
+
+def _fits(value: Any, kind: type) -> bool:
+    """Whether *value* can be shown as what *kind* is; a process that is none of pyvmm's may answer too."""
+    if kind is str:
+        return isinstance(value, str)
+    number = isinstance(value, int) or (kind is float and isinstance(value, float))
+    return number and bool(0 <= value < _NUMBER_MAX)
 
 
 def _row(guest: dict[str, Any]) -> tuple[str, ...]:
     if "pid" not in guest:
-        return guest["name"], "-", "-", "-", guest["state"], "-"
+        return printable(guest["name"]), "-", "-", "-", guest["state"], "-"
     memory, uptime = format_size(guest["memory"]), _duration(guest["uptime"])
-    return _printable(guest["name"]), str(guest["pid"]), memory, str(guest["cpus"]), guest["state"], uptime
-
-
-def _printable(name: str) -> str:
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+    name, state = printable(guest["name"]), printable(guest["state"])
+    return name, str(guest["pid"]), memory, str(guest["cpus"]), state, uptime
 
 
 def _duration(seconds: float) -> str:

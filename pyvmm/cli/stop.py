@@ -30,7 +30,8 @@ def main(argv: list[str]) -> int:
     with Reached(arguments[0]) as reached:
         reached.ask("stop", timeout=timeout)
         answer = reached.answer(None)
-    ending = (answer or {}).get("ending", {})
-    if ending.get("code", OK) == STOPPED and timeout:
+    ending = (answer or {}).get("ending")
+    stopped = isinstance(ending, dict) and ending.get("code") == STOPPED
+    if stopped and timeout:
         message(f"guest {arguments[0]!r} did not react to its power button and was stopped")
-    return STOPPED if ending.get("code", OK) == STOPPED else OK
+    return STOPPED if stopped else OK

@@ -143,6 +143,7 @@ def failure(status: int, stderr: bytes) -> Exception | None:
     if not status:
         return None
     text = stderr.decode(errors="replace").partition("\n")[0].removeprefix("pyvmm-init: ")
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:1000])  # the guest wrote it
     if status < EXIT_REFUSED:
         return OSError(status, text or os.strerror(status))
     return GuestError(text or f"the guest's init ended with status {status}")

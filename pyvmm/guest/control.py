@@ -162,6 +162,7 @@ class _Client:
         self._receive: Callable[[bytes], None] = self._first
         self._closers: list[Callable[[], object]] = []
         self._follower: _Follower | None = None
+        self._held = b""  # typed, and for the console when that has less to wait for
         self._open = True
         link.setblocking(False)
         self._loop.add(link.fileno(), READ, self._ready)
@@ -306,7 +307,12 @@ class _Client:
         return None
 
     def _typed(self, console: Detached, data: bytes) -> None:
-        console.send(data)
+        if console.pending <= TYPED_MAX:
+            console.send(data)
+        elif self._held:
+            return  # the client has hung up, else it would not be read: what it typed goes with it
+        else:  # another client, or one that has hung up, typed too much
+            self._held = data
         if console.pending + len(data) > TYPED_MAX:
             self._watch(self._events & ~READ)
             self._loop.call_later(TYPED_RETRY, lambda: self._retry(console))
@@ -316,8 +322,11 @@ class _Client:
             return
         if console.pending > TYPED_MAX:
             self._loop.call_later(TYPED_RETRY, lambda: self._retry(console))
-        else:
-            self._watch(self._events | READ)
+            return
+        self._watch(self._events | READ)
+        if self._held:
+            data, self._held = self._held, b""
+            self._typed(console, data)
 
     # A command
 

@@ -6,6 +6,7 @@ All are raised in the thread, or the task, that waits.
 from __future__ import annotations
 
 from pyvmm.errors import ConfigError, PyvmmError
+from pyvmm.host.printable import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
     from pyvmm.guest.result import Result
     from pyvmm.machine.ending import Ending
 
-#: Lines of the console, and bytes of a command's outputs, that a message shows.
+#: Lines of the console, characters of each line, and characters of a command's outputs that a message shows.
 CONSOLE_LINES = 25
+LINE_SHOWN = 1000
 OUTPUT_SHOWN = 4000
 
 
@@ -88,7 +90,7 @@ def console_lines(console: str) -> str:
     lines = console.rstrip().splitlines()[-CONSOLE_LINES:]
     if not lines:
         return "\nthe guest's console shows nothing"
-    return "\n".join(["\nthe last lines of the guest's console:", *lines])
+    return "\n".join(["\nthe last lines of the guest's console:", *map(_shown, lines)])
 
 
 def outputs(result: Result[Any]) -> str:
@@ -98,5 +100,12 @@ def outputs(result: Result[Any]) -> str:
         shown = data if isinstance(data, str) else data.decode(errors="replace")
         if shown:
             cut = f" (its last {OUTPUT_SHOWN} characters)" if len(shown) > OUTPUT_SHOWN else ""
-            text += f"\n{name}{cut}:\n{shown[-OUTPUT_SHOWN:].rstrip()}"
+            lines = shown[-OUTPUT_SHOWN:].rstrip().splitlines()
+            text += "\n".join([f"\n{name}{cut}:", *map(_shown, lines)])
     return text
+
+
+def _shown(line: str) -> str:
+    """A line of the guest's with its indentation and nothing that drives a terminal."""
+    indentation = len(line) - len(line.lstrip(" "))
+    return " " * min(indentation, LINE_SHOWN) + printable(line, LINE_SHOWN)

@@ -9,6 +9,7 @@ from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.guest.commands import Commands
 from pyvmm.guest.control import ControlServer, Target
 from pyvmm.guest.registry import RegistryError, claim
+from pyvmm.host.notice import notice
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import FATAL, TOLD, UNKNOWN, Ending
 from pyvmm.machine.machine import Machine
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pyvmm.backends.base import Detached
     from pyvmm.config import Config
     from pyvmm.exec.client import ExecClient
+    from pyvmm.guest.registry import Claim
     from pyvmm.guest.watch import Watch
     from pyvmm.virtio.device import VirtioDevice
 
@@ -65,7 +67,8 @@ class Life:
         self._closing = False
         self._thread: Thread | None = None
         self._control: ControlServer | None = None
-        self._claim = claim(name) if name is not None else None
+        self._named = name is not None
+        self._claim = _claimed(name) if name is not None else None
         #: The event loop of all machines.
         self.loop = Loop()
         try:
@@ -111,6 +114,8 @@ class Life:
 
     def _serve_control(self) -> None:
         if self._claim is None:
+            if self._named:
+                return  # there is no place for sockets, as was reported
             try:
                 self._claim = claim(None)
             except RegistryError:
@@ -195,3 +200,15 @@ class Life:
         elif self._claim is not None:
             self._claim.close()
         self.loop.close()
+
+
+def _claimed(name: str) -> Claim | None:
+    """The name that the user has chosen; None, reported, where there can be no socket.
+
+    Raises NameTakenError, ConfigError.
+    """
+    try:
+        return claim(name)
+    except RegistryError as error:
+        notice("claim", f"no other process can reach guest {name!r}: {error}")
+        return None

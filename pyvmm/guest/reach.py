@@ -9,6 +9,7 @@ import time
 
 from pyvmm.errors import StartError
 from pyvmm.guest.registry import NoAnswerError, connect
+from pyvmm.host.printable import printable
 from pyvmm.loop import READ, WRITE
 
 TYPE_CHECKING = False
@@ -70,9 +71,14 @@ class Reached:
                 return None
             self.rest += data
         line, _, self.rest = self.rest.partition(b"\n")
-        answer: dict[str, Any] = json.loads(line)
+        try:
+            answer = json.loads(line)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            raise NoAnswerError(f"guest {self.name!r} gives no answer of pyvmm's; end its process")
         if "error" in answer:
-            raise RefusedError(f"guest {self.name!r}: {answer['error']}")
+            raise RefusedError(f"guest {self.name!r}: {printable(str(answer['error']))}")
         return answer
 
     def ask(self, verb: str, **details: object) -> dict[str, Any]:

@@ -194,10 +194,17 @@ def _locked(folder: int, patience: float = LOCK_PATIENCE) -> Iterator[None]:
 
 
 def _file(name: str) -> str:
-    encoded = quote(name, safe="")
+    try:
+        encoded = quote(os.fsencode(name), safe="")
+    except UnicodeEncodeError:
+        raise ConfigError(f"name: {name!r} cannot be the name of a file; give another one") from None
     if len(encoded) > NAME_MAX:
         raise ConfigError(f"name: {name!r} takes more than {NAME_MAX} bytes; give a shorter one")
     return encoded + _SUFFIX
+
+
+def _name(file: str) -> str:
+    return unquote(file.removesuffix(_SUFFIX), errors="surrogateescape")
 
 
 def _address(folder: int, file: str) -> str:
@@ -242,9 +249,7 @@ def _connect(folder: int, file: str, locked: bool = False) -> socket.socket | No
     if problem == errno.ENOENT:
         return None
     if problem == errno.EAGAIN:  # many wait to be accepted
-        raise NoAnswerError(
-            f"guest {unquote(file.removesuffix(_SUFFIX))!r} accepts no connections; end its process"
-        )
+        raise NoAnswerError(f"guest {_name(file)!r} accepts no connections; end its process")
     if problem != errno.ECONNREFUSED:
         raise RegistryError(f"control socket {file}: {os.strerror(problem or errno.EPERM)}")
     if not locked:  # bound this moment, and about to listen?
@@ -269,5 +274,5 @@ def _names(folder: int) -> list[str]:
             if link is None:
                 continue
             link.close()
-        found.append(unquote(file.removesuffix(_SUFFIX)))
+        found.append(_name(file))
     return sorted(found)

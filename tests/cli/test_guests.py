@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from pyvmm.guest import registry
 from tests.support.command import (
     LIMIT,
     PASSED,
@@ -272,6 +276,55 @@ def test_guest_whose_names_cannot_be_locked_runs_all_the_same(runtime: Path) -> 
     assert (named.returncode, unnamed.returncode) == (3, 3)
     assert b"no other process can reach this guest" in named.stderr
     assert b"did not end within 0.6 seconds" in unnamed.stderr
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"no JSON",
+        b"[" * 10_000,
+        b"[]",
+        b"3",
+        b"{}",
+        b'{"name": "web", "pid": 1, "memory": "64M", "cpus": 1, "state": "running", "uptime": 1}',
+        b'{"name": "web", "pid": 1, "memory": 1, "cpus": 1, "state": "running", "uptime": Infinity}',
+        b'{"name": ["web"], "pid": 1, "memory": 1, "cpus": 1, "state": "running", "uptime": 1}',
+        b'{"name": "web", "pid": 1, "memory": 1, "cpus": 1, "state": "\\u001b[2J", "uptime": 1}',
+    ],
+)
+def test_socket_that_answers_nonsense_is_listed_and_hides_no_other(boot: Boot, answer: bytes) -> None:
+    boot("spin", "--console", "none", "--name", "other")
+    until_listed(1)
+    nonsense = registry.claim("web")
+
+    def serve() -> None:
+        while not over.is_set():
+            with suppress(OSError), nonsense.socket.accept()[0] as link:
+                if link.recv(4096):
+                    link.sendall(answer + b"\n" + b'{"ending": [3]}\n')
+
+    nonsense.socket.setblocking(True)
+    over = threading.Event()
+    server = threading.Thread(target=serve)
+    server.start()
+    try:
+        done = pyvmm("ps")
+        stopped = pyvmm("stop", "web")
+    finally:
+        over.set()
+        nonsense.socket.shutdown(socket.SHUT_RDWR)
+        server.join(LIMIT)
+        nonsense.close()
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert {line.split()[0] for line in done.stdout.splitlines()} == {b"NAME", b"other", b"web"}
+    assert b"\x1b" not in done.stdout
+    assert b"Traceback" not in stopped.stderr
+    assert stopped.returncode in (0, 64)
+
+
+def test_name_that_is_no_text_is_one_sentence() -> None:
+    complains(pyvmm("stop", os.fsdecode(b"\xff")), 65, "no running guest")
 
 
 def test_control_socket_goes_with_its_guest(boot: Boot, runtime: Path) -> None:

@@ -70,3 +70,9 @@ def test_decoder_when_fed_noise_for_ever_holds_little():
         assert tracemalloc.get_traced_memory()[0] < len(noise)
     finally:
         tracemalloc.stop()
+
+
+def test_reason_that_the_guest_gives_cannot_drive_the_terminal() -> None:
+    from pyvmm.exec.request import failure
+
+    assert str(failure(5, b"pyvmm-init: \x1b[2J\x07 no\n")) == r"[Errno 5] \x1b[2J\x07 no"

@@ -45,6 +45,12 @@ def rest(link: socket.socket) -> bytes:
     return data
 
 
+def answers_info() -> None:
+    """The loop turns."""
+    with Reached("web") as reached:
+        reached.ask("info")
+
+
 def answers(guest: Guest) -> None:
     """The loop turns, and the guest goes on."""
     with Reached("web") as reached:
@@ -219,6 +225,33 @@ def test_client_that_types_much_into_a_guest_that_reads_nothing_waits_itself() -
             assert guest.console.backend.pending < 64 << 10
         with Reached("web") as reached:
             assert reached.ask("info")["state"] == "running"
+
+
+def test_clients_that_type_and_hang_up_again_and_again_fill_no_memory() -> None:
+    with Guest(firmware=str(BIN / "spin.bin"), name="web", timeout=WATCHDOG) as guest:
+        for _ in range(40):
+            with connected() as link:
+                link.sendall(b'{"verb": "console"}\n')
+                assert link.recv(100).startswith(b'{"attached"')
+                link.sendall(b"x" * 65536)
+            with Reached("web") as reached:
+                assert reached.ask("info")["state"] == "running"
+
+        assert guest.console.backend.pending < 128 << 10
+
+
+def test_typed_text_waits_for_that_of_another_client(guest: Guest) -> None:
+    guest.pause()
+    with connected() as first, connected() as second:
+        for link in (first, second):
+            link.sendall(b'{"verb": "console"}\n')
+            assert link.recv(100).startswith(b'{"attached"')
+        first.sendall(b"x" * 8000)
+        until(lambda: guest.console.backend.pending > control.TYPED_MAX)
+        second.sendall(b"<second>")
+        answers_info()
+        guest.resume()
+        guest.console.expect("<second>", LIMIT)
 
 
 def test_storm_of_connections_does_not_keep_others_out(guest: Guest) -> None:

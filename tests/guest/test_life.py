@@ -11,7 +11,9 @@ import pytest
 
 import pyvmm
 from pyvmm.errors import ConfigError
+from pyvmm.guest.errors import console_lines, outputs
 from pyvmm.guest.guest import Guest
+from pyvmm.guest.result import Result
 from tests.support.command import until
 from tests.support.firmware_guest import BIN, PASSED, WATCHDOG
 
@@ -196,3 +198,34 @@ def test_close_during_restarts_ends_the_guest() -> None:
     guest.close()
 
     assert guest.ending is not None
+
+
+def test_guest_with_a_name_runs_without_a_place_for_sockets(
+    runtime: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    runtime.write_text("in the way")
+
+    with Guest(firmware=str(BIN / "exit.bin"), name="web", timeout=WATCHDOG) as guest:
+        assert guest.name == "web"
+        assert guest.wait(LIMIT).code == PASSED
+    assert "no other process can reach guest 'web'" in caplog.text
+
+
+def test_guest_without_a_name_runs_where_names_cannot_be_locked(runtime: Path) -> None:
+    runtime.mkdir(mode=0o700)
+    (runtime / "lock").symlink_to("elsewhere")
+
+    with firmware("exit") as guest:
+        assert guest.wait(LIMIT).code == PASSED
+
+
+def test_console_in_a_message_cannot_drive_the_terminal() -> None:
+    text = console_lines("\x1b]0;title\x07one\r\n  indented \x1b[2J\u202e\n")
+
+    assert text.splitlines()[2:] == [r"\x1b]0;title\x07one", r"  indented \x1b[2J\u202e"]
+
+
+def test_outputs_in_a_message_cannot_drive_the_terminal() -> None:
+    result = Result(1, b"\x1b[31mred\nnext\n", "\x9b2J")
+
+    assert outputs(result) == "\nstandard output:\n\\x1b[31mred\nnext\nstandard error:\n\\x9b2J"

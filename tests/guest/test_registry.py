@@ -97,7 +97,7 @@ def test_of_many_starters_with_one_name_one_wins_each_time(runtime: Path) -> Non
         won[0].close()
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", "lock", "Grüße", "two words", "-x", "%41", "a\nb"])
+@pytest.mark.parametrize("name", ["a/b", "..", "lock", "Grüße", "two words", "-x", "%41", "a\nb", "\udcff"])
 def test_any_name_is_one_file_in_the_directory(runtime: Path, name: str) -> None:
     with_name = claim(name)
 
@@ -250,3 +250,9 @@ def test_without_descriptors_left_it_is_one_sentence(use: str, free: int) -> Non
     assert done.stderr == b""
     enough = {"connect('live')": 2, "names()": 2}.get(use, 3)
     assert (b"Too many open files" in done.stdout) == (free < enough), done
+
+
+def test_name_that_is_no_text_is_refused() -> None:
+    for use in (claim, registry.connect):
+        with pytest.raises(ConfigError, match="cannot be the name of a file"):
+            use("\ud800")
