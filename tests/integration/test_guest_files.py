@@ -73,7 +73,7 @@ def test_tree_goes_in_and_comes_back_the_same(guest: pyvmm.Guest, tmp_path: Path
 
 
 def test_large_file_arrives_whole(guest: pyvmm.Guest, tmp_path: Path) -> None:
-    size = volume(48 << 20)
+    size = volume(16 << 20)
     piece = os.urandom(1 << 16)
     (tmp_path / "large").write_bytes(piece * (size >> 16))
 

@@ -150,7 +150,7 @@ def test_console_of_the_guest_is_attached_to_and_left(guest: pyvmm.Guest) -> Non
         terminal.press(b"\r")
         terminal.expect(b"~ # ")
         terminal.press(b"echo $((6*7))\r")
-        terminal.expect(b"42\r\n")
+        terminal.expect(b"42\r")
         terminal.press(b"\x01x")
         assert terminal.wait() == 0
     finally:
@@ -159,7 +159,8 @@ def test_console_of_the_guest_is_attached_to_and_left(guest: pyvmm.Guest) -> Non
 
 
 def test_guest_of_pyvmm_run_is_reached_and_stopped() -> None:
-    process = start("run", "--name", "run", "--console", "none", "--timeout", str(WATCHDOG))
+    options = ["--console", "none", "--cmdline", QUIET, "--timeout", str(WATCHDOG)]
+    process = start("run", "--name", "run", *options)
     try:
         # Waits until the guest has booted.
         done = command("exec", "run", "--", "uname", "-s")
