@@ -90,6 +90,7 @@ PIECES = (
     Piece(X86_64, 200, files("virtio_vsock", "virtio_tools")),
     Piece(X86_64, 300, files("guest")),
     Piece(X86_64, 200, files("guest_files", "guest_from_outside")),
+    Piece(X86_64, 300, ["-m", "hw", "tests/docs"]),
     Piece(ARM64, 300, [f"{T}arm64"], kernel=True),
     Piece(ARM64, 130, files("virtio_block", "virtio_balloon")),
     Piece(ARM64, 150, files("virtio_block_kill")),
