@@ -239,7 +239,9 @@ def test_paused_guest_answers_when_it_goes_on(guest: pyvmm.Guest) -> None:
 def test_console_has_a_shell_that_is_typed_at(guest: pyvmm.Guest) -> None:
     guest.console.sendline()
     guest.console.expect("~ # ", LIMIT)
-    guest.console.sendline("sleep 1000")
+    guest.console.sendline("sleep 1234")
+    # Before it runs the shell's line editor has the terminal, and Ctrl-C sends no signal.
+    guest.wait_until("ps | grep -q '[s]leep 1234'", LIMIT)
     guest.console.control("c")
     guest.console.sendline("echo $((6*7))")
     guest.console.expect("42\r\n", LIMIT, never=["panic"])

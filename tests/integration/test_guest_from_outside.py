@@ -95,13 +95,14 @@ def test_interrupt_goes_to_the_command(guest: pyvmm.Guest) -> None:
 
 def test_command_ends_when_its_user_is_killed_or_leaves_by_a_second_signal(guest: pyvmm.Guest) -> None:
     for number, again in ((signal.SIGKILL, False), (signal.SIGTERM, True)):
-        process = start("exec", "web", "sh", "-c", "trap '' TERM; echo $$; while :; do usleep 20000; done")
+        script = "trap 'echo caught' TERM; echo $$; while :; do usleep 20000; done"
+        process = start("exec", "web", "sh", "-c", script)
         assert process.stdout is not None
         pid = process.stdout.readline().decode().strip()
         process.send_signal(number)
         if again:
-            while process.poll() is None:
-                process.send_signal(number)
+            assert process.stdout.readline() == b"caught\n"
+            process.send_signal(number)
         assert process.wait(LIMIT) in (-9, 128 + 15)
         process.communicate()
         guest.wait_until_fails(f"test -e /proc/{pid}", LIMIT)
