@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
+PRIORITY = select.EPOLLPRI
 #: With READ: edge-triggered, called once for each event (EPOLLET).
 EDGE = select.EPOLLET
 # Always reported (epoll_ctl(2)).

@@ -26,6 +26,13 @@ for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 # What the library reports goes to standard error as it does with the command line.
 install()
 
+if not (INSIDE_LAB and native.NAME == "arm64"):  # hypothesis has a compiled part, which is this machine's alone
+    from hypothesis import settings
+
+    # How long an example takes depends on what else the machine does; pytest-timeout has the limit.
+    settings.register_profile("pyvmm", deadline=None)
+    settings.load_profile("pyvmm")
+
 
 def _no_kvm() -> str | None:
     try:

@@ -26,7 +26,7 @@ ENTRIES_MAX = 1 << 20
 #: Names of what is left out that are kept; the rest is counted.
 LEFT_OUT_MAX = 100
 #: Bytes of memory for the directories whose mode and time are set at the end, and of each beside its name.
-_MADE_MAX = 128 << 20
+MADE_MAX = 128 << 20
 _MADE_EACH = 512
 _PIECE = 1 << 16
 _NAME_MAX = 255
@@ -297,7 +297,7 @@ class Unpacker:
 
     def _remember(self, header: Header) -> None:
         self._made_size += len(header.name) + _MADE_EACH
-        if self._made_size > _MADE_MAX:
+        if self._made_size > MADE_MAX:
             raise CpioError(f"the guest sent too many directories for {self._destination}")
         self._made.append(header)
 

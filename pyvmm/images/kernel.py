@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class KernelTarget:
     """What is built for one architecture, *arch* to the kernel's makefiles.
 
     *image*: the path of the bootable image in the source; *prefix*: the cross compiler's; *others*: further
@@ -44,8 +44,8 @@ class Target:
 
 #: By Debian's name of the architecture.
 TARGETS = {
-    "amd64": Target("x86_64", "arch/x86/boot/bzImage", "x86_64-linux-gnu-", ("vmlinux",)),
-    "arm64": Target("arm64", "arch/arm64/boot/Image", "aarch64-linux-gnu-"),
+    "amd64": KernelTarget("x86_64", "arch/x86/boot/bzImage", "x86_64-linux-gnu-", ("vmlinux",)),
+    "arm64": KernelTarget("arm64", "arch/arm64/boot/Image", "aarch64-linux-gnu-"),
 }
 
 #: Programs the build runs, by the Debian package that has them.

@@ -519,7 +519,7 @@ def test_links_of_a_guest_that_are_not_made_are_counted_and_the_first_are_named(
 
 
 def test_directories_of_a_guest_that_take_too_much_memory_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(tree_module, "_MADE_MAX", 10_000)
+    monkeypatch.setattr(tree_module, "MADE_MAX", 10_000)
     folders = [folder(f"d{number}") for number in range(100)]
     with pytest.raises(CpioError, match="too many directories"):
         unpack(archive(TOP, *folders), tmp_path / "top")

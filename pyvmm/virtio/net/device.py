@@ -7,7 +7,7 @@ from hashlib import sha256
 
 from pyvmm.backends.net.base import HEADER, MAX_FRAME, MIN_FRAME, FrameSink
 from pyvmm.host.notice import notice
-from pyvmm.loop import ERROR, HANGUP, READ, WRITE
+from pyvmm.loop import ERROR, HANGUP, PRIORITY, READ, WRITE
 from pyvmm.virtio import ids
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.errors import ChainError
@@ -345,9 +345,11 @@ class Net(VirtioDevice):
         fd = self._watching.get(pair, -1)
         if fd >= 0:
             blocked = any((index >> 1) % self.backend.pairs == pair for index in self._sending)
+            # The kernel reports a tap that is deleted as data; who waits for errors alone is not woken then
+            # (tun_detach_all in Linux drivers/net/tun.c), who waits for priority data is.
             self.runtime.rewatch(
                 fd,
-                (0 if self.receivers[pair].starved else READ)
+                (PRIORITY if self.receivers[pair].starved else READ)
                 | (WRITE if blocked or self.backend.blocked else 0),
             )
 
