@@ -79,6 +79,8 @@ def entry() -> None:
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     code = _flushed(main(sys.argv[1:]))
+    # Whoever reads our terminal may close it when we have: that must not change how we end.
+    _signal.signal(_signal.SIGHUP, _signal.SIG_IGN)
     os.closerange(0, 3)  # a child that shares them may outlive this process: cli/late_close.py
     os._exit(code)
 

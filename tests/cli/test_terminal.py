@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.command import (
     BIN,
+    EXIT,
     HLT,
     LAUNCHER,
     LIMIT,
@@ -220,3 +221,18 @@ def test_signal_that_was_ignored_from_the_start_as_by_nohup_stays_ignored() -> N
     finally:
         process.kill()
         process.communicate()
+
+
+def test_exit_code_when_the_terminal_is_closed_with_the_last_output_is_the_guests() -> None:
+    # The kernel hangs up the process that still has the terminal; in 20 runs some would end by SIGHUP.
+    for _ in range(20):
+        master, slave = os.openpty()
+        command = [*MODULE, "run", "--firmware", EXIT, "--console", "none"]
+        process = subprocess.Popen(command, preexec_fn=lambda: os.login_tty(slave), env=environment())  # noqa: B023
+        os.close(slave)
+        with pytest.raises(OSError, match="Input/output error"):
+            while True:
+                os.read(master, 4096)
+        os.close(master)
+
+        assert process.wait(LIMIT) == PASSED
