@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -230,9 +231,9 @@ def test_exit_code_when_the_terminal_is_closed_with_the_last_output_is_the_guest
         command = [*MODULE, "run", "--firmware", EXIT, "--console", "none"]
         process = subprocess.Popen(command, preexec_fn=lambda: os.login_tty(slave), env=environment())  # noqa: B023
         os.close(slave)
-        with pytest.raises(OSError, match="Input/output error"):
-            while True:
-                os.read(master, 4096)
+        with contextlib.suppress(OSError):  # EIO: the other side is closed
+            while os.read(master, 4096):
+                pass
         os.close(master)
 
         assert process.wait(LIMIT) == PASSED
