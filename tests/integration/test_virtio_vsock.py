@@ -261,7 +261,7 @@ def test_load_when_the_guest_has_connections_resets_them_and_new_ones_work(guest
     with guest.listening(1009):
         guest.machine.pause()
         assert guest.machine.virtio is not None
-        (attached,) = guest.machine.virtio.attached
+        (attached,) = (one for one in guest.machine.virtio.attached if one.name == "vsock0")
         attached.transport.load(attached.transport.save())
         guest.machine.resume()
 
