@@ -50,7 +50,8 @@ class Guest(Shell):
             device("vsock", f"{CID},vhost"),
         ]
         super().__init__(devices, programs={"vsock": program("vsock")}, folder=folder)
-        self.run("mkdir /s /f && mount -t virtiofs files /s && mount -t virtiofs fixed /f && cd /s")
+        self.run("mkdir /s /f && mount -t virtiofs files /s && mount -t virtiofs fixed /f")
+        self.directory = "/s"
 
 
 @pytest.fixture(scope="module")
@@ -182,11 +183,11 @@ def test_read_only_directory_is_read_and_refuses_every_write(guest: Guest) -> No
 
 def test_driver_that_is_unbound_and_bound_again_finds_the_directory(guest: Guest) -> None:
     drivers = "/sys/bus/virtio/drivers/virtiofs"
-    guest.run(f"cd / && umount /f && test -d {drivers}/virtio1")
+    guest.run(f"umount /f && test -d {drivers}/virtio1")
     for _ in range(5):
         guest.run(f"echo virtio1 > {drivers}/unbind && echo virtio1 > {drivers}/bind")
 
-    assert guest.run("mount -t virtiofs fixed /f && cat /f/greeting; cd /s") == "hello"
+    assert guest.run("mount -t virtiofs fixed /f && cat /f/greeting") == "hello"
 
 
 def test_entropy_device_of_another_process_feeds_the_driver(guest: Guest) -> None:

@@ -26,6 +26,9 @@ class Shell:
     :param folder: where to keep the archive they travel in
     """
 
+    #: The guest's directory in which commands run.
+    directory = "/root"
+
     def __init__(
         self,
         devices: Sequence[VirtioDevice],
@@ -71,7 +74,7 @@ class Shell:
 
     def status(self, command: str, limit: float = LIMIT) -> tuple[int, str]:
         """The status of *command* and what it says, to either output."""
-        result = self.guest.run(f"exec 2>&1; cd /root; {command}", timeout=limit)
+        result = self.guest.run(f"exec 2>&1; {command}", cwd=self.directory, timeout=limit)
         return result.status, result.stdout.strip()
 
     def reach(self, connect: Callable[[], socket.socket], limit: float = LIMIT) -> socket.socket:
