@@ -1,12 +1,14 @@
 """What can go wrong while a guest is driven. Each error shows the last lines of the guest's console.
 
-All are raised in the thread, or the task, that waits.
+After a kernel panic they begin before the panic's line, which a long call trace may follow. All are raised in
+the thread, or the task, that waits.
 """
 
 from __future__ import annotations
 
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.host.printable import printable
+from pyvmm.machine.console_log import PANIC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 CONSOLE_LINES = 25
 LINE_SHOWN = 1000
 OUTPUT_SHOWN = 4000
+#: After a panic: lines shown before the panic's line, and lines shown in all.
+PANIC_CONTEXT = 5
+PANIC_LINES = 60
+
+_PANIC = PANIC.decode()
 
 
 class NoCommandsError(ConfigError):
@@ -38,7 +45,8 @@ class GuestEnded(PyvmmError):
         how = "the guest's exec server began anew, as it does after it was killed (out of memory?)"
         if ending is not None:
             how = f"the guest has ended: {ending}"
-        super().__init__(f"{what}: {how}{console_lines(console)}")
+        panicked = ending is not None and ending.reason == "panic"
+        super().__init__(f"{what}: {how}{console_lines(console, panicked)}")
 
 
 class GuestTimeout(PyvmmError, TimeoutError):
@@ -85,12 +93,20 @@ class GuestFileError(PyvmmError, OSError):
         self.errno = number
 
 
-def console_lines(console: str) -> str:
-    """The end of a message: the last lines of *console*."""
-    lines = console.rstrip().splitlines()[-CONSOLE_LINES:]
+def console_lines(console: str, panicked: bool = False) -> str:
+    """The end of a message: the last lines of *console*; after a panic, from before the panic's line on."""
+    lines = console.rstrip().splitlines()
     if not lines:
         return "\nthe guest's console shows nothing"
-    return "\n".join(["\nthe last lines of the guest's console:", *map(_shown, lines)])
+    begin = max(0, len(lines) - CONSOLE_LINES)
+    shown = lines[begin:]
+    if panicked:
+        panic = next((number for number, line in enumerate(lines) if _PANIC in line), len(lines))
+        shown = lines[min(begin, max(0, panic - PANIC_CONTEXT)) :]
+        if len(shown) > PANIC_LINES:
+            left_out = len(shown) - PANIC_LINES
+            shown[PANIC_LINES - CONSOLE_LINES : -CONSOLE_LINES] = [f"... ({left_out} lines)"]
+    return "\n".join(["\nthe last lines of the guest's console:", *map(_shown, shown)])
 
 
 def outputs(result: Result[Any]) -> str:

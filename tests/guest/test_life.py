@@ -11,9 +11,10 @@ import pytest
 
 import pyvmm
 from pyvmm.errors import ConfigError
-from pyvmm.guest.errors import console_lines, outputs
+from pyvmm.guest.errors import GuestEnded, console_lines, outputs
 from pyvmm.guest.guest import Guest
 from pyvmm.guest.result import Result
+from pyvmm.machine.ending import Ending
 from tests.support.command import until
 from tests.support.firmware_guest import BIN, PASSED, WATCHDOG
 
@@ -223,6 +224,51 @@ def test_console_in_a_message_cannot_drive_the_terminal() -> None:
     text = console_lines("\x1b]0;title\x07one\r\n  indented \x1b[2J\u202e\n")
 
     assert text.splitlines()[2:] == [r"\x1b]0;title\x07one", r"  indented \x1b[2J\u202e"]
+
+
+def numbered(first: int, count: int) -> list[str]:
+    return [f"[ {number}.000000]  ? trace" for number in range(first, first + count)]
+
+
+PANIC = "[ 99.000000] Kernel panic - not syncing: sysrq triggered crash"
+
+
+@pytest.mark.parametrize("after", [0, 19, 20, 24, 25, 54])
+def test_message_about_a_panic_begins_before_the_panics_line(after: int) -> None:
+    before, trace = numbered(0, 40), numbered(100, after)
+
+    shown = panic_message([*before, PANIC, *trace])
+
+    assert shown == [*before[-max(5, 24 - after) :], PANIC, *trace]
+
+
+def test_message_about_a_panic_far_back_has_its_line_and_the_last_ones() -> None:
+    before, trace = numbered(0, 40), numbered(100, 120)
+
+    shown = panic_message([*before, PANIC, *trace])
+
+    assert shown == [*before[-5:], PANIC, *trace[:29], "... (66 lines)", *trace[-25:]]
+
+
+def test_message_about_a_panic_that_is_no_longer_kept_has_the_last_lines() -> None:
+    assert panic_message(numbered(0, 100)) == numbered(75, 25)
+
+
+def test_message_about_another_ending_has_the_last_lines_whatever_they_say() -> None:
+    ending = Ending(0, "poweroff", "told")
+
+    error = GuestEnded("true", ending, "\n".join([PANIC, *numbered(0, 30)]))
+
+    assert str(error).splitlines()[2:] == numbered(5, 25)
+
+
+def panic_message(lines: list[str]) -> list[str]:
+    """The console's lines in the message about a panic when the console shows *lines*."""
+    ending = Ending(7, "panic", "inferred", "the guest's console says: Kernel panic")
+    first, header, *shown = str(GuestEnded("true", ending, "\r\n".join([*lines, ""]))).splitlines()
+    assert first == "true: the guest has ended: panic: the guest's console says: Kernel panic (inferred)"
+    assert header == "the last lines of the guest's console:"
+    return shown
 
 
 def test_outputs_in_a_message_cannot_drive_the_terminal() -> None:
