@@ -20,7 +20,7 @@ from pyvmm.virtio.net.features import F_CSUM, F_HOST_TSO4, F_MQ
 from pyvmm.virtio.options import make_device
 from tests.support.device_process import served
 from tests.support.namespace import network_namespace
-from tests.support.native import program
+from tests.support.native import program, volume
 from tests.support.shell import Shell
 
 pytestmark = [pytest.mark.hw, pytest.mark.timeout(400)]
@@ -139,7 +139,7 @@ def test_writes_of_two_processes_that_append_are_all_there(guest: Guest) -> None
 
 
 def test_large_file_keeps_its_checksum_both_ways(guest: Guest) -> None:
-    data = os.urandom(16 * MIB)
+    data = os.urandom(volume(16) * MIB)
     (guest.shared / "large").write_bytes(data)
 
     said = guest.run(
@@ -239,7 +239,7 @@ def tapped() -> Iterator[Tapped]:
 
 
 def test_frames_of_vhost_net_keep_their_checksum_both_ways(tapped: Tapped) -> None:
-    data = os.urandom(MIB) * 32
+    data = os.urandom(MIB) * volume(32)
     wanted = hashlib.md5(data).hexdigest()
     with socket.create_server((HOST, 0)) as server:
         server.settimeout(60)

@@ -19,7 +19,7 @@ from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.options import make_device
 from pyvmm.virtio.vsock import packet as p
 from tests.support.namespace import network_namespace
-from tests.support.native import program
+from tests.support.native import program, volume
 from tests.support.net_driver import BROADCAST, HEADER, NetDriver
 from tests.support.shell import Shell
 
@@ -180,7 +180,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
 
 
 def test_transfer_over_vhost_net_goes_on_over_loads(guest: Guest) -> None:
-    data = os.urandom(MIB) * 32
+    data = os.urandom(MIB) * volume(32)
     wanted = hashlib.md5(data).hexdigest()
     begun = threading.Event()
 
