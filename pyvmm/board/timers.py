@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     class Cancellable(Protocol):
         """A call to come."""
 
+        @property
+        def active(self) -> bool:
+            """True until it was made or cancelled."""
+
+        @property
+        def cancelled(self) -> bool:
+            """Whether ``cancel`` was called."""
+
         def cancel(self) -> None:
             """Never make it; no effect when it was made already."""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class MachineTimer:
     """A call that ``MachineClock.call_later`` will make once, at *when* seconds of the clock."""
 
-    __slots__ = ("_clock", "_function", "_timer", "when")
+    __slots__ = ("_clock", "_function", "_timer", "cancelled", "when")
 
     def __init__(self, clock: MachineClock, when: float, function: Callable[[], object]) -> None:
         self._clock = clock
@@ -25,6 +25,8 @@ class MachineTimer:
         self._timer: Timer | None = None  # the loop's, while the clock runs
         #: The time it is due, in seconds of the machine's clock.
         self.when = when
+        #: Whether ``cancel`` was called.
+        self.cancelled = False
 
     @property
     def active(self) -> bool:
@@ -33,6 +35,7 @@ class MachineTimer:
 
     def cancel(self) -> None:
         """Never make the call; no effect when it was made already. Any thread."""
+        self.cancelled = True
         self._clock._cancel(self)
 
     def _fire(self) -> None:
@@ -42,7 +45,8 @@ class MachineTimer:
 class MachineClock:
     """Seconds of the loop's clock, less those that the clock was stopped, and calls at a time of it.
 
-    Any thread may call any method. Functions are called in the loop's thread.
+    Any thread may call any method. Functions are called in the loop's thread; ``for_loop`` gives a clock that
+    calls them in another's.
     """
 
     def __init__(self, loop: Loop) -> None:
@@ -53,6 +57,7 @@ class MachineClock:
         self._stopped: float | None = None  # the time it stopped at
         self._closed = False
         self._calling = allocate_lock()  # held while a function is called
+        self._others: list[MachineClock] = []  # made by ``for_loop``
 
     @property
     def stopped(self) -> bool:
@@ -75,30 +80,44 @@ class MachineClock:
                     timer._timer = self._loop.call_later(seconds, timer._fire)
             return timer
 
+    def for_loop(self, loop: Loop) -> MachineClock:
+        """A clock that is stopped, started and closed with this one, whose functions *loop*'s thread calls.
+
+        Its zero is another. For this clock's own loop it is this one. Before the first ``stop``.
+        """
+        if loop is self._loop:
+            return self
+        clock = MachineClock(loop)
+        self._others.append(clock)
+        return clock
+
     def stop(self) -> None:
         """Let the time stand still until ``start``: no function begins to be called meanwhile. Idempotent."""
         with self._lock:
-            if self._stopped is not None:
-                return
-            self._stopped = self._now()
-            self._suspend()
+            if self._stopped is None:
+                self._stopped = self._now()
+                self._suspend()
+        for clock in self._others:
+            clock.stop()
 
     def settle(self) -> None:
-        """Wait until a function that is being called has returned; at once in the loop's thread."""
+        """Wait until the functions that are being called have returned, except one in the caller's thread."""
         if not self._loop.inside:
             with self._calling:
                 pass
+        for clock in self._others:
+            clock.settle()
 
     def start(self) -> None:
         """Let the time go on: each timer has what was left of its seconds. Idempotent."""
         with self._lock:
-            if self._stopped is None:
-                return
-            now = self._stopped
-            self._lost = self._loop.clock() - now
-            self._stopped = None
-            for timer in sorted(self._timers, key=lambda timer: timer.when):
-                timer._timer = self._loop.call_later(max(timer.when - now, 0), timer._fire)
+            if self._stopped is not None:
+                now, self._stopped = self._stopped, None
+                self._lost = self._loop.clock() - now
+                for timer in sorted(self._timers, key=lambda timer: timer.when):
+                    timer._timer = self._loop.call_later(max(timer.when - now, 0), timer._fire)
+        for clock in self._others:
+            clock.start()
 
     def close(self) -> None:
         """Cancel every timer, and those to come. Idempotent."""
@@ -108,6 +127,8 @@ class MachineClock:
             for timer in self._timers:
                 timer._function = None
             self._timers.clear()
+        for clock in self._others:
+            clock.close()
 
     def _now(self) -> float:
         return self._stopped if self._stopped is not None else self._loop.clock() - self._lost

@@ -237,10 +237,10 @@ class Machine:
     def pause(self) -> None:
         """Stop every vCPU between two instructions and the machine's clock; returns when all have stopped.
 
-        Timers of emulated devices, ``timeout`` and the time that a panicked guest is given stand still until
-        ``resume`` and have then what was left of their seconds. The host's date, which a guest's real-time
-        clock shows, goes on. Queued port writes are carried out before this returns. Input from the host and
-        virtio queues are still served.
+        Timers of emulated and virtio devices, ``timeout`` and the time that a panicked guest is given stand
+        still until ``resume`` and have then what was left of their seconds. The host's date, which a guest's
+        real-time clock shows, goes on. Queued port writes are carried out before this returns. Input from the
+        host and virtio queues are still served.
 
         Any thread, but not a vCPU's. Returns early when another thread resumes or ends the machine. Before
         the start: the guest does not begin until ``resume``.
@@ -387,6 +387,7 @@ class Machine:
             lambda gsi: self._platform.line(self.vm, gsi),
             self.memory,
             self.loop,
+            self.clock.for_loop,
             self._reports.device_failed,
         )
         self._closers.append(bus.close)

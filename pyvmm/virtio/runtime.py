@@ -20,7 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pyvmm.loop import Loop, Timer
+    from pyvmm.board.timers import Cancellable, Timers
+    from pyvmm.loop import Loop
     from pyvmm.memory.guest import GuestMemory
     from pyvmm.virtio.hooks import DeviceHooks
     from pyvmm.virtio.observer import Observer
@@ -66,6 +67,9 @@ class Runtime:
         self.queues: list[Queue] = []
         #: The device's event loop, from ``attach`` on.
         self.loop: Loop
+        #: The clock that ``later`` goes by, from ``attach`` on: the machine's, which stands still while the
+        #: machine is paused; the loop's own where there is no machine.
+        self.timers: Timers
         #: Guest memory, from the first start on.
         self.memory: GuestMemory
         #: What the driver accepted; 0 before the start.
@@ -94,7 +98,7 @@ class Runtime:
         # Counts starts and stops: a callback is dropped after the stop that follows it.
         self._generation = 0
         self._watched: dict[int, tuple[int, Callable[[int], object]]] = {}
-        self._timers: set[Timer] = set()
+        self._timers: set[Cancellable] = set()
         # While held. Watched descriptors that are ready: out of the loop, so that it does not turn for them.
         self._parked: set[int] = set()
         # What is to be called when the machine goes on, in order; a kick is there once a queue.
@@ -190,8 +194,11 @@ class Runtime:
             self._parked.discard(fd)
             self.loop.remove(fd)
 
-    def later(self, seconds: float, callback: Callable[[], object]) -> Timer:
-        """Have *callback* called once after *seconds*, unless a reset comes first. With ``lock`` held."""
+    def later(self, seconds: float, callback: Callable[[], object]) -> Cancellable:
+        """Have *callback* called once after *seconds* (>= 0) of ``timers``, unless a reset comes first.
+
+        With ``lock`` held.
+        """
 
         def fire() -> None:
             self._timers.discard(timer)
@@ -199,7 +206,7 @@ class Runtime:
                 callback()
 
         # Guarded, so that it cannot fire before ``timer`` is assigned, in whatever thread this runs.
-        timer = self.loop.call_later(seconds, self._guarded(fire))
+        timer = self.timers.call_later(seconds, self._guarded(fire))
         if len(self._timers) >= _SWEEP:
             self._timers = {timer for timer in self._timers if timer.active}
         self._timers.add(timer)
@@ -220,13 +227,14 @@ class Runtime:
 
     # For a transport
 
-    def attach(self, loop: Loop, observers: Sequence[Observer] = ()) -> None:
+    def attach(self, loop: Loop, observers: Sequence[Observer] = (), timers: Timers | None = None) -> None:
         """Run the device in *loop*, seen by *observers*, the nearest to the device first.
 
+        *timers* makes its calls in *loop*'s thread; without it, ``later`` goes by the loop's own clock.
         Once, before everything below. Raises what the device's ``attached`` raises.
         """
         device = self.device
-        self.loop = loop
+        self.loop, self.timers = loop, timers or loop
         self.observers = tuple(observers)
         if self.observers and not device.external:
             from pyvmm.virtio.observer import ObservedQueue

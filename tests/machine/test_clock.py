@@ -177,6 +177,37 @@ def test_function_may_stop_settle_and_cancel(bench: Bench) -> None:
     assert bench.move(1) == ["everything"]
 
 
+def test_clock_for_another_loop_is_stopped_started_and_closed_with_the_first(bench: Bench) -> None:
+    now = [7.0]
+    with Loop(lambda: now[0]) as loop:
+        other = bench.machine.for_loop(loop)
+        called: list[str] = []
+
+        def move(seconds: float) -> list[str]:
+            now[0] += seconds
+            loop.run_once(0)
+            return called
+
+        other.call_later(5, lambda: called.append("a"))
+        bench.move(5)
+        move(4)
+        bench.machine.stop()
+        stopped = list(move(100)), other.clock(), other.stopped
+        bench.machine.start()
+        early = list(move(0.5))
+        assert (stopped, early) == (([], 11.0, True), [])
+        assert move(0.5) == ["a"]
+
+        timer = other.call_later(1, lambda: called.append("b"))
+        bench.machine.close()
+        assert not timer.active
+        assert move(5) == ["a"]
+
+
+def test_clock_for_its_own_loop_is_itself(bench: Bench) -> None:
+    assert bench.machine.for_loop(bench.loop) is bench.machine
+
+
 def test_settle_in_another_thread_waits_for_the_function_that_is_being_called() -> None:
     with Loop() as loop:
         clock = MachineClock(loop)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,12 @@ from pyvmm.devices.sp805 import CONTROL, LOAD, Sp805
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import CRASHED, OK, STOPPED, TOLD, Ending
 from pyvmm.machine.machine import Machine
+from pyvmm.virtio import features as f
+from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.transport import mmio
 from tests.support import programs
 from tests.support.firmware_guest import Transcript
+from tests.support.rings import Copier
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(60)]
 
@@ -212,12 +216,14 @@ def test_queued_port_writes_when_paused_have_been_carried_out(tmp_path: Path) ->
 class Still:
     """A machine whose time is the test's: its loop's clock goes only in ``move``."""
 
-    def __init__(self, tmp_path: Path, code: bytes, **keys: object) -> None:
+    def __init__(
+        self, tmp_path: Path, code: bytes, devices: Sequence[VirtioDevice] = (), **keys: object
+    ) -> None:
         self.now = 0.0
         self.loop = Loop(lambda: self.now)
         self.console = Transcript()
         config = Config(firmware=programs.rom(tmp_path, code), memory="2M", console="none", **keys)
-        self.machine = Machine(config, loop=self.loop, console=self.console)
+        self.machine = Machine(config, loop=self.loop, console=self.console, devices=devices)
 
     def move(self, seconds: float) -> None:
         """Let time pass, and the loop turn twice: what was due has been called then."""
@@ -304,6 +310,96 @@ def test_watchdog_when_paused_does_not_bite_until_the_rest_of_its_time_is_over(
     one.move(0.2)
 
     assert len(bites) == 1
+
+
+def drive(machine: Machine) -> None:
+    """Start the machine's virtio device, as a driver that uses none of its queues."""
+    assert machine.virtio is not None
+    transport = machine.virtio.attached[0].transport
+    status = f.ACKNOWLEDGE | f.DRIVER
+    transport.write(mmio.STATUS, 4, status)
+    transport.write(mmio.DRIVER_FEATURES_SEL, 4, 1)
+    transport.write(mmio.DRIVER_FEATURES, 4, f.F_VERSION_1 >> 32)
+    for bit in (f.FEATURES_OK, f.DRIVER_OK):
+        status |= bit
+        transport.write(mmio.STATUS, 4, status)
+    assert transport.read(mmio.STATUS, 4) == status
+
+
+class Alarm(Copier):
+    """Sets a timer when its driver starts it."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.rung = threading.Event()
+
+    def started(self) -> None:
+        self.runtime.later(self.seconds, self.rung.set)
+
+
+class AlarmInItsThread(Alarm):
+    own_thread = True
+
+
+def test_timer_of_a_virtio_device_when_paused_has_afterwards_what_was_left(
+    still: Callable[..., Still],
+) -> None:
+    alarm = Alarm(60)
+    one = still(devices=[alarm])
+    one.machine.start()
+    drive(one.machine)
+    one.move(50)
+    one.machine.pause()
+    one.move(1000)
+    assert not alarm.rung.is_set()
+
+    one.machine.resume()
+    one.move(9)
+    assert not alarm.rung.is_set()
+    one.move(2)
+
+    assert alarm.rung.is_set()
+
+
+def test_timer_of_a_device_with_a_thread_of_its_own_when_paused_waits_for_the_resume(
+    still: Callable[..., Still],
+) -> None:
+    alarm = AlarmInItsThread(0.1)
+    one = still(devices=[alarm])
+    one.machine.start()
+    one.machine.pause()
+    drive(one.machine)
+    after = threading.Event()
+    alarm.runtime.loop.call_later(0.2, after.set)
+    assert after.wait(LIMIT)
+    assert not alarm.rung.is_set()
+
+    one.machine.resume()
+
+    assert alarm.rung.wait(LIMIT)
+
+
+def test_pause_when_a_device_with_a_thread_of_its_own_runs_a_timer_waits_for_it(
+    still: Callable[..., Still],
+) -> None:
+    inside, leave, paused = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(AlarmInItsThread):
+        def started(self) -> None:
+            self.runtime.later(0, lambda: (inside.set(), leave.wait(LIMIT)))
+
+    one = still(devices=[Slow(0)])
+    one.machine.start()
+    drive(one.machine)
+    assert inside.wait(LIMIT)
+    pausing = threading.Thread(target=lambda: (one.machine.pause(), paused.set()), daemon=True)
+    pausing.start()
+    assert not paused.wait(0.1)
+
+    leave.set()
+
+    assert paused.wait(LIMIT)
 
 
 def test_clock_when_paused_before_the_start_stands_still(still: Callable[..., Still]) -> None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyvmm.backends.base import CharBackend
-    from pyvmm.loop import Timer
+    from pyvmm.board.timers import Cancellable
     from pyvmm.virtio.ring.chain import Chain
     from pyvmm.virtio.ring.queue import Queue
     from pyvmm.virtio.runtime import Runtime
@@ -68,7 +68,7 @@ class Port:
         self._room = 0
         self._starved = False
         self._unpublished = 0  # chains completed and not published yet
-        self._timer: Timer | None = None
+        self._timer: Cancellable | None = None
         self._recent = False  # whether some were completed since the timer was set
         self._delays = 0
         self._last_input = float("-inf")
@@ -230,7 +230,7 @@ class Port:
             if not runtime.active:
                 return True  # reset since then: lost, as what is typed while a machine restarts
             if self.size is not None:
-                now = runtime.loop.clock()
+                now = runtime.timers.clock()
                 if now - self._last_input > SILENCE:
                     # A program that opened the terminal after the size was told last has not seen it.
                     self._tell_size(self)

@@ -130,9 +130,9 @@ class Injector(Observer):
         """The driver set DRIVER_OK."""
         runtime, fault = self._device.runtime, self._faults.get(NEEDS_RESET)
         if self._began is None:
-            self._began = runtime.loop.clock()
+            self._began = runtime.timers.clock()
         if fault is not None and not self._reset_done:
-            passed = runtime.loop.clock() - self._began
+            passed = runtime.timers.clock() - self._began
             runtime.later(max(0.0, fault.after - passed), self._break)
 
     def drops(self, queue: int) -> bool:
@@ -154,7 +154,7 @@ class Injector(Observer):
             return False
         # Diced for each event, so that when a fault begins does not change which ones it hits.
         hit = kind == DELAY or self._dice[kind].random() < fault.amount
-        if not hit or self._began is None or self._device.runtime.loop.clock() - self._began < fault.after:
+        if not hit or self._began is None or self._device.runtime.timers.clock() - self._began < fault.after:
             return False
         self._tell(kind)
         return True

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from pyvmm.board.board import Board
     from pyvmm.board.bus import Bus
+    from pyvmm.board.timers import Timers
     from pyvmm.memory.guest import GuestMemory
     from pyvmm.pykvm import Vm
     from pyvmm.virtio.device import VirtioDevice
@@ -89,6 +90,7 @@ class VirtioBus:
 
     :param line: the interrupt line of a number that irqfd knows
     :param loop: runs the queues of devices without a thread of their own
+    :param timers: gives the clock of the machine whose calls are made in a loop's thread
     :param failed: gets the name and the exception of a device whose own code is defective
     """
 
@@ -100,6 +102,7 @@ class VirtioBus:
         line: Callable[[int], Line],
         memory: GuestMemory,
         loop: Loop,
+        timers: Callable[[Loop], Timers],
         failed: Callable[[str, Exception], object],
     ) -> None:
         self.attached: list[Attached] = []
@@ -112,7 +115,7 @@ class VirtioBus:
         self._lines: dict[int, Line] = {}
         self._closers: list[Callable[[], object]] = []
         self._memory = memory
-        self._loop = loop
+        self._loop, self._timers = loop, timers
         self._failed = failed
         self._memslots = len(memory.regions)
 
@@ -181,7 +184,7 @@ class VirtioBus:
                 # Edge: the counter need not be read, and each write of it is one more event.
                 loop.add(kick, READ | EDGE, lambda _, queue=queue: runtime.run_queue(queue))  # type: ignore[misc]
                 closers.append(lambda fd=kick: loop.remove(fd))  # type: ignore[misc]
-        runtime.attach(loop, observers)
+        runtime.attach(loop, observers, self._timers(loop))
         transport = attached.transport = mmio_for(
             device,
             self._memory,

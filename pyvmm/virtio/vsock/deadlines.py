@@ -25,7 +25,7 @@ class Deadlines:
 
     def add(self, item: object) -> None:
         """Begin to wait for *item*."""
-        self._due[item] = self._runtime.loop.clock() + self._seconds
+        self._due[item] = self._runtime.timers.clock() + self._seconds
         self._tick_in(self._seconds)
 
     def remove(self, item: object) -> None:
@@ -44,7 +44,7 @@ class Deadlines:
 
     def _tick(self) -> None:
         self._ticking = False
-        now = self._runtime.loop.clock()
+        now = self._runtime.timers.clock()
         for item in [item for item, due in self._due.items() if due <= now]:
             if self._due.pop(item, None) is not None:
                 self._expired(item)
