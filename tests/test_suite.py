@@ -24,7 +24,7 @@ PRIVATE: dict[str, tuple[set[str], str]] = {
     "guest/test_console.py": ({"_tasks"}, "a task that is left over does nothing that can be seen"),
     "host/test_barrier.py": ({"_kick"}, KICK),
     "lab/test_keeper.py": ({"_connect", "_start"}, "a keeper in this process takes the place of a new one"),
-    "virtio/block/test_prompt.py": ({"_TMPFS_MAGIC", "_kick"}, KICK),
+    "virtio/block/test_one_cpu.py": ({"_TMPFS_MAGIC", "_kick"}, KICK),
     "virtio/console/test_device.py": (
         {"_timers"},
         "the interrupt that must not come has no event to wait for",
@@ -33,7 +33,7 @@ PRIVATE: dict[str, tuple[set[str], str]] = {
         {"_messages"},
         "what is pending for a driver without buffers is memory alone",
     ),
-    "virtio/net/test_prompt.py": ({"_kick"}, KICK),
+    "virtio/net/test_one_cpu.py": ({"_kick"}, KICK),
     "virtio/test_device.py": ({"_failed", "_free", "_kick"}, KICK),
     "virtio/test_hold.py": (
         {"_deferred", "_kick", "_reader", "_space", "_timers"},

@@ -62,12 +62,12 @@ def install(attached: Sequence[Attached], vm: Vm) -> None:
         if device.device_id == ids.BLOCK:
             from pyvmm.virtio.block.device import Block
 
-            if isinstance(device, Block) and device.disk.tells:
+            if isinstance(device, Block) and device.disk.nonblocking_reads:
                 BlockOnVcpu(device, one.transport, doorbell(one, vm))
         elif device.device_id == ids.NET:
             from pyvmm.virtio.net.device import Net
 
-            if isinstance(device, Net) and device.backend.prompt:
+            if isinstance(device, Net) and device.backend.sends_in_any_thread:
                 NetOnVcpu(device, one.transport, doorbell(one, vm)).watch(one.kicks)
 
 

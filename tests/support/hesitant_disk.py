@@ -16,7 +16,7 @@ class HesitantImage(RawDisk):
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
-        self.in_memory, self.tells = False, True
+        self.in_memory, self.nonblocking_reads = False, True
 
     def read_now(self, views: Views, offset: int, size: int) -> bool:
         return offset >> 12 & 1 == 0 and super().read_now(views, offset, size)

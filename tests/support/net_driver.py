@@ -22,7 +22,7 @@ class Wire(NetBackend):
     """A backend whose other end the test holds: a socket pair for each queue pair."""
 
     offloads = 15
-    prompt = True
+    sends_in_any_thread = True
 
     def __init__(self, pairs: int = 1) -> None:
         super().__init__()

@@ -39,8 +39,9 @@ class Disk:
     direct = False
     #: Whether it is in the host's memory (tmpfs): no transfer waits for a medium.
     in_memory = False
-    #: Whether ``read_now`` never waits.
-    tells = False
+    #: True: ``read_now`` reads what is in the host's page cache or memory, and never waits for a medium.
+    #: False: it may wait, or never reads.
+    nonblocking_reads = False
     #: The smallest unit that can be written, in bytes.
     block_size = SECTOR
     #: The smallest unit that is written without reading around it, in bytes.
@@ -53,9 +54,9 @@ class Disk:
         raise NotImplementedError
 
     def read_now(self, views: Views, offset: int, size: int) -> bool:
-        """As ``read`` where nothing has to be waited for; False when it was not read, or not all of it.
+        """``read`` without waiting for a medium; False when that was not possible, or not for all of it.
 
-        A disk that does not tell may wait nevertheless.
+        *views* may then be filled in part. May wait where ``nonblocking_reads`` is false.
         """
         return False
 

@@ -74,7 +74,7 @@ class RawDisk(Disk):
             self.in_memory = not self._is_device and _is_on_tmpfs(self._fd)
             # RWF_NOWAIT, unless the file system has no such thing.
             self._now = 0 if direct or not _has_nowait(self._fd) else os.RWF_NOWAIT
-            self.tells = not direct and (self.in_memory or self._now != 0)
+            self.nonblocking_reads = not direct and (self.in_memory or self._now != 0)
         except BaseException:
             self.close()
             raise

@@ -34,9 +34,10 @@ class NetBackendError(StartError):
 class NetBackend:
     """Frames to and from the host, behind one network device. This one has no other end.
 
-    A frame comes and goes as a list of views: ``HEADER`` bytes of virtio_net_hdr_v1, then the frame. The
-    device's loop calls everything but ``attach`` and ``close``; ``send`` and ``receive`` only between
-    ``started`` and ``stopped``; ``send`` of a ``prompt`` one a vCPU, too.
+    A frame comes and goes as a list of views: ``HEADER`` bytes of virtio_net_hdr_v1, then the frame.
+    ``started`` and ``stopped`` are called by any thread, what moves frames only between the two and by the
+    device's loop (where ``sends_in_any_thread`` is true: sending by other threads, too), all with the
+    device's lock held. None of these waits for the other end.
     """
 
     #: CSUM, TSO4, TSO6, ECN: the offloads it accepts from the guest, and can leave to it.
@@ -45,8 +46,9 @@ class NetBackend:
     pairs = 1
     #: True: frames carry headers another guest wrote, and offloads this one may not have accepted.
     foreign = False
-    #: Any thread may ``send`` that holds the device's lock: all else that touches what it uses holds it, too.
-    prompt = False
+    #: True: ``send``, the functions of ``writer``, ``blocked`` and ``flush`` may be called by any thread that
+    #: holds the device's lock. They use nothing of the loop, and nothing that is used without this lock.
+    sends_in_any_thread = False
     #: Bytes of the largest IP packet it carries; None: what the user asks for, or 1500.
     mtu: int | None = None
 

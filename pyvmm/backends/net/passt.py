@@ -76,7 +76,7 @@ class Passt(NetBackend):
     :param mtu: the largest packet; by default 65520
     """
 
-    prompt = True
+    sends_in_any_thread = True
 
     def __init__(self, forwards: Sequence[Forward] = (), *, mtu: int | None = None) -> None:
         super().__init__()

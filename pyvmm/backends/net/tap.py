@@ -94,7 +94,7 @@ class NetTap(NetBackend):
     """A tap interface with a queue for each of *fds*, which it owns from now on."""
 
     offloads = ALL_OFFLOADS
-    prompt = True
+    sends_in_any_thread = True
 
     def __init__(self, fds: Sequence[int], name: str) -> None:
         super().__init__()

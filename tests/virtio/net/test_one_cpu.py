@@ -121,7 +121,7 @@ def test_what_is_no_answer_is_left_to_the_loop(
 
 def test_backend_that_wants_its_loop_gets_everything_there(kicks: list[int]) -> None:
     with wired() as (driver, wire):
-        wire.prompt = False
+        wire.sends_in_any_thread = False
         host = OneCpu(driver, wire, kicks)
 
         assert host.converse(ENOUGH) == [0] * ENOUGH

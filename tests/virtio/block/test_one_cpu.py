@@ -29,7 +29,7 @@ class PromptBench(Bench):
     def __init__(self, path: Path, *, in_memory: bool) -> None:
         super().__init__(path)
         self.driver.reset()
-        self.disk.in_memory, self.disk.tells = in_memory, True
+        self.disk.in_memory, self.disk.nonblocking_reads = in_memory, True
         self.thread = LoopThread("disk")
         running = threading.Event()
         self.thread.loop.call_soon(running.set)
@@ -258,7 +258,7 @@ def test_image_in_memory_is_told_from_others(path: Path, monkeypatch: pytest.Mon
                 patch.setattr(raw, "_TMPFS_MAGIC", 0)
                 patch.setattr(raw.os, "preadv", answering(answer))
             disk = RawDisk(str(path))
-            found.append((disk.in_memory == in_memory, disk.tells))
+            found.append((disk.in_memory == in_memory, disk.nonblocking_reads))
             disk.close()
 
     assert found == [(True, True), (True, True), (True, True), (True, False)]
