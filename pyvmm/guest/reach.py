@@ -53,15 +53,16 @@ class Reached:
             pass  # gone; its answer will not come
 
     def answer(self, patience: float | None = PATIENCE) -> dict[str, Any] | None:
-        """The next line of the answer, in *patience* seconds; None when the guest has ended.
+        """The next line of the answer, in *patience* seconds (None: no limit); None when the guest has ended.
 
         Raises NoAnswerError, RefusedError.
         """
+        poll = select.poll()  # select() would refuse descriptors from 1024 on
+        poll.register(self.socket, select.POLLIN)
         deadline = None if patience is None else time.monotonic() + patience
         while b"\n" not in self.rest:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready, _, _ = select.select([self.socket], [], [], left)
-            if not ready or len(self.rest) > _LINE_MAX:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+            if not poll.poll(left) or len(self.rest) > _LINE_MAX:
                 raise NoAnswerError(f"guest {self.name!r} does not answer; its process hangs or is stopped")
             try:
                 data = self.socket.recv(_CHUNK)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import struct
 import time
@@ -35,6 +36,24 @@ def connected() -> socket.socket:
     link = registry.connect("web")
     link.settimeout(LIMIT)
     return link
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """The process has more files open than an fd_set of select(2) has bits."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] != resource.RLIM_INFINITY and before[1] < 2048:
+        pytest.skip("this process may not open 2048 files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], 2048), before[1]))
+    files = []
+    try:
+        while not files or files[-1] < 1024:
+            files.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        for fd in files:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def rest(link: socket.socket) -> bytes:
@@ -69,6 +88,12 @@ def test_info_tells_of_the_guest(guest: Guest) -> None:
     guest.pause()
     with Reached("web") as reached:
         assert reached.ask("info")["state"] == "paused"
+
+
+def test_info_reaches_a_process_with_more_than_1024_open_files(guest: Guest, many_files: None) -> None:
+    with Reached("web") as reached:
+        assert reached.socket.fileno() >= 1024
+        assert reached.ask("info")["name"] == "web"
 
 
 def test_name_that_is_taken_is_refused_before_anything_is_built(guest: Guest) -> None:
