@@ -8,7 +8,9 @@ from threading import Thread
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.guest.commands import Commands
 from pyvmm.guest.control import ControlServer, Target
+from pyvmm.guest.errors import GuestEnded, GuestTimeout, NoCommandsError
 from pyvmm.guest.registry import RegistryError, claim
+from pyvmm.guest.watch import Until, deadline_of
 from pyvmm.host.notice import notice
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import FATAL, TOLD, UNKNOWN, Ending
@@ -22,33 +24,29 @@ if TYPE_CHECKING:
     from pyvmm.config import Config
     from pyvmm.exec.client import ExecClient
     from pyvmm.guest.registry import Claim
-    from pyvmm.guest.watch import Watch
+    from pyvmm.guest.settings import GuestSettings
+    from pyvmm.guest.watch import Waits, Watch
     from pyvmm.virtio.device import VirtioDevice
 
 
 class Life:
-    """Runs *config* in threads of its own until it ends for good.
+    """Runs a guest in threads of its own until it ends for good.
 
-    :param name: what other processes reach it by; None: ``config.name`` is not the user's choice, and a free
-        one is taken at the start
     :param console: the backend of the first serial port, of every machine
     :param devices: virtio devices besides the config's; with them there can be no second machine
-    :param shell: whether this init gives a shell on the console
-    :param no_commands: why the guest is not given the init that runs commands; empty: it is
     """
 
     def __init__(
         self,
-        config: Config,
-        name: str | None,
+        settings: GuestSettings,
         watch: Watch,
         console: Detached,
         devices: Sequence[VirtioDevice],
-        no_commands: str,
-        shell: bool,
         kvm_path: str,
     ) -> None:
-        self.config = config
+        config = self.config = settings.config
+        #: Why there are no commands; empty: there are.
+        self.no_commands = settings.no_commands
         #: How it ended for good; None while it runs. Set before the watch is told.
         self.ending: Ending | None = None
         #: How many machines have been started.
@@ -60,15 +58,14 @@ class Life:
         self._watch = watch
         self._console = console
         self._devices = tuple(devices)
-        self._no_commands = no_commands
-        self._shell = shell
+        self._console_shell = settings.console_shell
         self._kvm_path = kvm_path
         self._deadline: float | None = None
         self._closing = False
         self._thread: Thread | None = None
         self._control: ControlServer | None = None
-        self._named = name is not None
-        self._claim = _claimed(name) if name is not None else None
+        self._named = settings.name is not None
+        self._claim = _claimed(settings.name) if settings.name is not None else None
         #: The event loop of all machines.
         self.loop = Loop()
         try:
@@ -112,6 +109,54 @@ class Life:
         if self.ending is None:
             self._end(machine.ending)
 
+    def tail(self) -> str:
+        """The last output of the consoles of the machine of now, for messages."""
+        return self.machine.log.text()
+
+    def check_started(self, what: str) -> None:
+        """Raise ConfigError, which names *what*, before the start."""
+        if not self.started:
+            raise ConfigError(f"{what}: the guest is not started; use `with`, or call start() first")
+
+    # Waits
+
+    def ended(self, timeout: float | None) -> Waits[Ending]:
+        """Wait for the end. Raises GuestTimeout, ConfigError."""
+        self.check_started("wait")
+        ending = yield Until(lambda: self.ending, deadline_of(timeout))
+        if not ending:
+            raise GuestTimeout("the guest was to end", timeout or 0.0, self.tail())
+        return ending  # type: ignore[no-any-return]
+
+    def ready(
+        self, what: str, deadline: float | None, timeout: float | None, boots: int = 0
+    ) -> Waits[Commands]:
+        """Wait until the machine after the first *boots* ones runs commands.
+
+        *what* is for messages, as is *timeout*, which *deadline* was made of. Raises GuestTimeout,
+        GuestEnded, NoCommandsError, ConfigError.
+        """
+        self.check_started(what)
+        if self.no_commands:
+            raise NoCommandsError(f"{what}: {self.no_commands}")
+
+        def ready() -> object:
+            commands = self.commands
+            if self.boots > boots and commands is not None and (commands.ready or commands.error):
+                return commands
+            return self.ending
+
+        answer = yield Until(ready, deadline)
+        if not answer:
+            raise GuestTimeout(f"{what}: the guest's init was to answer", timeout or 0.0, self.tail())
+        if answer is self.ending:
+            raise GuestEnded(what, answer, self.tail())
+        if answer.error is not None:
+            raise answer.error
+        return answer  # type: ignore[no-any-return]
+
+    # Inside
+
     def _serve_control(self) -> None:
         if self._claim is None:
             if self._named:
@@ -129,17 +174,17 @@ class Life:
     def _client(self) -> ExecClient | str:
         commands = self.commands
         if commands is None:
-            return self._no_commands
+            return self.no_commands
         return str(commands.error) if commands.error is not None else commands.client
 
     def _build(self, config: Config) -> Machine:
-        commands = Commands(self._watch, self.loop) if not self._no_commands else None
+        commands = Commands(self._watch, self.loop) if not self.no_commands else None
         machine = Machine(
             config,
             loop=self.loop,
             console=self._console,
             channel=commands.serial if commands is not None else None,
-            console_shell=self._shell,
+            console_shell=self._console_shell,
             devices=[*self._devices, *([commands.device] if commands is not None else [])],
             kvm_path=self._kvm_path,
         )

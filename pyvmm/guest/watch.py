@@ -66,7 +66,7 @@ class Watch:
                 until = waits.send(answer)
                 with self.condition:
                     while not (answer := until.predicate()):
-                        left = _left(until)
+                        left = time_left(until.deadline)
                         if left is not None and left <= 0:
                             break
                         self.condition.wait(left)
@@ -99,7 +99,7 @@ class Watch:
                     woken.clear()
                     with self.condition:
                         answer = until.predicate()
-                    left = _left(until)
+                    left = time_left(until.deadline)
                     if answer or (left is not None and left <= 0):
                         break
                     try:
@@ -120,5 +120,6 @@ def deadline_of(timeout: float | None) -> float | None:
     return None if timeout is None else time.monotonic() + timeout
 
 
-def _left(until: Until) -> float | None:
-    return None if until.deadline is None else until.deadline - time.monotonic()
+def time_left(deadline: float | None) -> float | None:
+    """Seconds until *deadline*, negative after it; None for no limit."""
+    return None if deadline is None else deadline - time.monotonic()

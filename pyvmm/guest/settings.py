@@ -1,0 +1,76 @@
+"""What a ``Guest`` was asked for, and what follows from it."""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm.config import Config
+from pyvmm.config.toml import read_toml
+from pyvmm.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class GuestSettings:
+    """The configuration of a guest.
+
+    :param config: a ``Config``, or the path of a board file, or nothing
+    :param keys: ``Config``'s keywords; they win over *config*'s
+    :param commands: False leaves the guest's own init in charge of a Linux kernel
+
+    Raises ConfigError, and StartError for a default guest that cannot be made.
+    """
+
+    __slots__ = ("config", "console_shell", "name", "no_commands")
+
+    def __init__(
+        self, config: Config | str | os.PathLike[str] | None, keys: dict[str, Any], commands: bool
+    ) -> None:
+        #: Whether our init gives a shell on the console: it does in the default guest.
+        self.console_shell = False
+        given: dict[str, Any]
+        if isinstance(config, Config):
+            made = config.replace(**keys) if keys else config
+            given = {"name": made.name} if made.name != Config().name else keys
+        else:
+            given = {**(read_toml(os.fspath(config)) if config is not None else {}), **keys}
+            if given.get("kernel") is None and given.get("firmware") is None:
+                Config(**{**given, "kernel": "the default guest's"})  # what else is wrong is told first
+                from pyvmm.images.default import default_guest
+
+                default, self.console_shell = default_guest(), True
+                initrd = given.get("initrd", ())
+                given["kernel"] = default.kernel
+                given["initrd"] = [default.initrd, *([initrd] if isinstance(initrd, str) else initrd)]
+            made = Config(**given)
+        if made.exec is not None:
+            raise ConfigError("exec: a pyvmm.Guest runs commands by its methods; leave exec out")
+        if made.console not in ("stdio", "none"):
+            raise ConfigError(
+                f"console: {made.console!r}: a pyvmm.Guest has its console itself; leave console out"
+            )
+        #: The whole configuration.
+        self.config = made
+        #: The name that the user chose, by which other processes reach the guest; None when nobody chose one.
+        self.name = made.name if "name" in given else None
+        #: Why the guest is not given the init that runs commands; empty: it is.
+        self.no_commands = _why_no_commands(made, commands)
+
+
+def _why_no_commands(config: Config, wanted: bool) -> str:
+    if config.firmware is not None:
+        return "this guest boots firmware, which runs no commands; use guest.console"
+    if not wanted:
+        return "this guest was made with commands=False and has its own init; use guest.console"
+    from pyvmm.boot.x86 import multiboot, multiboot2
+
+    try:
+        with open(config.kernel or "", "rb") as file:
+            head = memoryview(file.read(multiboot2.SEARCH))
+    except OSError:
+        return ""  # the machine says what is wrong with it
+    if multiboot.find_header(head) is not None or multiboot2.find_header(head) is not None:
+        return "this guest boots a multiboot kernel, which runs no commands; use guest.console"
+    return ""
