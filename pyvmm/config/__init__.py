@@ -27,25 +27,14 @@ from pyvmm.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
+    from collections.abc import Callable, Sequence
+    from typing import Any, NoReturn, TypeVar, Unpack
 
-    #: One device: ``"FIRST,key=value,flag"``, a table of the same keys, or true for one without options.
-    DeviceValue = str | bool | Mapping[str, str | int | float | bool]
-    #: The devices of a kind: one, or a list.
-    DeviceValues = DeviceValue | Sequence[DeviceValue]
-    MemoryValue = int | str | MemoryPart | Mapping[str, Any]
-    Keywords = ParamSpec("Keywords")
+    from pyvmm.config.keywords import AllConfigKeywords, DeviceValues, MemoryValue
+
     Value = TypeVar("Value")
 
 __all__ = ["DEVICE_KINDS", "Config", "DeviceOptions", "MemoryPart"]
-
-
-def _keywords_of(
-    init: Callable[Concatenate[Config, Keywords], None],
-) -> Callable[[Callable[..., Config]], Callable[Concatenate[Config, Keywords], Config]]:
-    """For type checkers: the decorated method takes the keywords of *init*."""
-    return lambda method: method
 
 
 class Config:
@@ -226,8 +215,7 @@ class Config:
         """Whether a device is to be traced, disturbed or recorded."""
         return bool(self.trace_device or self.inject or self.record)
 
-    @_keywords_of(__init__)
-    def replace(self, **keys: Any) -> Config:
+    def replace(self, **keys: Unpack[AllConfigKeywords]) -> Config:
         """A copy with other values for *keys*, which are those of ``Config``; it is checked again.
 
         Devices that a keyword of their kind asks for are added; ``devices=[...]`` replaces the list.
@@ -236,7 +224,7 @@ class Config:
         return Config(**{**mine, **keys})
 
     @classmethod
-    def from_toml(cls, path: str, **overrides: Any) -> Config:
+    def from_toml(cls, path: str, **overrides: Unpack[AllConfigKeywords]) -> Config:
         """Read board file *path*; *overrides*, keywords as above, win over its keys.
 
         Relative paths in the file are taken from its own folder. Raises ConfigError for a file that cannot be

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
     from types import TracebackType
-    from typing import Any, Literal
+    from typing import Any, Literal, Unpack
 
     from pyvmm.config import Config
+    from pyvmm.config.keywords import ConfigKeywords
     from pyvmm.guest.command_waits import CommandLine
     from pyvmm.guest.result import Result
     from pyvmm.machine.ending import Ending
@@ -51,7 +52,7 @@ class Guest:
         devices: Sequence[VirtioDevice] = (),
         commands: bool = True,
         kvm_path: str = "/dev/kvm",
-        **keys: Any,
+        **keys: Unpack[ConfigKeywords],
     ) -> None:
         settings = GuestSettings(config, keys, commands)
         self._watch = Watch()

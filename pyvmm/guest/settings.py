@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pyvmm.config.keywords import ConfigKeywords
+
 
 class GuestSettings:
     """The configuration of a guest.
@@ -26,14 +28,14 @@ class GuestSettings:
     __slots__ = ("config", "console_shell", "name", "no_commands")
 
     def __init__(
-        self, config: Config | str | os.PathLike[str] | None, keys: dict[str, Any], commands: bool
+        self, config: Config | str | os.PathLike[str] | None, keys: ConfigKeywords, commands: bool
     ) -> None:
         #: Whether our init gives a shell on the console: it does in the default guest.
         self.console_shell = False
         given: dict[str, Any]
         if isinstance(config, Config):
             made = config.replace(**keys) if keys else config
-            given = {"name": made.name} if made.name != Config().name else keys
+            given = {"name": made.name} if made.name != Config().name else {**keys}
         else:
             given = {**(read_toml(os.fspath(config)) if config is not None else {}), **keys}
             if given.get("kernel") is None and given.get("firmware") is None:
