@@ -48,7 +48,10 @@ class Header:
         self.device = device
 
     def pack(self, inode: int) -> bytes:
-        """The header and the name, with their padding. Raises CpioError for content of 4 GiB and more."""
+        """The header and the name, with their padding. Raises CpioError for content of 4 GiB and more.
+
+        *inode*: a number of 32 bits that no other file of the archive has.
+        """
         if self.size > SIZE_MAX:
             raise CpioError(
                 f"{self.name} has {self.size} bytes, and an archive holds files of less than 4 GiB; split it"

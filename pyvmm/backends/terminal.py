@@ -33,7 +33,7 @@ _PATIENCE = 3.0
 
 
 class Terminal(Duplex):
-    """Standard input and output as the guest's console.
+    """Standard input and output, or the descriptors *stdin* and *stdout*, as the guest's console.
 
     A terminal is put into raw mode, except for its output processing (a guest's bare newline
     starts a new line, as does ours). Its mode is restored by ``close`` or at the end of the

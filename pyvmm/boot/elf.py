@@ -51,7 +51,10 @@ _SECTION = struct.Struct("<I20xQQ24x")
 
 
 class Segment:
-    """One PT_LOAD header: *filesz* bytes at *offset* go to *paddr*, zeroes up to *memsz*."""
+    """One PT_LOAD header: *filesz* bytes at *offset* go to *paddr*, zeroes up to *memsz*.
+
+    *paddr*: guest-physical; *vaddr*: the virtual address that it is linked for.
+    """
 
     __slots__ = ("filesz", "memsz", "offset", "paddr", "vaddr")
 

@@ -14,7 +14,7 @@ _ZEROES = bytes(1 << 16)
 
 
 class Range:
-    """A named range of guest-physical addresses, *end* exclusive."""
+    """A named range of guest-physical addresses: *base* to *end*, exclusive."""
 
     __slots__ = ("base", "end", "name")
 

@@ -56,7 +56,8 @@ class Run:
     """One command. Made by ``ExecClient.start``.
 
     The functions get the run and what came. With *on_stdout* or *on_stderr*, call ``consumed`` for the
-    bytes once they are passed on; without, that output is dropped.
+    bytes once they are passed on; without, that output is dropped. *number*, 1 to 255, is in all of its
+    frames.
     """
 
     def __init__(
@@ -120,11 +121,11 @@ class Run:
         self._control(frames.HOST_EOF)
 
     def signal(self, number: int) -> None:
-        """Send a signal, 1 to 64, to the command's process group."""
+        """Send signal *number*, 1 to 64, to the command's process group."""
         self._control(frames.HOST_SIGNAL, _U32.pack(number))
 
     def resize(self, rows: int, columns: int) -> None:
-        """Tell the command's terminal its size."""
+        """Tell the command's terminal its size: *rows* and *columns* of characters, 0 to 65535."""
         self._control(frames.HOST_RESIZE, struct.pack("<HH", rows & 0xFFFF, columns & 0xFFFF))
 
     def consumed(self, size: int) -> None:

@@ -97,7 +97,10 @@ class Request:
 
     @classmethod
     def shell(cls, command: str, *, pty: tuple[int, int] | None = None, window: int = 65536) -> Request:
-        """The request that gives *command* to the guest's ``/bin/sh -c``."""
+        """The request that gives *command* to the guest's ``/bin/sh -c``.
+
+        *pty* and *window*: see ``Request``. Raises ExecRequestError.
+        """
         return cls(["/bin/sh", "-c", command], pty=pty, window=window)
 
     @classmethod
@@ -111,7 +114,8 @@ class Request:
     ) -> Request:
         """The request that makes *target* in the guest out of a cpio archive on standard input.
 
-        Its status is 0 or an errno of the guest's, as ``failure`` reads it.
+        Its status is 0 or an errno of the guest's, as ``failure`` reads it. *root*, *user* and *window*: see
+        ``Request``. Raises ExecRequestError.
         """
         request = cls.__new__(cls)
         request._fill([(b"x", target)], root, user, None, window)
@@ -128,7 +132,8 @@ class Request:
     ) -> Request:
         """The request that gives a file or a directory of the guest as a cpio archive on standard output.
 
-        Its status is 0 or an errno of the guest's, as ``failure`` reads it.
+        Its status is 0 or an errno of the guest's, as ``failure`` reads it. *root*, *user* and *window*: see
+        ``Request``. Raises ExecRequestError.
         """
         request = cls.__new__(cls)
         request._fill([(b"p", path)], root, user, None, window)
@@ -138,7 +143,8 @@ class Request:
 def failure(status: int, stderr: bytes) -> Exception | None:
     """What the end of ``Request.pack`` or ``unpack`` means: None, OSError, or GuestError when it did not run.
 
-    *stderr* is what it wrote there; its first line is the message. The OSError has the guest's errno.
+    *status* is ``Run.status``, 0 to 255. *stderr* is what it wrote there; its first line is the message. The
+    OSError has the guest's errno.
     """
     if not status:
         return None

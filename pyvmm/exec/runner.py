@@ -30,11 +30,11 @@ _PIPE_BUF = 4096
 
 
 class ExecRunner:
-    """Runs *request* over *client*'s link, joined to our own descriptors.
+    """Runs *request* over *client*'s link, joined to the descriptors *stdin*, *stdout* and *stderr* of ours.
 
     *on_exit* is called once, with the command's status, when all its output is written; a link that is lost
     is raised as ExecLostError from what gave the client its bytes. With a pty, *on_quit* is called at
-    Ctrl-A x. Everything happens in the loop's thread.
+    Ctrl-A x, and *stderr* is not used. Everything happens in the loop's thread.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class ExecRunner:
             self.run.eof()
 
     def signal(self, number: int) -> None:
-        """Send a signal to the command."""
+        """Send signal *number*, 1 to 64, to the command's process group."""
         self.run.signal(number)
 
     def resized(self) -> None:

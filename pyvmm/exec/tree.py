@@ -37,7 +37,10 @@ _MODE = 0o777
 
 
 def archive_of(data: bytes, mode: int = 0o644, mtime: int = 0) -> bytes:
-    """The archive of one file with the content *data*. Raises CpioError for 4 GiB and more."""
+    """The archive of one file with the content *data*; *mtime*: seconds since 1970.
+
+    Raises CpioError for 4 GiB and more.
+    """
     return b"".join(
         (Header(".", stat.S_IFREG | mode, len(data), mtime).pack(1), data, padding(len(data)), _trailer())
     )
@@ -188,7 +191,7 @@ class Unpacker:
         return self._left_out.count
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
-        """A piece of the archive."""
+        """Unpack a piece of the archive, of any length. Raises CpioError and OSError."""
         for item in self._reader.feed(data):
             if isinstance(item, Header):
                 self._begin(item)

@@ -51,7 +51,7 @@ class Files:
     def put(
         self, source: str | os.PathLike[str], target: str, timeout: float | None, user: str | int | None
     ) -> None:
-        """Make *target* in the guest what *source* is on the host."""
+        """Make *target* in the guest what *source* is on the host. Raises OSError for what cannot be read."""
         packer = Packer(source)
         try:
             pieces = iter(lambda: packer.read(_PIECE), b"")

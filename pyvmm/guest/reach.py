@@ -31,7 +31,10 @@ class RefusedError(StartError):
 
 
 class Reached:
-    """A connection to the guest *name*. A context manager. Raises NoSuchGuestError, NoAnswerError."""
+    """A connection to the guest *name*. A context manager.
+
+    Raises NoSuchGuestError, NoAnswerError, RegistryError, and ConfigError for a name that none can have.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name

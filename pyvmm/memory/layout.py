@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class Part:
     """*size* bytes of guest RAM and what makes them: ``backing(size)`` returns the host object.
 
-    The classes of ``memory.host`` are such makers: ``Part(128 << 20, Memfd)``.
+    The classes of ``memory.host`` are such makers: ``Part(128 << 20, Memfd)``. Raises MemoryConfigError for a
+    size that is no whole number of pages.
     """
 
     __slots__ = ("backing", "name", "size")

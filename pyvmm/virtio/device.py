@@ -20,6 +20,8 @@ class VirtioDevice(DeviceHooks):
 
     :ivar config: the configuration space: declared fields as attributes
     :ivar runtime: what runs the device: queues, event loop, timers, watched descriptors
+
+    Raises ValueError, OverflowError for ``config_fields`` that ConfigSpace refuses.
     """
 
     def __init__(self) -> None:

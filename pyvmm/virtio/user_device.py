@@ -40,7 +40,10 @@ _FALSE = ("off", "no", "false", "0")
 
 
 def from_options(reader: OptionReader) -> VirtioDevice:
-    """``device``: its class, and its constructor's arguments."""
+    """``device``: its class, and its constructor's arguments.
+
+    Raises ConfigError; with PYVMM_DEBUG set, the Exception that the user's code raised.
+    """
     kind = load_class(reader.need("class"))
     return make(kind, reader.rest())
 
@@ -51,7 +54,7 @@ def from_options(reader: OptionReader) -> VirtioDevice:
 def load_class(text: str) -> type[VirtioDevice]:
     """The class named by FILE.py:Class, package.module:Class or an entry point's name.
 
-    Raises ConfigError.
+    Raises ConfigError; with PYVMM_DEBUG set, the Exception that the module raised.
     """
     where, colon, name = text.rpartition(":")
     if not colon:
@@ -180,7 +183,11 @@ def _wrong(kind: type[VirtioDevice] | VirtioDevice) -> str | None:
 
 
 def make(kind: type[VirtioDevice], given: dict[str, str | bool]) -> VirtioDevice:
-    """``kind(**given)``, the texts converted by the constructor's annotations. Raises ConfigError."""
+    """``kind(**given)``, the texts converted by the constructor's annotations.
+
+    Raises ConfigError, and a PyvmmError of the constructor's as it is; with PYVMM_DEBUG set, any Exception
+    that the constructor raised.
+    """
     what = f"device {kind.__name__}"
     parameters = {
         name: parameter

@@ -14,10 +14,9 @@ def docstrings() -> ModuleType:
     return script("docstrings")
 
 
-def test_packages_that_are_held_to_it_miss_nothing(docstrings: ModuleType) -> None:
-    missing = [str(finding) for path in docstrings.HELD for finding in docstrings.check(path)]
-
-    assert missing == []
+def test_package_misses_nothing(docstrings: ModuleType) -> None:
+    assert docstrings.HELD == "pyvmm"
+    assert [str(finding) for finding in docstrings.check(docstrings.HELD)] == []
 
 
 def test_glossary_gives_parameter_names_a_meaning(docstrings: ModuleType) -> None:
@@ -66,6 +65,7 @@ CALLS_HELPER = "def _g():\n    raise Oops\ndef f():\n    'Doc.'\n"
             "class C:\n def m(self):\n  'Raises Oops.'\n def n(self):\n  '``m``, awaited.'\n  raise Oops",
             ["has no docstring"],
         ),
+        ("class C:\n 'Doc.'\n def m(self):\n  'Doc.'\n  failed = g()\n  raise failed", []),
         ("class C:\n 'Doc.'\n @overload\n def m(self): ...\n def m(self):\n  'Doc.'", []),
         ("def f():\n    'Doc.'\n    def inner():\n        raise Oops", []),
         ("def _f(n: int): raise Oops", []),

@@ -44,7 +44,10 @@ def machine_type(kvm: Kvm, end: int) -> int:
 
 
 def create(vm: Vm, config: Config) -> Gic:
-    """Make the interrupt controller, before any vCPU."""
+    """Make the interrupt controller, before any vCPU.
+
+    Raises ConfigError for more vCPUs than a GICv2 serves, StartError where KVM does not offer the version.
+    """
     from pyvmm.arch.arm64.gic import Gic
 
     return Gic(vm, config.gic or "auto", config.cpus)

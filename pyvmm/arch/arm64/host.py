@@ -84,7 +84,7 @@ def gic_versions(kvm: Kvm) -> list[int]:
 
 
 def ring0_speed(kvm: Kvm) -> float:
-    """Instructions per second of a loop at EL1. Raises KvmError."""
+    """Instructions per second of a loop at EL1. Raises KvmError, HostMemoryError."""
     from pyvmm.arch.arm64 import cpu
     from pyvmm.arch.arm64.registers import REGISTERS
     from pyvmm.memory.guest import GuestMemory, Region

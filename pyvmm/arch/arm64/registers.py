@@ -109,7 +109,10 @@ def core(offset: int, size: int) -> int:
 
 
 def system(op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
-    """The identifier of a system register, by the fields of its MRS instruction."""
+    """The identifier of a system register by the fields of its MRS instruction.
+
+    *op0*: 2 bits; *op1*, *op2*: 3; *crn*, *crm*: 4. ARM64_SYS_REG of <asm/kvm.h>.
+    """
     return (
         KVM_REG_ARM64
         | KVM_REG_SIZE_U64

@@ -83,13 +83,20 @@ class MachineTree:
     # Devices
 
     def add_pl011(self, base: int, spi: int, label: str, number: int) -> str:
-        """A serial port; the path of its node."""
+        """A PL011 at *base*, a guest-physical address, on shared peripheral interrupt *spi* (INTID - 32).
+
+        *number*: that of its alias ``serialN``, from 0. Returns the path of its node.
+        """
         node = self._primecell("serial", "arm,pl011", base, label, layout.UART_CLOCK, ("uartclk", "apb_pclk"))
         node.set("interrupts", GIC_SPI, spi, IRQ_LEVEL_HIGH)
         return self._alias(node, f"serial{number}")
 
     def add_ns16550(self, base: int, spi: int, label: str, number: int, shift: int = 0) -> str:
-        """A 16550 whose registers lie 2**shift bytes apart; the path of its node."""
+        """A 16550 whose registers lie 2**shift bytes apart; the rest as for ``add_pl011``.
+
+        *shift*: 0 to 2. *base*: guest-physical. *spi*: its shared peripheral interrupt. *number*: that of its
+        alias. Returns the path of its node.
+        """
         node = self.root.add(f"serial@{base:x}", label)
         node.set("compatible", "ns16550a")
         node.set("reg", u64(base), u64(layout.NS16550_SIZE << shift))
@@ -100,12 +107,15 @@ class MachineTree:
         return self._alias(node, f"serial{number}")
 
     def add_rtc(self, base: int, spi: int) -> None:
-        """The PL031."""
+        """The PL031 at *base*, a guest-physical address, on shared peripheral interrupt *spi*."""
         node = self._primecell("rtc", "arm,pl031", base, "rtc", layout.UART_CLOCK, ("apb_pclk",))
         node.set("interrupts", GIC_SPI, spi, IRQ_LEVEL_HIGH)
 
     def add_gpio(self, base: int, spi: int, power_button: int) -> None:
-        """The PL061, and the power button on one of its lines."""
+        """The PL061 at *base*, a guest-physical address, on shared peripheral interrupt *spi*.
+
+        The power button is on its line *power_button*, 0 to 7.
+        """
         node = self._primecell("gpio", "arm,pl061", base, "gpio", layout.UART_CLOCK, ("apb_pclk",))
         node.set("interrupts", GIC_SPI, spi, IRQ_LEVEL_HIGH)
         node.set("gpio-controller")
@@ -120,13 +130,13 @@ class MachineTree:
         key.set("gpios", self.tree.refer(node), power_button, GPIO_ACTIVE_HIGH)
 
     def add_watchdog(self, base: int, spi: int) -> None:
-        """The SP805."""
+        """The SP805 at *base*, a guest-physical address, on shared peripheral interrupt *spi*."""
         clock, names = layout.WATCHDOG_CLOCK, ("wdog_clk", "apb_pclk")
         node = self._primecell("watchdog", "arm,sp805", base, "watchdog", clock, names)
         node.set("interrupts", GIC_SPI, spi, IRQ_LEVEL_HIGH)
 
     def add_virtio(self, base: int, spi: int) -> None:
-        """A virtio device."""
+        """A virtio device whose registers are at *base*, on shared peripheral interrupt *spi*."""
         node = self.root.add(f"virtio@{base:x}", f"virtio_{base:x}")
         node.set("compatible", "virtio,mmio")
         node.set("reg", u64(base), u64(layout.VIRTIO_SIZE))

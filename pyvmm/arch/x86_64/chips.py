@@ -28,7 +28,7 @@ def ram_gap(config: Config) -> tuple[int, int]:
 
 
 def machine_type(kvm: Kvm, end: int) -> int:
-    """The machine type for KVM_CREATE_VM: 0, the default."""
+    """The machine type for KVM_CREATE_VM: 0, the only one, wherever memory ends (*end*, guest-physical)."""
     return 0
 
 

@@ -92,7 +92,7 @@ def extras(kvm: Kvm) -> list[tuple[str, str]]:
 def ring0_speed(kvm: Kvm) -> float:
     """Instructions per second of a real-mode loop; measured in about 50 ms where ring 0 is emulated.
 
-    Raises KvmError.
+    Raises KvmError, HostMemoryError.
     """
     from pyvmm.memory.guest import GuestMemory, Region
     from pyvmm.memory.host import Anonymous

@@ -213,7 +213,10 @@ class X86Platform:
     def boot_params(
         self, memory: GuestMemory, cmdline: str, initrds: Sequence[bytes | memoryview]
     ) -> BootParams:
-        """Write ACPI tables, MP table and reset code into *memory*; return what a loader needs besides."""
+        """Write ACPI tables, MP table and reset code into *memory*; return what a loader needs besides.
+
+        Raises DoesNotFitError for more CPUs than the MP table has room for.
+        """
         from pyvmm.boot.acpi import AcpiDevice, AcpiTables, PowerPorts
         from pyvmm.boot.x86 import lowmem
         from pyvmm.boot.x86.e820 import build_e820

@@ -28,7 +28,8 @@ def open_disk(
     :param snapshot: what is written is discarded at the end; the image is only read
     :param create: make a raw image of this many bytes when there is nothing at *path*
 
-    Raises DiskError with a sentence that names *path* and what to do.
+    Raises DiskError with a sentence that names *path* and what to do; BackendError when qemu-nbd cannot be
+    connected to.
     """
     if format not in CHOICES:
         raise DiskError(f"disk {path}: format={format} is not offered; choose {', '.join(CHOICES)}")

@@ -54,7 +54,8 @@ _VIEWS = 512
 class NbdDisk(Disk):
     """The default export of the server at the other end of *link*, a connected socket, which it closes.
 
-    Raises DiskError when the other end does not speak NBD, and OSError when it disconnects.
+    Raises DiskError when the other end does not speak NBD, and OSError when it disconnects. All methods that
+    touch the image raise OSError: the server's error, or EIO and EPROTO, after which it is disconnected.
     """
 
     def __init__(self, link: socket.socket, path: str) -> None:
@@ -90,7 +91,7 @@ class NbdDisk(Disk):
             self._request(_FLUSH, 0, 0, 0)
 
     def discard(self, offset: int, size: int) -> None:
-        """Send NBD_CMD_TRIM."""
+        """Send NBD_CMD_TRIM. Raises OSError EOPNOTSUPP where the server has no such command."""
         if not self._flags & _SEND_TRIM:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         for start in range(0, size, _LIMIT):

@@ -35,7 +35,8 @@ class QemuDisk(NbdDisk):
     :param direct: past the host's page cache
     :param snapshot: writes go to a temporary file that is removed at the end
 
-    Raises DiskError when qemu-nbd is missing or refuses the image, with its reason.
+    Raises DiskError when qemu-nbd is missing or refuses the image, with its reason; BackendError when it
+    cannot be connected to.
     """
 
     def __init__(self, path: str, format: str, readonly: bool, direct: bool, snapshot: bool) -> None:

@@ -51,7 +51,9 @@ class RawDisk(Disk):
     :param guarded: the format was guessed from its contents, so a guest must not make it look like
         another one: the next program that opens it would follow the guest's header to other files
 
-    Raises DiskError when it cannot be opened as asked, is no disk, or is in use.
+    Raises DiskError when it cannot be opened as asked, is no disk, or is in use. All methods that touch the
+    image raise OSError: the host's error, EIO where the file is shorter than the disk, EPERM for a write that
+    *guarded* refuses.
     """
 
     parallel = True

@@ -79,7 +79,7 @@ class Link(NetBackend):
         return -1 if self._peer is None else self._peer.fileno()
 
     def receive(self, pair: int, views: list[memoryview]) -> int:
-        """One frame."""
+        """Read one frame. Raises BlockingIOError when there is none, and when there is no other end."""
         if self._peer is None:
             raise BlockingIOError
         try:

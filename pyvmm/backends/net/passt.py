@@ -34,7 +34,10 @@ _PORT_MAX = 65535
 
 
 class Forward:
-    """A port of the host's, *protocol* ``tcp`` or ``udp``, that leads to the guest's *inside*."""
+    """A port *outside* of the host's *address* that leads to the guest's port *inside*; each 1 to 65535.
+
+    *protocol*: ``tcp`` or ``udp``.
+    """
 
     __slots__ = ("address", "inside", "outside", "protocol")
 
@@ -73,7 +76,7 @@ class Passt(NetBackend):
     """A guest's network through a passt of its own, which ends with the socket.
 
     :param forwards: ports that lead in
-    :param mtu: the largest packet; by default 65520
+    :param mtu: bytes of the largest IP packet; by default 65520
     """
 
     sends_in_any_thread = True
@@ -139,7 +142,10 @@ class Passt(NetBackend):
         return self._frame_end() > 0
 
     def receive(self, pair: int, views: list[memoryview]) -> int:
-        """One frame, behind a header of zeroes."""
+        """One frame, behind a header of zeroes.
+
+        Raises BlockingIOError when none is whole, and when passt has ended.
+        """
         end = self._frame_end()
         while not end:
             self._read()
@@ -163,7 +169,10 @@ class Passt(NetBackend):
         return size
 
     def send(self, pair: int, views: list[memoryview]) -> None:
-        """One frame without its header. What the socket does not accept of it is sent before the next."""
+        """Send one frame without its header. What the socket does not accept of it is sent before the next.
+
+        Raises BlockingIOError while the end of the one before waits.
+        """
         if self._socket is None:
             return
         fd = self._socket.fileno()

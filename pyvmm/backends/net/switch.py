@@ -72,7 +72,10 @@ class Switch:
 
 
 class SwitchPort(NetBackend):
-    """One port of *switch*; made by ``Switch.port``."""
+    """One port of *switch*; made by ``Switch.port``.
+
+    :param number: which of its ports it is, counted from 1 in the order they were made
+    """
 
     offloads = ALL_OFFLOADS
     foreign = True

@@ -39,7 +39,7 @@ DEVICE = "/dev/net/tun"
 
 
 class TapError(NetBackendError):
-    """A tap that cannot be opened, and the errno of the attempt."""
+    """A tap that cannot be opened, and *number*, the errno of the attempt."""
 
     def __init__(self, sentence: str, number: int) -> None:
         super().__init__(sentence)
@@ -49,8 +49,8 @@ class TapError(NetBackendError):
 def open_queue(ifname: str, multi_queue: bool) -> tuple[int, str]:
     """Open one queue of tap *ifname*, made when it is not there; ``%d`` in it gets a free number.
 
-    Returns a non-blocking descriptor and the interface's name. Frames have a vnet header. Raises
-    NetBackendError.
+    Returns a non-blocking descriptor and the interface's name. Frames have a vnet header. Raises TapError
+    when the kernel refuses the interface, NetBackendError when there is no tun device.
     """
     try:
         fd = os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -68,7 +68,7 @@ def open_queue(ifname: str, multi_queue: bool) -> tuple[int, str]:
 
 
 def configure(fd: int, offloads: int, header: int = HEADER) -> None:
-    """Set what the reader of tap *fd* takes unfinished (CSUM, TSO4, TSO6, ECN) and the vnet header's bytes.
+    """Set the offloads that the reader of tap *fd* accepts, and the vnet header's size, *header* bytes.
 
     Raises OSError.
     """
@@ -111,12 +111,12 @@ class NetTap(NetBackend):
         return self.name
 
     def started(self, offloads: int) -> None:
-        """Tell the kernel which offloads the guest accepts."""
+        """Tell the kernel which offloads the guest accepts. Raises OSError."""
         for fd in self._fds:
             configure(fd, offloads)
 
     def enable(self, pairs: int) -> None:
-        """Attach the first *pairs* queues: the kernel spreads flows over these."""
+        """Attach the first *pairs* queues: the kernel spreads flows over these. Raises OSError."""
         while self._enabled < pairs:
             self._attach_queue(self._enabled, IFF_ATTACH_QUEUE)
             self._enabled += 1
@@ -167,6 +167,7 @@ def open_tap(
 ) -> NetTap:
     """The tap interface *ifname* with *pairs* queues; made, set up and up when it is not there.
 
+    :param mtu: bytes of the largest IP packet through a made one; by default the kernel's 1500
     :param bridge: the bridge that a made one is put into
     :param address: the host's own address on a made one, such as ``192.0.2.1/24``
 
@@ -234,7 +235,10 @@ def adopt(fds: Sequence[int]) -> NetTap:
 def set_up(
     name: str, *, mtu: int | None = None, bridge: str | None = None, address: str | None = None
 ) -> None:
-    """Give interface *name* its MTU, bridge and address, and set it up. Raises NetBackendError."""
+    """Set interface *name* up, with *mtu* (bytes of the largest IP packet), *bridge*, *address* where given.
+
+    Raises NetBackendError.
+    """
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 

@@ -78,7 +78,10 @@ def _packaged(opcode: bytes, *parts: bytes) -> bytes:
 
 
 def name_seg(text: str) -> bytes:
-    """One segment of a name: capitals, digits and underscores, no digit first, at most four (20.2.2)."""
+    """One segment of a name: capitals, digits and underscores, no digit first, at most four (20.2.2).
+
+    Raises AmlError for anything else.
+    """
     if not 1 <= len(text) <= 4 or text[0] not in _FIRST or any(c not in _FOLLOWING for c in text):
         raise AmlError(
             f"{text!r} is not an ACPI name; use one to four capitals, digits and underscores, no digit first"
@@ -120,7 +123,7 @@ def string(text: str) -> bytes:
 
 
 def buffer(data: bytes) -> bytes:
-    """A buffer with *data* in it."""
+    """A buffer with *data* in it. Raises AmlError from 2**28 bytes on."""
     return _packaged(BUFFER_OP, integer(len(data)), data)
 
 
@@ -154,27 +157,33 @@ def eisaid(text: str) -> bytes:
 
 
 def hid(text: str) -> bytes:
-    """A hardware identifier as _HID wants it: compressed where it has the form, else a string (6.1.5)."""
+    """A hardware identifier as _HID wants it: compressed where it has the form, else a string (6.1.5).
+
+    Raises AmlError as ``string`` does.
+    """
     return eisaid(text) if is_eisaid(text) else string(text)
 
 
 def name(target: str, value: bytes) -> bytes:
-    """``Name (target, value)``."""
+    """``Name (target, value)``. Raises AmlError as ``path`` does."""
     return NAME_OP + path(target) + value
 
 
 def scope(target: str, *terms: bytes) -> bytes:
-    """``Scope (target) { terms }``."""
+    """``Scope (target) { terms }``. Raises AmlError as ``path`` does, and from 2**28 bytes on."""
     return _packaged(SCOPE_OP, path(target), *terms)
 
 
 def device(target: str, *terms: bytes) -> bytes:
-    """``Device (target) { terms }``."""
+    """``Device (target) { terms }``. Raises AmlError as ``scope`` does."""
     return _packaged(DEVICE_OP, path(target), *terms)
 
 
 def method(target: str, arguments: int, *terms: bytes, serialized: bool = False) -> bytes:
-    """``Method (target, arguments, ...) { terms }``; 0 to 7 arguments. Raises AmlError for more."""
+    """``Method (target, arguments, ...) { terms }``; *arguments*: 0 to 7.
+
+    Raises AmlError for more, and as ``scope`` does.
+    """
     if not 0 <= arguments <= 7:
         raise AmlError(f"ACPI method {target} cannot have {arguments} arguments; the limit is 7")
     flags = arguments | (_SERIALIZED if serialized else 0)
@@ -182,12 +191,18 @@ def method(target: str, arguments: int, *terms: bytes, serialized: bool = False)
 
 
 def op_region(target: str, space: int, base: int, length: int) -> bytes:
-    """``OperationRegion``: *length* bytes at *base* of SYSTEM_MEMORY or SYSTEM_IO."""
+    """``OperationRegion``: *length* bytes at *base* of *space*, SYSTEM_MEMORY or SYSTEM_IO.
+
+    Raises AmlError as ``path`` does, and for a number outside 0 to 2**64 - 1.
+    """
     return OP_REGION_OP + path(target) + bytes((space,)) + integer(base) + integer(length)
 
 
 def field(region: str, access: int, *units: tuple[str | None, int]) -> bytes:
-    """``Field (region, access, NoLock, WriteAsZeros)``: (name, bits) in turn; None skips the bits."""
+    """``Field (region, access, NoLock, WriteAsZeros)``: (name, bits) in turn; None skips the bits.
+
+    *access*: BYTE_ACC, WORD_ACC or DWORD_ACC. Raises AmlError for what is no name, and from 2**28 bits on.
+    """
     encoded = [
         (name_seg(unit) if unit is not None else b"\x00") + _field_length(bits) for unit, bits in units
     ]
@@ -205,12 +220,12 @@ def _field_length(bits: int) -> bytes:
 
 
 def local(number: int) -> bytes:
-    """``Local0`` to ``Local7``."""
+    """``Local0`` to ``Local7``, by *number*."""
     return bytes((LOCAL0_OP + number,))
 
 
 def arg(number: int) -> bytes:
-    """``Arg0`` to ``Arg6``."""
+    """``Arg0`` to ``Arg6``, by *number*."""
     return bytes((ARG0_OP + number,))
 
 
@@ -230,17 +245,20 @@ def equal(left: bytes, right: bytes) -> bytes:
 
 
 def notify(target: str, value: int) -> bytes:
-    """``Notify (target, value)``: tell the driver of *target*."""
+    """``Notify (target, value)``: tell the driver of *target*; 5.6.6 has the meanings of *value*.
+
+    Raises AmlError as ``path`` does.
+    """
     return NOTIFY_OP + path(target) + integer(value)
 
 
 def if_(predicate: bytes, *terms: bytes) -> bytes:
-    """``If (predicate) { terms }``."""
+    """``If (predicate) { terms }``. Raises AmlError from 2**28 bytes on."""
     return _packaged(IF_OP, predicate, *terms)
 
 
 def else_(*terms: bytes) -> bytes:
-    """``Else { terms }``, straight behind an ``if_``."""
+    """``Else { terms }``, straight behind an ``if_``. Raises AmlError from 2**28 bytes on."""
     return _packaged(ELSE_OP, *terms)
 
 

@@ -64,7 +64,7 @@ def checksum(data: bytes | bytearray) -> int:
 
 
 def table(signature: bytes, revision: int, body: bytes) -> bytes:
-    """*body* behind a system description table header."""
+    """*body* behind a system description table header (5.2.6). *revision*, 0 to 255: that of its layout."""
     size = HEADER_SIZE + len(body)
     data = bytearray(
         _HEADER.pack(
@@ -77,7 +77,10 @@ def table(signature: bytes, revision: int, body: bytes) -> bytes:
 
 
 def rsdp(rsdt_gpa: int, xsdt_gpa: int) -> bytes:
-    """The root pointer, revision 2: its first 20 bytes have a checksum of their own."""
+    """The root pointer, revision 2: its first 20 bytes have a checksum of their own.
+
+    *rsdt_gpa*, below 4 GiB, and *xsdt_gpa*: the guest-physical addresses of the RSDT and the XSDT.
+    """
     data = bytearray(
         struct.pack("<8sB6sBIIQB3x", b"RSD PTR ", 0, OEM_ID, 2, rsdt_gpa, RSDP_SIZE, xsdt_gpa, 0)
     )
@@ -97,7 +100,10 @@ def xsdt(tables: Sequence[int]) -> bytes:
 
 
 def fadt(dsdt_gpa: int, power: PowerPorts) -> bytes:
-    """The fixed description of a hardware-reduced machine: no PM blocks, no SCI, no FACS."""
+    """The fixed description of a hardware-reduced machine: no PM blocks, no SCI, no FACS.
+
+    *dsdt_gpa*: the guest-physical address of the DSDT, below 4 GiB.
+    """
     data = bytearray(FADT_SIZE - HEADER_SIZE)
 
     def put(layout: str, offset: int, *values: int | bytes) -> None:

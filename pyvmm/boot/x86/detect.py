@@ -88,7 +88,8 @@ def load(
 
     *how* is one of METHODS. With "auto" a bzImage is unpacked on the host, where that is
     possible (*elf*, if it was already), and its ELF file started; with BZIMAGE the kernel's own decompressor
-    is started. Raises ImageError, without the file's name.
+    is started. Raises NotAKernelError for a file of no known format, ImageError for anything else that is
+    wrong with it, DoesNotFitError; without the file's name.
     """
     kind = detect(data) if how == "auto" else how
     if kind == BZIMAGE:

@@ -96,10 +96,10 @@ def write_page_tables(memory: GuestMemory) -> int:
 
 
 def protected_entry(memory: GuestMemory, ip: int, registers: dict[str, int]) -> BootEntry:
-    """A BootEntry in flat 32-bit protected mode, its descriptor table written."""
+    """A BootEntry at *ip*, guest-physical, in flat 32-bit protected mode, its descriptor table written."""
     return BootEntry(PROTECTED, ip, registers, write_gdt(memory, PROTECTED))
 
 
 def long_entry(memory: GuestMemory, ip: int, registers: dict[str, int]) -> BootEntry:
-    """A BootEntry in 64-bit mode, its descriptor and page tables written."""
+    """A BootEntry at *ip*, below 4 GiB, in 64-bit mode, its descriptor and page tables written."""
     return BootEntry(LONG, ip, registers, write_gdt(memory, LONG), write_page_tables(memory))

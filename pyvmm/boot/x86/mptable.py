@@ -54,7 +54,10 @@ def write_mp_table(
 
 
 def build_mp_table(cpus: int, signature: int = 0x600, features: int = 0x201) -> bytes:
-    """The configuration table's bytes, with the parameters of ``write_mp_table``. Raises DoesNotFitError."""
+    """The configuration table's bytes; *cpus*, *signature* and *features* are as for ``write_mp_table``.
+
+    Raises DoesNotFitError as that does.
+    """
     if not 1 <= cpus <= MAX_CPUS:
         raise DoesNotFitError(f"an MP table describes 1 to {MAX_CPUS} CPUs, not {cpus}")
     io_apic = cpus

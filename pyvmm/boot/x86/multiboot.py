@@ -47,7 +47,10 @@ def find_header(data: memoryview) -> int | None:
 
 
 def search(data: memoryview, magic: int, align: int, words: struct.Struct) -> int | None:
-    """Offset of *words* aligned 32-bit words that begin with *magic* and add up to 0; None without."""
+    """The offset of *words* that begin with *magic*, 32 bits, and add up to 0; None without.
+
+    The offset is a multiple of *align*, in bytes.
+    """
     head = bytes(data)
     first = struct.pack("<I", magic)
     at = head.find(first)
@@ -138,9 +141,10 @@ def load_flat(
 def load_modules(
     memory: GuestMemory, initrds: Sequence[bytes | memoryview], kernel_end: int
 ) -> list[tuple[int, int]]:
-    """Write each initrd to a page of its own behind the kernel: ``(base, end)`` of each.
+    """Write each initrd to a page of its own behind the kernel: ``(base, end)`` of each, *end* exclusive.
 
-    Low rather than high: small kernels map only what lies close to them.
+    *kernel_end*: the guest-physical address behind the kernel. Low rather than high: small kernels map only
+    what lies close to them. Raises DoesNotFitError.
     """
     modules = []
     at = max(kernel_end, lowmem.HIGH_MEMORY)

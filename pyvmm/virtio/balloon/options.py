@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def from_options(reader: OptionReader) -> Balloon:
-    """``balloon=[target=SIZE][,deflate-on-oom][,stats=SECONDS][,reporting]``."""
+    """``balloon=[target=SIZE][,deflate-on-oom][,stats=SECONDS][,reporting]``. Raises ConfigError."""
     stats = reader.text("stats")
     seconds = None if stats is None else parse_seconds(stats, "--balloon stats")
     target = reader.size("target", 0) or 0

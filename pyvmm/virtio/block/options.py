@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def from_options(reader: OptionReader) -> Block:
-    """``disk=PATH,ro,serial=...``: see docs/devices/block.md."""
+    """``disk=PATH,ro,serial=...``: see docs/devices/block.md. Raises ConfigError, DiskError."""
     cache = reader.choice("cache", CACHES, "writeback")
     queues = reader.number("queues", 1, 1, MAX_QUEUES)
     serial = reader.text("serial", "") or ""

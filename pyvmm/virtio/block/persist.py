@@ -23,7 +23,8 @@ def save() -> dict[str, Any]:
 def check(name: str, state: dict[str, Any], path: str, sectors: int, saved_sectors: int) -> None:
     """Check the *state* of device *name* against its image at *path*, which has *sectors* of 512 bytes.
 
-    Raises StateError for another version, and when the image had another size when the state was saved.
+    *saved_sectors*: those it had when the state was saved. Raises StateError for another version, and when
+    the two numbers differ.
     """
     check_version(name, state, VERSION)
     if saved_sectors != sectors:

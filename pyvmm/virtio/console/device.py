@@ -190,7 +190,7 @@ class VirtioConsole(VirtioDevice):
         self.runtime.serve(self.runtime.queues[CONTROL_TX])
 
     def handle(self, queue: int, chain: Chain) -> None:
-        """A control message of the driver's."""
+        """A control message of the driver's (5.3.6.2). Raises ChainError for one that drivers do not send."""
         number, event, value = CONTROL.unpack(chain.read(CONTROL.size))
         if event == DEVICE_READY:
             if value:
@@ -229,7 +229,10 @@ class VirtioConsole(VirtioDevice):
         return persist.save(self.ports, self._messages)
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore it; the driver is told who is connected to the host's ends now."""
+        """Restore it; the driver is told who is connected to the host's ends now.
+
+        Raises StateError; KeyError, TypeError or ValueError for values that are none.
+        """
         self._messages = persist.load(self.name, self.ports, state)
         for port in self.ports if self.has(F_MULTIPORT) else ():
             if port.known:  # sent when the queues are run, at the start

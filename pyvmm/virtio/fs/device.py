@@ -36,7 +36,8 @@ _READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$
 class Share(VhostUser):
     """Directory *path* under the name *tag*; with *readonly* the host refuses every write.
 
-    Raises DeviceError when there is no virtiofsd, or it does not start.
+    Raises DeviceError when there is no virtiofsd, or it does not start; BackendError when it cannot be
+    connected to.
     """
 
     def __init__(self, path: str, tag: str, config: bytes, readonly: bool = False) -> None:

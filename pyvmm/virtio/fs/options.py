@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def from_options(reader: OptionReader) -> Share:
-    """``share``: DIR[:TAG][,tag=TAG][,ro]."""
+    """``share``: DIR[:TAG][,tag=TAG][,ro]. Raises ConfigError, DeviceError, BackendError."""
     path = reader.need("path")
     tag = reader.text("tag")
     if tag is None and not os.path.isdir(path) and ":" in path:

@@ -145,7 +145,10 @@ class Net(VirtioDevice):
     # The driver starts and stops
 
     def started(self) -> None:
-        """Begin as negotiated."""
+        """Begin as negotiated.
+
+        Raises the backend's OSError; KeyError, TypeError or ValueError for a loaded state that does not fit.
+        """
         state = self._begin()
         pairs = self._max_pairs if self.has(F_MQ) else 1
         queues = self.runtime.queues
@@ -231,7 +234,7 @@ class Net(VirtioDevice):
                 self._receive(index >> 1)
 
     def handle(self, queue: int, chain: Chain) -> None:
-        """One command of the control queue."""
+        """One command of the control queue (5.1.6.5). Raises ChainError without room for its status."""
         if not chain.writable:
             raise ChainError("a command without room for its status (5.1.6.5)")
         chain.write(self._control.carry_out(chain.read_rest(LIMIT)))
@@ -438,7 +441,10 @@ class Net(VirtioDevice):
         return persist.save(self._filter, self._offloads, self._pairs, self.receivers, self._sending)
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Keep it for ``started``."""
+        """Keep it for ``started``.
+
+        Raises StateError for another version, KeyError where a part is missing.
+        """
         self._loaded = persist.checked(self.name, state)
 
 

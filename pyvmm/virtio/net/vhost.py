@@ -65,7 +65,7 @@ class _Pairs(VhostControl):
 
 
 class VhostNet(VhostDevice, Net):
-    """A network device on *tap*, which it closes; the other parameters are Net's.
+    """A network device on *tap*, which it closes; *mac*, *mtu*, *pairs* and *seed* are Net's.
 
     Received frames are not filtered by address: everything that reaches the tap reaches the guest.
     Raises DeviceError when the host has no vhost-net.

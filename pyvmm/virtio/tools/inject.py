@@ -112,7 +112,10 @@ def check(device: VirtioDevice) -> None:
 
 
 class Injector(Observer):
-    """Makes *faults* of *device* happen. Raises ConfigError for an external device."""
+    """Makes *faults* of *device* happen. Raises ConfigError for an external device.
+
+    :param seed: any whole number; the same one makes the same faults happen at the same events
+    """
 
     registers = False
 

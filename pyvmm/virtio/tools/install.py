@@ -61,7 +61,10 @@ class Tools:
             self._records.append((found, path))
 
     def observers(self, device: VirtioDevice) -> list[Observer]:
-        """Those of *device*, the nearest to it first. Raises StartError for a file that cannot be written."""
+        """Those of *device*, the nearest to it first.
+
+        Raises StartError for a file that cannot be written, ConfigError for faults that cannot be made.
+        """
         found: list[Observer] = [
             Recorder(device, path) for devices, path in self._records if device in devices
         ]

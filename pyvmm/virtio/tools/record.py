@@ -140,7 +140,11 @@ class Recorder(Observer):
 
 
 class RecordingEntry:
-    """One entry of a recording; what it has beyond its kind depends on that."""
+    """One entry of a recording; what it has beyond its kind depends on that.
+
+    :param number: which entry it is, counted from 1
+    :param kind: START, STOP, REQUEST, RESULT, CONFIG_READ, CONFIG_WRITE or FULL
+    """
 
     __slots__ = ("head", "kind", "number", "payload", "queue", "seconds")
 

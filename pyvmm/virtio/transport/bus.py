@@ -141,7 +141,7 @@ class VirtioBus:
         """Let the guest acknowledge interrupts without an exit, and with *map_registers* read registers, too.
 
         Once, after the last ``attach``. Not for a device with observers of its registers: they see each
-        access when it happens. Raises as ``attach``.
+        access when it happens. Raises as ``attach``, and HostMemoryError.
         """
         unobserved = [attached for attached in self.attached if not attached.transport.observed]
         for attached in unobserved:

@@ -26,7 +26,10 @@ LIMITS = {
 
 
 def save(registers: Registers, interrupt_status: int, device: dict[str, Any]) -> dict[str, Any]:
-    """The state of a transport with these *registers*, and the state of its *device*."""
+    """The state of a transport with these *registers*, and the state of its *device*.
+
+    *interrupt_status*: the causes in InterruptStatus, 0 to 3.
+    """
     return {
         "version": VERSION,
         "status": registers.status,

@@ -29,8 +29,11 @@ PROTOCOL_FEATURES = p.PROTOCOL_F_MQ | p.PROTOCOL_F_REPLY_ACK | p.PROTOCOL_F_BACK
 class Channel(VhostControl):
     """The connection *sock* to a back end called *place* in messages. Any thread, one request at a time.
 
+    :param patience: seconds that it may take for an answer
+
     The first failure ends the connection, and every later request fails with the same sentence.
-    Raises DeviceError when the back end does not speak the protocol.
+    All methods that make a request raise DeviceError when the back end refuses it, does not answer in time or
+    does not speak the protocol; so does the constructor.
     """
 
     def __init__(self, sock: socket.socket, place: str, patience: float) -> None:
@@ -63,7 +66,10 @@ class Channel(VhostControl):
     # Requests
 
     def tell(self, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
-        """A request without an answer of its own; confirmed where the back end does that."""
+        """Make *request*, a number of ``user_protocol``, that has no answer of its own.
+
+        It is confirmed where the back end does that (REPLY_ACK).
+        """
         confirm = self.protocol & p.PROTOCOL_F_REPLY_ACK and request != p.SET_PROTOCOL_FEATURES
         with self._lock:
             answer = self._exchange(request, payload, fds, p.NEED_REPLY if confirm else 0, bool(confirm))
@@ -73,7 +79,7 @@ class Channel(VhostControl):
                     raise self._end(f"it refused {p.NAMES.get(request, request)}")
 
     def ask_number(self, request: int, payload: bytes = b"") -> int:
-        """A request whose answer is a number."""
+        """Make *request*, a number of ``user_protocol``, whose answer is a number of 64 bits."""
         with self._lock:
             (value,) = self._checked(self._exchange(request, payload, (), 0, True), p.U64)
         return int(value)
@@ -167,7 +173,7 @@ class Channel(VhostControl):
             self.ask_number(p.GET_FEATURES)
 
     def stop_ring(self, index: int) -> int:
-        """GET_VRING_BASE: when it is answered, the ring stands still."""
+        """GET_VRING_BASE: once it is answered, the back end no longer serves the ring."""
         if self.features & p.F_PROTOCOL_FEATURES:
             self.tell(p.SET_VRING_ENABLE, p.VRING_STATE.pack(index, 0))
         with self._lock:

@@ -23,7 +23,14 @@ OWN = ((1 << 24) - 1) | ((1 << 64) - (1 << 50))
 
 
 class Ring:
-    """What a back end must know of one queue: host virtual addresses, eventfds."""
+    """What a back end must know of one queue: host virtual addresses, eventfds.
+
+    :param kick: the eventfd of the driver's notifications
+    :param call: the eventfd that interrupts the driver
+    :param err: the eventfd by which the back end says that the ring is broken; -1 for none
+
+    Raises QueueError for a part of the ring that is not in one region of memory.
+    """
 
     __slots__ = ("avail", "base", "call", "desc", "err", "index", "kick", "size", "used")
 
@@ -80,7 +87,10 @@ class VhostDevice(VirtioDevice):
         self.connect(control, served)
 
     def connect(self, control: VhostControl, served: int | None = None) -> None:
-        """The second half of ``__init__``, for a subclass that is another kind of device besides."""
+        """The second half of ``__init__``, for a subclass that is another kind of device besides.
+
+        *served* is as for the class.
+        """
         self.control = control
         self._served = len(self.queue_sizes) if served is None else served
         self._watched_kicks: list[int] = []
@@ -99,7 +109,10 @@ class VhostDevice(VirtioDevice):
         return self.control.features & (OWN | PASSED)
 
     def started(self) -> None:
-        """Check the queues as for a device of this process, and hand them over."""
+        """Check the queues as for a device of this process, and pass them to the back end.
+
+        Raises QueueError, DeviceError.
+        """
         runtime = self.runtime
         memory, features = self.memory, runtime.driver_features
         try:
@@ -123,15 +136,15 @@ class VhostDevice(VirtioDevice):
             raise
 
     def stopped(self) -> None:
-        """Take the queues back: nothing touches guest memory any more."""
+        """Stop the queues: nothing touches guest memory any more."""
         self._stop_rings()
 
     def not_stopped(self, error: DeviceError) -> None:
-        """A queue could not be taken back: tell the user."""
+        """A queue could not be stopped: tell the user."""
         notice(f"virtio {self.name} stop", f"{self.name}: a queue could not be stopped: {error}")
 
     def before_save(self) -> None:
-        """Have the back end stop the rings, and say where they stand."""
+        """Have the back end stop the rings, and learn their positions. Raises DeviceError if it does not."""
         runtime = self.runtime
         failed = None
         for ring in self._rings:

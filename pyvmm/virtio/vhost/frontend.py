@@ -260,7 +260,10 @@ class VhostUser(VhostDevice):
 
 
 def fs_config(tag: str, request_queues: int, error: Callable[[str], Exception]) -> bytes:
-    """The configuration space of a file system called *tag* (5.11.4), which its back end does not give."""
+    """The configuration space of a file system called *tag* (5.11.4), which its back end does not give.
+
+    *request_queues*: from 1 on, without the high priority queue. Raises what *error* makes of a sentence.
+    """
     name = tag.encode(errors="surrogateescape")
     if not 0 < len(name) <= MAX_TAG or b"\0" in name:
         raise error(f"tag={tag} must have 1 to {MAX_TAG} bytes; the guest mounts it by that name")

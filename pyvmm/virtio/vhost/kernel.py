@@ -56,7 +56,11 @@ _NAMES = {value: name for name, value in vars().copy().items() if name.startswit
 
 
 class KernelVhost(VhostControl):
-    """One opened vhost device at *path*; a subclass says how its rings are set running."""
+    """One opened vhost device at *path*; a subclass says how its rings are set running.
+
+    Requests: <linux/vhost.h>. Raises DeviceError when it cannot be opened; kernel module *module* has it. All
+    methods that make a request raise DeviceError when the kernel refuses it.
+    """
 
     def __init__(self, path: str, module: str) -> None:
         try:
@@ -120,15 +124,15 @@ class KernelVhost(VhostControl):
         raise NotImplementedError
 
     def set_backend(self, index: int, fd: int) -> None:
-        """Join ring *index* of a network device to socket or tap *fd*; -1 parts them."""
+        """Join ring *index* of a network device to socket or tap *fd*; -1 disconnects it."""
         self.call(VHOST_NET_SET_BACKEND, _VRING_FILE.pack(index, fd))
 
     def set_number(self, request: int, value: int) -> None:
-        """A request whose argument is an ``int``."""
+        """Make *request*, one of the VHOST_ numbers, whose argument is an ``int``."""
         self.call(request, _INT.pack(value))
 
     def set_wide_number(self, request: int, value: int) -> None:
-        """A request whose argument is a ``__u64``."""
+        """Make *request*, one of the VHOST_ numbers, whose argument is a ``__u64``."""
         self.call(request, _U64.pack(value))
 
     def close(self) -> None:

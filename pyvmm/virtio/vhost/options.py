@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 def from_options(reader: OptionReader) -> VhostUser:
-    """``vhost_user``: SOCKET,type=KIND|N[,queues=N][,queue-size=N][,tag=TAG]."""
+    """``vhost_user``: SOCKET,type=KIND|N[,queues=N][,queue-size=N][,tag=TAG].
+
+    Raises ConfigError, DeviceError.
+    """
     path = reader.need("socket")
     kind = reader.need("type")
     if kind in TYPES:

@@ -94,7 +94,11 @@ class ProtocolError(StartError):
 
 
 class Message:
-    """One message as it came; whoever takes it closes ``fds``."""
+    """One message as it came; whoever takes it closes ``fds``.
+
+    :param request: its number, such as GET_FEATURES
+    :param flags: its header's: VERSION, and REPLY or NEED_REPLY
+    """
 
     __slots__ = ("fds", "flags", "payload", "request")
 
@@ -190,7 +194,10 @@ class MessageReceiver:
 def send(
     sock: socket.socket, request: int, payload: bytes = b"", fds: Sequence[int] = (), flags: int = 0
 ) -> None:
-    """Send one message. Raises ProtocolError when the other side is gone or does not take it."""
+    """Send one message: *request*, a number such as GET_FEATURES; *flags*: 0, REPLY or NEED_REPLY.
+
+    Raises ProtocolError when the other side is gone or does not take it.
+    """
     data = HEADER.pack(request, VERSION | flags, len(payload)) + payload
     try:
         sent = socket.send_fds(sock, [data], list(fds)) if fds else sock.send(data)

@@ -105,14 +105,17 @@ class Connection:
     # Credit (5.10.6.3)
 
     def credit_told(self, buf_alloc: int, fwd_cnt: int) -> None:
-        """The guest says how much room it has, and how much it has consumed."""
+        """The guest says how much room it has and how much it has consumed.
+
+        *buf_alloc*: bytes of its buffer; *fwd_cnt*: bytes taken out of it so far, modulo 2**32.
+        """
         self._peer_buf_alloc, self._peer_fwd_cnt = buf_alloc, fwd_cnt
         if self.credit:
             self._asked = False
 
     @property
     def credit(self) -> int:
-        """Bytes the guest has room for; 0 for nonsense."""
+        """Bytes the guest has room for; 0 where its numbers contradict each other."""
         return max(0, self._peer_buf_alloc - (self._tx_cnt - self._peer_fwd_cnt & MASK32))
 
     @property
@@ -185,7 +188,10 @@ class Connection:
             self._shut_down(socket.SHUT_WR)
 
     def guest_shuts(self, flags: int) -> None:
-        """The guest will no longer send, or receive, or both: tell the program at the other end."""
+        """The guest will no longer send, or receive, or both: tell the program at the other end.
+
+        *flags*: SHUTDOWN_SEND, SHUTDOWN_RECEIVE (5.10.6.5).
+        """
         self.guest_shut |= flags & SHUTDOWN_BOTH
         if flags & SHUTDOWN_RECEIVE:
             self.input_over = True

@@ -128,7 +128,10 @@ class Vsock(VirtioDevice):
         return persist.save(self._next_port)
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore it; the driver is told that its connections are gone (5.10.6.7)."""
+        """Restore it; the driver is told that its connections are gone (5.10.6.7).
+
+        Raises StateError; KeyError or ValueError for a port that is none.
+        """
         self.config.guest_cid = self.cid
         self._next_port = persist.load(self.name, state)
         self._reset_event = True

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 def from_options(reader: OptionReader) -> VirtioDevice:
-    """``vsock=CID,path=SOCKET``, or ``vsock=CID,vhost`` for the host's own sockets of that kind."""
+    """``vsock=CID,path=SOCKET``, or ``vsock=CID,vhost`` for the host's own sockets of that kind.
+
+    Raises ConfigError, DeviceError.
+    """
     cid = reader.number("cid", None, CID_FIRST_GUEST, CID_LAST_GUEST)
     if cid is None:
         raise reader.error("cid is missing; give the guest a number from 3 on")

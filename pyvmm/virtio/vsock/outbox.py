@@ -83,7 +83,10 @@ class Outbox:
         self._resets = 0
 
     def reset(self, guest_port: int, host_port: int, cid: int = CID_HOST, kind: int = TYPE_STREAM) -> None:
-        """Tell the guest that there is no such connection."""
+        """Tell the guest that there is no connection between *guest_port* and *host_port*, 32 bits each.
+
+        *cid*: the context identifier that its packet was for; *kind*: the type that the packet had.
+        """
         self._resets += 1
         self._due.append((guest_port, cid, host_port, kind))
 

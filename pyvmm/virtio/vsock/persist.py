@@ -13,7 +13,7 @@ VERSION = 1
 
 
 def save(next_port: int) -> dict[str, Any]:
-    """The state of a device as plain values."""
+    """The state of a device as plain values; *next_port*: FIRST_HOST_PORT to LAST_HOST_PORT."""
     return {"version": VERSION, "next_port": next_port}
 
 
