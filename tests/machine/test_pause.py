@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +18,12 @@ from pyvmm.loop import Loop
 from pyvmm.machine.ending import CRASHED, OK, STOPPED, TOLD, Ending
 from pyvmm.machine.machine import Machine
 from pyvmm.virtio import features as f
-from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.device import DEFERRED, Deferred, VirtioDevice
+from pyvmm.virtio.ring.chain import Chain
+from pyvmm.virtio.rng.device import Rng
 from pyvmm.virtio.transport import mmio
 from tests.support import programs
-from tests.support.firmware_guest import Transcript
+from tests.support.firmware_guest import BIN, PARAMETERS, PASSED, Transcript
 from tests.support.rings import Copier
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(60)]
@@ -222,7 +225,8 @@ class Still:
         self.now = 0.0
         self.loop = Loop(lambda: self.now)
         self.console = Transcript()
-        config = Config(firmware=programs.rom(tmp_path, code), memory="2M", console="none", **keys)
+        keys = {"firmware": programs.rom(tmp_path, code), "memory": "2M", **keys}
+        config = Config(console="none", **keys)
         self.machine = Machine(config, loop=self.loop, console=self.console, devices=devices)
 
     def move(self, seconds: float) -> None:
@@ -400,6 +404,50 @@ def test_pause_when_a_device_with_a_thread_of_its_own_runs_a_timer_waits_for_it(
     leave.set()
 
     assert paused.wait(LIMIT)
+
+
+class LateRng(Rng):
+    """Completes each request after *seconds*."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.asked, self.answered = threading.Event(), threading.Event()
+
+    def handle(self, queue: int, chain: Chain) -> Deferred:
+        self.runtime.later(self.seconds, lambda: self.answer(queue, chain))
+        self.asked.set()
+        return DEFERRED
+
+    def answer(self, queue: int, chain: Chain) -> None:
+        super().handle(queue, chain)
+        self.answered.set()
+        self.complete(queue, chain)
+
+
+def test_guest_that_waits_for_a_late_request_when_paused_gets_it_after_what_was_left(
+    still: Callable[..., Still], tmp_path: Path
+) -> None:
+    program = bytearray((BIN / "virtio_rng.bin").read_bytes())
+    struct.pack_into("<3Q", program, PARAMETERS, 0xD000_0000, 1, 2)  # one request, whose end it polls for
+    path = tmp_path / "one_request.bin"
+    path.write_bytes(program)
+    rng = LateRng(10)
+    one = still(devices=[rng], firmware=str(path), memory="16M", timeout=60)
+    one.machine.start()
+    assert rng.asked.wait(LIMIT)
+    one.move(7)
+    one.machine.pause()
+    one.move(1000)
+    assert not rng.answered.is_set()
+
+    one.machine.resume()
+    one.move(2)
+    assert not rng.answered.is_set()
+    one.move(2)
+
+    assert one.machine.wait().code == PASSED
+    assert "ok virtio_rng" in one.console.text
 
 
 def test_clock_when_paused_before_the_start_stands_still(still: Callable[..., Still]) -> None:
