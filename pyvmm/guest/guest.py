@@ -65,7 +65,11 @@ class Guest:
 
     def __enter__(self) -> Guest:
         if not self._life.started:
-            self.start()
+            try:
+                self.start()
+            except BaseException:
+                self.close()  # there will be no __exit__
+                raise
         return self
 
     def __exit__(
@@ -109,7 +113,11 @@ class Guest:
         return "running" if self._life.started else "new"
 
     def start(self) -> None:
-        """Start the guest. Raises StartError."""
+        """Start the guest; from now on other processes reach it by its name.
+
+        Raises StartError, and ConfigError for a name that another running guest has: start it again when that
+        one has ended, or close it.
+        """
         self._life.start()
 
     def close(self) -> None:

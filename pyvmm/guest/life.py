@@ -9,7 +9,7 @@ from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.guest.commands import Commands
 from pyvmm.guest.control import ControlServer, Target
 from pyvmm.guest.errors import GuestEnded, GuestTimeout, NoCommandsError
-from pyvmm.guest.registry import RegistryError, claim
+from pyvmm.guest.registry import RegistryError, check_free, claim
 from pyvmm.guest.watch import Until, deadline_of
 from pyvmm.host.notice import notice
 from pyvmm.loop import Loop
@@ -64,20 +64,18 @@ class Life:
         self._closing = False
         self._thread: Thread | None = None
         self._control: ControlServer | None = None
-        self._named = settings.name is not None
-        self._claim = _claimed(settings.name) if settings.name is not None else None
+        #: What the guest is called, and from the start on what other processes reach it by.
+        self.name = config.name
+        self._chosen_name = settings.name
+        if settings.name is not None:
+            _check_free(settings.name)
         #: The event loop of all machines.
         self.loop = Loop()
         try:
             self.machine = self._build(config)
         except BaseException:
-            self._give_back(None)
+            self.loop.close()
             raise
-
-    @property
-    def name(self) -> str:
-        """What other processes reach it by."""
-        return self._claim.name if self._claim is not None else self.config.name
 
     @property
     def can_restart(self) -> bool:
@@ -85,15 +83,27 @@ class Life:
         return not self._devices
 
     def start(self) -> None:
-        """Start the first machine. Raises PyvmmError: StartError, or what building it raises."""
+        """Start the first machine; from now on the guest has its name.
+
+        Raises NameTakenError, StartError; PyvmmError for a guest that was started before.
+        """
         if self.started or self.ending is not None:
             raise PyvmmError("a guest is started once; make another pyvmm.Guest")
+        own = _claimed(self._chosen_name) if self._chosen_name is not None else None
         if self.config.timeout is not None:
             self._deadline = time.monotonic() + self.config.timeout
-        self.machine.start()
+        try:
+            self.machine.start()
+        except BaseException:
+            if own is not None:
+                own.close()
+            raise
         self.boots = 1
         self.started = True
-        self._serve_control()
+        if self._chosen_name is None:
+            own = _free_name()
+        if own is not None:
+            self._serve_control(own)
         self._thread = Thread(target=self._watch_over, name=f"pyvmm {self.config.name}", daemon=True)
         self._thread.start()
 
@@ -157,18 +167,10 @@ class Life:
 
     # Inside
 
-    def _serve_control(self) -> None:
-        if self._claim is None:
-            if self._named:
-                return  # there is no place for sockets, as was reported
-            try:
-                self._claim = claim(None)
-            except RegistryError:
-                return  # nobody asked for a name; the guest is as good without
-        target = Target(
-            self._claim.name, self.config, lambda: self.machine, self._client, lambda: self._console
-        )
-        server = self._control = ControlServer(self.loop, self._claim, target)
+    def _serve_control(self, claim: Claim) -> None:
+        self.name = claim.name
+        target = Target(claim.name, self.config, lambda: self.machine, self._client, lambda: self._console)
+        server = self._control = ControlServer(self.loop, claim, target)
         self.loop.call_soon(server.listen)
 
     def _client(self) -> ExecClient | str:
@@ -234,17 +236,20 @@ class Life:
         self._watch.changed()
 
     def _end(self, ending: Ending | None) -> None:
-        self._give_back(ending)
+        if self._control is not None:
+            self._control.close(ending)
+        self.loop.close()
         with self._watch.condition:
             self.ending = ending
         self._watch.changed()
 
-    def _give_back(self, ending: Ending | None) -> None:
-        if self._control is not None:
-            self._control.close(ending)
-        elif self._claim is not None:
-            self._claim.close()
-        self.loop.close()
+
+def _check_free(name: str) -> None:
+    """Raise NameTakenError before anything is built when a running guest has *name*. Raises ConfigError."""
+    try:
+        check_free(name)
+    except RegistryError:
+        pass  # the start reports it
 
 
 def _claimed(name: str) -> Claim | None:
@@ -256,4 +261,12 @@ def _claimed(name: str) -> Claim | None:
         return claim(name)
     except RegistryError as error:
         notice("claim", f"no other process can reach guest {name!r}: {error}")
+        return None
+
+
+def _free_name() -> Claim | None:
+    """A name for a guest whose user has chosen none; None where there can be no socket."""
+    try:
+        return claim(None)
+    except RegistryError:
         return None

@@ -105,6 +105,19 @@ def claim(name: str | None, patience: float = LOCK_PATIENCE) -> Claim:
         raise
 
 
+def check_free(name: str) -> None:
+    """Raise NameTakenError when a running guest has *name*, which stays free to be claimed by anybody.
+
+    Raises RegistryError; ConfigError for a name that is too long.
+    """
+    folder = _open_folder()
+    try:
+        with _as_registry_error():
+            _check_free(folder, name)
+    finally:
+        os.close(folder)
+
+
 def connect(name: str) -> socket.socket:
     """A connection to the guest *name*, which does not block.
 
@@ -212,12 +225,10 @@ def _address(folder: int, file: str) -> str:
     return f"/proc/self/fd/{folder}/{file}"
 
 
-def _bind(folder: int, name: str) -> Claim:
-    """With the lock held."""
-    file = _file(name)
+def _check_free(folder: int, name: str, locked: bool = False) -> None:
     holder = ""
     try:
-        link = _connect(folder, file, locked=True)
+        link = _connect(folder, _file(name), locked)
         if link is not None:
             with link:
                 holder = f", process {peer(link)[0]}"
@@ -228,6 +239,12 @@ def _bind(folder: int, name: str) -> Claim:
             f"name: {name!r} is that of a running guest{holder}; give another name, or end that one: "
             f"pyvmm stop {name}"
         )
+
+
+def _bind(folder: int, name: str) -> Claim:
+    """With the lock held."""
+    _check_free(folder, name, locked=True)
+    file = _file(name)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(_address(folder, file))
