@@ -28,7 +28,7 @@ TELL_ALL = ["-rap"]
 #: What to make faster first.
 SLOWEST = ["--durations=8"]
 LAB = [sys.executable, "-m", "pyvmm", "lab"]
-#: hypothesis has a compiled part, which is this machine's alone.
+#: No test of the lab needs it.
 NO_HYPOTHESIS = ["-p", "no:hypothesispytest"]
 #: What a piece may take on a busy machine; a host that hangs is given up within a minute by itself.
 LAB_LIMIT = "20m"
@@ -48,6 +48,7 @@ CHECKS = (
 #: By the name of what scripts/prepare.py makes: what it needs before, and seconds. One of 0 seconds waits for
 #: the network and takes no task's place. A build uses all CPUs; two at once would leave the tests none.
 PREPARATIONS: dict[str, tuple[tuple[str, ...], int]] = {
+    "bytecode": ((), 40),
     "guests-amd64": ((), 0),
     "guests-arm64": ((), 0),
     "kernel-source": ((), 0),
@@ -262,13 +263,12 @@ def on_host(piece: Piece) -> Task:
         others = [other.words for other in PIECES[1:] if other.host == piece.host]
         named = {word for other in others for word in other if word.startswith(T)}
         words += [f"--ignore={path}" for path in sorted(named)]
-    plugins = [*NO_CACHE, *(() if architecture == "amd64" else NO_HYPOTHESIS)]
-    pytest = [*PYTEST, *plugins, *TELL_ALL, *SLOWEST, *words]
+    pytest = [*PYTEST, *NO_CACHE, *NO_HYPOTHESIS, *TELL_ALL, *SLOWEST, *words]
     return Task(
         f"{piece.host}: {' '.join(piece.words)}",
         [*LAB, piece.host, "--fresh", "--timeout", LAB_LIMIT, "--", *pytest],
         piece.seconds,
-        frozenset(f"{kind}-{architecture}" for kind in kinds),
+        frozenset({"bytecode", *(f"{kind}-{architecture}" for kind in kinds)}),
         in_lab=True,
     )
 

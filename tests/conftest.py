@@ -26,8 +26,8 @@ for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 # What the library reports goes to standard error as it does with the command line.
 install()
 
-# hypothesis has a compiled part, which the arm64 lab lacks.
-if not (INSIDE_LAB and native.NAME == "arm64"):
+# No test of the lab is a property's, and to import hypothesis takes longer there than everything else.
+if not INSIDE_LAB:
     from hypothesis import settings
 
     # How long an example takes depends on what else the machine does; pytest-timeout has the limit.
