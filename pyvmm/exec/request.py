@@ -7,6 +7,7 @@ import struct
 
 from pyvmm.errors import ConfigError, GuestError
 from pyvmm.exec import frames
+from pyvmm.host.printable import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ EXIT_NOT_FOUND = 127
 
 _HEAD = struct.Struct("<HHHI")
 _FLAG_PTY = 1
+#: Characters of what the guest's init has to say: a path may be in it.
+_MESSAGE_MAX = 1000
 
 
 class ExecRequestError(ConfigError):
@@ -148,8 +151,7 @@ def failure(status: int, stderr: bytes) -> Exception | None:
     """
     if not status:
         return None
-    text = stderr.decode(errors="replace").partition("\n")[0].removeprefix("pyvmm-init: ")
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:1000])  # the guest wrote it
+    text = printable(stderr.partition(b"\n")[0].removeprefix(b"pyvmm-init: "), _MESSAGE_MAX)
     if status < EXIT_REFUSED:
         return OSError(status, text or os.strerror(status))
     return GuestError(text or f"the guest's init ended with status {status}")
