@@ -10,16 +10,24 @@ from pyvmm.board.space import IRQ, SPACE_NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pyvmm.board.device import Device
     from pyvmm.board.space import Window
+
+#: Bytes of an access that a device is given, the widest first.
+_WIDTHS = (8, 4, 2, 1)
 
 
 class Bus:
     """Devices by address, in one *space*, MMIO or PORT. Raises PlacementError for IRQ.
 
-    vCPU threads look up without a lock: the table is one tuple, replaced as a whole. An access that no device
-    claims reads as all ones, or is ignored, as on an empty ISA or PCI bus, and is counted in
-    ``unclaimed_reads`` or ``unclaimed_writes``. No device claims an access that crosses an end of its window.
+    vCPU threads look up without a lock: the table is one tuple, replaced as a whole. An access that crosses
+    an end of a window is split, lowest address first, as an ISA bus does for 8-bit devices: each device gets
+    the bytes that are its own, in aligned pieces of 1, 2, 4 or 8. So is one of 3, 5, 6 or 7 bytes, which KVM
+    makes of an access that crosses a page. Bytes that no device claims read as ones and are dropped when
+    written, as on an empty ISA or PCI bus; an access with such bytes is counted in ``unclaimed_reads`` or
+    ``unclaimed_writes``.
     """
 
     def __init__(self, space: int) -> None:
@@ -53,37 +61,64 @@ class Bus:
             self._replace(left)
 
     def find(self, address: int, size: int) -> tuple[Device, int] | None:
-        """The device that answers to all *size* bytes at *address*, and the offset in its window."""
+        """The device that gets all *size* bytes at *address* in one access, and the offset in its window."""
         bases, ends, devices = self._table
         index = bisect_right(bases, address) - 1
-        if index >= 0 and address + size <= ends[index]:
+        if index >= 0 and address + size <= ends[index] and size in _WIDTHS:
             return devices[index], address - bases[index]
         return None
 
     def read(self, address: int, size: int) -> int:
-        """What the guest reads: *size* bytes (1, 2, 4 or 8) at *address* as a number."""
-        bases, ends, devices = self._table
-        index = bisect_right(bases, address) - 1
-        if index >= 0 and address + size <= ends[index]:
-            return devices[index].read(address - bases[index], size)
-        with self._lock:
-            self.unclaimed_reads += 1
-        return (1 << 8 * size) - 1
+        """What the guest reads: *size* bytes (1 to 8) at *address* as a number."""
+        found = self.find(address, size)
+        if found is not None:
+            return found[0].read(found[1], size)
+        data = bytearray(b"\xff" * size)
+        claimed = 0
+        for at, width, device, offset in self._pieces(address, size):
+            data[at : at + width] = device.read(offset, width).to_bytes(width, "little")
+            claimed += width
+        if claimed < size:
+            with self._lock:
+                self.unclaimed_reads += 1
+        return int.from_bytes(data, "little")
 
     def write(self, address: int, size: int, value: int) -> None:
-        """What the guest writes: *value* to the *size* bytes (1, 2, 4 or 8) at *address*."""
-        bases, ends, devices = self._table
-        index = bisect_right(bases, address) - 1
-        if index >= 0 and address + size <= ends[index]:
-            devices[index].write(address - bases[index], size, value)
+        """What the guest writes: *value* to the *size* bytes (1 to 8) at *address*."""
+        found = self.find(address, size)
+        if found is not None:
+            found[0].write(found[1], size, value)
             return
-        with self._lock:
-            self.unclaimed_writes += 1
+        claimed = 0
+        for at, width, device, offset in self._pieces(address, size):
+            device.write(offset, width, value >> 8 * at & (1 << 8 * width) - 1)
+            claimed += width
+        if claimed < size:
+            with self._lock:
+                self.unclaimed_writes += 1
+
+    def owner(self, address: int, size: int) -> Device | None:
+        """The first device that has one of the *size* bytes (1 to 8) at *address*."""
+        return next((device for _, _, device, _ in self._pieces(address, size)), None)
 
     def close(self) -> None:
         """Close the devices; they stay attached."""
         for _, device in self._attached:
             device.close()
+
+    def _pieces(self, address: int, size: int) -> Iterator[tuple[int, int, Device, int]]:
+        """The parts of an access that devices get: position in the access, width, device, offset in it."""
+        bases, ends, devices = self._table
+        at, behind = address, address + size
+        while at < behind:
+            index = bisect_right(bases, at) - 1
+            if index < 0 or at >= ends[index]:
+                at += 1
+                continue
+            left = min(ends[index], behind) - at
+            width = next(width for width in _WIDTHS if width <= left and at % width == 0)
+            yield at - address, width, devices[index], at - bases[index]
+            at += width
 
     def _replace(self, attached: list[tuple[Window, Device]]) -> None:
         attached.sort(key=lambda entry: entry[0].base)

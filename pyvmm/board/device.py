@@ -38,7 +38,7 @@ class Device:
 
     It knows neither its address nor KVM. ``read`` and ``write`` are called by any vCPU
     thread, without a lock; *size* is 1, 2, 4 or 8 bytes and the access lies wholly inside
-    the window.
+    the window: of one that does not, the bus gives the device the part that is its own.
     """
 
     #: What the device is called in messages and in ``describe``.

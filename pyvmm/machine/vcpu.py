@@ -171,7 +171,7 @@ class VcpuThread:
                     size = flags & 0xFFFF_FFFF
                     found = find(address, size)
                     if found is None:
-                        self._unclaimed_mmio(address, size, flags >> 32 & 1)
+                        self._mmio_in_parts(address, size, flags >> 32 & 1)
                     elif flags >> 32 & 1:
                         value = int.from_bytes(run8[_MMIO_DATA8 : _MMIO_DATA8 + size], "little")
                         found[0].write(found[1], size, value)
@@ -215,12 +215,13 @@ class VcpuThread:
             else:
                 view[i] = bus.read(port, size)
 
-    def _unclaimed_mmio(self, address: int, size: int, is_write: int) -> None:
+    def _mmio_in_parts(self, address: int, size: int, is_write: int) -> None:
+        """Memory-mapped I/O that no device gets whole."""
+        data = self.vcpu.run8[_MMIO_DATA8 : _MMIO_DATA8 + size]
         if is_write:
-            self._mmio.write(address, size, 0)
+            self._mmio.write(address, size, int.from_bytes(data, "little"))
         else:
-            value = self._mmio.read(address, size)
-            self.vcpu.run8[_MMIO_DATA8 : _MMIO_DATA8 + size] = value.to_bytes(size, "little")
+            data[:] = self._mmio.read(address, size).to_bytes(size, "little")
 
     def _other(self, reason: int) -> bool:
         """Exits that are rare or final. False when the machine ends."""
@@ -236,7 +237,7 @@ class VcpuThread:
         vcpu = self.vcpu
         if vcpu.run32[_REASON32] == KVM_EXIT_IO:
             word = vcpu.run64[_UNION64]
-            found = self._ports.find(word >> 16 & 0xFFFF, word >> 8 & 0xFF)
+            device = self._ports.owner(word >> 16 & 0xFFFF, word >> 8 & 0xFF)
         else:
-            found = self._mmio.find(vcpu.run64[_UNION64], 1)
-        return found[0].name if found is not None else "the VMM"
+            device = self._mmio.owner(vcpu.run64[_UNION64], vcpu.run64[_MMIO_LEN64] & 0xFFFF_FFFF)
+        return device.name if device is not None else "the VMM"

@@ -68,27 +68,79 @@ def test_write_when_unclaimed_is_dropped_and_counted(bus: Bus) -> None:
     assert bus.unclaimed_writes == 1
 
 
-@pytest.mark.parametrize("address", [0xFFF, 0xFFD, 0x10FD, 0x10FF, 0x1100, 0xFFC])
-def test_access_when_it_leaves_the_window_reaches_nobody(bus: Bus, address: int) -> None:
+@pytest.mark.parametrize(
+    ("address", "writes"),
+    [
+        (0xFFC, []),
+        (0xFFD, [(0, 1, 0x44)]),
+        (0xFFE, [(0, 2, 0x4433)]),
+        (0xFFF, [(0, 2, 0x3322), (2, 1, 0x44)]),
+        (0x10FD, [(0xFD, 1, 0x11), (0xFE, 2, 0x3322)]),
+        (0x10FF, [(0xFF, 1, 0x11)]),
+        (0x1100, []),
+    ],
+)
+def test_access_when_it_leaves_the_window_gives_the_device_its_own_bytes(
+    bus: Bus, address: int, writes: list[tuple[int, int, int]]
+) -> None:
     device = Recorder()
     bus.attach(window(0x1000, 0x100), device)
 
-    assert bus.read(address, 4) == 0xFFFFFFFF
-    bus.write(address, 4, 0)
+    bus.write(address, 4, 0x44332211)
+    answer = bus.read(address, 4).to_bytes(4, "little")
 
-    assert device.writes == []
+    assert device.writes == writes
+    for offset, size, _ in writes:
+        at = 0x1000 + offset - address
+        assert answer[at : at + size] == offset.to_bytes(size, "little")
+    mine = range(max(0x1000 - address, 0), max(0x1100 - address, 0))
+    assert all(answer[at] == 0xFF for at in range(4) if at not in mine)
     assert (bus.unclaimed_reads, bus.unclaimed_writes) == (1, 1)
 
 
-def test_access_when_it_spans_two_adjacent_devices_reaches_neither(bus: Bus) -> None:
+def test_access_when_it_spans_two_adjacent_devices_is_split_between_them(bus: Bus) -> None:
     devices = Recorder(), Recorder()
     bus.attach(window(0x1000, 0x100), devices[0])
     bus.attach(window(0x1100, 0x100), devices[1])
 
-    bus.write(0x10FE, 4, 0)
+    bus.write(0x10FE, 4, 0x44332211)
 
+    assert (devices[0].writes, devices[1].writes) == ([(0xFE, 2, 0x2211)], [(0, 2, 0x4433)])
+    assert bus.read(0x10FE, 4) == 0x0000_00FE
+    assert (bus.unclaimed_reads, bus.unclaimed_writes) == (0, 0)
+
+
+@pytest.mark.parametrize("size", [3, 5, 6, 7])
+def test_access_when_kvm_cut_it_at_a_page_reaches_the_device_in_pieces(bus: Bus, size: int) -> None:
+    device = Recorder()
+    bus.attach(window(0x1000, 0x100), device)
+
+    assert bus.find(0x1001, size) is None
+    bus.write(0x1001, size, int.from_bytes(bytes(range(1, size + 1)), "little"))
+
+    assert all(width in (1, 2, 4, 8) and offset % width == 0 for offset, width, _ in device.writes)
+    sent = b"".join(value.to_bytes(width, "little") for _, width, value in device.writes)
+    assert sent == bytes(range(1, size + 1))
+    assert (bus.unclaimed_reads, bus.unclaimed_writes) == (0, 0)
+
+
+def test_access_when_split_goes_from_the_lowest_address_up(bus: Bus) -> None:
+    device = Recorder()
+    bus.attach(window(0x1000, 2), device)
+    bus.attach(window(0x1003, 1), device)
+
+    bus.write(0x1000, 4, 0x44332211)
+
+    assert device.writes == [(0, 2, 0x2211), (0, 1, 0x44)]
     assert bus.unclaimed_writes == 1
-    assert devices[0].writes == devices[1].writes == []
+
+
+def test_owner_is_the_first_device_of_an_access(bus: Bus) -> None:
+    device = Recorder()
+    bus.attach(window(0x1000, 0x100), device)
+
+    assert bus.owner(0xFFE, 4) is device
+    assert bus.owner(0xFFE, 2) is None
 
 
 def test_find_when_claimed_gives_device_and_offset(bus: Bus) -> None:

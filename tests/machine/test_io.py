@@ -138,6 +138,67 @@ def test_debug_exit_when_written_ends_with_32_and_the_low_bits(tmp_path: Path, v
     assert (ending.code, ending.reason, ending.known) == (32 + (value & 31), "debug-exit", "told")
 
 
+@pytest.mark.parametrize("port", [0xF4, 0x501])
+@pytest.mark.parametrize("opcode", [b"\xee", b"\xef", b"\x66\xef"], ids=["byte", "word", "double word"])
+def test_debug_exit_when_written_in_any_width_has_the_low_byte(
+    tmp_path: Path, port: int, opcode: bytes
+) -> None:
+    # mov dx, port; mov eax, 0x10; out dx, al or ax or eax
+    code = b"\xba" + port.to_bytes(2, "little") + bytes.fromhex("66b810000000") + opcode
+    assert programs.machine(tmp_path, code, debug_exit=port).run().code == 48
+
+
+def test_debug_exit_when_it_is_behind_the_port_written_gets_its_byte(tmp_path: Path) -> None:
+    # mov eax, 0x04030201; mov dx, 0x4ff; out dx, eax
+    code = bytes.fromhex("66b801020304 baff04 66ef")
+    assert programs.machine(tmp_path, code).run().code == 35
+
+
+def test_access_when_it_crosses_into_another_device_reaches_both(tmp_path: Path) -> None:
+    lower, upper = MemoryLike(1), MemoryLike(1)
+    # mov eax, 0x04030201; mov dx, 0xdf; out dx, eax; in eax, dx; mov [BUFFER], eax
+    code = bytes.fromhex("66b801020304 badf00 66ef 66ed 66a30020") + PASS
+    machine = programs.machine(tmp_path, code)
+    for port, device in ((PORT_BASE, lower), (PORT_BASE + 1, upper)):
+        machine.ports.attach(machine.board.place(PORT, port, 1, f"device at {port:#x}"), device)
+
+    assert memory_at_end(machine, 4) == bytes.fromhex("ff0203ff")
+    assert (lower.writes, upper.writes) == ([(0, 1, 2)], [(0, 1, 3)])
+    assert (machine.ports.unclaimed_reads, machine.ports.unclaimed_writes) == (1, 1)
+
+
+def test_memory_access_when_it_crosses_a_page_reaches_both_devices(tmp_path: Path) -> None:
+    devices = MemoryLike(0x1000), MemoryLike(0x1000)
+    # mov eax, 0x04030201; mov [0x100d], eax; mov eax, [0x100d]; xor bx, bx; mov ds, bx; mov [BUFFER], eax
+    # (a page's last three bytes and the next one's first)
+    code = DS_BEHIND + bytes.fromhex("66b801020304 66a30d10 66a10d10 31db 8edb 66a30020") + PASS
+    machine = programs.machine(tmp_path, code, memory="1M")
+    for index, device in enumerate(devices):
+        base = BEHIND_RAM + index * 0x1000
+        machine.mmio.attach(machine.board.place(MMIO, base, 0x1000, f"page {index}"), device)
+
+    assert memory_at_end(machine, 4) == bytes.fromhex("01020304")
+    assert [size for device in devices for _, size, _ in device.writes] == [1, 2, 1]
+    assert machine.unclaimed_accesses == 0
+
+
+@pytest.mark.parametrize("value", [0, 0xFFFF_FFFF_FFFF_FFFF])
+def test_registers_of_every_device_survive_accesses_of_any_width_across_their_ends(
+    tmp_path: Path, value: int
+) -> None:
+    machine = programs.machine(tmp_path, PASS, rng=True)
+    with machine:
+        for bus, space in ((machine.ports, PORT), (machine.mmio, MMIO)):
+            for window in machine.board.windows(space):
+                if window.kind != DEVICE or "refused" in window.owner:
+                    continue
+                edges = {*range(window.base - 8, window.base + 8), *range(window.end - 8, window.end)}
+                for address in sorted(edges):
+                    for size in range(1, 9):
+                        assert 0 <= bus.read(address, size) < 1 << 8 * size
+                        bus.write(address, size, value & (1 << 8 * size) - 1)
+
+
 def test_debug_exit_when_set_elsewhere_answers_there(tmp_path: Path) -> None:
     code = outb(0x501, 9) + outb(0x502, 3)
 
