@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from pyvmm.boot.errors import ImageError
+from pyvmm.boot.errors import ImageError, NotAKernelError
 from pyvmm.boot.ranges import check_range, clear
 
 TYPE_CHECKING = False
@@ -25,6 +25,8 @@ ET_EXEC, ET_DYN = 2, 3
 EM_386, EM_X86_64, EM_AARCH64 = 3, 62, 183
 PT_LOAD, PT_INTERP, PT_NOTE = 1, 3, 4
 PN_XNUM = 0xFFFF
+#: The note that the start code of GNU's C library leaves in every program (Linux Standard Base, 11.2).
+NT_GNU_ABI_TAG = 1
 
 #: Families of machines for ElfImage: name, values of e_machine, ELF classes.
 X86 = ("x86", (EM_386, EM_X86_64), (ELFCLASS32, ELFCLASS64))
@@ -75,10 +77,10 @@ class ElfImage:
     """A statically linked executable of *family*. Raises ImageError for anything else.
 
     *bits*: 32 or 64. *entry*: ``e_entry``. *segments*: what is to be loaded, ascending by
-    physical address.
+    physical address. *interpreter*: whether it names one (PT_INTERP), as programs do, and FreeBSD's kernel.
     """
 
-    __slots__ = ("_notes", "bits", "data", "entry", "segments")
+    __slots__ = ("_notes", "bits", "data", "entry", "interpreter", "segments")
 
     def __init__(
         self, data: bytes | memoryview, family: tuple[str, tuple[int, ...], tuple[int, ...]] = X86
@@ -109,6 +111,7 @@ class ElfImage:
         if kind not in (ET_EXEC, ET_DYN):
             what = _TYPES.get(kind, f"of type {kind}")
             raise ImageError(f"this ELF file is {what}, not an executable; link it first")
+        self.interpreter = False
         self._notes: list[tuple[int, int, int]] = []
         self.segments = self._read_headers(phoff, phentsize, phnum)
 
@@ -133,10 +136,7 @@ class ElfImage:
                 )
             else:
                 kind, offset, vaddr, paddr, filesz, memsz, _, align = struct.unpack_from("<8I", self.data, at)
-            if kind == PT_INTERP:
-                raise ImageError(
-                    "this ELF file is a program for a running system (it names an interpreter), not a kernel"
-                )
+            self.interpreter |= kind == PT_INTERP
             if kind not in (PT_LOAD, PT_NOTE) or (kind == PT_LOAD and not memsz):
                 continue
             if offset + filesz > len(self.data):
@@ -174,6 +174,21 @@ class ElfImage:
                     return bytes(self.data[desc : desc + descsz])
                 offset = desc + -(-descsz // align) * align
         return None
+
+    def refuse_program(self, *, interpreter: bool, remedy: str) -> None:
+        """Raise NotAKernelError for a file that says that an operating system starts it.
+
+        It says so by the note of the C library's start code and, with *interpreter*, by the name of an
+        interpreter. *remedy*: the end of the sentence. For callers that know of nothing that makes it a
+        kernel, such as a note or a header for boot loaders.
+        """
+        if self.note(b"GNU", NT_GNU_ABI_TAG) is not None:
+            why = "it has the start code of a C library"
+        elif interpreter and self.interpreter:
+            why = "it names an interpreter"
+        else:
+            return
+        raise NotAKernelError(f"this ELF file is a program for a running system ({why}), {remedy}")
 
     def physical_entry(self) -> int:
         """``e_entry`` as a physical address: kernels linked to high addresses may have a virtual one."""

@@ -2,14 +2,20 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
+from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
 
-from pyvmm.boot.elf import ElfImage, section
-from pyvmm.boot.errors import DoesNotFitError, ImageError
+from pyvmm.arch import native
+from pyvmm.boot.elf import ARM64, X86, ElfImage, section
+from pyvmm.boot.errors import DoesNotFitError, ImageError, NotAKernelError
 from pyvmm.boot.x86.lowmem import KERNEL_RANGES
 from tests.support.images import CODE, MIB, elf, elf_of_sections, pvh_note, ram
+
+#: What a program linked with GNU's C library has: Linux, 3.2.0 at least.
+ABI_TAG = struct.pack("<3I4s4I", 4, 16, 1, b"GNU\0", 0, 3, 2, 0)
 
 
 @pytest.mark.parametrize("bits", [32, 64])
@@ -115,7 +121,6 @@ def test_elf_load_when_it_refuses_has_written_nothing() -> None:
         (elf([(MIB, CODE, 64)], MIB, machine=183), "for ARM64, not for x86"),
         (elf([(MIB, CODE, 64)], MIB, machine=99), "for machine 99"),
         (elf([(MIB, CODE, 64)], MIB, kind=1), "a relocatable object file"),
-        (elf([(MIB, CODE, 64)], MIB, extra=[3]), "a program for a running system"),
         (b"\x7fELF\x02\x02" + bytes(60), "byte order 2"),
         (b"MZ", "not an ELF file"),
     ],
@@ -123,6 +128,42 @@ def test_elf_load_when_it_refuses_has_written_nothing() -> None:
 def test_elf_image_when_the_file_is_wrong_says_how(data: bytes, sentence: str) -> None:
     with pytest.raises(ImageError, match=sentence):
         ElfImage(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "interpreter", "why"),
+    [
+        (elf([(MIB, CODE, 64)], MIB, extra=[3]), True, "it names an interpreter"),
+        (elf([(MIB, CODE, 64)], MIB, note=ABI_TAG), True, "start code of a C library"),
+        (elf([(MIB, CODE, 64)], MIB, note=ABI_TAG, extra=[3]), False, "start code of a C library"),
+    ],
+)
+def test_refuse_program_when_an_operating_system_is_to_start_it_says_why(
+    data: bytes, interpreter: bool, why: str
+) -> None:
+    image = ElfImage(data)
+
+    with pytest.raises(NotAKernelError, match=f"a program for a running system \\(.*{why}.*, here"):
+        image.refuse_program(interpreter=interpreter, remedy="here")
+
+
+def test_refuse_program_when_it_is_this_interpreter_says_so() -> None:
+    family = ARM64 if native.NAME == "arm64" else X86
+    image = ElfImage(Path(sys.executable).read_bytes(), family)
+
+    with pytest.raises(NotAKernelError, match="start code of a C library"):
+        image.refuse_program(interpreter=False, remedy="here")
+
+
+@pytest.mark.parametrize(
+    ("data", "interpreter"),
+    [
+        (elf([(MIB, CODE, 64)], MIB, extra=[3]), False),
+        (elf([(MIB, CODE, 64)], MIB, note=pvh_note(MIB)), True),
+    ],
+)
+def test_refuse_program_when_nothing_says_so_passes(data: bytes, interpreter: bool) -> None:
+    ElfImage(data).refuse_program(interpreter=interpreter, remedy="here")
 
 
 def test_elf_image_when_an_offset_overflows_64_bits_refuses() -> None:

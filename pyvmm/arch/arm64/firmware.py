@@ -67,10 +67,18 @@ def load_flat(memory: GuestMemory, data: bytes | memoryview, base: int) -> tuple
 
 
 def load_elf(memory: GuestMemory, data: bytes | memoryview) -> tuple[int, list[tuple[int, int]]]:
-    """Write an ELF file's segments to RAM; its entry and what it occupies. Raises ImageError."""
+    """Write an ELF file's segments to RAM; its entry and what it occupies.
+
+    What is linked to addresses in RAM, from 1 GiB on, is taken for a kernel or firmware. Raises ImageError,
+    DoesNotFitError, and NotAKernelError for a program that is linked to other addresses.
+    """
     from pyvmm.boot.elf import ARM64, ElfImage
 
     image = ElfImage(data, ARM64)
     entry = image.check_entry(image.physical_entry(), limit=64)
-    image.load(memory, ())
+    try:
+        image.load(memory, ())
+    except DoesNotFitError:
+        image.refuse_program(interpreter=True, remedy="not a kernel or firmware")
+        raise
     return entry, [(segment.paddr, segment.end) for segment in image.segments]

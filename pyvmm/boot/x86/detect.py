@@ -101,7 +101,7 @@ def load(
     if kind == MULTIBOOT:
         return load_multiboot(memory, data, params)
     if kind in (ELF, "pvh", "linux64"):
-        return load_elf(memory, data, params, "auto" if kind == ELF else kind)
+        return load_elf(memory, data, params, how)
     raise ImageError(f"{how!r} is not a boot method; choose one of {', '.join(METHODS)}")
 
 

@@ -94,11 +94,12 @@ def load_firmware_elf(memory: GuestMemory, data: bytes | memoryview) -> BootEntr
 
     Entered at ``e_entry`` with a stack of 4 KiB; in 64-bit mode the first 4 GiB are mapped
     one to one. It may lie anywhere in RAM but on the descriptor table, stack and page
-    tables. Raises ImageError, DoesNotFitError.
+    tables. Raises ImageError, NotAKernelError, DoesNotFitError.
     """
     from pyvmm.boot.elf import ElfImage  # a ROM starts without it
 
     image = ElfImage(data)
+    image.refuse_program(interpreter=False, remedy="not firmware")
     entry = image.check_entry(image.physical_entry())
     image.load(memory, lowmem.FIRMWARE_RANGES)
     registers = {"rsp": lowmem.STACK_TOP}

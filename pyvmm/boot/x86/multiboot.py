@@ -64,7 +64,8 @@ def search(data: memoryview, magic: int, align: int, words: struct.Struct) -> in
 def load_multiboot(memory: GuestMemory, data: bytes | memoryview, params: BootParams) -> BootEntry:
     """Load a multiboot kernel, its modules (the initrds) and the multiboot information.
 
-    Raises ImageError, naming what the kernel requires and this machine does not have, and DoesNotFitError.
+    A video mode that it asks for is not set, which is reported. Raises ImageError, naming what else the
+    kernel requires and this machine does not have, and DoesNotFitError.
     """
     view = memoryview(data)
     header = find_header(view)
@@ -74,11 +75,8 @@ def load_multiboot(memory: GuestMemory, data: bytes | memoryview, params: BootPa
         )
     (flags,) = struct.unpack_from("<I", view, header + 4)
     if flags & VIDEO_MODE:
-        raise ImageError(
-            "this multiboot kernel requires a video mode, but this machine has no display; clear bit 2 of "
-            "its header's flags and use the serial port"
-        )
-    unknown = flags & _REQUIRED & ~(PAGE_ALIGN | MEMORY_INFO)
+        report_no_display("multiboot", "a video mode")
+    unknown = flags & _REQUIRED & ~(PAGE_ALIGN | MEMORY_INFO | VIDEO_MODE)
     if unknown:
         raise ImageError(
             f"this multiboot kernel requires unknown features (flags {unknown:#x}) of its boot loader"
@@ -95,6 +93,17 @@ def load_multiboot(memory: GuestMemory, data: bytes | memoryview, params: BootPa
     modules = load_modules(memory, params.initrds, end)
     info = _write_info(memory, params, modules)
     return lowmem.protected_entry(memory, entry, {"rax": BOOTLOADER_MAGIC, "rbx": info})
+
+
+def report_no_display(format: str, wish: str) -> None:
+    """Report that a kernel of *format* is started without *wish*, such as ``a video mode``."""
+    from pyvmm.host.notice import notice
+
+    notice(
+        f"{format} {wish}",
+        f"this {format} kernel asks for {wish}, and this machine has no display: it is started without, with "
+        "the serial port",
+    )
 
 
 def load_elf_part(memory: GuestMemory, view: memoryview) -> tuple[int, int]:

@@ -6,7 +6,15 @@ import struct
 
 from pyvmm.boot.errors import DoesNotFitError, ImageError
 from pyvmm.boot.x86 import lowmem
-from pyvmm.boot.x86.multiboot import LOADER_NAME, load_elf_part, load_flat, load_modules, memory_sizes, search
+from pyvmm.boot.x86.multiboot import (
+    LOADER_NAME,
+    load_elf_part,
+    load_flat,
+    load_modules,
+    memory_sizes,
+    report_no_display,
+    search,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +71,8 @@ def find_header(data: memoryview) -> int | None:
 def load_multiboot2(memory: GuestMemory, data: bytes | memoryview, params: BootParams) -> BootEntry:
     """Load a multiboot2 kernel, its modules (the initrds) and the boot information.
 
-    Raises ImageError, naming what the kernel requires and this machine does not have, and DoesNotFitError.
+    A framebuffer or display that it asks for is missing, which is reported. Raises ImageError, naming what
+    else the kernel requires and this machine does not have, and DoesNotFitError.
     """
     view = memoryview(data)
     header = find_header(view)
@@ -111,22 +120,16 @@ def _read_tags(tags: memoryview) -> dict[int, memoryview]:
 
 
 def _require(kind: int, body: memoryview) -> None:
-    """Pass, or raise ImageError for a tag without the "optional" flag that cannot be met."""
+    """Report a display that is asked for; raise ImageError for another tag that cannot be met."""
     if kind == HEADER_TAG_INFORMATION_REQUEST:
         for (tag,) in struct.iter_unpack("<I", body[: len(body) // 4 * 4]):
             if tag > _TAG_LAST:
                 raise ImageError(f"this multiboot2 kernel requires information tag {tag}, which is not known")
     elif kind == HEADER_TAG_FRAMEBUFFER:
-        raise ImageError(
-            "this multiboot2 kernel requires a framebuffer, but this machine has no display; mark the tag "
-            "optional in its header and use the serial port"
-        )
+        report_no_display("multiboot2", "a framebuffer")
     elif kind == HEADER_TAG_CONSOLE_FLAGS:
         if body[:1] and body[0] & _CONSOLE_REQUIRED:
-            raise ImageError(
-                "this multiboot2 kernel requires a text or graphics console, but this machine has no "
-                "display; clear the flag in its header and use the serial port"
-            )
+            report_no_display("multiboot2", "a text or graphics console")
     else:
         raise ImageError(f"this multiboot2 kernel requires header tag {kind}, which is not known or broken")
 

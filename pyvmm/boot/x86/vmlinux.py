@@ -36,13 +36,19 @@ def load_elf(
     protocol: str = "auto",
     header: BzImage | None = None,
 ) -> BootEntry:
-    """Load an ELF kernel. *protocol*: "auto", "pvh" or "linux64".
+    """Load an ELF kernel. *protocol*: "auto", "elf", "pvh" or "linux64".
 
+    "auto" refuses programs: files that say that an operating system starts them, and have no PVH note.
     *header*: the bzImage the ELF file came out of; its setup header then gives limits and
-    boot parameters. Raises ImageError, DoesNotFitError.
+    boot parameters. Raises ImageError, NotAKernelError, DoesNotFitError.
     """
     image = ElfImage(data)
-    pvh = pvh_entry(image) if protocol in ("auto", "pvh") else None
+    pvh = pvh_entry(image) if protocol != "linux64" else None
+    if protocol == "auto" and pvh is None and header is None:
+        image.refuse_program(
+            interpreter=True,
+            remedy="and has no PVH note; give a kernel, or --boot elf to start the file at its entry anyway",
+        )
     if protocol == "pvh" and pvh is None:
         raise ImageError(
             "this ELF file has no PVH entry note (XEN_ELFNOTE_PHYS32_ENTRY); build the kernel with "

@@ -11,7 +11,7 @@ import pytest
 from pyvmm.arch.arm64 import loader
 from pyvmm.boot.devicetree import DeviceTreeError, Tree, unpack
 from pyvmm.boot.entry import EL1
-from pyvmm.boot.errors import DoesNotFitError, ImageError
+from pyvmm.boot.errors import DoesNotFitError, ImageError, NotAKernelError
 from pyvmm.memory.guest import GuestMemory
 from pyvmm.memory.layout import Part, assemble
 from tests.support.arm64_image import image
@@ -65,6 +65,12 @@ def test_kernel_when_an_elf_for_this_machine_is_entered_there() -> None:
     assert (entry.ip, entry.registers["x0"]) == (RAM + MIB + 4, RAM + 2 * MIB)
 
 
+def test_kernel_when_an_elf_for_this_machine_names_an_interpreter_is_a_kernel() -> None:
+    program = elf([(RAM, b"code", 0x1000)], RAM, machine=183, extra=[3])
+    with ram() as memory:
+        assert loader.load_kernel(memory, memoryview(program), [], "", Tree(), None).ip == RAM
+
+
 @pytest.mark.parametrize(
     ("kernel", "initrd", "cmdline", "error", "sentence"),
     [
@@ -74,6 +80,7 @@ def test_kernel_when_an_elf_for_this_machine_is_entered_there() -> None:
         (image(), b"", "x" * 2048, DoesNotFitError, "command line"),
         (elf([(RAM, b"code", 64)], RAM), b"", "", ImageError, "for x86-64, not for ARM64"),
         (elf([(MIB, b"code", 64)], MIB, machine=183), b"", "", DoesNotFitError, "goes to 0x100000"),
+        (elf([(MIB, b"code", 64)], MIB, machine=183, extra=[3]), b"", "", NotAKernelError, "an interpreter"),
     ],
 )
 def test_kernel_when_something_does_not_fit_says_what(

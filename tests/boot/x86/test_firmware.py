@@ -85,3 +85,8 @@ def test_is_elf_when_given_a_rom_says_no() -> None:
     assert is_elf(elf([(MIB, CODE, 64)], MIB))
     assert not is_elf(RESET)
     assert not is_elf(b"")
+
+
+def test_load_firmware_elf_when_it_names_an_interpreter_starts_it() -> None:
+    with ram(4 * MIB) as memory:
+        assert load_firmware_elf(memory, elf([(MIB, CODE, 64)], MIB, extra=[3])).ip == MIB

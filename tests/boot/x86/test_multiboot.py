@@ -76,7 +76,6 @@ def _flat(*addresses: int) -> bytes:
         (bytes(8192) + multiboot_header(), "no multiboot header"),
         (b"\0\0" + multiboot_header(), "no multiboot header"),
         (multiboot_header()[:11], "no multiboot header"),
-        (multiboot_header(7), "requires a video mode, but this machine has no display"),
         (multiboot_header(0x23), "unknown features .flags 0x20"),
         (multiboot_header() + CODE, "no ELF file and its header has no load addresses"),
         (multiboot_header(0x10003), "address fields are missing"),
@@ -91,6 +90,15 @@ def _flat(*addresses: int) -> bytes:
 def test_load_multiboot_when_it_cannot_be_loaded_says_why(data: bytes, sentence: str) -> None:
     with ram(16 * MIB) as memory, pytest.raises(ImageError, match=sentence):
         load_multiboot(memory, data, params(memory))
+
+
+def test_load_multiboot_when_it_wishes_for_a_video_mode_loads_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with ram(16 * MIB) as memory:
+        assert load_multiboot(memory, multiboot_elf(multiboot_header(7)), params(memory)).ip
+
+    assert "asks for a video mode, and this machine has no display" in caplog.text
 
 
 def test_load_multiboot_when_a_module_is_larger_than_memory_refuses() -> None:

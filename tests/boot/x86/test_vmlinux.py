@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from pyvmm.boot.entry import LONG, PROTECTED
-from pyvmm.boot.errors import DoesNotFitError, ImageError
+from pyvmm.boot.errors import DoesNotFitError, ImageError, NotAKernelError
 from pyvmm.boot.x86 import lowmem
 from pyvmm.boot.x86.vmlinux import load_elf
 from tests.support.images import CODE, MIB, elf, params, pvh_note, ram, vmlinux
@@ -106,3 +106,17 @@ def test_load_elf_when_the_command_line_has_a_zero_byte_refuses() -> None:
 def test_load_elf_when_the_protocol_is_not_there_says_so(image: bytes, protocol: str, sentence: str) -> None:
     with ram(64 * MIB) as memory, pytest.raises(ImageError, match=sentence):
         load_elf(memory, image, params(memory), protocol)
+
+
+@pytest.mark.parametrize("note", [pvh_note(16 * MIB), struct.pack("<3I4s4I", 4, 16, 1, b"GNU\0", 0, 3, 2, 0)])
+@pytest.mark.parametrize("protocol", ["auto", "elf"])
+def test_load_elf_when_it_names_an_interpreter_starts_a_kernel_and_what_the_user_calls_one(
+    note: bytes, protocol: str
+) -> None:
+    image = elf([(16 * MIB, CODE, 64)], 16 * MIB, note=note, extra=[3])
+    with ram(64 * MIB) as memory:
+        if protocol == "auto" and b"GNU" in note:
+            with pytest.raises(NotAKernelError, match="no PVH note; give a kernel, or --boot elf"):
+                load_elf(memory, image, params(memory), protocol)
+        else:
+            assert load_elf(memory, image, params(memory), protocol).ip == 16 * MIB
