@@ -9,6 +9,7 @@ import resource
 import shutil
 import stat
 import subprocess
+import sys
 import venv
 from _imp import source_hash
 from collections.abc import Callable
@@ -82,6 +83,27 @@ def test_bundle_when_valid_is_what_a_start_executes(planted: Path, environment: 
 
 def test_bundle_when_made_is_its_users_alone(valid: Path) -> None:
     assert stat.S_IMODE(valid.stat().st_mode) == 0o600
+
+
+PAYLOAD = (
+    "import gzip; from pyvmm.boot.payload import unpack_cached as it; it(memoryview(gzip.compress(b'x')))"
+)
+IMAGE = "from pyvmm.images.cache import entry; entry('thing/one', lambda path: path.touch())"
+
+
+@pytest.mark.parametrize(("first", "code"), [("payload", PAYLOAD), ("thing", IMAGE)])
+def test_bundle_is_made_in_a_cache_that_another_part_of_pyvmm_made_with_umask_002(
+    first: str, code: str, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "PYVMM_CACHE": "", "XDG_CACHE_HOME": "", "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, umask=0o002, check=True)
+    cache = tmp_path / ".cache" / "pyvmm"
+    assert [path.name for path in cache.iterdir()] == [first]
+
+    assert works(help_of_run(environment, umask=0o002))
+
+    assert len(list(cache.glob("start-*.bundle"))) == 1
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
 
 
 def move_behind_a_link(path: Path) -> None:

@@ -21,7 +21,7 @@ import struct
 import time
 import zlib
 
-from pyvmm.host.cache import cache_directory
+from pyvmm.host.cache import cache_directory, make_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def _read(path: str) -> memoryview | None:
 def _write(path: str, data: bytes) -> None:
     """Write an entry into the cache: under a temporary name, then renamed. Raises OSError."""
     directory = os.path.dirname(path)
-    os.makedirs(directory, mode=0o700, exist_ok=True)
+    make_directory(directory)
     _prune(directory)
     aside = f"{path}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import shutil
+import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pyvmm.arch import native
 from pyvmm.cli.arguments import Parser
 from pyvmm.errors import PyvmmError
+from pyvmm.host.cache import cache_directory
 from pyvmm.lab.architecture import ARCHITECTURES, Architecture
 from pyvmm.pykvm import Kvm
 from pyvmm.pykvm.kvm import API_VERSION
@@ -65,7 +68,7 @@ def examine() -> tuple[list[Finding], bool]:
     findings += kvm_findings
     findings += [_device("/dev/net/tun", "tap networking"), *map(_vhost, ("net", "vsock"))]
     findings += [_huge_pages(), _transparent_huge_pages(), _memory()]
-    findings += [*map(_lab, ARCHITECTURES.values()), _apt()]
+    findings += [*map(_lab, ARCHITECTURES.values()), _apt(), _cache()]
     return findings, able
 
 
@@ -183,3 +186,20 @@ def _apt() -> Finding:
     return Finding(
         "guest packages", LIMITED, "no apt-get", "bring a kernel of your own: `pyvmm run --kernel FILE`"
     )
+
+
+def _cache() -> Finding:
+    path = cache_directory()
+    if path is None:
+        return Finding("cache", LIMITED, "no home directory", "set PYVMM_CACHE to a directory of yours")
+    try:
+        status = os.stat(path)
+    except OSError:
+        return Finding("cache", OK, f"{path}, made by the first start")
+    if status.st_uid != os.geteuid():
+        advice = "set PYVMM_CACHE to a directory of yours: `pyvmm run` starts sooner then"
+        return Finding("cache", LIMITED, f"{path} is another user's", advice)
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        advice = f"`chmod go-w {shlex.quote(path)}`: `pyvmm run` starts sooner then"
+        return Finding("cache", LIMITED, f"others may write {path}: no code is loaded from it", advice)
+    return Finding("cache", OK, path)

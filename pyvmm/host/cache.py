@@ -18,3 +18,19 @@ def cache_directory() -> str | None:
     if not os.path.isabs(base):
         base = os.path.expanduser("~/.cache")
     return f"{base}/pyvmm" if os.path.isabs(base) else None
+
+
+def make_directory(path: str) -> None:
+    """Make the directory *path* and those above it that are missing, each with mode 0700 whatever the umask.
+
+    What lies in the cache is executed and booted: nobody else is to write there. A directory that exists
+    stays as it is: it may be shared on purpose. Raises OSError.
+    """
+    above = os.path.dirname(path)
+    if above and not os.path.isdir(above):
+        make_directory(above)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise

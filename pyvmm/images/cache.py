@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from pyvmm.errors import StartError
-from pyvmm.host.cache import cache_directory
+from pyvmm.host.cache import cache_directory, make_directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def entry(name: str, build: Callable[[Path], None]) -> Path:
     if path.exists():
         return path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make(path.parent)
         with locked(path):
             if not path.exists():
                 _build(path, build)
@@ -56,6 +56,15 @@ def entry(name: str, build: Callable[[Path], None]) -> Path:
             f"free some space, or set PYVMM_CACHE to a directory that can be written"
         ) from error
     return path
+
+
+def make(path: Path) -> None:
+    """Make *path*, a directory in the cache, if it is not there; the cache itself is for this user alone.
+
+    Raises OSError, and CacheError for a user without a home.
+    """
+    make_directory(str(directory()))
+    path.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager

@@ -142,7 +142,7 @@ class _System:
         return self._state in _updated
 
     def update(self) -> None:
-        self._state.mkdir(parents=True, exist_ok=True)
+        cache.make(self._state)
         with cache.locked(self._state / "update"):  # apt would refuse rather than wait for another
             self._run("apt-get", "update", "-qq", "-o", "APT::Update::Error-Mode=any")
         _updated.add(self._state)
@@ -212,7 +212,7 @@ class _System:
         state = self._state
         lists = state / "lists" if self.own else _SYSTEM_LISTS
         for folder in ("lists/partial", "cache/archives/partial"):
-            (state / folder).mkdir(parents=True, exist_ok=True)
+            cache.make(state / folder)
         status = state / "status"
         status.touch()
         path = state / "apt.conf"

@@ -109,6 +109,30 @@ def test_doctor_when_a_guest_can_run_says_so_with_code_0(flags: list[str]) -> No
         assert b"A guest can run on this host." in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("mode", "status", "advice"),
+    [
+        (None, "ok", ""),
+        (0o755, "ok", ""),
+        (0o775, "limited", "`chmod go-w '{path}'`: `pyvmm run` starts sooner then"),
+        (0o707, "limited", "`chmod go-w '{path}'`: `pyvmm run` starts sooner then"),
+    ],
+)
+def test_doctor_when_others_may_write_the_cache_tells_how_to_mend_it(
+    mode: int | None, status: str, advice: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "the cache"
+    if mode is not None:
+        path.mkdir()
+        path.chmod(mode)
+
+    done = pyvmm("doctor", "--json", env={**environment(), "PYVMM_CACHE": str(path)})
+
+    finding = json.loads(done.stdout)["findings"][-1]
+    assert (finding["name"], finding["status"]) == ("cache", status)
+    assert finding["advice"] == advice.format(path=path)
+
+
 def test_doctor_when_stdout_is_broken_is_silent() -> None:
     reader, writer = os.pipe()
     os.close(reader)
