@@ -25,20 +25,42 @@ if TYPE_CHECKING:
 SIGHUP = 1
 SIGINT = 2
 SIGQUIT = 3
+SIGABRT = 6
 SIGUSR1 = 10
+SIGUSR2 = 12
+SIGALRM = 14
 SIGTERM = 15
+SIGSTKFLT = 16
 SIGCONT = 18
 SIGSTOP = 19
 SIGTSTP = 20
 SIGTTOU = 22
+SIGXCPU = 24
+SIGVTALRM = 26
+SIGPROF = 27
 SIGWINCH = 28
+SIGIO = 29
+SIGPWR = 30
 
-NAMES = {
-    SIGHUP: "SIGHUP",
-    SIGINT: "SIGINT",
-    SIGQUIT: "SIGQUIT",
-    SIGTERM: "SIGTERM",
-}
+#: Every signal that by default ends a process (signal(7)), that another process or the kernel sends, and
+#: that can be handled. Not among them: SIGKILL; SIGPIPE and SIGXFSZ, which Python ignores; those of a fault
+#: of this process; real-time signals.
+ENDING = (
+    SIGHUP,
+    SIGINT,
+    SIGQUIT,
+    SIGABRT,
+    SIGUSR1,
+    SIGUSR2,
+    SIGALRM,
+    SIGTERM,
+    SIGSTKFLT,
+    SIGXCPU,
+    SIGVTALRM,
+    SIGPROF,
+    SIGIO,
+    SIGPWR,
+)
 
 _SIG_BLOCK = 0
 _SIG_SETMASK = 2
@@ -106,6 +128,13 @@ class SignalFd:
         for at in range(0, len(information), _SIGINFO_SIZE):
             number = int.from_bytes(information[at : at + 4], "little")
             self._handlers[number](number)
+
+
+def name_of(number: int) -> str:
+    """The name of signal *number*, 1 to 64: ``SIGTERM`` for 15. Raises ValueError for one without a name."""
+    from signal import Signals
+
+    return Signals(number).name
 
 
 def heard(*numbers: int) -> list[int]:

@@ -1,7 +1,6 @@
 """The process's own standard input and output: a terminal in raw mode, or pipes and files.
 
-After termios(3) and credentials(7), "job control". ``kill -9`` leaves the terminal
-raw: ``stty sane`` restores it.
+After termios(3) and credentials(7), "job control".
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pyvmm.backends.terminal_guard import TerminalGuard
     from pyvmm.loop import Loop, Timer
 
 ESCAPE = 0x01  # Ctrl-A
@@ -37,8 +37,9 @@ class Terminal(Duplex):
 
     A terminal is put into raw mode, except for its output processing (a guest's bare newline
     starts a new line, as does ours). Its mode is restored by ``close`` or at the end of the
-    interpreter. Ctrl-A is the escape key; *on_quit* is called at Ctrl-A x. In the background
-    the terminal's mode and input are left alone until the job is in the foreground.
+    interpreter, and by a TerminalGuard when the process is killed or crashes. Ctrl-A is the escape key;
+    *on_quit* is called at Ctrl-A x. In the background the terminal's mode and input are left alone until the
+    job is in the foreground.
 
     From a pipe or file every byte goes to the guest as it is, up to the end of file.
     When the reader of the output closes it, output is dropped and the guest runs on.
@@ -57,6 +58,7 @@ class Terminal(Duplex):
         self._stdout = stdout
         self._escaped = False
         self._modes: list[object] | None = None  # the terminal's own, while it is raw
+        self._guard: TerminalGuard | None = None  # while it is raw
         self._loop: Loop | None = None
         self._opened: list[int] = []
         self._input = -1
@@ -108,6 +110,9 @@ class Terminal(Duplex):
         modes, self._modes = self._modes, None
         if modes is not None and self._in_foreground():
             _set_modes(self._stdin, modes)
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
 
     def stop_job(self) -> None:
         """SIGTSTP: restore the terminal's mode and stop as a job does; raw mode again when continued."""
@@ -156,6 +161,13 @@ class Terminal(Duplex):
         modes[3] &= ~(t.ECHO | t.ECHONL | t.ICANON | t.ISIG | t.IEXTEN)  # lflag
         modes[6][t.VMIN], modes[6][t.VTIME] = 1, 0
         _set_modes(self._stdin, modes)
+        if self._guard is None:
+            from pyvmm.backends.terminal_guard import TerminalGuard
+
+            try:
+                self._guard = TerminalGuard(self._stdin, self._modes, t.tcgetattr(self._stdin))
+            except t.error:
+                pass  # hung up just now
 
     def _broken(self) -> None:
         if self._writer.problem != errno.EPIPE:

@@ -7,7 +7,7 @@ from pyvmm.cli.options import OptionParser
 from pyvmm.errors import ConfigError
 from pyvmm.guest.reach import Reached, Stream
 from pyvmm.loop import Loop
-from pyvmm.signals import SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP, SignalFd, heard
+from pyvmm.signals import ENDING, SIGCONT, SIGTSTP, SignalFd, heard
 
 #: Typed bytes on their way beyond which the terminal is not read.
 _UNSENT = 65536
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     with Reached(arguments[0]) as reached, Loop() as loop:
         reached.ask("console")
         terminal = AttachedTerminal(loop.stop)
-        handlers = dict.fromkeys(heard(SIGINT, SIGTERM, SIGHUP), lambda _: loop.stop())
+        handlers = dict.fromkeys(heard(*ENDING), lambda _: loop.stop())
         handlers |= {SIGTSTP: lambda _: terminal.stop_job(), SIGCONT: lambda _: terminal.continue_job()}
         with SignalFd(loop, handlers):
             stream = Stream(loop, reached, terminal.write, loop.stop)

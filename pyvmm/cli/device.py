@@ -11,7 +11,7 @@ from pyvmm.config import DEVICE_KINDS, DeviceOptions
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import DEVICE_FAILED
-from pyvmm.signals import SIGHUP, SIGINT, SIGTERM, SignalFd, heard
+from pyvmm.signals import ENDING, SignalFd, heard
 from pyvmm.virtio.options import make_device
 from pyvmm.virtio.vhost.server.backend import BackEnd
 
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
             failure.append(error)
             loop.stop()
 
-        with SignalFd(loop, dict.fromkeys(heard(SIGINT, SIGTERM, SIGHUP), lambda _: loop.stop())):
+        with SignalFd(loop, dict.fromkeys(heard(*ENDING), lambda _: loop.stop())):
             device = make_device(parse(arguments[0]))
             try:
                 back_end = BackEnd(device, loop, path, failed)

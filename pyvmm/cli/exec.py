@@ -18,17 +18,7 @@ from pyvmm.host.printable import printable
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import CRASHED, OK, TOLD, Ending
 from pyvmm.machine.machine import Machine
-from pyvmm.signals import (
-    NAMES,
-    SIGCONT,
-    SIGHUP,
-    SIGINT,
-    SIGTERM,
-    SIGTSTP,
-    SIGWINCH,
-    SignalFd,
-    heard,
-)
+from pyvmm.signals import ENDING, SIGCONT, SIGINT, SIGTSTP, SIGWINCH, SignalFd, heard, name_of
 from pyvmm.virtio.console.device import VirtioConsole
 from pyvmm.virtio.console.port import Port
 
@@ -77,7 +67,7 @@ def run_exec(config: Config, named: bool, control_delay: float) -> tuple[int | N
                 interrupted.append(number)
                 runner.signal(number)
             else:
-                machine.stop("stopped", f"ended by {NAMES[number]}")
+                machine.stop("stopped", f"ended by {name_of(number)}")
 
         def resized(number: int) -> None:
             if runner is not None:
@@ -98,7 +88,7 @@ def run_exec(config: Config, named: bool, control_delay: float) -> tuple[int | N
             served.serve()
 
         interrupted: list[int] = []
-        handlers = dict.fromkeys(heard(SIGINT, SIGTERM, SIGHUP), forward)
+        handlers = dict.fromkeys(heard(*ENDING), forward)
         if size:  # else these have their own effect, or none
             handlers |= {SIGWINCH: resized, SIGTSTP: stopped, SIGCONT: continued}
         with (

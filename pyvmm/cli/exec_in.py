@@ -14,7 +14,7 @@ from pyvmm.exec.runner import PTY_WINDOW, ExecRunner
 from pyvmm.guest.reach import Reached, Stream
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import CRASHED, STOPPED
-from pyvmm.signals import SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH, SignalFd, heard
+from pyvmm.signals import ENDING, SIGCONT, SIGTSTP, SIGWINCH, SignalFd, heard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ class _Conversation:
 
     def run(self) -> int:
         """The command's status."""
-        handlers: dict[int, Callable[[int], object]] = dict.fromkeys(
-            heard(SIGINT, SIGTERM, SIGHUP), self._signal
-        )
+        handlers: dict[int, Callable[[int], object]] = dict.fromkeys(heard(*ENDING), self._signal)
         if self._request.pty:
             handlers |= {SIGWINCH: self._resized, SIGTSTP: self._stopped, SIGCONT: self._continued}
         with Loop() as loop, SignalFd(loop, handlers):

@@ -15,7 +15,7 @@ from pyvmm.errors import ConfigError
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import FATAL, GUEST_FIRST, OK, STOPPED, TOLD, Ending
 from pyvmm.machine.machine import Machine
-from pyvmm.signals import NAMES, SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH, SignalFd, heard
+from pyvmm.signals import ENDING, SIGCONT, SIGTSTP, SIGWINCH, SignalFd, heard, name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
 class GuestRun:
     """One ``pyvmm run``, over all the guest's restarts.
 
-    SIGINT, SIGTERM, SIGHUP, --timeout and Ctrl-A x end it with code 3. The signals are blocked
+    The signals of ``signals.ENDING``, --timeout and Ctrl-A x end it with code 3. The signals are blocked
     from before the first machine is built, so that none comes while it is half built and the terminal is raw.
 
     :param named: whether the guest's name is the user's choice
@@ -173,7 +173,7 @@ class GuestRun:
             handlers = {SIGTSTP: lambda _: self._terminal.stop_job()}
             handlers[SIGCONT] = lambda _: self._terminal.continue_job()
             handlers[SIGWINCH] = self._resized
-        return {**dict.fromkeys(heard(SIGINT, SIGTERM, SIGHUP), self._signalled), **handlers}
+        return {**dict.fromkeys(heard(*ENDING), self._signalled), **handlers}
 
     @property
     def _terminal(self) -> Terminal:
@@ -194,7 +194,7 @@ class GuestRun:
         self._machine.end(self._over)
 
     def _signalled(self, number: int) -> None:
-        self._end("stopped", f"ended by {NAMES[number]}")
+        self._end("stopped", f"ended by {name_of(number)}")
 
     def _timed_out(self) -> None:
         self._end("timeout", f"the guest did not end within {self._config.timeout:g} seconds")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import termios
 
 import pytest
@@ -33,6 +34,10 @@ class Tty:
     def hang_up(self):
         os.close(self.master)
         self.master = -1
+        # A program that is being started has the master for a moment longer, until its execve(2) closes it.
+        poll = select.poll()
+        poll.register(self.slave, 0)
+        assert poll.poll(20_000), "the terminal did not hang up"
 
     def close(self):
         for fd in (self.master, self.slave):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
 import subprocess
+import termios
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +33,19 @@ pytestmark = [pytest.mark.kvm, pytest.mark.timeout(120)]
 
 ECHO = str(BIN / "echo.bin")
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+OTHERS = [
+    signal.SIGQUIT,
+    signal.SIGABRT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGXCPU,
+    signal.SIGPROF,
+]
+#: No program can handle the first; the others are those of a crash of its own.
+DEADLY = [signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGRTMIN]
+#: A shell that outlives its command, as a user's does: the end of a session's leader hangs up the terminal.
+IN_A_SHELL = ["sh", "-c", 'ulimit -c 0; "$@"; read line; exit 5', "sh"]
 Start = Callable[..., OnTerminal]
 
 
@@ -78,6 +94,56 @@ def test_help_key_tells_the_keys(run: Start) -> None:
     terminal.press(b"\x01h")
 
     terminal.expect(b"Ctrl-A x")
+
+
+@pytest.mark.parametrize("number", OTHERS)
+def test_signal_that_ends_a_process_ends_the_guest_and_leaves_a_record(
+    run: Start, number: signal.Signals, tmp_path: Path
+) -> None:
+    result = tmp_path / "result"
+    terminal = run(SPIN, "--result", str(result))
+    terminal.expect(b"ing")
+
+    terminal.signal(number)
+
+    assert terminal.wait() == 3
+    assert terminal.restored
+    assert json.loads(result.read_text())["detail"] == f"ended by {number.name}"
+
+
+@pytest.mark.parametrize("number", DEADLY)
+def test_terminal_of_a_process_that_can_do_nothing_itself_is_put_back(
+    run: Start, number: signal.Signals
+) -> None:
+    terminal = run(SPIN, way=[*IN_A_SHELL, *MODULE])
+    terminal.expect(b"ing")
+    assert terminal.raw
+    shell = terminal.process.pid
+    process = int(Path(f"/proc/{shell}/task/{shell}/children").read_text())
+
+    os.kill(process, number)
+
+    until(lambda: terminal.restored)
+    terminal.press(b"\n")
+    assert terminal.wait() == 5
+
+
+def test_terminal_that_somebody_else_has_changed_meanwhile_is_left_alone(run: Start) -> None:
+    terminal = run(SPIN, way=[*IN_A_SHELL, *MODULE])
+    terminal.expect(b"ing")
+    shell = terminal.process.pid
+    process = int(Path(f"/proc/{shell}/task/{shell}/children").read_text())
+    (guard,) = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    theirs = termios.tcgetattr(terminal.master)
+    theirs[3] |= termios.ISIG
+    termios.tcsetattr(terminal.master, termios.TCSANOW, theirs)
+
+    os.kill(process, signal.SIGKILL)
+
+    until(lambda: not os.path.exists(f"/proc/{guard}"))
+    assert termios.tcgetattr(terminal.master) == theirs
+    terminal.press(b"\n")
+    terminal.wait()
 
 
 @pytest.mark.parametrize("number", ENDING)
