@@ -13,6 +13,7 @@ from pyvmm.config.keys import (
     GIC_VERSIONS,
     KEYS,
     ON_REBOOT,
+    VIRTIO_CMDLINE,
     address,
     cpu_count,
     one_of,
@@ -49,6 +50,8 @@ class Config:
     :param initrd: paths; several are concatenated
     :param cmdline: the kernel's command line; None for a console on the first serial port, or on hvc0 when
         there is one and ``console`` is ``none``
+    :param virtio_cmdline: whether the command line names virtio devices (``virtio_mmio.device=``): ``auto``,
+        for a Linux that finds them by nothing else, ``on`` or ``off``
     :param memory: bytes, a text such as ``256M``, or a list of parts
         ``{"size": ..., "backing": "anonymous" | "memfd" | "hugetlb" | "file", "path": ...}``; 1 MiB to 64 TiB
     :param cpus: 1-254
@@ -88,6 +91,7 @@ class Config:
         firmware: str | None = None,
         initrd: str | Sequence[str] = (),
         cmdline: str | None = None,
+        virtio_cmdline: str = "auto",
         memory: MemoryValue | Sequence[MemoryValue] = "256M",
         cpus: int = 1,
         cpu: str = "host",
@@ -126,6 +130,7 @@ class Config:
         self.firmware = _optional(text, "firmware", firmware)
         self.initrd = texts("initrd", initrd)
         self.cmdline = cmdline if cmdline == "" else _optional(text, "cmdline", cmdline)
+        self.virtio_cmdline = one_of("virtio_cmdline", virtio_cmdline, VIRTIO_CMDLINE)
         self.memory = memory_parts("memory", memory)
         self.cpus = cpu_count("cpus", cpus)
         self.cpu = text("cpu", cpu)
@@ -177,6 +182,8 @@ class Config:
             raise ConfigError("kernel and firmware exclude each other: give one of them")
         if self.kernel is None and (self.initrd or self.boot != "auto"):
             raise ConfigError("initrd and boot need a kernel: give one with --kernel")
+        if self.kernel is None and self.virtio_cmdline == "on":
+            raise ConfigError("virtio_cmdline needs a kernel: give one with --kernel")
         if self.exec is not None and self.firmware is not None:
             raise ConfigError("exec needs a Linux kernel: leave firmware out")
 

@@ -17,6 +17,7 @@ MAX_ADDRESS = 1 << 47
 MAX_CPUS = 254
 BOOT_WAYS = ("auto", "bzimage", "elf", "pvh", "linux64", "multiboot", "multiboot2")
 ON_REBOOT = ("exit", "restart")
+VIRTIO_CMDLINE = ("auto", "on", "off")
 GIC_VERSIONS = ("auto", "2", "3")
 #: RAM begins at a multiple of this: kernels require it, and huge pages.
 RAM_ALIGN = 2 << 20
@@ -101,6 +102,11 @@ _KEYS = (
     Key("kernel", "FILE", "a kernel: bzImage, ELF vmlinux, multiboot", paths=PATH),
     Key("initrd", "FILE", "an initial RAM disk; several are concatenated", many=True, paths=PATH),
     Key("cmdline", "TEXT", "the kernel command line [console=CONSOLE panic=-1; on x86 also pci=off]"),
+    Key(
+        "virtio-cmdline",
+        "WHEN",
+        "virtio devices on the command line: auto (a Linux that finds them by nothing else), on, off [auto]",
+    ),
     Key("firmware", "FILE", "a ROM that ends at 4 GiB, or an ELF, instead of a kernel", paths=PATH),
     Key("memory", "SIZE", "guest RAM [256M]"),
     Key("cpus", "N", f"1 to {MAX_CPUS} virtual CPUs [1]", parse=whole_number),

@@ -31,6 +31,7 @@ class ConfigKeywords(TypedDict, total=False):
     firmware: str | None
     initrd: str | Sequence[str]
     cmdline: str | None
+    virtio_cmdline: str
     memory: MemoryValue | Sequence[MemoryValue]
     cpus: int
     cpu: str

@@ -154,15 +154,23 @@ def command(machine: LabMachine, booted: image.Image, directory: Path) -> list[s
         ),
         *("-kernel", str(booted.kernel), "-initrd", str(booted.initrd), "-append"),
         machine.architecture.command_line,
-        *("-chardev", f"file,id=console,path={log_path(machine)},append=on", "-serial", "chardev:console"),
+        *(
+            "-chardev",
+            f"file,id=console,path={_in_option(log_path(machine))},append=on",
+            "-serial",
+            "chardev:console",
+        ),
         *("-device", f"virtio-serial-pci,max_ports={inside.PORTS + 1}"),
         *("-fsdev", f"{root},id=root", "-device", "virtio-9p-pci,fsdev=root,mount_tag=base"),
     ]
     if booted.system is not None:
-        programs = f"local,path={booted.system},security_model=none,readonly=on,multidevs=remap"
+        programs = f"local,path={_in_option(booted.system)},security_model=none,readonly=on,multidevs=remap"
         line += ["-fsdev", f"{programs},id=system", "-device", "virtio-9p-pci,fsdev=system,mount_tag=system"]
     for n in range(inside.PORTS):
-        line += ["-chardev", f"socket,id=c{n},path={channel_path(directory, n)},server=on,wait=off"]
+        line += [
+            "-chardev",
+            f"socket,id=c{n},path={_in_option(channel_path(directory, n))},server=on,wait=off",
+        ]
         line += ["-device", f"virtserialport,chardev=c{n},name={inside.PORT}{n}"]
     for n in range(inside.CHANNELS):
         line += ["-device", f"virtio-9p-pci,fsdev=root,mount_tag=fresh{n}"]
@@ -170,6 +178,11 @@ def command(machine: LabMachine, booted: image.Image, directory: Path) -> list[s
         line += ["-fsdev", f"local,path={path},security_model=none,multidevs=remap,id=rw{n}"]
         line += ["-device", f"virtio-9p-pci,fsdev=rw{n},mount_tag=rw{n}"]
     return line
+
+
+def _in_option(path: object) -> str:
+    """*path* as a value among QEMU's options, where a comma is written twice."""
+    return str(path).replace(",", ",,")
 
 
 def channel_path(directory: Path, number: int) -> Path:

@@ -110,19 +110,19 @@ def load_image(
 
 def kernel_cmdline(config: Config, platform: Platform, serve_exec: bool, shell: bool = False) -> str:
     """The kernel command line: the user's or the default one, and what the exec channel needs."""
-    parameters = [config.cmdline]
+    from pyvmm.boot.cmdline import add, one_line  # here: firmware starts without it
+
     if config.cmdline is None:
         console = platform.console_name if config.kernel_console == SERIAL else config.kernel_console
-        parameters = [
-            DEFAULT_CMDLINE.format(console),
-            platform.kernel_parameters,
-            QUIET if config.exec is not None else "",
-        ]
+        quiet = QUIET if config.exec is not None else ""
+        cmdline = " ".join(filter(None, [DEFAULT_CMDLINE.format(console), platform.kernel_parameters, quiet]))
+    else:
+        cmdline = one_line(config.cmdline)
     if serve_exec:
-        parameters.append(EXEC_CMDLINE.format(platform.channel_name))
+        cmdline = add(cmdline, [EXEC_CMDLINE.format(platform.channel_name)])
         if shell:
-            parameters.append(SHELL_PARAMETER)
-    return " ".join(filter(None, parameters))
+            cmdline = add(cmdline, [SHELL_PARAMETER])
+    return cmdline
 
 
 def _named(path: str, function: Callable[..., T], *arguments: object) -> T:

@@ -49,6 +49,8 @@ def test_config_without_keys_has_one_cpu_and_256_mib() -> None:
         ({"kernel": 5}, "kernel: 5 must be"),
         ({"kernel": "a\0b"}, "NUL byte"),
         ({"boot": "grub"}, "boot: 'grub' is not offered"),
+        ({"virtio_cmdline": True}, "virtio_cmdline: True is not offered; choose auto, on, off"),
+        ({"virtio_cmdline": "on", "firmware": "f"}, "virtio_cmdline needs a kernel"),
         ({"on_reboot": "panic"}, "on_reboot: 'panic' is not offered"),
         ({"timeout": 0}, "timeout: 0 is out of range"),
         ({"timeout": True}, "timeout: True is not a duration"),

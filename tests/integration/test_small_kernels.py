@@ -12,6 +12,9 @@ from tests.support.small_kernels import VIDEO_MODE, printing, with_interpreter
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(60)]
 
+#: By the device's number and its interrupt.
+DEVICE = "virtio_mmio.device=4K@0xd000{:x}000:{}"
+
 
 def run(tmp_path: Path, image: bytes, *options: str) -> tuple[int, str, str]:
     """The exit code of ``pyvmm run``, what the kernel wrote, what pyvmm did."""
@@ -30,3 +33,58 @@ def test_kernel_when_it_wishes_for_a_video_mode_runs_with_a_warning(tmp_path: Pa
 
     assert (code, text.strip()) == (GUEST_FIRST, "hello")
     assert "asks for a video mode, and this machine has no display" in errors
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--cmdline", "hello"], "hello"),
+        (["--cmdline", "hello", "--rng", "--virtio-cmdline", "on"], f"hello {DEVICE.format(0, 16)}"),
+        (
+            ["--cmdline", "hello", "--rng", "--balloon", "--virtio-cmdline", "on"],
+            f"hello {DEVICE.format(0, 16)} {DEVICE.format(1, 17)}",
+        ),
+        (["--cmdline", "a=1 -- b", "--rng", "--virtio-cmdline=on"], f"a=1 {DEVICE.format(0, 16)} -- b"),
+        (["--cmdline", "", "--rng", "--virtio-cmdline", "on"], DEVICE.format(0, 16)),
+        (["--cmdline", "hello", "--rng"], "hello"),
+    ],
+)
+def test_command_line_when_devices_are_to_be_on_it_has_them_before_inits_arguments(
+    tmp_path: Path, options: list[str], line: str
+) -> None:
+    assert run(tmp_path, printing(), *options)[:2] == (GUEST_FIRST, line)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ([], f"console=ttyS0 {DEVICE.format(0, 16)} -- single"),
+        (["--virtio-cmdline", "off"], "console=ttyS0 -- single"),
+    ],
+)
+def test_command_line_when_the_kernel_has_linuxs_driver_for_it_has_the_devices(
+    tmp_path: Path, options: list[str], line: str
+) -> None:
+    image = printing(behind=b"virtio-mmio-cmdline\0")
+
+    assert run(tmp_path, image, "--rng", "--cmdline", "console=ttyS0 -- single", *options)[1] == line
+
+
+def test_command_line_when_a_board_file_has_it_in_lines_is_one(tmp_path: Path) -> None:
+    board = tmp_path / "vm.toml"
+    board.write_text(
+        'kernel = "kernel"\nrng = true\nvirtio_cmdline = "on"\ncmdline = """\n  a=1\n  b=2 -- c\n"""\n'
+    )
+    (tmp_path / "kernel").write_bytes(printing())
+
+    done = pyvmm("run", str(board), "--timeout", "20s")
+
+    assert (done.returncode, done.stdout.decode()) == (GUEST_FIRST, f"a=1 b=2 {DEVICE.format(0, 16)} -- c")
+
+
+def test_command_line_when_it_is_too_long_with_its_devices_says_so(tmp_path: Path) -> None:
+    options = ["--rng", "--virtio-cmdline", "on", "--boot", "elf", "--cmdline", "x" * 2040]
+    code, _, errors = run(tmp_path, with_interpreter(1), *options)
+
+    assert code == 64
+    assert "has 2076 bytes, but at most 2047 are possible; shorten it (what pyvmm adds to it" in errors

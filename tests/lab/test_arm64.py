@@ -46,6 +46,16 @@ def test_command_when_programs_are_foreign_offers_a_system_of_their_own(
 
 
 @foreign
+def test_command_when_a_path_has_a_comma_doubles_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "find_qemu", lambda arch: "qemu")
+    wanted = machine.wanted("x86_64")
+
+    line = machine.command(wanted, image.Image(Path("/k"), Path("/i"), Path("/s,t")), Path("/run,d"))
+
+    assert any("path=/s,,t,security" in word for word in line)
+    assert any("path=/run,,d/c0,server" in word for word in line)
+
+
 def test_renew_command_when_programs_are_foreign_names_data_and_interpreter() -> None:
     words = machine.renew_command(machine.wanted("arm64"), 3)
 

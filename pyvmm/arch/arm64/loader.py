@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pyvmm.arch.arm64.tree import describe_boot
 from pyvmm.boot.arm64.image import ALIGN, Arm64Image, unpack
+from pyvmm.boot.cmdline import encoded
 from pyvmm.boot.devicetree import DeviceTreeError, apply_overlay, pack
 from pyvmm.boot.devicetree.blob import MAX_SIZE
 from pyvmm.boot.devicetree.blob import unpack as unpack_tree
@@ -37,8 +38,7 @@ def load_kernel(
     stdout: str | None,
 ) -> BootEntry:
     """An Image, or an ELF file linked for this machine's RAM. Raises ImageError, DoesNotFitError."""
-    if len(cmdline.encode("utf-8", "surrogateescape")) >= CMDLINE_SIZE:
-        raise DoesNotFitError(f"the kernel command line is longer than {CMDLINE_SIZE - 1} bytes; shorten it")
+    encoded(cmdline, CMDLINE_SIZE - 1)  # refuses what Linux would cut off
     if bytes(kernel[:4]) == _ELF_MAGIC:
         from pyvmm.arch.arm64.firmware import load_elf
 

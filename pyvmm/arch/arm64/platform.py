@@ -195,6 +195,11 @@ class Arm64Platform:
         """Write kernel, device tree and initrd to the start of RAM, in this order. Raises ImageError."""
         from pyvmm.arch.arm64 import loader
 
+        if self._config.virtio_cmdline == "on":
+            from pyvmm.boot.virtio_cmdline import with_devices
+
+            devices = [(base, spi + layout.SPI_FIRST_INTID) for base, spi in self.virtio]
+            cmdline = with_devices(cmdline, devices, self.virtio_size)
         return loader.load_kernel(memory, kernel, initrds, cmdline, self._tree(memory), self._stdout)
 
     def load_firmware(self, memory: GuestMemory, data: memoryview, rom: Arm64RomImage | None) -> BootEntry:
@@ -203,9 +208,10 @@ class Arm64Platform:
         Raises ImageError.
         """
         from pyvmm.arch.arm64 import loader
+        from pyvmm.boot.cmdline import one_line
 
         base = self._config.firmware_base
-        cmdline = self._config.cmdline or ""
+        cmdline = one_line(self._config.cmdline or "")
         return loader.load_firmware(memory, data, rom, base, cmdline, self._tree(memory), self._stdout)
 
     def enter(self, vcpu: Vcpu, entry: BootEntry) -> None:

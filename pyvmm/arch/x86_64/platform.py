@@ -132,12 +132,16 @@ class X86Platform:
         from pyvmm.boot.x86.detect import load, unpacked
 
         elf = None
-        if self.virtio:
-            from pyvmm.boot.x86.virtio_cmdline import device_parameters
+        announce = self._config.virtio_cmdline
+        if self.virtio and announce != "off":
+            from pyvmm.boot.virtio_cmdline import device_parameters, with_devices
 
-            elf = unpacked(kernel)
-            image = kernel if elf is None else elf
-            cmdline = device_parameters(image, cmdline, self.virtio, self.virtio_size)
+            if announce == "on":
+                cmdline = with_devices(cmdline, self.virtio, self.virtio_size)
+            else:
+                elf = unpacked(kernel)
+                image = kernel if elf is None else elf
+                cmdline = device_parameters(image, cmdline, self.virtio, self.virtio_size)
         return load(memory, kernel, self.boot_params(memory, cmdline, initrds), self._config.boot, elf)
 
     def load_firmware(self, memory: GuestMemory, data: memoryview, rom: X86RomImage | None) -> BootEntry:

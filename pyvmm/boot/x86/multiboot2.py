@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+from pyvmm.boot.cmdline import encoded
 from pyvmm.boot.errors import DoesNotFitError, ImageError
 from pyvmm.boot.x86 import lowmem
 from pyvmm.boot.x86.multiboot import (
@@ -156,9 +157,7 @@ def _load_kernel(
 
 def _write_info(memory: GuestMemory, params: BootParams, modules: list[tuple[int, int]]) -> int:
     mmap = b"".join(struct.pack("<QQII", base, size, kind, 0) for base, size, kind in params.e820)
-    cmdline = params.cmdline.encode("utf-8", "surrogateescape")
-    if b"\0" in cmdline:
-        raise ImageError("the kernel command line contains a zero byte, which would end it; remove it")
+    cmdline = encoded(params.cmdline)
     tags = [
         _tag(TAG_CMDLINE, cmdline + b"\0"),
         _tag(TAG_BOOT_LOADER_NAME, LOADER_NAME),

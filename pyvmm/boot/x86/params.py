@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm.boot.errors import DoesNotFitError, ImageError
+from pyvmm.boot.cmdline import encoded
 from pyvmm.boot.x86 import lowmem
 
 TYPE_CHECKING = False
@@ -40,16 +40,9 @@ class BootParams:
 def write_cmdline(memory: GuestMemory, cmdline: str, limit: int) -> int:
     """Write *cmdline* with its terminating zero; return its guest address.
 
-    *limit*: bytes that the kernel accepts, without the zero. Raises DoesNotFitError beyond it, since a
-    kernel would truncate the line silently, and ImageError for a line with a zero byte.
+    *limit*: bytes that the kernel accepts, without the zero. Raises DoesNotFitError beyond it and ImageError
+    for a line with a zero byte.
     """
-    text = cmdline.encode("utf-8", "surrogateescape")
-    if b"\0" in text:
-        raise ImageError("the kernel command line contains a zero byte, which would end it; remove it")
     limit = min(limit, lowmem.CMDLINE_END - lowmem.CMDLINE - 1)
-    if len(text) > limit:
-        raise DoesNotFitError(
-            f"the kernel command line has {len(text)} bytes, but at most {limit} are possible; shorten it"
-        )
-    memory.write(lowmem.CMDLINE, text + b"\0")
+    memory.write(lowmem.CMDLINE, encoded(cmdline, limit) + b"\0")
     return lowmem.CMDLINE

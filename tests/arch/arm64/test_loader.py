@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.arch.arm64 import loader
-from pyvmm.boot.devicetree import DeviceTreeError, Tree, unpack
+from pyvmm.arch.arm64 import layout, loader
+from pyvmm.arch.arm64.platform import Arm64Platform
+from pyvmm.boot.devicetree import DeviceTreeError, Tree, pack, unpack
 from pyvmm.boot.entry import EL1
 from pyvmm.boot.errors import DoesNotFitError, ImageError, NotAKernelError
+from pyvmm.config import Config
 from pyvmm.memory.guest import GuestMemory
 from pyvmm.memory.layout import Part, assemble
 from tests.support.arm64_image import image
@@ -128,3 +130,27 @@ def test_overlay_when_it_does_not_fit_names_its_file(tmp_path: Path) -> None:
 
     with pytest.raises(DeviceTreeError, match=r"extra\.dtbo.*nobody"):
         loader.put_overlay(Tree(), str(path))
+
+
+@pytest.mark.parametrize(
+    ("announce", "line"),
+    [
+        ("auto", "quiet -- single"),
+        ("off", "quiet -- single"),
+        ("on", "quiet virtio_mmio.device=4K@0xa000000:48 -- single"),
+    ],
+)
+def test_kernel_when_devices_are_to_be_on_its_command_line_has_them_by_the_gics_numbers(
+    tmp_path: Path, announce: str, line: str
+) -> None:
+    board = Tree()
+    board.root.set("#address-cells", 2)
+    board.root.set("#size-cells", 2)
+    (tmp_path / "board.dtb").write_bytes(pack(board))
+    config = Config(kernel="x", dtb=str(tmp_path / "board.dtb"), virtio_cmdline=announce)
+    platform = Arm64Platform(config, None)  # type: ignore[arg-type]
+    platform.virtio = [(layout.MMIO_START, layout.SPI_START)]
+    with ram() as memory:
+        entry = platform.load_kernel(memory, memoryview(image()), "quiet -- single", [])
+
+        assert chosen(memory, entry.registers["x0"])["bootargs"] == line.encode() + b"\0"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyvmm.boot.x86.virtio_cmdline import device_parameters
+from pyvmm.boot.virtio_cmdline import device_parameters, with_devices
 from tests.support.images import elf_of_sections
 
 DEVICES = [(0xD000_0000, 16), (0xD000_1000, 17)]
@@ -20,6 +20,10 @@ ELF = b"\x7fELF" + bytes(60)
         (b"virtio-mmio-cmdline LNRO0005", "quiet", "quiet"),
         (b"virtio-mmio-cmdline LNRO0005", "acpi=off", f"acpi=off {WORDS}"),
         (b"LNRO0005", "acpi=off", "acpi=off"),
+        (b"virtio-mmio-cmdline", "quiet -- single", f"quiet {WORDS} -- single"),
+        (b"virtio-mmio-cmdline LNRO0005", 'acpi="off"', f'acpi="off" {WORDS}'),
+        (b"virtio-mmio-cmdline LNRO0005", "quiet -- acpi=off", "quiet -- acpi=off"),
+        (b"virtio-mmio-cmdline LNRO0005", 'note="no acpi=off here"', 'note="no acpi=off here"'),
         (b"", "quiet", "quiet"),
     ],
 )
@@ -41,3 +45,7 @@ def test_device_parameters_when_the_kernel_lists_its_sections_go_by_its_constant
 
     assert device_parameters(built_in, "", DEVICES, 4096) == WORDS
     assert device_parameters(elsewhere, "", DEVICES, 4096) == ""
+
+
+def test_with_devices_when_the_line_ends_in_arguments_of_init_stand_before_them() -> None:
+    assert with_devices("quiet -- single", DEVICES, 4096) == f"quiet {WORDS} -- single"
