@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pyvmm.cli.served import Served
     from pyvmm.config import Config
 
-#: Lines of the console shown when the command never ran, and characters of each.
-_LOG_LINES, _LOG_WIDTH = 25, 300
+#: Characters of each line of the console that is shown when the command has not ended.
+_LOG_WIDTH = 300
 #: Output bytes held for a reader that is slow; the UART takes no more until they are gone.
 _CHANNEL_BUFFER = 65536
 
@@ -122,7 +122,7 @@ def run_exec(config: Config, named: bool, control_delay: float) -> tuple[int | N
                 if served is not None:
                     served.close(machine.ending)
         if not status and quiet and ending.code != OK:
-            _show_log(machine)
+            _show_log(machine, ending)
         if machine.error is not None and os.environ.get("PYVMM_DEBUG"):
             raise machine.error
     if not status and ending.code == OK:
@@ -144,9 +144,11 @@ def _failed(machine: Machine, error: BaseException) -> None:
     machine.end(Ending(code, "exec", TOLD, str(error)), error)
 
 
-def _show_log(machine: Machine) -> None:
-    """What the guest's console printed, when the command never ran: the reason is often there."""
-    tail = machine.log.text().splitlines()[-_LOG_LINES:]
+def _show_log(machine: Machine, ending: Ending) -> None:
+    """What the guest's console printed, when the command has not ended: the reason is often there."""
+    from pyvmm.guest.errors import last_lines
+
+    tail = last_lines(machine.log.text(), ending.reason == "panic")
     if tail:
         message("the last lines of the guest's console:")
     for line in tail:

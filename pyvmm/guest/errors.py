@@ -93,20 +93,26 @@ class GuestFileError(PyvmmError, OSError):
         self.errno = number
 
 
-def console_lines(console: str, panicked: bool = False) -> str:
-    """The end of a message: the last lines of *console*; after a panic, from before the panic's line on."""
+def last_lines(console: str, panicked: bool) -> list[str]:
+    """The last lines of *console* as the guest wrote them; after a panic, from before the panic's line on."""
     lines = console.rstrip().splitlines()
+    begin = max(0, len(lines) - CONSOLE_LINES)
+    if not panicked:
+        return lines[begin:]
+    panic = next((number for number, line in enumerate(lines) if _PANIC in line), len(lines))
+    shown = lines[min(begin, max(0, panic - PANIC_CONTEXT)) :]
+    if len(shown) > PANIC_LINES:
+        left_out = len(shown) - PANIC_LINES
+        shown[PANIC_LINES - CONSOLE_LINES : -CONSOLE_LINES] = [f"... ({left_out} lines)"]
+    return shown
+
+
+def console_lines(console: str, panicked: bool = False) -> str:
+    """The end of a message: the last lines of *console*, printable."""
+    lines = last_lines(console, panicked)
     if not lines:
         return "\nthe guest's console shows nothing"
-    begin = max(0, len(lines) - CONSOLE_LINES)
-    shown = lines[begin:]
-    if panicked:
-        panic = next((number for number, line in enumerate(lines) if _PANIC in line), len(lines))
-        shown = lines[min(begin, max(0, panic - PANIC_CONTEXT)) :]
-        if len(shown) > PANIC_LINES:
-            left_out = len(shown) - PANIC_LINES
-            shown[PANIC_LINES - CONSOLE_LINES : -CONSOLE_LINES] = [f"... ({left_out} lines)"]
-    return "\n".join(["\nthe last lines of the guest's console:", *map(_shown, shown)])
+    return "\n".join(["\nthe last lines of the guest's console:", *map(_shown, lines)])
 
 
 def outputs(result: Result[Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -111,7 +112,25 @@ def test_exec_in_a_guest_that_panics_ends_with_the_crash_code_and_shows_its_last
     done = execute("--result", "/dev/null", command="echo c > /proc/sysrq-trigger")
 
     assert done.returncode == 7, done
-    assert b"Kernel panic - not syncing: sysrq triggered crash" in done.stderr
+    _, shown, last = done.stderr.partition(b"the last lines of the guest's console:\n")
+    assert shown, done.stderr
+    console, _, message = last.partition(b"pyvmm: panic:")
+    assert b"Kernel panic - not syncing: sysrq triggered crash" in console
+    assert b"Kernel panic - not syncing: sysrq triggered crash" in message
+
+
+def test_exec_whose_link_to_the_guest_fails_says_why_and_ends_the_guest(tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+
+    done = execute("--result", str(result), command="kill -9 $PPID; sleep 1000")
+
+    reason = "the guest's exec server began anew while the command was running"
+    assert (done.returncode, done.stdout) == (5, b""), done
+    assert done.stderr.decode().splitlines()[-1].startswith(f"pyvmm: exec: {reason}"), done
+    assert b"Traceback" not in done.stderr
+    record = json.loads(result.read_text())
+    assert (record["code"], record["reason"], "status" in record) == (5, "exec", False)
+    assert record["detail"].startswith(reason)
 
 
 def test_exec_when_the_guest_powers_off_before_the_command_ends_is_a_crash() -> None:
