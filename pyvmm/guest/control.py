@@ -160,7 +160,7 @@ class _Client:
         self._events = READ
         self._line = bytearray()
         self._receive: Callable[[bytes], None] = self._first
-        self._closers: list[Callable[[], object]] = []
+        self._on_close: Callable[[], object] | None = None  # ends what the verb began
         self._follower: _Follower | None = None
         self._held = b""  # typed, and for the console when that has less to wait for
         self._open = True
@@ -177,8 +177,8 @@ class _Client:
         self._loop.remove(self._link.fileno())
         self._link.close()
         self._server.forget(self)
-        for closer in self._closers:
-            closer()
+        if self._on_close is not None:
+            self._on_close()
 
     def ended(self, ending: Ending | None, deadline: float) -> None:
         """The guest has ended, and the loop does not run: send what waits until *deadline*, then hang up."""
@@ -186,6 +186,8 @@ class _Client:
             self._follower.pass_on()
         if ending is not None and self._receive == self._ignore:
             self._answer({"ending": ending.record()})
+        if not self._open:
+            return  # it took too little, and more waited than may
         poll = select.poll()
         poll.register(self._link, select.POLLOUT)
         while self._unsent and poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
@@ -288,7 +290,7 @@ class _Client:
         timer = self._loop.call_later(
             timeout, lambda: self._server.target.machine().stop("stopped", "stopped by pyvmm stop")
         )
-        self._closers.append(timer.cancel)
+        self._on_close = timer.cancel
         self._answer({"pressed": bool(timeout)})
         return None
 
@@ -302,7 +304,7 @@ class _Client:
         self.send(self._server.target.machine().log.text().encode()[-RECENT:])
         follower = self._follower = _Follower(self._loop, self.send)
         console.observe(follower.feed)
-        self._closers.append(lambda: console.forget(follower.feed))
+        self._on_close = lambda: console.forget(follower.feed)
         self._receive = lambda data: self._typed(console, data)
         return None
 
@@ -336,7 +338,7 @@ class _Client:
             return client
         self._answer({"commands": True})
         relay = ExecRelay(self._loop, client, self.send, lambda reason: self._loop.call_soon(self.close))
-        self._closers.append(relay.close)
+        self._on_close = relay.close
         self._receive = relay.receive
         return None
 

@@ -236,12 +236,14 @@ class Life:
         self._watch.changed()
 
     def _end(self, ending: Ending | None) -> None:
-        if self._control is not None:
-            self._control.close(ending)
-        self.loop.close()
-        with self._watch.condition:
-            self.ending = ending
-        self._watch.changed()
+        try:
+            if self._control is not None:
+                self._control.close(ending)
+            self.loop.close()
+        finally:  # whoever waits is told, come what may
+            with self._watch.condition:
+                self.ending = ending
+            self._watch.changed()
 
 
 def _check_free(name: str) -> None:

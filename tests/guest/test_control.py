@@ -294,6 +294,19 @@ def test_end_of_the_guest_hangs_up_and_gives_the_name_up(guest: Guest) -> None:
     assert registry.names() == []
 
 
+def test_client_that_takes_too_little_at_the_end_does_not_keep_the_end_from_being_told(guest: Guest) -> None:
+    with connected() as link:
+        link.sendall(b'{"verb": "console"}\n')
+        assert link.recv(100).startswith(b'{"attached"')
+        more = bytes(control.UNSENT_MAX + (1 << 20))  # the socket takes a part of that
+        guest.machine.at_end(lambda: guest.console.backend.write(more))  # the loop runs no more
+        guest.machine.stop()
+
+        assert guest.wait(LIMIT).code == 3
+        assert len(rest(link)) < len(more)
+    assert registry.names() == []
+
+
 def _can_ask() -> bool:
     try:
         with Reached("web") as reached:
