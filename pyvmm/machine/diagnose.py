@@ -41,11 +41,16 @@ def diagnose(
     :param reason: the exit reason that KVM_RUN returned
     :param number: the errno it failed with instead; 0 for none
     """
-    where = _inspection.where(vcpu, lambda address: _symbol(image, address))
+
+    def symbol(address: int) -> str:
+        return _symbol(image, address)
+
+    if reason == KVM_EXIT_SHUTDOWN and not number:
+        where = _inspection.where_shut_down(vcpu, symbol)
+        return Ending(CRASHED, "triple-fault", INFERRED, f"triple fault on vCPU {index}{where}")
+    where = _inspection.where(vcpu, symbol)
     if number:
         return run_failed(index, number, where)
-    if reason == KVM_EXIT_SHUTDOWN:
-        return Ending(CRASHED, "triple-fault", INFERRED, f"triple fault on vCPU {index}{where}")
     if reason == KVM_EXIT_INTERNAL_ERROR:
         return internal_error(vcpu, index, memory, where)
     if reason == KVM_EXIT_FAIL_ENTRY:

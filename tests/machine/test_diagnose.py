@@ -9,10 +9,13 @@ import pytest
 from pyvmm.arch.x86_64.host import PVM, SVM, virtualization
 from pyvmm.arch.x86_64.inspection import disassemble
 from pyvmm.config import Config
+from pyvmm.machine.diagnose import diagnose
 from pyvmm.machine.machine import Machine
+from pyvmm.pykvm import Kvm
+from pyvmm.pykvm.const import KVM_EXIT_SHUTDOWN
 from tests.support import programs
 from tests.support.firmware_guest import Transcript, guest
-from tests.support.images import MIB, elf, with_symbols
+from tests.support.images import MIB, elf, ram, with_symbols
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -90,3 +93,16 @@ def test_place_in_an_elf_kernel_with_symbols_is_named(tmp_path: Path) -> None:
     assert (ending.code, ending.reason) == (7, "triple-fault"), ending
     if virtualization() != SVM:  # there KVM resets a vCPU before it reports the shutdown
         assert "at 0x1000028 in crash_here+0x8 (ring 0, 64-bit mode)" in ending.detail
+
+
+@pytest.mark.kvm
+def test_triple_fault_when_kvm_has_reset_the_processor_names_no_place() -> None:
+    with Kvm() as kvm, kvm.create_vm() as vm, vm.create_vcpu(0) as vcpu, ram(MIB) as memory:
+        ending = diagnose(vcpu, 0, memory, None, KVM_EXIT_SHUTDOWN)
+        regs = vcpu.get_regs()
+        regs.rip = 0x1234
+        vcpu.set_regs(regs)
+        elsewhere = diagnose(vcpu, 0, memory, None, KVM_EXIT_SHUTDOWN)
+
+    assert ending.detail == "triple fault on vCPU 0; the processor does not tell where"
+    assert elsewhere.detail == "triple fault on vCPU 0 at 0xffff1234 (real mode)"

@@ -31,6 +31,10 @@ def where(vcpu: Vcpu, name: Callable[[int], str] = lambda address: "") -> str:
     return f" at {place} (EL{state >> 2 & 3})"
 
 
+#: KVM leaves an arm64 vCPU's state as it was, whatever ended it.
+where_shut_down = where
+
+
 def instruction(vcpu: Vcpu, memory: GuestMemory) -> tuple[str, str]:
     """For a sentence: the instruction at PC, or its bytes; and its mnemonic.
 

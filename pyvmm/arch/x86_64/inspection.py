@@ -17,6 +17,8 @@ CR0_PE = 1
 EFER_LMA = 1 << 10
 RFLAGS_VM = 1 << 17
 MAX_INSTRUCTION = 15
+#: The base of CS and IP after a reset (Intel SDM vol. 3, 10.1.4).
+RESET_VECTOR = (0xFFFF0000, 0xFFF0)
 
 
 def where(vcpu: Vcpu, name: Callable[[int], str] = lambda address: "") -> str:
@@ -31,6 +33,21 @@ def where(vcpu: Vcpu, name: Callable[[int], str] = lambda address: "") -> str:
     if not sregs.cr0 & CR0_PE:
         return f" at {_named(sregs.cs.base + regs.rip, name)} (real mode)"
     return f" at {_named(regs.rip, name)} (ring {sregs.ss.dpl}, {_width(vcpu)}-bit mode)"
+
+
+def where_shut_down(vcpu: Vcpu, name: Callable[[int], str] = lambda address: "") -> str:
+    """``where``, for a vCPU after KVM_EXIT_SHUTDOWN.
+
+    AMD's processors leave no valid state behind, and KVM has reset the vCPU then
+    (arch/x86/kvm/svm/svm.c, shutdown_interception).
+    """
+    try:
+        regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
+    except KvmError:
+        return ""
+    if not sregs.cr0 & CR0_PE and (sregs.cs.base, regs.rip) == RESET_VECTOR:
+        return "; the processor does not tell where"
+    return where(vcpu, name)
 
 
 def instruction(vcpu: Vcpu, memory: GuestMemory) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from pyvmm.boot.ranges import check_range
 from pyvmm.boot.x86 import lowmem, zeropage
 from pyvmm.boot.x86.initrd import load_initrds
 from pyvmm.boot.x86.params import write_cmdline
+from pyvmm.host.printable import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,13 +27,16 @@ DEFAULT_LOAD = 0x100000
 #: "64-bit Boot Protocol": the entry point's offset from the start of the loaded kernel.
 ENTRY_64 = 0x200
 _SECTOR = 512
+#: Bytes shown of an image's version string.
+_NAME_MAX = 60
 
 
 class BzImage:
     """A bzImage's setup header, checked; field names as in ``struct setup_header``.
 
     *kernel*: the protected-mode code. *payload*: the compressed ELF file in it, empty where
-    the protocol (before 2.08) does not tell. Raises ImageError.
+    the protocol (before 2.08) does not tell. Raises ImageError, also for an image that is started by its
+    16-bit setup code, such as iPXE's (.lkrn) or MEMDISK: that code calls a BIOS.
     """
 
     __slots__ = (
@@ -60,9 +64,11 @@ class BzImage:
         if boot_flag != zeropage.BOOT_FLAG_MAGIC or magic != zeropage.HEADER_MAGIC:
             raise ImageError("this is not a bzImage; the magic number HdrS is not at its place")
         if self.version < 0x0206 or not self.data[zeropage.LOADFLAGS] & zeropage.LOADED_HIGH:
+            protocol = f"{self.version >> 8}.{self.version & 0xFF:02}"
             raise ImageError(
-                f"this kernel speaks boot protocol {self.version >> 8}.{self.version & 0xFF:02}; 2.06 and a "
-                "bzImage are the least that is supported (Linux 2.6.22)"
+                f"this kernel{self._name()} speaks boot protocol {protocol}; 2.06 and a bzImage are the "
+                "least that is supported (Linux 2.6.22): what is older is started by its 16-bit setup code, "
+                "which calls a BIOS, and this machine has none"
             )
         setup_sects = self.data[zeropage.SETUP_HEADER] or 4
         start = (setup_sects + 1) * _SECTOR
@@ -79,7 +85,29 @@ class BzImage:
         self.xloadflags = self._field("<H", 0x236) if self.version >= 0x020C else 0
         self.pref_address = self._field("<Q", 0x258) if self.version >= 0x020A else 0
         self.init_size = self._field("<I", 0x260) if self.version >= 0x020A else 0
+        if not self._has_32_bit_entry():
+            raise ImageError(
+                f"this image{self._name()} has a Linux kernel's header but names no 32-bit entry point: "
+                "it is started by its 16-bit setup code, which calls a BIOS, and this machine has none; "
+                "give a kernel"
+            )
         self.payload = self._find_payload()
+
+    def _has_32_bit_entry(self) -> bool:
+        """Whether the protected-mode code begins with an entry point.
+
+        Linux's header always has a code32_start and, since protocol 2.05, a kernel_alignment. Images that
+        borrow the header for boot loaders that run their 16-bit code leave both 0.
+        """
+        addresses = self._field("<I", zeropage.CODE32_START), self._field("<I", zeropage.KERNEL_ALIGNMENT)
+        return any(addresses) or bool(self.xloadflags & XLF_KERNEL_64)
+
+    def _name(self) -> str:
+        """The version string that the header points to, in brackets; empty without one."""
+        at = self._field("<H", zeropage.KERNEL_VERSION)
+        text = bytes(self.data[at + 0x200 : at + 0x200 + _NAME_MAX]) if at else b""
+        name = printable(text.partition(b"\0")[0].decode("ascii", "replace"))
+        return f" ({name})" if name else ""
 
     def _field(self, layout: str, offset: int) -> int:
         value: int = struct.unpack_from(layout, self.data, offset)[0]

@@ -45,7 +45,13 @@ _OTHERS = (
     (0x8001, b"CD001", "a CD image", "give the kernel on it (vmlinuz)"),
     (0, b"\x27\x05\x19\x56", "a U-Boot image", "give the kernel in it, as bzImage or ELF"),
     (0, b"#!", "a script", "give a kernel"),
-    (0x1FE, b"\x55\xaa", "a boot sector or disk image", "give the kernel on it (vmlinuz)"),
+    (0, b"\x55\xaa", "an option ROM, which a BIOS starts", "give a kernel"),
+    (
+        0x1FE,
+        b"\x55\xaa",
+        "a boot sector or disk image, which a BIOS starts",
+        "give the kernel on it (vmlinuz)",
+    ),
 )
 
 

@@ -149,3 +149,37 @@ def test_load_bzimage_when_the_preferred_address_is_absurd_refuses(field: bytes)
         pytest.raises(ImageError, match=r"not all RAM|above 4 GiB|beyond the end"),
     ):
         load_bzimage(memory, _patched(0x258, field), params(memory))
+
+
+def _borrowed(version: int = 0x207, setup: bytes = b"iPXE 1.0.0+git", **fields: int) -> bytes:
+    """An image with a Linux kernel's header whose protected-mode part is no 32-bit code, as iPXE's .lkrn."""
+    image = bytearray(bzimage(version=version, xloadflags=0, relocatable=0, cmdline_size=0x7FF))
+    struct.pack_into("<H", image, 0x20E, 0x300 - 0x200)
+    image[0x300 : 0x300 + len(setup) + 1] = setup + b"\0"
+    struct.pack_into("<I", image, 0x214, fields.get("code32_start", 0))
+    struct.pack_into("<I", image, 0x230, fields.get("kernel_alignment", 0))
+    return bytes(image)
+
+
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        (
+            _borrowed(),
+            r"this image \(iPXE 1.0.0\+git\) has a Linux kernel's header but names no 32-bit entry .* BIOS",
+        ),
+        (_borrowed(setup=b""), r"this image has a Linux"),
+        (
+            _borrowed(0x203, b"MEMDISK 6.04"),
+            r"this kernel \(MEMDISK 6.04\) speaks boot protocol 2.03.* calls a BIOS",
+        ),
+    ],
+)
+def test_bzimage_when_only_its_16_bit_code_can_start_it_names_the_bios(image: bytes, sentence: str) -> None:
+    with pytest.raises(ImageError, match=sentence):
+        BzImage(image)
+
+
+@pytest.mark.parametrize("field", ["code32_start", "kernel_alignment"])
+def test_bzimage_when_its_header_has_an_entry_point_is_a_kernel(field: str) -> None:
+    assert BzImage(_borrowed(**{field: 0x1000})).version == 0x207

@@ -61,6 +61,7 @@ def test_detect_when_given_a_kernel_names_its_format(data: bytes, kind: str) -> 
         (b"QFI\xfb" + bytes(100), "qcow2 disk image"),
         (bytes(0x8001) + b"CD001", "CD image"),
         (bytes(0x1FE) + b"\x55\xaa", "boot sector"),
+        (b"\x55\xaa\x80" + bytes(100), "option ROM, which a BIOS starts"),
         (b"#!/bin/sh\n", "a script"),
         (bytes(5000), "begins with zeroes"),
         (b"\xde\xad\xbe\xef", "begins with deadbeef"),
