@@ -1,7 +1,7 @@
 """guest: what driving one costs: a command against a local one, a file against the port that it goes through.
 
 Both in the lab, in one process: ``Guest.run(["true"])`` in a booted guest against a local
-``subprocess.run(["true"])``, and 100 MB by ``Guest.put`` into a tmpfs of the guest against the same bytes
+``subprocess.run(["true"])``, and 20 MiB by ``Guest.put`` into a tmpfs of the guest against the same bytes
 through a virtio console's port, which a program of the guest's copies there. Less is better.
 """
 
@@ -16,7 +16,7 @@ from common import Row, pairs_row, progress
 #: A command may take so many times as long as a local one, and bytes by ``put`` as on the port.
 TARGETS = {"command": 5.0, "put": 2.0}
 #: Bytes that are put.
-SIZE = 100_000_000
+SIZE = 20 << 20
 #: Seconds a pair of transfers gets.
 LIMIT = 400
 
@@ -36,7 +36,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
         )
         for key, name, unit, scale, peer in (
             ("command", "run(['true']) in a booted guest", "ms", 1000.0, "local"),
-            ("put", "put of 100 MB into a tmpfs", "s", 1.0, "port"),
+            ("put", "put of 20 MiB into a tmpfs", "s", 1.0, "port"),
         )
     ]
 
