@@ -45,7 +45,7 @@ class Config:
     Raises ConfigError for an unknown key, a wrong value, and for keys that exclude each other.
 
     :param name: what the guest is called, in messages and for its devices' addresses
-    :param kernel: a kernel image: bzImage, ELF, multiboot; None boots ``firmware``
+    :param kernel: a kernel image: bzImage, ELF, multiboot, unified; None boots ``firmware``
     :param firmware: a ROM image that ends at 4 GiB, or an ELF
     :param initrd: paths; several are concatenated
     :param cmdline: the kernel's command line; None for a console on the first serial port, or on hvc0 when

@@ -99,7 +99,7 @@ def _port_or_none(option: str, text: str) -> int | bool:
 
 
 _KEYS = (
-    Key("kernel", "FILE", "a kernel: bzImage, ELF vmlinux, multiboot", paths=PATH),
+    Key("kernel", "FILE", "a kernel: bzImage, ELF vmlinux, multiboot, unified kernel image", paths=PATH),
     Key("initrd", "FILE", "an initial RAM disk; several are concatenated", many=True, paths=PATH),
     Key("cmdline", "TEXT", "the kernel command line [console=CONSOLE panic=-1; on x86 also pci=off]"),
     Key(

@@ -14,7 +14,7 @@ from pyvmm.units import format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import TypeVar
 
     T = TypeVar("T")
@@ -32,16 +32,17 @@ SHELL_PARAMETER = "pyvmm.shell"
 QUIET = "quiet"
 #: For the init that serves the exec channel: it uses the first of the two devices that its kernel has.
 EXEC_CMDLINE = "rdinit=/.pyvmm/init pyvmm.exec=/dev/virtio-ports/pyvmm.exec|/dev/{}"
-#: Bytes of the largest kernel, initrd or firmware file that is read: 32-bit loaders address no more.
+#: Bytes of the largest kernel or firmware file that is read: 32-bit loaders address no more.
 IMAGE_MAX = 4 << 30
 #: A config's name for the first serial port; this architecture's kernels may have another.
 SERIAL = "ttyS0"
 
 
-def read_image(path: str, what: str) -> memoryview:
+def read_image(path: str, what: str, limit: int = IMAGE_MAX, remedy: str = "") -> memoryview:
     """The bytes of regular file *path*. Raises ImageError naming *what* and the path.
 
-    A copy, not a mapping: reading a mapped file that was truncated meanwhile ends the process with SIGBUS.
+    *limit*: bytes of the largest file that is read. *remedy*: what to do about a larger one. A copy, not a
+    mapping: reading a mapped file that was truncated meanwhile ends the process with SIGBUS.
     """
     try:
         # O_NONBLOCK: opening a FIFO must not wait for its other end.
@@ -56,10 +57,9 @@ def read_image(path: str, what: str) -> memoryview:
         size = status.st_size
         if size == 0:
             raise ImageError(f"{what} {path} is empty; give a whole image")
-        if size > IMAGE_MAX:
-            raise ImageError(
-                f"{what} {path} has {format_size(size)}; give an image of at most {format_size(IMAGE_MAX)}"
-            )
+        if size > limit:
+            remedy = remedy or f"give an image of at most {format_size(limit)}"
+            raise ImageError(f"{what} {path} has {format_size(size)}; {remedy}")
         try:
             data = Anonymous(-(-size // PAGE_SIZE) * PAGE_SIZE).buffer[:size]
         except HostMemoryError:
@@ -98,24 +98,51 @@ def load_image(
         return _named(config.firmware, platform.load_firmware, memory, data, rom)
     if config.kernel is None:
         raise ConfigError("there is nothing to boot: give a kernel (--kernel) or a firmware (--firmware)")
-    kernel = read_image(config.kernel, "kernel")
-    initrds = [read_image(path, "initrd") for path in config.initrd]
+    image = read_image(config.kernel, "kernel")
+    kernel, own_initrds, own_cmdline = _named(config.kernel, _parts, image)
+    room = config.memory_size
+    remedy = f"give the guest more memory than that, it has {format_size(room)}"
+    initrds = [*own_initrds, *(read_image(path, "initrd", room, remedy) for path in config.initrd)]
     if serve_exec:
         from pyvmm.images.initramfs import exec_overlay
 
         initrds.append(memoryview(exec_overlay(native.DEBIAN)))
-    cmdline = kernel_cmdline(config, platform, serve_exec, shell)
+    cmdline = kernel_cmdline(config, platform, serve_exec, shell, own_cmdline)
     return _named(config.kernel, platform.load_kernel, memory, kernel, cmdline, initrds)
 
 
-def kernel_cmdline(config: Config, platform: Platform, serve_exec: bool, shell: bool = False) -> str:
-    """The kernel command line: the user's or the default one, and what the exec channel needs."""
+def _parts(image: memoryview) -> tuple[memoryview, Sequence[memoryview], str]:
+    """Kernel, initrds and command line of a unified kernel image; of another, the image alone."""
+    from pyvmm.boot.uki import unified_kernel
+
+    unified = unified_kernel(image)
+    if unified is None:
+        return image, (), ""
+    if unified.has_dtb:
+        from pyvmm.host.notice import notice
+
+        notice(
+            "unified kernel dtb",
+            "the device tree in the unified kernel image is another board's: it is not used",
+        )
+    return unified.kernel, unified.initrds, unified.cmdline
+
+
+def kernel_cmdline(
+    config: Config, platform: Platform, serve_exec: bool, shell: bool = False, own: str = ""
+) -> str:
+    """The kernel command line, with what the exec channel needs.
+
+    It is the user's; without one the default, and behind it *own*, that of a unified kernel image, as Linux
+    takes the later of two values.
+    """
     from pyvmm.boot.cmdline import add, one_line  # here: firmware starts without it
 
     if config.cmdline is None:
         console = platform.console_name if config.kernel_console == SERIAL else config.kernel_console
         quiet = QUIET if config.exec is not None else ""
-        cmdline = " ".join(filter(None, [DEFAULT_CMDLINE.format(console), platform.kernel_parameters, quiet]))
+        default = [DEFAULT_CMDLINE.format(console), platform.kernel_parameters, quiet, one_line(own)]
+        cmdline = " ".join(filter(None, default))
     else:
         cmdline = one_line(config.cmdline)
     if serve_exec:

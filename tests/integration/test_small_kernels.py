@@ -8,6 +8,7 @@ import pytest
 
 from pyvmm.machine.ending import GUEST_FIRST
 from tests.support.command import pyvmm
+from tests.support.images import pe
 from tests.support.small_kernels import VIDEO_MODE, printing, with_interpreter
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(60)]
@@ -88,3 +89,19 @@ def test_command_line_when_it_is_too_long_with_its_devices_says_so(tmp_path: Pat
 
     assert code == 64
     assert "has 2076 bytes, but at most 2047 are possible; shorten it (what pyvmm adds to it" in errors
+
+
+def test_unified_kernel_image_when_run_has_its_own_initrd_and_command_line(tmp_path: Path) -> None:
+    parts = [(".text", b"stub"), (".cmdline", b"root=none quiet\n"), (".initrd", b"x" * 5000)]
+    unified = pe([*parts, (".linux", printing(behind=b"virtio-mmio-cmdline\0"))])
+
+    assert run(tmp_path, unified)[:2] == (GUEST_FIRST, "console=ttyS0 panic=-1 pci=off root=none quiet")
+    assert run(tmp_path, unified, "--cmdline", "mine")[:2] == (GUEST_FIRST, "mine")
+    assert run(tmp_path, unified, "--cmdline", "a -- b", "--rng")[1] == f"a {DEVICE.format(0, 16)} -- b"
+
+
+def test_pe_image_when_it_is_no_kernel_is_refused_by_what_it_is(tmp_path: Path) -> None:
+    code, _, errors = run(tmp_path, pe([(".text", b"stub"), (".cmdline", b"quiet")]))
+
+    assert code == 64
+    assert "is an add-on of a unified kernel image for x86-64, with .cmdline and no .linux" in errors

@@ -14,7 +14,8 @@ from pyvmm.arch.arm64.platform import Arm64Platform
 from pyvmm.arch.x86_64.platform import X86Platform
 from pyvmm.boot.errors import ImageError
 from pyvmm.config import Config
-from pyvmm.machine.payload import kernel_cmdline, read_image
+from pyvmm.machine.payload import kernel_cmdline, load_image, read_image
+from tests.support.images import MIB, bzimage, ram
 from tests.support.process import descriptors
 
 ROOT = Path(__file__).parents[2]
@@ -159,3 +160,43 @@ def test_cmdline_when_a_command_is_to_be_run_is_quiet_and_names_both_ways_to_it(
 
     assert words[:3] == ["console=ttyAMA0", "panic=-1", "quiet"]
     assert words[-1] == "pyvmm.exec=/dev/virtio-ports/pyvmm.exec|/dev/ttyAMA1"
+
+
+@pytest.mark.parametrize(
+    ("platform", "keys", "line"),
+    [
+        (X86Platform, {}, "console=ttyS0 panic=-1 pci=off root=/dev/vda -- single"),
+        (Arm64Platform, {}, "console=ttyAMA0 panic=-1 root=/dev/vda -- single"),
+        (Arm64Platform, {"cmdline": "mine"}, "mine"),
+    ],
+)
+def test_cmdline_when_a_unified_kernel_image_has_one_is_behind_the_default(
+    platform: type[X86Platform] | type[Arm64Platform], keys: dict[str, object], line: str
+) -> None:
+    config = Config(kernel="x", **keys)
+    own = "root=/dev/vda -- single\n"
+
+    assert kernel_cmdline(config, platform(config, None), False, own=own) == line  # type: ignore[arg-type]
+
+
+def test_cmdline_when_a_command_is_to_be_run_is_told_before_inits_arguments() -> None:
+    config = Config(kernel="x", cmdline='quiet note="a -- b" -- single')
+
+    line = kernel_cmdline(config, X86Platform(config, None), True, True)  # type: ignore[arg-type]
+
+    channel = "rdinit=/.pyvmm/init pyvmm.exec=/dev/virtio-ports/pyvmm.exec|/dev/ttyS1"
+    assert line == f'quiet note="a -- b" {channel} pyvmm.shell -- single'
+
+
+def test_load_image_when_an_initrd_is_larger_than_memory_says_so_without_reading(tmp_path: Path) -> None:
+    (tmp_path / "kernel").write_bytes(bzimage())
+    (tmp_path / "initrd").touch()
+    os.truncate(tmp_path / "initrd", 5 << 30)
+    config = Config(kernel=str(tmp_path / "kernel"), initrd=str(tmp_path / "initrd"), memory="64M")
+    platform = X86Platform(config, None)
+
+    with (
+        ram(64 * MIB) as memory,
+        pytest.raises(ImageError, match="has 5G; give the guest more memory than that, it has 64M"),
+    ):
+        load_image(config, memory, platform, None, False, False)

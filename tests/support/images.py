@@ -198,3 +198,22 @@ def multiboot2_header(*tags: bytes, architecture: int = 0) -> bytes:
 
 def multiboot_elf(header: bytes, bits: int = 32) -> bytes:
     return elf([(MIB, header.ljust(0x100, b"\0") + CODE, 0x1000)], MIB + 0x100, bits)
+
+
+def pe(
+    sections: list[tuple[str, bytes]], machine: int = 0x8664, subsystem: int = 10, wide: bool = True
+) -> bytes:
+    """A PE image of *sections*, PE32+ where *wide*, with file alignment 512; not to be run."""
+    optional = bytearray(240 if wide else 224)
+    struct.pack_into("<H", optional, 0, 0x20B if wide else 0x10B)
+    struct.pack_into("<H", optional, 68, subsystem)
+    start = 0x80
+    at = -(-(start + 24 + len(optional) + 40 * len(sections)) // 512) * 512
+    table = body = b""
+    for name, data in sections:
+        stored = -(-len(data) // 512) * 512
+        table += struct.pack("<8sIIII16x", name.encode(), len(data), 0x1000, stored, at + len(body))
+        body += data.ljust(stored, b"\xcc")
+    coff = struct.pack("<HHIIIHH", machine, len(sections), 0, 0, 0, len(optional), 0x22)
+    head = b"MZ".ljust(0x3C, b"\0") + struct.pack("<I", start)
+    return (head.ljust(start, b"\0") + b"PE\0\0" + coff + optional + table).ljust(at, b"\0") + body

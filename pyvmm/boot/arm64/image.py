@@ -12,6 +12,8 @@ import zlib
 
 from pyvmm.boot.errors import DoesNotFitError, ImageError, NotAKernelError
 from pyvmm.boot.payload import MAX_UNPACKED, PayloadError, unpack_cached
+from pyvmm.boot.pe import MAGIC as PE_MAGIC
+from pyvmm.boot.uki import describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +48,6 @@ _OTHERS = (
     (b"BZh", "bzip2-compressed; unpack it first, if a kernel is inside"),
     (b"\x04\x22\x4d\x18", "LZ4-compressed; unpack it first, if a kernel is inside"),
     (b"\x02\x21\x4c\x18", "LZ4-compressed; unpack it first, if a kernel is inside"),
-    (b"MZ", "an EFI executable without an arm64 kernel's header; give a kernel's Image"),
     (b"!<arch>", "an archive or a Debian package; unpack it first"),
     (b"#!", "a script; give a kernel"),
 )
@@ -202,6 +203,8 @@ def _what(view: memoryview) -> str:
             return f"this is {what}"
     if bytes(view[0x202:0x206]) == b"HdrS":
         return "this is a kernel for x86 (bzImage); give one built for arm64"
+    if bytes(view[:2]) == PE_MAGIC:
+        return f"this is {describe(view)} without an arm64 kernel's header; give a kernel's Image"
     if not any(view[:4096]):
         return "the file begins with zeroes; it is no kernel, or its copy failed"
     return (

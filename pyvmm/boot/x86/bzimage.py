@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyvmm.memory.guest import GuestMemory
 
 XLF_KERNEL_64 = 1 << 0
+XLF_CAN_BE_LOADED_ABOVE_4G = 1 << 1
 #: The load address of a kernel whose header has none.
 DEFAULT_LOAD = 0x100000
 #: "64-bit Boot Protocol": the entry point's offset from the start of the loaded kernel.
@@ -137,6 +138,16 @@ class BzImage:
             return self.pref_address
         return DEFAULT_LOAD
 
+    def initrd_limits(self) -> tuple[int, ...]:
+        """The highest addresses that an initrd byte may have: the usual one, then higher ones.
+
+        Linux's header says 2 GiB for the sake of old boot loaders. With XLF_CAN_BE_LOADED_ABOVE_4G, which
+        came later, the kernel takes an initrd anywhere, by the 64-bit protocol.
+        """
+        if self.xloadflags & XLF_CAN_BE_LOADED_ABOVE_4G:
+            return self.initrd_addr_max, zeropage.LOW_MAX, zeropage.HIGH_MAX
+        return (self.initrd_addr_max,)
+
     def occupied(self, load: int) -> tuple[int, int]:
         """``(base, end)`` the kernel uses, loaded at *load*, until it reads its memory map."""
         run = load if self.relocatable or not self.pref_address else self.pref_address
@@ -152,7 +163,7 @@ def load_bzimage(memory: GuestMemory, kernel: bytes | memoryview, params: BootPa
     if end > lowmem.IDENTITY_SIZE:
         raise ImageError(f"this kernel wants to be loaded at {load:#x}, above 4 GiB; it is broken")
     cmdline = write_cmdline(memory, params.cmdline, image.cmdline_size)
-    initrd = load_initrds(memory, params, (base, end), image.initrd_addr_max)
+    initrd = load_initrds(memory, params, (base, end), *image.initrd_limits())
     page = image.zero_page()
     struct.pack_into("<I", page, zeropage.CODE32_START, load & 0xFFFFFFFF)
     memory.write(load, image.kernel)

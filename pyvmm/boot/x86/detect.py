@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pyvmm.boot.elf import MAGIC as ELF_MAGIC
 from pyvmm.boot.errors import DoesNotFitError, ImageError, NotAKernelError
+from pyvmm.boot.pe import MAGIC as PE_MAGIC
+from pyvmm.boot.uki import describe
 from pyvmm.boot.x86 import zeropage
 from pyvmm.boot.x86.bzimage import BzImage, load_bzimage
 from pyvmm.boot.x86.multiboot import find_header as find_multiboot
@@ -37,7 +39,6 @@ _OTHERS = (
     (0, b"\x04\x22\x4d\x18", "LZ4-compressed", _UNPACK),
     (0, b"\x02\x21\x4c\x18", "LZ4-compressed", _UNPACK),
     (0, b"07070", "an initramfs (cpio)", "give it as the initrd, beside a kernel"),
-    (0, b"MZ", "a Windows or EFI executable", "give a Linux kernel with a boot header (vmlinuz)"),
     (0, b"!<arch>", "an archive or a Debian package", _UNPACK),
     (0, b"\xed\xab\xee\xdb", "an RPM package", _UNPACK),
     (0, b"PK\x03\x04", "a ZIP archive", _UNPACK),
@@ -75,6 +76,11 @@ def detect(data: bytes | memoryview) -> str:
     for offset, magic, what, remedy in _OTHERS:
         if bytes(view[offset : offset + len(magic)]) == magic:
             raise NotAKernelError(f"this is {what}, not a kernel this machine can start; {remedy}")
+    if bytes(view[:2]) == PE_MAGIC:
+        raise NotAKernelError(
+            f"this is {describe(view)}, not a kernel this machine can start; give a Linux kernel with a "
+            "boot header (vmlinuz) or a unified kernel image"
+        )
     if not any(view[:4096]):
         raise NotAKernelError("the file begins with zeroes; it is no kernel, or its copy failed")
     raise NotAKernelError(

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 XEN_ELFNOTE_PHYS32_ENTRY = 18
 XEN_HVM_START_MAGIC_VALUE = 0x336EC578
-#: The highest address of an initrd: 64-bit Linux maps all of low memory, 32-bit Linux 896 MiB.
+#: The highest address of an initrd, where no header tells: 64-bit Linux maps all of low memory and takes one
+#: up to 4 GiB where there is no other room, 32-bit Linux maps 896 MiB.
 _INITRD_MAX_64 = 0x7FFFFFFF
 _INITRD_MAX_32 = 0x37FFFFFF
 
@@ -64,11 +65,14 @@ def load_elf(
     cmdline = write_cmdline(memory, params.cmdline, limit)
     occupied = (image.segments[0].paddr, image.end)
     if header is not None:
-        addr_max = header.initrd_addr_max
+        limits = header.initrd_limits()
         occupied = (occupied[0], max(occupied[1], occupied[0] + header.init_size))
     else:
-        addr_max = _INITRD_MAX_64 if image.bits == 64 else _INITRD_MAX_32
-    initrd = load_initrds(memory, params, occupied, addr_max)
+        limits = (_INITRD_MAX_64, zeropage.LOW_MAX) if image.bits == 64 else (_INITRD_MAX_32,)
+    initrd = load_initrds(memory, params, occupied, *limits)
+    if pvh is not None and initrd[0] > zeropage.LOW_MAX:
+        # Linux keeps 32 bits of a PVH module's address (arch/x86/platform/pvh/enlighten.c).
+        pvh, entry = None, image.check_entry(image.physical_entry())
     if pvh is not None:
         start_info = write_start_info(memory, params, cmdline, [initrd] if initrd[1] else [])
         return lowmem.protected_entry(memory, entry, {"rbx": start_info})

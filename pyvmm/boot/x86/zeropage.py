@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from pyvmm.boot.errors import DoesNotFitError, ImageError
+from pyvmm.boot.errors import ImageError
 from pyvmm.boot.x86 import lowmem
 
 TYPE_CHECKING = False
@@ -41,6 +41,9 @@ E820_TABLE = 0x2D0
 BOOT_FLAG_MAGIC = 0xAA55
 HEADER_MAGIC = 0x53726448  # "HdrS"
 E820_MAX_ENTRIES = 128
+#: The highest address in 32 bits, and with the extension fields of protocol 2.12.
+LOW_MAX = (1 << 32) - 1
+HIGH_MAX = (1 << 64) - 1
 LOADED_HIGH = 1 << 0
 #: Boot loader "undefined": pyvmm has no assigned number.
 LOADER_UNDEFINED = 0xFF
@@ -74,22 +77,19 @@ def write_zero_page(
     """Complete *page*, which has its setup header, and write it; return its guest address.
 
     *cmdline* and *rsdp*: guest addresses, *initrd*: ``(base, size)``, *e820*: at most 128
-    entries, else ImageError. *rsdp* is passed from protocol 2.14 on. Raises DoesNotFitError for an initrd
-    above 4 GiB.
+    entries, else ImageError. *rsdp* is passed from protocol 2.14 on. An initrd above 4 GiB is for
+    kernels with XLF_CAN_BE_LOADED_ABOVE_4G.
     """
     if len(e820) > E820_MAX_ENTRIES:
         raise ImageError(
             f"the memory map has {len(e820)} ranges, but Linux boot parameters hold {E820_MAX_ENTRIES}; "
             "place fewer, larger ones"
         )
-    if initrd[1] >> 32 or (initrd[0] >> 32):
-        raise DoesNotFitError(
-            "the initrd does not lie below 4 GiB, as this boot protocol wants; make it smaller"
-        )
     (version,) = struct.unpack_from("<H", page, VERSION)
     page[TYPE_OF_LOADER] = LOADER_UNDEFINED
     struct.pack_into("<H", page, VID_MODE, VID_MODE_NORMAL)
-    struct.pack_into("<II", page, RAMDISK_IMAGE, *initrd)
+    struct.pack_into("<II", page, RAMDISK_IMAGE, initrd[0] & LOW_MAX, initrd[1] & LOW_MAX)
+    struct.pack_into("<II", page, EXT_RAMDISK_IMAGE, initrd[0] >> 32, initrd[1] >> 32)
     struct.pack_into("<I", page, CMD_LINE_PTR, cmdline)
     if version >= VERSION_RSDP:
         struct.pack_into("<Q", page, ACPI_RSDP_ADDR, rsdp)

@@ -68,3 +68,23 @@ def test_load_initrds_when_larger_than_memory_refuses_with_the_sizes() -> None:
         pytest.raises(DoesNotFitError, match=r"46200000 bytes.*no such room below 0x4000000"),
     ):
         load_initrds(memory, params(memory, "", bytes(46_200_000)), KERNEL, 0x7FFFFFFF)
+
+
+def test_load_initrds_when_there_is_room_only_above_the_usual_limit_goes_there() -> None:
+    low, middle, high = 0x1FFFFFF, 0xFFFFFFFF, (1 << 64) - 1
+    with ram((3 << 30) + 64 * MIB) as memory:
+        given = params(memory, "", b"x")
+        kernel = (16 * MIB, 32 * MIB)
+        # 16 MiB are left below the kernel, and what is above it up to 32 MiB is none.
+        small, large = [bytes(4096)], [bytes(17 * MIB)]
+
+        given.initrds = small
+        assert load_initrds(memory, given, kernel, low, middle, high)[0] < 16 * MIB
+        given.initrds = large
+        assert load_initrds(memory, given, kernel, low, middle, high)[0] == 0xC0000000 - 17 * MIB
+        given.e820 = [given.e820[0], (MIB, 32 * MIB, 1), (1 << 32, 64 * MIB, 1)]
+        assert load_initrds(memory, given, kernel, low, middle, high) == ((1 << 32) + 47 * MIB, 17 * MIB)
+        with pytest.raises(
+            DoesNotFitError, match="below 0x2000000, where this kernel wants it; make the initrd"
+        ):
+            load_initrds(memory, given, kernel, low)

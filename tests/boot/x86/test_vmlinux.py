@@ -9,8 +9,10 @@ import pytest
 from pyvmm.boot.entry import LONG, PROTECTED
 from pyvmm.boot.errors import DoesNotFitError, ImageError, NotAKernelError
 from pyvmm.boot.x86 import lowmem
+from pyvmm.boot.x86.bzimage import BzImage, load_bzimage
+from pyvmm.boot.x86.params import BootParams
 from pyvmm.boot.x86.vmlinux import load_elf
-from tests.support.images import CODE, MIB, elf, params, pvh_note, ram, vmlinux
+from tests.support.images import CODE, MIB, bzimage, elf, params, pvh_note, ram, vmlinux
 
 
 def test_load_elf_when_it_has_a_pvh_note_enters_there_with_start_info_in_rbx() -> None:
@@ -120,3 +122,56 @@ def test_load_elf_when_it_names_an_interpreter_starts_a_kernel_and_what_the_user
                 load_elf(memory, image, params(memory), protocol)
         else:
             assert load_elf(memory, image, params(memory), protocol).ip == 16 * MIB
+
+
+LITTLE_BELOW_4_GIB = [(0, 0x9FC00, 1), (MIB, 39 * MIB, 1), (1 << 32, 64 * MIB, 1)]
+
+
+@pytest.mark.parametrize("way", ["elf", "bzimage"])
+def test_load_when_an_initrd_has_room_only_above_4_gib_starts_a_kernel_that_takes_it_by_the_64_bit_protocol(
+    way: str,
+) -> None:
+    able = BzImage(bzimage(b"payload", xloadflags=3))
+    with ram(3 << 30, 64 * MIB) as memory:
+        given = BootParams("quiet", [b"large" * (5 * MIB)], LITTLE_BELOW_4_GIB)
+        if way == "elf":
+            entry = load_elf(memory, vmlinux(), given, header=able)
+        else:
+            entry = load_bzimage(memory, able.data, given)
+        page = memory.read(lowmem.ZERO_PAGE, 4096)
+        low, size = struct.unpack_from("<II", page, 0x218)
+        high, more = struct.unpack_from("<II", page, 0x0C0)
+
+        assert (entry.mode, entry.registers["rsi"]) == (LONG, lowmem.ZERO_PAGE)
+        assert (high, more, size) == (1, 0, 25 * MIB)
+        assert memory.read((high << 32) + low, 10) == b"largelarge"
+
+
+@pytest.mark.parametrize(
+    ("image", "header", "protocol"),
+    [
+        (vmlinux(), BzImage(bzimage(b"payload", xloadflags=1)), "auto"),
+        (vmlinux(), None, "auto"),
+        (vmlinux(note=False), None, "linux64"),
+    ],
+)
+def test_load_elf_when_the_kernel_takes_no_initrd_above_4_gib_says_where_it_wants_it(
+    image: bytes, header: BzImage | None, protocol: str
+) -> None:
+    given = BootParams("quiet", [bytes(25 * MIB)], LITTLE_BELOW_4_GIB)
+    with (
+        ram(3 << 30, 64 * MIB) as memory,
+        pytest.raises(
+            DoesNotFitError, match=r"no such room below 0x(8|10)0000000, where this kernel wants it"
+        ),
+    ):
+        load_elf(memory, image, given, protocol, header)
+
+
+def test_load_elf_when_an_initrd_has_room_only_above_2_gib_is_given_it_by_pvh() -> None:
+    e820 = [(0, 0x9FC00, 1), (MIB, 39 * MIB, 1), (0x8000_0000, 64 * MIB, 1)]
+    with ram(3 << 30) as memory:
+        entry = load_elf(memory, vmlinux(), BootParams("quiet", [bytes(25 * MIB)], e820))
+
+        (base,) = struct.unpack("<Q", memory.read(lowmem.PVH_MODLIST, 8))
+    assert (entry.mode, base) == (PROTECTED, 0x8000_0000 + 39 * MIB)
