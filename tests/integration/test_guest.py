@@ -8,7 +8,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -359,14 +359,20 @@ def test_exec_server_that_is_killed_ends_its_commands_and_others_can_follow(gues
 
 
 def test_command_costs_little_more_than_a_local_one(guest: pyvmm.Guest) -> None:
-    def median(action: object) -> float:
-        took = []
-        for _ in range(15):
-            begun = time.monotonic()
-            action()  # type: ignore[operator]
-            took.append(time.monotonic() - begun)
-        return sorted(took)[7]
+    def seconds(action: Callable[[], object]) -> float:
+        begun = time.monotonic()
+        action()
+        return time.monotonic() - begun
 
-    ratio = median(lambda: guest.run(["true"])) / median(lambda: subprocess.run(["true"], check=True))
+    # In turn, and the best of each: what else a machine does slows some of them down.
+    pairs = [
+        (
+            seconds(lambda: guest.run(["true"], check=True)),
+            seconds(lambda: subprocess.run(["true"], check=True)),
+        )
+        for _ in range(15)
+    ]
+    inside, local = map(min, zip(*pairs, strict=True))
+    ratio = inside / local
 
     assert ratio < 5, f"{ratio:.1f} times as long"
