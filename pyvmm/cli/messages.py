@@ -68,17 +68,22 @@ def _write(fd: int, data: bytes, patience: float) -> bool:
     return True
 
 
-def announce(config: Config, console: CharBackend, ports: Sequence[Port] = ()) -> None:
-    """Print before the start what the user cannot know: a pty's name, what a kernel meets on this host."""
+def announce(config: Config, console: CharBackend, ports: Sequence[Port] = (), warn: bool = True) -> None:
+    """Print before the start what the user cannot know: a pty's name and, with *warn*, ``warn_of_kernel``."""
     if config.console == "pty":
         message(f"the console is {console.describe()}")
     for port in ports:
         where = port.backend.describe()
         if where.startswith("pty "):
             message(f"virtio console port {port.name or port.number} is {where}")
-    if config.kernel is not None:
-        from pyvmm.arch import native
+    if warn and config.kernel is not None:
+        warn_of_kernel()
 
-        warning = native.host().kernel_warning()
-        if warning:
-            message(warning)
+
+def warn_of_kernel() -> None:
+    """Print what a kernel meets on this host, where that is anything."""
+    from pyvmm.arch import native
+
+    warning = native.host().kernel_warning()
+    if warning:
+        message(warning)

@@ -7,7 +7,7 @@ import os
 from pyvmm.backends.spec import make_backend
 from pyvmm.cli.interrupt import Interruptible
 from pyvmm.cli.late_close import GRACE, close_in_child
-from pyvmm.cli.messages import announce, message
+from pyvmm.cli.messages import announce, message, warn_of_kernel
 from pyvmm.cli.options import Option, OptionParser
 from pyvmm.config import DEVICE_KINDS, Config
 from pyvmm.config.keys import GROUPS, KEYS, RUN
@@ -15,6 +15,7 @@ from pyvmm.errors import ConfigError
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import FATAL, GUEST_FIRST, OK, STOPPED, TOLD, Ending
 from pyvmm.machine.machine import Machine
+from pyvmm.pykvm import Kvm
 from pyvmm.signals import ENDING, SIGCONT, SIGTSTP, SIGWINCH, SignalFd, heard, name_of
 
 TYPE_CHECKING = False
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> int:
     if config.exec is not None:
         from pyvmm.cli.exec import run_exec
 
-        status, ending = run_exec(config, named, CONTROL_DELAY)
+        status, ending = run_exec(config, named, default, CONTROL_DELAY)
     else:
         status, ending = None, GuestRun(config, named, default).until_end()
     if result is not None:
@@ -145,7 +146,7 @@ class GuestRun:
                 self._config.replace(timeout=None), loop=loop, console=console, **exec_channel
             ) as machine:
                 if self._machine is None:
-                    announce(self._config, console, _ports(machine))
+                    announce(self._config, console, _ports(machine), warn=not self._default)
                 self._machine = machine
                 if self._served is not None:
                     self._served.uses(machine, console)
@@ -208,7 +209,11 @@ def _ports(machine: Machine) -> list[Port]:
 
 
 def _config(values: dict[str, Any], arguments: list[str]) -> tuple[Config, bool, bool]:
-    """What was asked for; whether the guest's name was; whether it is the default guest."""
+    """What was asked for; whether the guest's name was; whether it is the default guest.
+
+    For the default guest, what this host's KVM cannot do is told here, before anything is fetched. Raises
+    ConfigError, KvmError, StartError.
+    """
     if len(arguments) > 1:
         raise ConfigError(f"{arguments[1]!r} is one word too many: give at most one board file")
     for name, value in values.items():
@@ -225,6 +230,8 @@ def _config(values: dict[str, Any], arguments: list[str]) -> tuple[Config, bool,
         return Config(**keys), named, False
     # Debian's stock kernel with our user space. What else is wrong is reported before it is fetched.
     config = Config(**{**keys, "kernel": "the default guest's"})
+    Kvm().close()
+    warn_of_kernel()
     from pyvmm.cli.report_handler import show_progress
     from pyvmm.images.default import default_guest
 

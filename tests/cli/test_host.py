@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.arch.x86_64.host import PVM, virtualization
 from tests.support.command import EXIT, LIMIT, MODULE, complains, environment, pyvmm
 
 pytestmark = pytest.mark.timeout(120)
@@ -68,6 +69,38 @@ def test_run_when_something_else_is_in_its_place_says_so() -> None:
 
 def test_run_when_kvm_is_forbidden_says_what_to_do() -> None:
     complains(forbidden(*RUN), 64, "/dev/kvm", "EACCES", "kvm")
+
+
+@pytest.mark.parametrize("more", [[], ["--exec", "true"]])
+def test_run_when_there_is_no_kvm_says_so_before_it_fetches_a_guest(tmp_path: Path, more: list[str]) -> None:
+    done = with_kvm(f"export PYVMM_CACHE={tmp_path} && {ABSENT}", "run", *more)
+
+    complains(done, 64, "/dev/kvm", "ENOENT")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.kvm
+@pytest.mark.skipif(virtualization() != PVM, reason="this KVM runs ring 0 in hardware")
+@pytest.mark.parametrize("more", [[], ["--exec", "true"]])
+def test_run_when_kvm_emulates_ring_0_says_so_once_and_before_it_fetches_a_guest(
+    tmp_path: Path, more: list[str]
+) -> None:
+    # Without a network nothing can be fetched.
+    script = f'export PYVMM_CACHE={tmp_path}; exec "$@"'
+    done = subprocess.run(
+        ["unshare", "-n", "sh", "-c", script, "sh", *MODULE, "run", *more],
+        capture_output=True,
+        timeout=LIMIT,
+        env=environment(),
+        check=False,
+        text=True,
+    )
+
+    lines = done.stderr.splitlines()
+    assert done.returncode == 64, done
+    assert lines[0].startswith("pyvmm: this host's KVM (PVM) emulates ring 0"), done
+    assert lines[0].endswith("boots kernels"), done
+    assert len(lines) > 1 and not any("ring 0" in line for line in lines[1:]), done
 
 
 def test_run_when_there_is_no_kvm_and_the_firmware_is_missing_names_one_of_them() -> None:
