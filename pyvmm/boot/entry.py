@@ -18,11 +18,11 @@ class BootEntry:
     *mode*: REAL, PROTECTED, LONG or EL1. *ip*: guest address of the first instruction, None in
     REAL mode for the reset vector. *registers*: general registers by their names in
     ``struct kvm_regs`` (arm64: x0 to x30); those not named are zero. *gdt*: guest-physical base of the
-    descriptor table (``lowmem`` has its selectors), *page_tables*: value of CR3; both 0
-    where the mode has none.
+    descriptor table, *page_tables*: value of CR3, *code_selector*: the code segment's; those of the data
+    segment and the TSS are the next two. All 0 where the mode has none.
     """
 
-    __slots__ = ("gdt", "ip", "mode", "page_tables", "registers")
+    __slots__ = ("code_selector", "gdt", "ip", "mode", "page_tables", "registers")
 
     def __init__(
         self,
@@ -31,12 +31,14 @@ class BootEntry:
         registers: dict[str, int] | None = None,
         gdt: int = 0,
         page_tables: int = 0,
+        code_selector: int = 0,
     ) -> None:
         self.mode = mode
         self.ip = ip
         self.registers = registers if registers is not None else {}
         self.gdt = gdt
         self.page_tables = page_tables
+        self.code_selector = code_selector
 
     def __repr__(self) -> str:
         where = "reset vector" if self.ip is None else hex(self.ip)

@@ -75,14 +75,14 @@ def set_local_interrupts(vcpu: Vcpu) -> None:
 def _flat(sregs: Any, entry: BootEntry) -> None:
     """Flat segments over the whole address space, as the descriptor table in memory has them."""
     long_mode = entry.mode == LONG
-    code, tss = sregs.cs, sregs.tr
-    _segment(code, lowmem.CODE_SELECTOR, _TYPE_CODE)
+    code, tss, selector = sregs.cs, sregs.tr, entry.code_selector
+    _segment(code, selector, _TYPE_CODE)
     code.l, code.db = (1, 0) if long_mode else (0, 1)
     for name in ("ds", "es", "fs", "gs", "ss"):
         segment = getattr(sregs, name)
-        _segment(segment, lowmem.DATA_SELECTOR, _TYPE_DATA)
+        _segment(segment, selector + 8, _TYPE_DATA)
         segment.db = 1
-    _segment(tss, lowmem.TSS_SELECTOR, _TYPE_TSS_BUSY)
+    _segment(tss, selector + 16, _TYPE_TSS_BUSY)
     tss.s, tss.g, tss.limit = 0, 0, lowmem.TSS_LIMIT
     sregs.gdt.base, sregs.gdt.limit = entry.gdt, lowmem.GDT_LIMIT
     sregs.idt.base, sregs.idt.limit = 0, 0

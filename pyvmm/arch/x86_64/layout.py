@@ -31,12 +31,18 @@ I8042_DATA = 0x60
 I8042_COMMAND = 0x64
 RTC = 0x70
 RTC_SIZE = 2
+SYSTEM_CONTROL_A = 0x92
+CRTC = 0x3D4
 DEBUG_EXIT = 0x501
 ACPI_PM = 0x600
+GED = 0x60C
+#: PM1 control registers, which kernels write without reading ACPI tables: those of QEMU's boards, of Bochs
+#: and old QEMU, and of VirtualBox.
+PM1_CONTROLS = (0x604, 0xB004, 0x4004)
+SHUTDOWN = 0x8900
 FW_CFG = 0x510
 FW_CFG_SIZE = 12
 PCI_CONFIG = 0xCF8
-PCI_CONFIG_SIZE = 8
 
 COM1_IRQ = 4
 COM2_IRQ = 3

@@ -11,11 +11,14 @@ from pyvmm.arch.x86_64.cpuid import Cpuid, X86CpuModel
 from pyvmm.board.board import Board
 from pyvmm.board.device import Device, Line
 from pyvmm.board.space import IRQ, MMIO, PORT, RESERVED
-from pyvmm.devices import acpi_pm, debugexit, ged
+from pyvmm.devices import acpi_pm, crtc, debugexit, ged, power_ports, reset_ports
 from pyvmm.devices.acpi_pm import AcpiPm
+from pyvmm.devices.crtc import Crtc
 from pyvmm.devices.debugexit import DebugExit
 from pyvmm.devices.ged import Ged
 from pyvmm.devices.i8042 import I8042, CommandPort, DataPort
+from pyvmm.devices.power_ports import Pm1Control, ShutdownPort
+from pyvmm.devices.reset_ports import ResetControl, SystemControlA
 from pyvmm.devices.rtc import Mc146818
 from pyvmm.devices.serial import Serial16550A
 from pyvmm.errors import ConfigError, GuestError
@@ -40,24 +43,23 @@ if TYPE_CHECKING:
 
 
 class Refused(Device):
-    """Registers of hardware that the machine does not have and firmware may probe: an access ends the VM."""
+    """Registers of hardware that the machine does not have and firmware asks for: doing so ends the VM.
 
-    def __init__(self, name: str) -> None:
+    A write of *width* bytes to the first register asks for it; other accesses reach nothing, such as the end
+    of one that begins before these registers.
+    """
+
+    def __init__(self, name: str, width: int) -> None:
         self.name = name
-
-    def read(self, offset: int, size: int) -> int:
-        """Raises GuestError, which names the hardware."""
-        raise self._refusal(offset)
+        self._width = width
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Raises GuestError, which names the hardware."""
-        raise self._refusal(offset)
-
-    def _refusal(self, offset: int) -> GuestError:
-        return GuestError(
-            f"the firmware uses {self.name}, which this machine has not; give firmware that needs no "
-            "PCI and no fw_cfg, or boot the kernel directly with --kernel"
-        )
+        """Raises GuestError, which names the hardware, where that is asked for."""
+        if (offset, size) == (0, self._width):
+            raise GuestError(
+                f"the firmware uses {self.name}, which this machine has not; give firmware that needs no "
+                "PCI and no fw_cfg, or boot the kernel directly with --kernel"
+            )
 
 
 class X86Platform:
@@ -186,18 +188,33 @@ class X86Platform:
         below = sum(r.size for r in memory.regions if r.gpa < layout.GAP_START)
         above = sum(r.size for r in memory.regions if r.gpa >= layout.GAP_END)
         devices.add("RTC", Mc146818(timers, line, below, above), layout.RTC_SIZE, port=layout.RTC)
+        devices.add("CRT controller", Crtc(), crtc.SIZE, port=layout.CRTC)
         power = AcpiPm(events.poweroff, lambda: events.reset("ACPI reset register"))
         devices.add("ACPI power registers", power, acpi_pm.SIZE, port=layout.ACPI_PM)
         line, _ = devices.line("generic event device", layout.GED_IRQ)
         self._ged = Ged(line)
-        devices.add("generic event device", self._ged, ged.SIZE, port=layout.ACPI_PM + acpi_pm.SIZE)
+        devices.add("generic event device", self._ged, ged.SIZE, port=layout.GED)
+        self._add_fixed_ports(devices, events)
         if self._config.debug_exit is not None:
             debug_exit = DebugExit(events.debug_exit)
             devices.add("debug exit", debug_exit, debugexit.SIZE, port=self._config.debug_exit)
         if self._config.firmware is not None:
-            devices.add("fw_cfg (refused)", Refused("fw_cfg"), layout.FW_CFG_SIZE, port=layout.FW_CFG)
-            devices.add("PCI (refused)", Refused("PCI"), layout.PCI_CONFIG_SIZE, port=layout.PCI_CONFIG)
+            devices.add("fw_cfg (refused)", Refused("fw_cfg", 2), layout.FW_CFG_SIZE, port=layout.FW_CFG)
         return com1
+
+    def _add_fixed_ports(self, devices: DeviceTable, events: Events) -> None:
+        """Where kernels that read no ACPI tables switch off and reset other boards."""
+        for port in layout.PM1_CONTROLS:
+            devices.add(
+                f"PM1 control {port:#x}", Pm1Control(events.poweroff), power_ports.PM1_SIZE, port=port
+            )
+        off = ShutdownPort(events.poweroff)
+        devices.add("shutdown port", off, power_ports.SHUTDOWN_SIZE, port=layout.SHUTDOWN)
+        port_a = SystemControlA(lambda: events.reset("system control port A"))
+        devices.add("system control port A", port_a, reset_ports.PORT_A_SIZE, port=layout.SYSTEM_CONTROL_A)
+        pci = Refused("PCI", 4) if self._config.firmware is not None else Device()
+        control = ResetControl(lambda: events.reset("reset control register"), pci)
+        devices.add("reset control", control, reset_ports.CONFIG_SIZE, port=layout.PCI_CONFIG)
 
     def paused(self, vcpu: Vcpu) -> None:
         """Tell a kvm-clock guest's soft lockup watchdog that the host stopped it (KVM_KVMCLOCK_CTRL)."""
@@ -223,6 +240,7 @@ class X86Platform:
         """
         from pyvmm.boot.acpi import AcpiDevice, AcpiTables, PowerPorts
         from pyvmm.boot.x86 import lowmem
+        from pyvmm.boot.x86.biosdata import write_bios_data
         from pyvmm.boot.x86.e820 import build_e820
         from pyvmm.boot.x86.mptable import write_mp_table
         from pyvmm.boot.x86.params import BootParams
@@ -234,7 +252,7 @@ class X86Platform:
             s5_type=acpi_pm.S5_TYPE,
             reset=layout.ACPI_PM + acpi_pm.RESET,
             reset_value=acpi_pm.RESET_VALUE,
-            events=layout.ACPI_PM + acpi_pm.SIZE + ged.EVENTS,
+            events=layout.GED + ged.EVENTS,
             power_button=ged.POWER_BUTTON,
             events_gsi=layout.GED_IRQ,
         )
@@ -257,6 +275,7 @@ class X86Platform:
         ]
         tables = AcpiTables(cpus, announced, power, lowmem.ACPI, lowmem.ACPI_END)
         tables.place(memory)
+        write_bios_data(memory, [base for _, base, _ in self._serial_ports])
         write_mp_table(memory, cpus)
         write_reset_code(memory, power.reset, power.reset_value)
         return BootParams(cmdline, initrds, build_e820(memory), tables.rsdp)

@@ -39,8 +39,9 @@ def write_mp_table(
     """Write the floating pointer and the table for *cpus* CPUs, 1 to 254, APIC ids from 0 up.
 
     *signature* and *features*: CPUID leaf 1, EAX and EDX. Returns ``(base, size)`` of the
-    table. The pointer is in the last KiB of base memory, where every kernel looks, and the
-    table behind it; where it is too large, below 1 MiB. Raises DoesNotFitError for another number of CPUs.
+    table. The pointer is in the extended BIOS data area, where kernels look first, and the table behind it;
+    where it is too large, below 1 MiB. The same pointer is in the BIOS's segment. Raises DoesNotFitError for
+    another number of CPUs.
     """
     table = build_mp_table(cpus, signature, features)
     base = lowmem.MP_TABLE + _POINTER_SIZE
@@ -48,7 +49,9 @@ def write_mp_table(
         base = lowmem.MP_TABLE_LARGE
     # struct mpf_intel { char signature[4]; u32 physptr; u8 length, specification, checksum, feature[5]; };
     pointer = struct.pack("<4sI8B", b"_MP_", base, 1, _SPEC_REV, 0, 0, 0, 0, 0, 0)
-    memory.write(lowmem.MP_TABLE, _with_checksum(pointer, 10))
+    pointer = _with_checksum(pointer, 10)
+    memory.write(lowmem.MP_TABLE, pointer)
+    memory.write(lowmem.MP_POINTER, pointer)
     memory.write(base, table)
     return base, len(table)
 

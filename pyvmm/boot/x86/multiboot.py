@@ -92,7 +92,8 @@ def load_multiboot(memory: GuestMemory, data: bytes | memoryview, params: BootPa
         entry, end = load_elf_part(memory, view)
     modules = load_modules(memory, params.initrds, end)
     info = _write_info(memory, params, modules)
-    return lowmem.protected_entry(memory, entry, {"rax": BOOTLOADER_MAGIC, "rbx": info})
+    registers = {"rax": BOOTLOADER_MAGIC, "rbx": info}
+    return lowmem.protected_entry(memory, entry, registers, lowmem.MULTIBOOT_CODE_SELECTOR)
 
 
 def report_no_display(format: str, wish: str) -> None:
