@@ -7,7 +7,8 @@ from pyvmm.arch.lines import IrqLine
 from pyvmm.board.board import Board
 from pyvmm.board.device import Line
 from pyvmm.board.space import IRQ, MMIO
-from pyvmm.devices import debugexit, pl011, primecell
+from pyvmm.devices import debugexit, fwcfg, pl011, primecell
+from pyvmm.devices.fwcfg import FwCfgRegisters
 from pyvmm.devices.pl011 import Pl011
 from pyvmm.devices.pl031 import Pl031
 from pyvmm.devices.pl061 import Pl061
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pyvmm.boot.devicetree import Tree
     from pyvmm.boot.entry import BootEntry
     from pyvmm.config import Config
+    from pyvmm.devices.fwcfg import ItemSource
     from pyvmm.devices.spaced import Spaced
     from pyvmm.devices.uart import Uart
     from pyvmm.loop import Loop
@@ -95,6 +97,8 @@ class Arm64Platform:
         self._vcpus: list[Vcpu] = []
         self._gpio: Pl061 | None = None
         self._has_channel = False
+        #: The kernel's command line as it was given to the guest.
+        self._cmdline = config.cmdline or ""
         self.virtio: Sequence[tuple[int, int]] = ()
         pl = self._uart.kind == PL011
         self.console_name, self.channel_name = ("ttyAMA0", "ttyAMA1") if pl else ("ttyS0", "ttyS1")
@@ -153,10 +157,18 @@ class Arm64Platform:
         line, _ = devices.line("watchdog", layout.WATCHDOG_SPI)
         dog = Sp805(timers, events.watchdog, line, layout.WATCHDOG_CLOCK)
         devices.add("watchdog", dog, primecell.SIZE, address=layout.WATCHDOG)
+        items = FwCfgRegisters(lambda: self._items(memory))
+        devices.add("fw_cfg", items, fwcfg.REGISTERS_SIZE, address=layout.FW_CFG)
         if self._config.debug_exit is not None:
             debug_exit = debugexit.DebugExit(events.debug_exit)
             devices.add("debug exit", debug_exit, debugexit.SIZE, port=self._config.debug_exit)
         return first
+
+    def _items(self, memory: GuestMemory) -> ItemSource:
+        """What fw_cfg tells the guest."""
+        from pyvmm.arch.fwcfg import GuestItems
+
+        return GuestItems(self._config, memory, self._cmdline)
 
     def paused(self, vcpu: Vcpu) -> None:
         """Nothing: KVM cannot tell an arm64 guest that it was paused."""
@@ -200,6 +212,7 @@ class Arm64Platform:
 
             devices = [(base, spi + layout.SPI_FIRST_INTID) for base, spi in self.virtio]
             cmdline = with_devices(cmdline, devices, self.virtio_size)
+        self._cmdline = cmdline
         return loader.load_kernel(memory, kernel, initrds, cmdline, self._tree(memory), self._stdout)
 
     def load_firmware(self, memory: GuestMemory, data: memoryview, rom: Arm64RomImage | None) -> BootEntry:
@@ -272,6 +285,7 @@ class Arm64Platform:
         machine.add_rtc(layout.RTC, layout.RTC_SPI)
         machine.add_gpio(layout.GPIO, layout.GPIO_SPI, layout.POWER_BUTTON)
         machine.add_watchdog(layout.WATCHDOG, layout.WATCHDOG_SPI)
+        machine.add_fw_cfg(layout.FW_CFG, fwcfg.REGISTERS_SIZE)
         for base, gsi in self.virtio:
             machine.add_virtio(base, gsi)
         return machine.tree

@@ -3,7 +3,8 @@
 Bindings: Devicetree Specification 0.4, chapter 3; Linux Documentation/devicetree/bindings: arm/cpus.yaml,
 arm/psci.yaml, timer/arm,arch_timer.yaml, interrupt-controller/arm,gic-v3.yaml and arm,gic.yaml,
 serial/pl011.yaml, serial/8250.yaml, rtc/arm,pl031.yaml, gpio/pl061-gpio.yaml, input/gpio-keys.yaml,
-watchdog/arm,sp805.yaml, virtio/mmio.yaml, arm/pmu.yaml; dt-schema: chosen.yaml.
+watchdog/arm,sp805.yaml, virtio/mmio.yaml, firmware/qemu,fw-cfg-mmio.yaml, arm/pmu.yaml; dt-schema:
+chosen.yaml.
 """
 
 from __future__ import annotations
@@ -134,6 +135,13 @@ class MachineTree:
         clock, names = layout.WATCHDOG_CLOCK, ("wdog_clk", "apb_pclk")
         node = self._primecell("watchdog", "arm,sp805", base, "watchdog", clock, names)
         node.set("interrupts", GIC_SPI, spi, IRQ_LEVEL_HIGH)
+
+    def add_fw_cfg(self, base: int, size: int) -> None:
+        """QEMU's firmware configuration device: *size* bytes of registers at guest-physical *base*."""
+        node = self.root.add(f"fw-cfg@{base:x}", "fw_cfg")
+        node.set("compatible", "qemu,fw-cfg-mmio")
+        node.set("reg", u64(base), u64(size))
+        node.set("dma-coherent")
 
     def add_virtio(self, base: int, spi: int) -> None:
         """A virtio device whose registers are at *base*, on shared peripheral interrupt *spi*."""

@@ -11,10 +11,11 @@ from pyvmm.arch.x86_64.cpuid import Cpuid, X86CpuModel
 from pyvmm.board.board import Board
 from pyvmm.board.device import Device, Line
 from pyvmm.board.space import IRQ, MMIO, PORT, RESERVED
-from pyvmm.devices import acpi_pm, crtc, debugexit, ged, power_ports, reset_ports
+from pyvmm.devices import acpi_pm, crtc, debugexit, fwcfg, ged, power_ports, reset_ports
 from pyvmm.devices.acpi_pm import AcpiPm
 from pyvmm.devices.crtc import Crtc
 from pyvmm.devices.debugexit import DebugExit
+from pyvmm.devices.fwcfg import FwCfgPorts
 from pyvmm.devices.ged import Ged
 from pyvmm.devices.i8042 import I8042, CommandPort, DataPort
 from pyvmm.devices.power_ports import Pm1Control, ShutdownPort
@@ -36,29 +37,27 @@ if TYPE_CHECKING:
     from pyvmm.boot.x86.firmware import X86RomImage
     from pyvmm.boot.x86.params import BootParams
     from pyvmm.config import Config
+    from pyvmm.devices.fwcfg import ItemSource
     from pyvmm.devices.uart import Uart
     from pyvmm.loop import Loop
     from pyvmm.memory.guest import GuestMemory
     from pyvmm.pykvm import Kvm, Vcpu, Vm
 
 
-class Refused(Device):
-    """Registers of hardware that the machine does not have and firmware asks for: doing so ends the VM.
+class RefusedPci(Device):
+    """The ports of PCI configuration mechanism #1 for firmware: to write an address there ends the VM.
 
-    A write of *width* bytes to the first register asks for it; other accesses reach nothing, such as the end
-    of one that begins before these registers.
+    Other accesses reach nothing, such as the end of one that begins before these ports.
     """
 
-    def __init__(self, name: str, width: int) -> None:
-        self.name = name
-        self._width = width
+    name = "PCI"
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Raises GuestError, which names the hardware, where that is asked for."""
-        if (offset, size) == (0, self._width):
+        """Raises GuestError for a configuration address, a double word at the first port."""
+        if (offset, size) == (0, 4):
             raise GuestError(
-                f"the firmware uses {self.name}, which this machine has not; give firmware that needs no "
-                "PCI and no fw_cfg, or boot the kernel directly with --kernel"
+                "the firmware uses PCI, which this machine has not; give firmware that needs no PCI, or boot "
+                "the kernel directly with --kernel"
             )
 
 
@@ -90,6 +89,8 @@ class X86Platform:
         self._serial_ports: list[tuple[str, int, int]] = []
         self._ged: Ged | None = None
         self._cpuid: Cpuid | None = None
+        #: The kernel's command line as it was given to the guest.
+        self._cmdline = config.cmdline or ""
 
     def create_board(self) -> Board:
         """A board with what the platform itself takes."""
@@ -144,6 +145,7 @@ class X86Platform:
                 elf = unpacked(kernel)
                 image = kernel if elf is None else elf
                 cmdline = device_parameters(image, cmdline, self.virtio, self.virtio_size)
+        self._cmdline = cmdline
         return load(memory, kernel, self.boot_params(memory, cmdline, initrds), self._config.boot, elf)
 
     def load_firmware(self, memory: GuestMemory, data: memoryview, rom: X86RomImage | None) -> BootEntry:
@@ -198,9 +200,20 @@ class X86Platform:
         if self._config.debug_exit is not None:
             debug_exit = DebugExit(events.debug_exit)
             devices.add("debug exit", debug_exit, debugexit.SIZE, port=self._config.debug_exit)
-        if self._config.firmware is not None:
-            devices.add("fw_cfg (refused)", Refused("fw_cfg", 2), layout.FW_CFG_SIZE, port=layout.FW_CFG)
+        source = FwCfgPorts(lambda: self._items(memory))
+        devices.add("fw_cfg", source, fwcfg.PORTS_SIZE, port=layout.FW_CFG)
         return com1
+
+    def _items(self, memory: GuestMemory) -> ItemSource:
+        """What fw_cfg tells the guest."""
+        from pyvmm.arch.fwcfg import GuestItems, e820_file
+        from pyvmm.boot.x86.e820 import E820_RAM, E820_RESERVED
+
+        entries = [(base, end - base, E820_RAM) for base, end in memory.ram_spans()]
+        entries.append(
+            (layout.IDENTITY_MAP, layout.TSS + layout.TSS_SIZE - layout.IDENTITY_MAP, E820_RESERVED)
+        )
+        return GuestItems(self._config, memory, self._cmdline, {"etc/e820": e820_file(entries)})
 
     def _add_fixed_ports(self, devices: DeviceTable, events: Events) -> None:
         """Where kernels that read no ACPI tables switch off and reset other boards."""
@@ -212,7 +225,7 @@ class X86Platform:
         devices.add("shutdown port", off, power_ports.SHUTDOWN_SIZE, port=layout.SHUTDOWN)
         port_a = SystemControlA(lambda: events.reset("system control port A"))
         devices.add("system control port A", port_a, reset_ports.PORT_A_SIZE, port=layout.SYSTEM_CONTROL_A)
-        pci = Refused("PCI", 4) if self._config.firmware is not None else Device()
+        pci = RefusedPci() if self._config.firmware is not None else Device()
         control = ResetControl(lambda: events.reset("reset control register"), pci)
         devices.add("reset control", control, reset_ports.CONFIG_SIZE, port=layout.PCI_CONFIG)
 

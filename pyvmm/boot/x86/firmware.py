@@ -27,7 +27,7 @@ _WANTS = (
     (b"SeaBIOS", "SeaBIOS", "PCI and fw_cfg"),
     (b"_FVH", "UEFI firmware", "PCI, flash memory and fw_cfg"),
     (b"LARCHIVE", "coreboot", "the chipset it was built for"),
-    (b"etc/table-loader", "QEMU firmware (qboot)", "fw_cfg"),
+    (b"etc/table-loader", "QEMU firmware (qboot)", "fw_cfg with a kernel and ACPI tables in it"),
 )
 
 

@@ -111,12 +111,15 @@ def write_page_tables(memory: GuestMemory) -> int:
 def protected_entry(
     memory: GuestMemory, ip: int, registers: dict[str, int], code_selector: int = CODE_SELECTOR
 ) -> BootEntry:
-    """A BootEntry in flat 32-bit protected mode, its descriptor table written."""
+    """A BootEntry in flat 32-bit protected mode at guest address *ip*, its descriptor table written.
+
+    *code_selector*: 0x8 or 0x10, as in ``write_gdt``.
+    """
     gdt = write_gdt(memory, PROTECTED, code_selector)
     return BootEntry(PROTECTED, ip, registers, gdt, code_selector=code_selector)
 
 
 def long_entry(memory: GuestMemory, ip: int, registers: dict[str, int]) -> BootEntry:
-    """A BootEntry in 64-bit mode, its descriptor and page tables written."""
+    """A BootEntry in 64-bit mode at guest address *ip*, its descriptor and page tables written."""
     gdt = write_gdt(memory, LONG)
     return BootEntry(LONG, ip, registers, gdt, write_page_tables(memory), CODE_SELECTOR)

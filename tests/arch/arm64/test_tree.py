@@ -12,6 +12,7 @@ import pytest
 from pyvmm.arch.arm64 import layout
 from pyvmm.arch.arm64.tree import MachineTree, describe_boot, describe_memory
 from pyvmm.boot.devicetree import DeviceTreeError, Tree, apply_overlay, pack, unpack
+from pyvmm.devices import fwcfg
 from pyvmm.images import cache
 from tests.support.devicetree_tools import compiled, run, source_of, tool
 
@@ -23,6 +24,7 @@ BINDINGS = (
     "arm/primecell",
     "arm/psci",
     "clock/fixed-clock",
+    "firmware/qemu,fw-cfg-mmio",
     "gpio/pl061-gpio",
     "input/gpio-keys",
     "input/input",
@@ -55,6 +57,7 @@ def machine(cpus: int = 2, gic: int = 3, **more: bool) -> MachineTree:
     made.add_rtc(layout.RTC, layout.RTC_SPI)
     made.add_gpio(layout.GPIO, layout.GPIO_SPI, layout.POWER_BUTTON)
     made.add_watchdog(layout.WATCHDOG, layout.WATCHDOG_SPI)
+    made.add_fw_cfg(layout.FW_CFG, fwcfg.REGISTERS_SIZE)
     for n in range(4):
         made.add_virtio(layout.MMIO_START + n * layout.VIRTIO_SIZE, layout.SPI_START + n)
     describe_boot(made.tree, "console=ttyAMA0", (0x4200_0000, 0x4280_0000), "serial0:115200n8")

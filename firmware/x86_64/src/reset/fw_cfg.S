@@ -1,5 +1,5 @@
 # Asks for QEMU's fw_cfg (selector 0 to port 0x510, signature "QEMU" from port 0x511) as SeaBIOS
-# and OVMF do. A VMM without it refuses such firmware by name instead of letting it hang.
+# and OVMF do.
         .include "reset.inc"
         reset_vector start
         .code16
