@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,9 @@ pytestmark = [pytest.mark.hw, pytest.mark.timeout(2 * LIMIT)]
 
 FILES = volume(1000)
 FEW = volume(200)
+#: What an image that ends within a sector has after its 8 MiB.
+END = b"the end"
+ODD = 15 * len(END)
 HESITANT = Path(__file__).parents[1] / "support" / "hesitant_disk.py"
 
 
@@ -32,15 +37,25 @@ def folder() -> Iterator[Path]:
         yield Path(path)
 
 
+def partitioned(path: Path) -> None:
+    """An image with a partition of 32 blocks from block 16 on, whatever a block is, and an odd size."""
+    entry = struct.pack("<B3sB3sII", 0, bytes(3), 0x83, bytes(3), 16, 32)
+    with open(path, "wb") as file:
+        file.write(bytes(446) + entry + bytes(48) + b"\x55\xaa")
+        file.seek(8 << 20)
+        file.write(END * (ODD // len(END)))
+
+
 @pytest.fixture(scope="module")
 def said(initrd: Path, folder: Path) -> dict[str, list[str]]:
-    """One guest with five disks that does everything; its words by section. The images lie in *folder*.
+    """One guest with seven disks that does everything; its words by section. The images lie in *folder*.
 
     A device of a user's comes first: the hesitant disk is vda.
     """
     ext4(folder / "files")
     ext4(folder / "readonly")
     ext4(folder / "hesitant", "16M")
+    partitioned(folder / "table")
     (folder / "raw").write_bytes(os.urandom(32 << 20))
     os.truncate(folder / "raw", 32 << 20)
     subprocess.run(["truncate", "-s", "16M", folder / "load"], check=True)
@@ -55,6 +70,12 @@ def said(initrd: Path, folder: Path) -> dict[str, list[str]]:
         section files; mount -t ext4 /dev/vdb /m; disk files /m/made {FILES} | tail -n 1; umount /m
         section readonly; cat /sys/block/vdc/ro; mount -t ext4 -o ro /dev/vdc /r && ls /r; umount /r
         dd if=/dev/zero of=/dev/vdc bs=512 count=1 2>&1 | grep -c 'can.t open\\|not permitted\\|Read-only'
+        section blocks
+        for disk in vdf vdg; do (
+            cd /sys/block/$disk
+            echo $(cat size queue/logical_block_size $disk"1"/start $disk"1"/size)
+            dd if=/dev/$disk bs=4096 skip=2048 2>/dev/null | md5sum
+        ); done
         section discard; disk discard /dev/vdd && sync && echo done
         section load
         name=$(basename $(readlink /sys/block/vde/device))
@@ -73,6 +94,7 @@ def said(initrd: Path, folder: Path) -> dict[str, list[str]]:
         section end
     """
     names = ("files,serial=pyvmm-disk-1,queues=2", "readonly,ro", "raw,cache=writethrough", "load")
+    names += ("table,ro", "table,ro,block-size=4096")
     disks = [word for name in names for word in ("--disk", str(folder / name))]
     options = ("--cpus", "2", *disks, "--device", f"{HESITANT}:HesitantDisk,path={folder / 'hesitant'}")
     done = subprocess.run(
@@ -98,6 +120,17 @@ def test_two_queues_are_used_and_one_where_nothing_was_said(said: dict[str, list
 
 def test_size_is_the_images(said: dict[str, list[str]]) -> None:
     assert said["sectors"] == [str((64 << 20) // 512), "512"]
+
+
+def test_partition_table_is_read_in_blocks_of_the_size_asked_for_and_the_last_one_is_whole(
+    said: dict[str, list[str]],
+) -> None:
+    def seen(sectors: int, block: int) -> list[str]:
+        unit = block // 512
+        last = (END * (ODD // len(END))).ljust(sectors * 512 - (8 << 20), b"\0")
+        return [f"{sectors} {block} {16 * unit} {32 * unit}", f"{hashlib.md5(last).hexdigest()}  -"]
+
+    assert said["blocks"] == [*seen(16384 + 1, 512), *seen(16384 + 8, 4096)]
 
 
 def test_cache_is_the_one_asked_for_and_the_guest_can_switch_it(said: dict[str, list[str]]) -> None:

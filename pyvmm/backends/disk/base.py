@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 SECTOR = 512
 #: The most views one read or write may come with: IOV_MAX of Linux (readv(2)).
 MAX_VIEWS = 1024
+#: Bytes that go through a buffer of ours at once: misaligned direct I/O, zeroes that must be written.
+BUFFER = 1 << 20
 
 
 class DiskError(StartError):
@@ -28,7 +30,7 @@ class Disk:
     Methods that touch the image raise OSError when the host cannot: a full file system, a broken disk.
     """
 
-    #: Bytes; a multiple of SECTOR. Only ``refresh`` changes it.
+    #: Bytes; a multiple of ``block_size``. Only ``refresh`` changes it.
     size: int
     #: The path, for messages.
     path: str
@@ -42,7 +44,7 @@ class Disk:
     #: True: ``read_now`` reads what is in the host's page cache or memory, and never waits for a medium.
     #: False: it may wait, or never reads.
     nonblocking_reads = False
-    #: The smallest unit that can be written, in bytes.
+    #: The size of the guest's blocks, in bytes: a power of two.
     block_size = SECTOR
     #: The smallest unit that is written without reading around it, in bytes.
     physical_block_size = 4096

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 #: Bytes from the start that ``detect`` looks at.
 HEAD = 512
+#: Bytes from the start that ``partition_table_block`` looks at.
+TABLE_HEAD = 4096 + 8
+#: The signature of a GUID partition table, which is in the disk's second block (UEFI 2.10, 5.3.2).
+_GPT = b"EFI PART"
 
 # Offset, magic, name.
 _MAGIC = (
@@ -34,3 +38,8 @@ def detect(head: bytes) -> str:
         if head[offset : offset + len(magic)] == magic:
             return name
     return "raw"
+
+
+def partition_table_block(head: bytes) -> int:
+    """The bytes of a block, 512 or 4096, as the GPT in *head*, a disk's begin, counts them; 0: no GPT."""
+    return next((size for size in (512, 4096) if head[size : size + len(_GPT)] == _GPT), 0)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 
 from pyvmm.backends.disk.base import Disk, DiskError
-from pyvmm.backends.disk.format import FORMATS, HEAD, detect
+from pyvmm.backends.disk.format import FORMATS, HEAD, TABLE_HEAD, detect, partition_table_block
 from pyvmm.backends.disk.raw import RawDisk
+from pyvmm.host.notice import notice
 
 #: ``auto``, then formats by name.
 CHOICES = ("auto", *FORMATS)
@@ -20,6 +21,7 @@ def open_disk(
     direct: bool = False,
     snapshot: bool = False,
     create: int | None = None,
+    block_size: int | None = None,
 ) -> Disk:
     """The image at *path*, to be closed by the caller.
 
@@ -27,6 +29,8 @@ def open_disk(
     :param direct: past the host's page cache
     :param snapshot: what is written is discarded at the end; the image is only read
     :param create: make a raw image of this many bytes when there is nothing at *path*
+    :param block_size: bytes of the guest's blocks, a power of two from 512; None: those of a block device,
+        else 512
 
     Raises DiskError with a sentence that names *path* and what to do; BackendError when qemu-nbd cannot be
     connected to.
@@ -35,14 +39,24 @@ def open_disk(
         raise DiskError(f"disk {path}: format={format} is not offered; choose {', '.join(CHOICES)}")
     if create is not None:
         _create(path, create)
-    found = _detect_format(path) if format != "raw" else "raw"
+    head = b"" if format == "raw" else _head(path)
+    found = detect(head[:HEAD])
     if format not in ("auto", found):
         raise DiskError(f"disk {path} is {found}, not {format}; give format={found}, or another image")
     if found == "raw" and not snapshot:
-        return RawDisk(path, readonly, direct, guarded=format == "auto")
-    from pyvmm.backends.disk.qemu import QemuDisk
+        disk: Disk = RawDisk(path, readonly, direct, guarded=format == "auto", block_size=block_size)
+    else:
+        from pyvmm.backends.disk.qemu import QemuDisk
 
-    return QemuDisk(path, found, readonly, direct, snapshot)
+        disk = QemuDisk(path, found, readonly, direct, snapshot, block_size)
+    table = partition_table_block(head)
+    if block_size is None and table not in (0, disk.block_size):
+        notice(
+            "disk blocks",
+            f"disk {path} has a partition table for blocks of {table} bytes, and a guest that sees blocks of "
+            f"{disk.block_size} does not find it; give the disk with block-size={table}",
+        )
+    return disk
 
 
 def _create(path: str, size: int) -> None:
@@ -61,15 +75,15 @@ def _create(path: str, size: int) -> None:
         os.close(fd)
 
 
-def _detect_format(path: str) -> str:
-    """The format of the image; ``raw`` too for what cannot be read: opening it reports why."""
+def _head(path: str) -> bytes:
+    """The image's first TABLE_HEAD bytes; nothing of what cannot be read: opening it reports why."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
-        return "raw"
+        return b""
     try:
-        return detect(os.pread(fd, HEAD, 0))
+        return os.pread(fd, TABLE_HEAD, 0)
     except OSError:
-        return "raw"
+        return b""
     finally:
         os.close(fd)

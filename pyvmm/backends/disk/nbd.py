@@ -54,12 +54,16 @@ _VIEWS = 512
 class NbdDisk(Disk):
     """The default export of the server at the other end of *link*, a connected socket, which it closes.
 
+    :param block_size: bytes of the guest's blocks, a power of two from 512
+
     Raises DiskError when the other end does not speak NBD, and OSError when it disconnects. All methods that
     touch the image raise OSError: the server's error, or EIO and EPROTO, after which it is disconnected.
     """
 
-    def __init__(self, link: socket.socket, path: str) -> None:
+    def __init__(self, link: socket.socket, path: str, block_size: int = SECTOR) -> None:
         self.path = path
+        self.block_size = block_size
+        self.physical_block_size = max(self.physical_block_size, block_size)
         self._link: socket.socket | None = link
         self._handle = 0
         try:
@@ -134,8 +138,11 @@ class NbdDisk(Disk):
         size, transmission = _EXPORT.unpack(self._receive(_EXPORT.size))
         if not flags & _NO_ZEROES:
             self._receive(124)
-        if not size or size % SECTOR:
-            raise DiskError(f"disk {self.path} has {size} bytes, which is no multiple of {SECTOR}")
+        if not size or size % self.block_size:
+            raise DiskError(
+                f"disk {self.path} has {size} bytes, which is no multiple of {self.block_size}; make it "
+                "larger (qemu-img resize)"
+            )
         return size, transmission
 
     def _durably(self, durable: bool) -> int:

@@ -13,7 +13,7 @@ import signal
 import socket
 import time
 
-from pyvmm.backends.disk.base import DiskError
+from pyvmm.backends.disk.base import SECTOR, DiskError
 from pyvmm.backends.disk.nbd import NbdDisk
 from pyvmm.backends.listener import private_pair
 from pyvmm.host.printable import printable
@@ -34,12 +34,21 @@ class QemuDisk(NbdDisk):
 
     :param direct: past the host's page cache
     :param snapshot: writes go to a temporary file that is removed at the end
+    :param block_size: bytes of the guest's blocks, a power of two from 512; None: 512
 
     Raises DiskError when qemu-nbd is missing or refuses the image, with its reason; BackendError when it
     cannot be connected to.
     """
 
-    def __init__(self, path: str, format: str, readonly: bool, direct: bool, snapshot: bool) -> None:
+    def __init__(
+        self,
+        path: str,
+        format: str,
+        readonly: bool,
+        direct: bool,
+        snapshot: bool,
+        block_size: int | None = None,
+    ) -> None:
         self.format = format
         self._process = 0
         program = shutil.which(_PROGRAM)
@@ -60,7 +69,7 @@ class QemuDisk(NbdDisk):
         try:
             link = self._start(command, errors)
             try:
-                super().__init__(link, path)
+                super().__init__(link, path, block_size or SECTOR)
             except OSError:
                 self._end()
                 raise _refusal(path, format, os.pread(errors, _ERRORS, 0)) from None

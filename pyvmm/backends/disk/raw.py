@@ -7,7 +7,7 @@ import os
 import stat
 from ctypes import byref, c_char_p, c_int, c_long, c_uint, get_errno
 
-from pyvmm.backends.disk.base import SECTOR, Disk, DiskError
+from pyvmm.backends.disk.base import BUFFER, SECTOR, Disk, DiskError
 from pyvmm.backends.disk.format import HEAD, detect
 from pyvmm.backends.disk.lock import lock
 from pyvmm.host.libc import function, ioctl
@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pyvmm.backends.disk.aligned import AlignedFile
     from pyvmm.backends.disk.base import Views
 
 # <linux/fs.h>
@@ -34,8 +35,6 @@ _ZERO_RANGE = 16
 _TMPFS_MAGIC = 0x01021994
 
 _PAGE = 4096
-#: Bytes that go through a buffer of ours at once: with direct I/O, and where zeroes must be written.
-BUFFER = 1 << 20
 
 _fallocate, _fstatfs = function("fallocate"), function("fstatfs")
 # ssize_t preadv2(int fd, const struct iovec *iov, int iovcnt, off_t offset, int flags), and pwritev2.
@@ -48,18 +47,27 @@ class RawDisk(Disk):
     """The file or block device at *path*.
 
     :param direct: past the host's page cache (O_DIRECT)
+    :param block_size: bytes of the guest's blocks, a power of two from 512; None: those of the block device,
+        512 for a file. What the host's medium needs beyond that is done here
     :param guarded: the format was guessed from its contents, so a guest must not make it look like
         another one: the next program that opens it would follow the guest's header to other files
 
     Raises DiskError when it cannot be opened as asked, is no disk, or is in use. All methods that touch the
     image raise OSError: the host's error, EIO where the file is shorter than the disk, EPERM for a write that
     *guarded* refuses.
+
+    A read-only image may end within a block: what is missing of that reads as zeroes.
     """
 
     parallel = True
 
     def __init__(
-        self, path: str, readonly: bool = False, direct: bool = False, guarded: bool = False
+        self,
+        path: str,
+        readonly: bool = False,
+        direct: bool = False,
+        guarded: bool = False,
+        block_size: int | None = None,
     ) -> None:
         self.path = path
         self.readonly = readonly
@@ -71,7 +79,12 @@ class RawDisk(Disk):
         try:
             self._is_device = _check_kind(self._fd, path)
             lock(self._fd, path, not readonly)
-            self._read_block_sizes()
+            self._read_block_sizes(block_size)
+            self._aligned: AlignedFile | None = None
+            if direct:
+                from pyvmm.backends.disk.aligned import AlignedFile
+
+                self._aligned = AlignedFile(self._fd, self._medium_block)
             self.size = self._measure()
             self.in_memory = not self._is_device and _is_on_tmpfs(self._fd)
             # RWF_NOWAIT, unless the file system has no such thing.
@@ -86,10 +99,13 @@ class RawDisk(Disk):
         try:
             done = _read(self._fd, views, offset, 0)
         except OSError as error:
-            self._misaligned(error)
-            self._bounce(list(views), offset, size, write=False)
+            self._misaligned(error).read(list(views), offset, size, self._end)
             return
         while done < size:
+            if offset + done >= self._end:
+                for view in rest(list(views), done):
+                    view[:] = bytes(len(view))
+                return
             more = os.preadv(self._fd, rest(list(views), done), offset + done)
             if not more:
                 raise OSError(errno.EIO, "the image ends before the disk does")
@@ -112,11 +128,17 @@ class RawDisk(Disk):
         if offset < HEAD and self._guarded:
             views = self._guard(list(views), offset)
         flags = os.RWF_DSYNC if durable else 0
+        if self._aligned is None or self._medium_block == SECTOR:
+            self._put(views, offset, size, flags)
+        else:
+            with self._aligned.writing(offset, size):
+                self._put(views, offset, size, flags)
+
+    def _put(self, views: Views, offset: int, size: int, flags: int) -> None:
         try:
             done = _write(self._fd, views, offset, flags)
         except OSError as error:
-            self._misaligned(error)
-            self._bounce(list(views), offset, size, write=True, flags=flags)
+            self._misaligned(error).write(list(views), offset, size, flags)
             return
         while done < size:
             done += os.pwritev(self._fd, rest(list(views), done), offset + done, flags)
@@ -133,16 +155,27 @@ class RawDisk(Disk):
             raise
 
     def discard(self, offset: int, size: int) -> None:
-        """Punch a hole into the file, or discard the device's sectors."""
-        self._allocate(_PUNCH_HOLE | _KEEP_SIZE, offset, size)
+        """Punch a hole into the file, or discard the device's sectors; parts of its blocks are kept."""
+        if self._is_device:
+            unit = self._medium_block
+            last = (offset + size) // unit * unit
+            offset = -(-offset // unit) * unit
+            size = last - offset
+        if size > 0:
+            self._allocate(_PUNCH_HOLE | _KEEP_SIZE, offset, size)
 
     def write_zeroes(self, offset: int, size: int, unmap: bool, durable: bool) -> None:
         """Zero by fallocate(2), or by writing."""
         for mode in (_PUNCH_HOLE | _KEEP_SIZE, _ZERO_RANGE | _KEEP_SIZE)[0 if unmap else 1 :]:
             try:
-                self._allocate(mode, offset, size)
+                if self._aligned is None:
+                    self._allocate(mode, offset, size)
+                else:
+                    with self._aligned.writing(offset, size):
+                        self._allocate(mode, offset, size)
             except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.ENODEV):
+                # EINVAL: parts of a block device's blocks.
+                if error.errno not in (errno.EOPNOTSUPP, errno.ENODEV, errno.EINVAL):
                     raise
             else:
                 break
@@ -166,58 +199,48 @@ class RawDisk(Disk):
         if fd >= 0:
             os.close(fd)
 
-    def _read_block_sizes(self) -> None:
-        """Read its block sizes."""
-        if self._is_device:
+    def _read_block_sizes(self, block_size: int | None) -> None:
+        """Set the block sizes that the guest sees, and ``_medium_block``: what the host's medium has.
+
+        Direct I/O takes multiples of that.
+        """
+        if not self._is_device:
+            self._medium_block = _direct_block_size(self._fd) if self.direct else SECTOR
+            self.block_size = block_size or SECTOR
+        else:
             number = c_int()
             if not self.readonly and not ioctl(self._fd, _BLKROGET, byref(number)) and number.value:
                 raise DiskError(f"disk {self.path} is a read-only device; give it with ro")
-            self.block_size = _block_ioctl(self._fd, _BLKSSZGET) or SECTOR
-            self.physical_block_size = max(_block_ioctl(self._fd, _BLKPBSZGET), self.block_size)
+            self._medium_block = _block_ioctl(self._fd, _BLKSSZGET) or SECTOR
+            self.block_size = block_size or self._medium_block
+            self.physical_block_size = max(_block_ioctl(self._fd, _BLKPBSZGET), self._medium_block)
             self.optimal_size = _block_ioctl(self._fd, _BLKIOOPT)
-        elif self.direct:
-            self.block_size = _direct_block_size(self._fd)
+        self.physical_block_size = max(self.physical_block_size, self.block_size)
 
     def _measure(self) -> int:
+        """The disk's size; sets ``_end``, the image's."""
         size = os.lseek(self._fd, 0, os.SEEK_END)
         if not size:
             raise DiskError(
                 f"disk {self.path} is empty; make it as large as the disk is to be (truncate -s 1G)"
             )
-        if size % self.block_size:
-            raise DiskError(
-                f"disk {self.path} has {size} bytes, which is no multiple of {self.block_size}; is it a disk "
-                f"image? Then make it larger: truncate -s {-(-size // self.block_size) * self.block_size}"
-            )
-        return size
+        block = max(self.block_size, self._medium_block if self.direct else SECTOR)
+        whole = -(-size // block) * block
+        if size != whole and not self.readonly:
+            if self._is_device:
+                remedy = f"give block-size={SECTOR}, or ro"
+            else:
+                remedy = f"is it a disk image? Then make it larger: truncate -s {whole}; or give ro"
+            raise DiskError(f"disk {self.path} has {size} bytes, which is no multiple of {block}; {remedy}")
+        #: Where the image ends; the disk's last block may go on from there.
+        self._end = size
+        return whole
 
-    def _misaligned(self, error: OSError) -> None:
-        """Raise *error* unless direct I/O refused the guest's buffers as misaligned: ours is used then."""
-        if error.errno != errno.EINVAL or not self.direct:
+    def _misaligned(self, error: OSError) -> AlignedFile:
+        """What transfers where direct I/O refused the request as misaligned; else raise *error*."""
+        if error.errno != errno.EINVAL or self._aligned is None:
             raise error
-
-    def _bounce(
-        self, views: list[memoryview], offset: int, size: int, *, write: bool, flags: int = 0
-    ) -> None:
-        import mmap
-
-        buffer = memoryview(mmap.mmap(-1, min(BUFFER, -(-size // _PAGE) * _PAGE)))
-        done = 0
-        while done < size:
-            part = buffer[: min(len(buffer), size - done)]
-            at, places = 0, cut(rest(views, done), len(part))
-            if not write:
-                _whole(os.preadv(self._fd, [part], offset + done), len(part))
-            for place in places:
-                ours = part[at : at + len(place)]
-                if write:
-                    ours[:] = place
-                else:
-                    place[:] = ours
-                at += len(place)
-            if write:
-                _whole(os.pwritev(self._fd, [part], offset + done, flags), len(part))
-            done += len(part)
+        return self._aligned
 
     def _guard(self, views: list[memoryview], offset: int) -> list[memoryview]:
         """*views* with a copy of their part of the first HEAD bytes, checked to be no format's header."""
@@ -248,7 +271,8 @@ class RawDisk(Disk):
             done = 0
             while done < size:
                 with memoryview(zeroes)[: size - done] as part:
-                    done += os.pwritev(self._fd, [part], offset + done)
+                    self.write([part], offset + done, len(part), False)
+                    done += len(part)
 
 
 def _read(fd: int, views: Views, offset: int, flags: int) -> int:
@@ -337,8 +361,3 @@ def _direct_block_size(fd: int) -> int:
         except OSError:
             return _PAGE
     return SECTOR
-
-
-def _whole(done: int, size: int) -> None:
-    if done != size:
-        raise OSError(errno.EIO, "the image ends before the disk does")

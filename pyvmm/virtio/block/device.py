@@ -151,12 +151,13 @@ class Block(VirtioDevice):
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore it: the image decides all but the driver's choice of write caching.
 
-        Raises StateError when the image has another size than the saved one.
+        Raises StateError when the image has another size, or blocks of another size, than the saved one.
         """
-        saved, writeback = self.config.capacity, self.config.writeback
+        config = self.config
+        saved, writeback = (config.capacity, config.blk_size), config.writeback
         self._configure()
-        self.config.writeback = writeback & 1
-        persist.check(self.name, state, self.disk.path, self.sectors, saved)
+        config.writeback = writeback & 1
+        persist.check(self.name, state, self.disk.path, (config.capacity, config.blk_size), saved)
 
     def close(self) -> None:
         """End the pool and close the image."""

@@ -10,6 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.virtio.options import OptionReader
 
+BLOCK_SIZES = ("auto", "512", "4096")
+
 
 def from_options(reader: OptionReader) -> Block:
     """``disk=PATH,ro,serial=...``: see docs/devices/block.md. Raises ConfigError, DiskError."""
@@ -17,6 +19,7 @@ def from_options(reader: OptionReader) -> Block:
     queues = reader.number("queues", 1, 1, MAX_QUEUES)
     serial = reader.text("serial", "") or ""
     create = reader.text("create")
+    block_size = reader.choice("block-size", BLOCK_SIZES, "auto")
     disk = open_disk(
         reader.need("path"),
         readonly=reader.flag("ro"),
@@ -24,6 +27,7 @@ def from_options(reader: OptionReader) -> Block:
         direct=reader.flag("direct"),
         snapshot=reader.flag("snapshot"),
         create=None if create is None else parse_size(create, "--disk create"),
+        block_size=None if block_size == "auto" else int(block_size),
     )
     try:
         return Block(disk, serial=serial, queues=queues or 1, cache=cache)

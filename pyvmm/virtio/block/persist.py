@@ -20,15 +20,26 @@ def save() -> dict[str, Any]:
     return {"version": VERSION}
 
 
-def check(name: str, state: dict[str, Any], path: str, sectors: int, saved_sectors: int) -> None:
-    """Check the *state* of device *name* against its image at *path*, which has *sectors* of 512 bytes.
+def check(
+    name: str,
+    state: dict[str, Any],
+    path: str,
+    disk: tuple[int, int],
+    saved: tuple[int, int],
+) -> None:
+    """Check the *state* of device *name* against its image at *path*.
 
-    *saved_sectors*: those it had when the state was saved. Raises StateError for another version, and when
-    the two numbers differ.
+    *disk*: sectors of 512 bytes and bytes of a block that it has, *saved*: those it had when the state was
+    saved. Raises StateError for another version, and when the two differ.
     """
     check_version(name, state, VERSION)
-    if saved_sectors != sectors:
+    if saved[0] != disk[0]:
         raise StateError(
-            f"disk {path} has {sectors} sectors, and had {saved_sectors} when the guest was "
+            f"disk {path} has {disk[0]} sectors, and had {saved[0]} when the guest was "
             "saved; give the image that belongs to it"
+        )
+    if saved[1] != disk[1]:
+        raise StateError(
+            f"disk {path} has blocks of {disk[1]} bytes, and had blocks of {saved[1]} when the guest was "
+            f"saved; give it with block-size={saved[1]}"
         )

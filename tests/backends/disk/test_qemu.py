@@ -154,3 +154,22 @@ def test_backing_file_is_read_through(tmp_path: Path) -> None:
     assert (
         json.loads(subprocess.check_output(["qemu-img", "info", "--output=json", path]))["format"] == "qcow2"
     )
+
+
+def test_snapshot_of_a_raw_image_that_ends_within_a_sector_has_a_whole_one(tmp_path: Path) -> None:
+    path = tmp_path / "odd.img"
+    path.write_bytes(b"x" * 1300)
+
+    disk = open_disk(str(path), snapshot=True)
+    last = content(disk, 1024, 512)
+    disk.close()
+
+    assert (disk.size, last) == (1536, (b"x" * 276).ljust(512, b"\0"))
+
+
+def test_blocks_of_a_size_that_the_image_is_no_multiple_of_are_refused(tmp_path: Path) -> None:
+    path = make(tmp_path / "disk.qcow2", "qcow2")
+    subprocess.run(["qemu-img", "resize", "-q", path, "+512"], check=True)
+
+    with pytest.raises(DiskError, match="no multiple of 4096"):
+        open_disk(path, block_size=4096)

@@ -386,3 +386,13 @@ def test_saved_device_with_an_image_of_another_size_is_refused(path: Path) -> No
 
         with pytest.raises(StateError, match="give the image that belongs to it"):
             bench.driver.transport.load(state)
+
+
+def test_saved_device_with_blocks_of_another_size_is_refused_with_the_option_to_give(path: Path) -> None:
+    with Bench(path) as bench:
+        state = bench.driver.transport.save()
+    with Bench(path) as bench:
+        bench.disk.block_size = 4096
+
+        with pytest.raises(StateError, match="give it with block-size=512"):
+            bench.driver.transport.load(state)

@@ -34,9 +34,10 @@ def test_path_alone_is_a_writable_disk(image: Path) -> None:
 
 
 def test_every_option_is_understood(image: Path) -> None:
-    made = device(f"{image},ro,serial=abc,format=raw,queues=4,cache=writethrough")
+    made = device(f"{image},ro,serial=abc,format=raw,queues=4,cache=writethrough,block-size=4096")
     made.close()
 
+    assert (made.config.blk_size, made.config.physical_block_exp, made.config.capacity) == (4096, 0, 2048)
     assert (made.disk.readonly, len(made.queue_sizes), made.serial) == (True, 4, "abc")
     assert made.config.writeback == 0
 
@@ -56,6 +57,7 @@ def test_create_makes_the_image(tmp_path: Path) -> None:
         "queues=x",
         "cache=none",
         "format=zip",
+        "block-size=1000",
         "create=x",
         "ro=maybe",
         "readonly",
