@@ -55,12 +55,23 @@ class Guest(Shell):
         """A connection to the guest's *port*, on which a program is about to listen."""
         return self.reach(lambda: self.connect(port))
 
-    def serve(self, port: int, handle: Callable[[socket.socket], object], times: int = 1) -> threading.Thread:
-        """*handle* the next *times* connections of the guest's to *port*, each in a thread."""
+    def serve(
+        self,
+        port: int,
+        handle: Callable[[socket.socket], object],
+        times: int = 1,
+        *,
+        backlog: int = 128,
+        accept_at: Callable[[], bool] = lambda: True,
+    ) -> threading.Thread:
+        """*handle* the next *times* connections of the guest's to *port*, each in a thread.
+
+        They are accepted once *accept_at* holds.
+        """
         place = f"{self.path}_{port}"
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(place)
-        listener.listen(128)
+        listener.listen(backlog)
         listener.settimeout(LIMIT)
 
         def one(sock: socket.socket) -> None:
@@ -69,6 +80,9 @@ class Guest(Shell):
                 handle(sock)
 
         def accept() -> None:
+            end = time.monotonic() + LIMIT
+            while not accept_at() and time.monotonic() < end:
+                time.sleep(0.01)
             with listener:
                 threads = []
                 for _ in range(times):
@@ -200,6 +214,23 @@ def test_many_connections_when_the_guest_begins_them_stay_apart(guest: Guest) ->
     served.join()
 
     assert text.split() == [str(number) for number in range(1, 31)]
+
+
+def test_burst_when_the_program_has_no_backlog_and_accepts_late_is_served_whole(guest: Guest) -> None:
+    """The guest's connect gives up after 2 s (VSOCK_DEFAULT_CONNECT_TIMEOUT of Linux)."""
+    begins: list[float] = []
+
+    def late() -> bool:
+        if len(guest.device.connections) >= 10:
+            begins.append(time.monotonic())
+        return bool(begins) and time.monotonic() - begins[0] > 3
+
+    served = guest.serve(1010, echo, times=10, backlog=0, accept_at=late)
+
+    text = guest.run("for i in $(seq 10); do echo $i | vsock connect 1010 & done | sort -n | tr '\\n' ' '")
+    served.join()
+
+    assert text.split() == [str(number) for number in range(1, 11)]
 
 
 def test_host_when_it_half_closes_still_gets_the_answer(guest: Guest) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 from _thread import allocate_lock
+from struct import pack
 
 from pyvmm.virtio.errors import DeviceError
 from pyvmm.virtio.vhost import user_protocol as p
@@ -192,11 +193,23 @@ class Channel(VhostControl):
 
 
 def connect(path: str) -> socket.socket:
-    """A connection to the back end that listens at *path*. Raises DeviceError."""
+    """A connection to the back end that listens at *path*; waits PATIENCE seconds for a place in its backlog.
+
+    Raises DeviceError.
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        sock.settimeout(PATIENCE)
+        # The kernel's own limit (socket(7)): with settimeout, connect would not wait for a place at all.
+        sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDTIMEO, pack("ll", int(PATIENCE), int(PATIENCE % 1 * 1e6))
+        )
         sock.connect(path)
+    except BlockingIOError:
+        sock.close()
+        raise DeviceError(
+            f"vhost-user socket {path}: the back end accepts no connection within {PATIENCE:g} seconds; "
+            "end the machine that uses it, or start another back end"
+        ) from None
     except OSError as error:  # a path too long, too
         sock.close()
         raise DeviceError(

@@ -34,7 +34,7 @@ class Connection:
 
     :param guest_port: the guest's end
     :param host_port: the host's end
-    :param sock: the UNIX socket, connected and not blocking
+    :param sock: the UNIX socket, connected unless ``connecting``, and not blocking
     :param space: bytes from the guest that are kept for a slow socket: the credit given
     """
 
@@ -50,6 +50,7 @@ class Connection:
         "_told_fwd_cnt",
         "_tx_cnt",
         "batch",
+        "connecting",
         "guest_port",
         "guest_shut",
         "host_port",
@@ -70,6 +71,8 @@ class Connection:
         self.space = space
         #: True between the handshake and the end.
         self.open = False
+        #: The socket waits for a place in its program's backlog: nothing can be sent or received yet.
+        self.connecting = False
         #: Shutdown flags the guest has given: what it will no longer do.
         self.guest_shut = 0
         #: The socket has bytes, or its end, as far as we know.
@@ -101,6 +104,13 @@ class Connection:
         """Tell the guest that its request was granted."""
         self._due = OP_RESPONSE
         self.open = True
+
+    def connected(self) -> None:
+        """The socket has its place: pass on what came from the guest meanwhile."""
+        self.connecting = False
+        if self.guest_shut & SHUTDOWN_RECEIVE:
+            self._shut_down(socket.SHUT_RD)
+        self.flush()
 
     # Credit (5.10.6.3)
 
@@ -153,7 +163,7 @@ class Connection:
             self._consumed(size)  # was under way when the program at the other end left
             return True
         taken = 0
-        if not backlog:
+        if not backlog and not self.connecting:
             try:
                 taken = self.sock.sendmsg(views, (), socket.MSG_NOSIGNAL)
             except BlockingIOError:
@@ -295,6 +305,8 @@ class Connection:
     @property
     def interest(self) -> int:
         """The events to wait for on the socket, or UNWATCHED."""
+        if self.connecting:
+            return UNWATCHED  # a socket without a connection reports a hang-up
         events = WRITE if self._backlog else 0
         if self.open and not self.input_over and not self.readable:
             events |= READ
@@ -305,4 +317,4 @@ class Connection:
     @property
     def finished(self) -> bool:
         """The guest neither sends nor receives any more, and the socket has all that it sent."""
-        return self.guest_shut == SHUTDOWN_BOTH and not self._backlog
+        return self.guest_shut == SHUTDOWN_BOTH and not self._backlog and not self.connecting

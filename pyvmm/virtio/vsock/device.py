@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from pyvmm.host.notice import notice
 from pyvmm.loop import HANGUP, READ, WRITE
 from pyvmm.memory.views import cut
@@ -10,6 +12,7 @@ from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.errors import ChainError
 from pyvmm.virtio.vsock import persist
 from pyvmm.virtio.vsock.clients import Clients
+from pyvmm.virtio.vsock.connecting import Connecting
 from pyvmm.virtio.vsock.connection import UNWATCHED, Connection
 from pyvmm.virtio.vsock.deadlines import Deadlines
 from pyvmm.virtio.vsock.event import send_transport_reset
@@ -37,7 +40,6 @@ from pyvmm.virtio.vsock.packet import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from typing import Any
 
     from pyvmm.virtio.ring.chain import Chain
@@ -82,6 +84,7 @@ class Vsock(VirtioDevice):
         self._listener = VsockListener(path)
         self._clients = Clients(self.runtime, self._listener, self._host_asks, lambda: not self._full)
         self._unanswered = Deadlines(self.runtime, PATIENCE, self._not_answered)
+        self._connecting = Connecting(self.runtime, self._listener, self._program_has_it, self._program_left)
         self._lingering: set[Connection] = set()  # ended for the guest, with bytes left for the socket
         self._outbox: Outbox
         self._next_port = FIRST_HOST_PORT
@@ -109,6 +112,7 @@ class Vsock(VirtioDevice):
         """Every connection ends."""
         self._clients.clear()
         self._unanswered.clear()
+        self._connecting.clear()
         self._outbox.clear()
         for connection in (*self.connections.values(), *self._lingering):
             connection.sock.close()
@@ -219,19 +223,55 @@ class Vsock(VirtioDevice):
         try:
             if self._full:
                 raise OSError(f"it has {MAX_CONNECTIONS} connections already")
-            sock = self._listener.connect(host_port)
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as error:
-            notice(
-                f"virtio {self.name} connect",
-                f"{self.name}: the guest's connection to port {host_port} was refused: "
-                f"{self.path}_{host_port}: {error.strerror or error}",
-            )
-            self._outbox.reset(guest_port, host_port)
+            self._refuse(guest_port, host_port, error)
             return
+        waits = self._connecting.full(host_port)
+        if not waits:
+            try:
+                self._listener.connect(sock, host_port)
+            except BlockingIOError:
+                waits = True
+            except OSError as error:
+                sock.close()
+                self._refuse(guest_port, host_port, error)
+                return
         connection = self._add(guest_port, host_port, sock)
         connection.credit_told(room, taken)
         connection.respond()
+        if waits:
+            connection.connecting = True
+            self._connecting.add(connection)
         self._goes_on(connection)
+
+    def _refuse(self, guest_port: int, host_port: int, error: OSError) -> None:
+        notice(
+            f"virtio {self.name} connect",
+            f"{self.name}: the guest's connection to port {host_port} was refused: "
+            f"{self.path}_{host_port}: {error.strerror or error}",
+        )
+        self._outbox.reset(guest_port, host_port)
+
+    def _program_has_it(self, connection: Connection) -> None:
+        """There was room in the program's backlog."""
+        connection.connected()
+        if connection not in self._lingering:
+            self._goes_on(connection)
+        elif connection.backlog:
+            self.wait_for(connection)
+        else:
+            self._discard(connection)
+        self._outbox.send()
+
+    def _program_left(self, connection: Connection, error: OSError) -> None:
+        """The program has closed its socket without having accepted the connection."""
+        if connection in self._lingering:
+            self._discard(connection)
+            return
+        self._drop(connection)
+        self._refuse(connection.guest_port, connection.host_port, error)
+        self._outbox.send()
 
     def _guest_answers(self, connection: Connection) -> None:
         self._unanswered.remove(connection)
@@ -256,8 +296,8 @@ class Vsock(VirtioDevice):
                 self.abort(connection)
 
     def _guest_resets(self, connection: Connection) -> None:
-        if connection.guest_shut and connection.backlog:
-            # It sends no more; what it sent is still for the program at the other end, which reads slowly.
+        if connection.guest_shut and (connection.backlog or connection.connecting):
+            # It sends no more; what it sent is still for the program at the other end, which is slow.
             self._remove(connection)
             connection.guest_shuts(SHUTDOWN_BOTH)
             self._lingering.add(connection)
@@ -371,6 +411,7 @@ class Vsock(VirtioDevice):
 
     def _discard(self, connection: Connection) -> None:
         self._lingering.discard(connection)
+        self._connecting.remove(connection)
         self.runtime.unwatch(connection.sock.fileno())
         connection.watched = UNWATCHED
         connection.sock.close()

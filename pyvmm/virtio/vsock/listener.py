@@ -22,13 +22,9 @@ class VsockListener(Listener):
         except BackendError as error:
             raise DeviceError(f"vsock: {error}") from None
 
-    def connect(self, port: int) -> socket.socket:
-        """A socket connected to whoever listens for guest connections to *port*. Raises OSError."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            sock.connect(f"{self.path}_{port}")
-        except OSError:
-            sock.close()
-            raise
-        return sock
+    def connect(self, sock: socket.socket, port: int) -> None:
+        """Connect *sock*, which does not block, to the program that listens for guest connections to *port*.
+
+        Raises BlockingIOError when the program's backlog is full, another OSError when none listens.
+        """
+        sock.connect(f"{self.path}_{port}")

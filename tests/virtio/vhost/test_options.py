@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from pyvmm.loop import Loop
 from pyvmm.virtio.net import vhost as net
 from pyvmm.virtio.options import make_device
 from pyvmm.virtio.rng.device import Rng
+from pyvmm.virtio.vhost import channel
 from pyvmm.virtio.vhost.server.backend import BackEnd
 from pyvmm.virtio.vsock import vhost as vsock
 
@@ -41,6 +44,26 @@ def make(kind: str, text: str) -> None:
 def test_words_of_vhost_user_that_make_no_sense_are_one_sentence(text: str, why: str) -> None:
     with pytest.raises(PyvmmError, match=why):
         make("vhost_user", text)
+
+
+def test_back_end_that_is_slow_to_accept_is_waited_for_and_one_that_never_does_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(path)
+        listener.listen(0)
+        first.connect(path)
+        monkeypatch.setattr(channel, "PATIENCE", 0.1)
+        with pytest.raises(PyvmmError, match=r"accepts no connection within 0\.1 seconds"):
+            make("vhost_user", f"{path},type=rng")
+
+        monkeypatch.setattr(channel, "PATIENCE", 10.0)
+        with ThreadPoolExecutor(1) as pool:
+            second = pool.submit(channel.connect, path)
+            for _ in range(2):
+                listener.accept()[0].close()
+            second.result(10).close()
 
 
 @pytest.mark.parametrize("kind", ["share", "vhost_user"])
@@ -113,8 +136,6 @@ def test_command_line_that_makes_no_sense_is_one_line_and_a_code(
 
 
 def test_socket_that_somebody_listens_on_is_left_alone(tmp_path: Path) -> None:
-    import socket
-
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)

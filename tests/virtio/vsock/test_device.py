@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import stat
 from pathlib import Path
@@ -280,6 +281,88 @@ def test_counters_when_they_pass_32_bits_wrap() -> None:
 
         (update,) = guest.packets()
         assert (data.size, connection.credit, update.fwd_cnt) == (64, guest.buf_alloc, 16)
+
+
+# A program that is slow to accept
+
+
+def test_burst_of_the_guests_against_a_short_backlog_is_granted_and_all_data_arrives_in_order() -> None:
+    with VsockGuest() as guest:
+        listener = guest.listen(backlog=0)
+
+        for port in range(10):
+            guest.send(p.OP_REQUEST, port=port)
+            guest.send(p.OP_RW, b"from %d" % port, port=port)
+        ops = guest.ops()
+        waiting = [one for one in guest.device.connections.values() if one.connecting]
+        got = []
+        for _ in range(10):
+            guest.driver.run(lambda: select.select([listener], [], [], 0)[0])
+            sock, _ = listener.accept()
+            guest.sockets.append(sock)
+            got.append(guest.sink(sock, 6))
+            sock.sendall(b"answer")
+        assert guest.receive(60) == b"answer" * 10
+
+        assert ops == [p.OP_RESPONSE] * 10
+        assert len(waiting) == 9
+        assert got == [b"from %d" % port for port in range(10)]
+
+
+def test_guest_when_it_closes_before_the_program_accepts_loses_nothing_it_sent() -> None:
+    with VsockGuest() as guest:
+        listener = guest.listen(backlog=0)
+        for port, data in ((1, b""), (2, b"all of it"), (3, b"")):
+            guest.send(p.OP_REQUEST, port=port)
+            guest.send(p.OP_RW, data, port=port)
+            guest.send(p.OP_SHUTDOWN, port=port, flags=p.SHUTDOWN_BOTH)
+            guest.send(p.OP_RST, port=port)
+        known = list(guest.device.connections)
+        got = []
+        for _ in range(3):
+            guest.driver.run(lambda: select.select([listener], [], [], 0)[0])
+            with listener.accept()[0] as sock:
+                guest.driver.run()
+                got.append((sock.recv(100), sock.recv(100)))
+        guest.driver.run(lambda: not guest.device._lingering)
+
+        assert known == []
+        assert got == [(b"", b""), (b"all of it", b""), (b"", b"")]
+
+
+def test_guest_when_the_program_leaves_without_accepting_is_told() -> None:
+    with VsockGuest() as guest:
+        listener = guest.listen(backlog=0)
+        guest.send(p.OP_REQUEST, port=1)
+        guest.send(p.OP_REQUEST, port=2)
+        guest.send(p.OP_REQUEST, port=3)
+        guest.send(p.OP_SHUTDOWN, port=3, flags=p.SHUTDOWN_BOTH)
+        guest.send(p.OP_RST, port=3)
+        guest.packets()
+        listener.close()
+
+        found: list[tuple[int, int]] = []
+        guest.driver.run(
+            lambda: [found.extend((one.guest_port, one.op) for one in guest.packets()), len(found) >= 2][1]
+        )
+
+        assert (2, p.OP_RST) in found
+        assert not guest.device._lingering
+
+
+def test_reset_of_the_driver_when_connections_wait_for_the_program_forgets_them() -> None:
+    with VsockGuest() as guest:
+        listener = guest.listen(backlog=0)
+        for port in range(3):
+            guest.send(p.OP_REQUEST, port=port)
+
+        guest.driver.reset()
+        listener.accept()[0].close()
+        guest.driver.run()
+
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
 
 
 # The end of a connection
