@@ -39,7 +39,9 @@ def load(runtime: Runtime, state: dict[str, Any]) -> None:
             f"{device.name}: the saved state is of virtio device {state.get('device_id')}, and this is "
             f"{device.device_id}; attach the devices in the order they were saved in"
         )
-    device.config.restore(bytes.fromhex(state["config"]))
+    config = bytes.fromhex(state["config"])
+    # An older version may have had fewer fields: the others are this device's.
+    device.config.restore(config + device.config.read(0, len(device.config))[len(config) :])
     for queue, saved in zip(runtime.queues, state["queues"], strict=True):
         ring.load(queue, saved)
     runtime.driver_features = state["driver_features"]

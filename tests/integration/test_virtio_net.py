@@ -23,6 +23,7 @@ from pyvmm.backends.net.pcap import Capture
 from pyvmm.backends.net.switch import Switch
 from pyvmm.backends.net.tap import open_tap
 from pyvmm.virtio.net.device import Net
+from tests.support.interface import change, set_speed
 from tests.support.namespace import leave_chroot, name_server, network_namespace
 from tests.support.native import volume
 from tests.support.shell import Shell
@@ -105,12 +106,13 @@ def web(network: None) -> Iterator[int]:
 
 
 class Tapped:
-    """A guest of two CPUs on a tap of two queues, the MTU 9000."""
+    """A guest of two CPUs on a tap of two queues, whose MTU of 9000 is the guest's too."""
 
     def __init__(self, folder: Path) -> None:
         self.capture = folder / "tap.pcap"
         tap = open_tap("pv%d", 2, mtu=9000, address=f"{HOST}/24")
-        self.net = Net(tap, pairs=2, mtu=9000, capture=Capture(str(self.capture), 4 * MIB), seed="tapped")
+        self.tap = tap.name
+        self.net = Net(tap, pairs=2, capture=Capture(str(self.capture), 4 * MIB), seed="tapped")
         self.shell = Shell([self.net], memory="512M", cpus=2)
         self.configure()
 
@@ -196,6 +198,21 @@ class TestTap:
         run("until [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do usleep 10000; done")
         run(f"until ping -c 1 -W 1 {HOST}; do :; done")
         assert lost == 1
+
+    def test_tap_set_down_and_up_on_the_host_is_seen_by_the_guest_and_its_speed_too(
+        self, tapped: Tapped
+    ) -> None:
+        run = tapped.shell.run
+        before = run("cat /sys/class/net/eth0/speed")
+        change(tapped.tap, state="down")
+        run("until [ $(cat /sys/class/net/eth0/carrier) = 0 ]; do usleep 10000; done")
+        set_speed(tapped.tap, 2500, 1)
+        change(tapped.tap, state="up")
+        run("until [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do usleep 10000; done")
+
+        assert before in ("-1", "10000")  # what the tun driver says unasked, which was 10 before Linux 6.3
+        assert run("cat /sys/class/net/eth0/speed /sys/class/net/eth0/duplex").split() == ["2500", "full"]
+        run(f"until ping -c 1 -W 1 {HOST}; do :; done")
 
     def test_driver_is_taken_away_and_bound_again_under_traffic(self, tapped: Tapped) -> None:
         over = threading.Event()

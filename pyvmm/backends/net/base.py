@@ -51,6 +51,8 @@ class NetBackend:
     sends_in_any_thread = False
     #: Bytes of the largest IP packet it carries; None: what the user asks for, or 1500.
     mtu: int | None = None
+    #: Whether ``speed`` may come to be known.
+    has_speed = False
 
     def __init__(self) -> None:
         #: False while there is no other end: the guest's link is down.
@@ -62,6 +64,10 @@ class NetBackend:
 
     def attach(self, loop: Loop) -> None:
         """Open what needs the loop. Raises NetBackendError."""
+
+    def speed(self) -> tuple[int, int] | None:
+        """(Mb/s, duplex: 0 half, 1 full) of the link, where they are known."""
+        return None
 
     @property
     def identity(self) -> str:

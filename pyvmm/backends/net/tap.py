@@ -10,13 +10,20 @@ import struct
 from ctypes import addressof, c_int, create_string_buffer, get_errno
 from functools import partial
 
-from pyvmm.backends.net.base import ALL_OFFLOADS, HEADER, NetBackend, NetBackendError
+from pyvmm.backends.net.base import ALL_OFFLOADS, CSUM, ECN, HEADER, NetBackend, NetBackendError
+from pyvmm.backends.net.interface import Interface
 from pyvmm.host.libc import ioctl
+from pyvmm.host.notice import notice
+from pyvmm.loop import READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pyvmm.loop import Loop
+
+# <linux/sockios.h>
+_SIOCGIFHWADDR = 0x8927
 # <linux/if_tun.h>
 TUNSETIFF = 0x400454CA
 TUNSETOFFLOAD = 0x400454D0
@@ -36,6 +43,10 @@ _IFNAMSIZ = 16
 _IFREQ = struct.Struct(f"<{_IFNAMSIZ}sH22x")
 _EPERM, _EBUSY, _EINVAL = 1, 16, 22
 DEVICE = "/dev/net/tun"
+#: What kernels may accept of TUNSETOFFLOAD, the most first.
+_OFFLOADS = (ALL_OFFLOADS, ALL_OFFLOADS & ~ECN, CSUM, 0)
+#: Bytes of a packet without ``mtu``. A guest that is told no MTU has this one, and may raise it.
+_ETHERNET_MTU = 1500
 
 
 class TapError(NetBackendError):
@@ -91,9 +102,12 @@ def interface_of(fd: int) -> tuple[str, int]:
 
 
 class NetTap(NetBackend):
-    """A tap interface with a queue for each of *fds*, which it owns from now on."""
+    """A tap interface with a queue for each of *fds*, which it owns from now on.
 
-    offloads = ALL_OFFLOADS
+    MTU, speed and carrier are the interface's, unless it is in another network namespace, where this process
+    cannot see them.
+    """
+
     sends_in_any_thread = True
 
     def __init__(self, fds: Sequence[int], name: str) -> None:
@@ -102,8 +116,27 @@ class NetTap(NetBackend):
         self.pairs = len(fds)
         self._fds = list(fds)
         self._enabled = len(fds)
+        self._loop: Loop | None = None
+        self._interface: Interface | None = None
         for fd in fds:
             os.set_blocking(fd, False)
+        self.offloads = _accepted_offloads(fds[0])
+        interface = self._interface = _interface(fds[0], name)
+        if interface is not None:
+            self.carrier = interface.state.carrier
+            self.has_speed = True
+            if interface.state.mtu != _ETHERNET_MTU:
+                self.mtu = interface.state.mtu
+
+    def attach(self, loop: Loop) -> None:
+        """Watch the interface: its carrier is the guest's."""
+        self._loop = loop
+        if self._interface is not None:
+            loop.add(self._interface.fd, READ, self._refresh)
+
+    def speed(self) -> tuple[int, int] | None:
+        """What the interface's driver says, or what was set there (``ethtool -s``)."""
+        return None if self._interface is None else self._interface.speed()
 
     @property
     def identity(self) -> str:
@@ -130,6 +163,7 @@ class NetTap(NetBackend):
             _set(self._fds[0], TUNSETCARRIER, int(up))
         except OSError:
             pass  # a kernel before 5.0: only the guest sees it
+        # Else ``_refresh`` brings it, a moment later.
 
     def fd(self, pair: int) -> int:
         """The queue's descriptor."""
@@ -149,8 +183,32 @@ class NetTap(NetBackend):
 
     def close(self) -> None:
         """Close the queues; an interface that was made for this run ends with them."""
+        self._forget_interface()
         while self._fds:
             os.close(self._fds.pop())
+
+    def _refresh(self, events: int) -> None:
+        """The kernel has told something of an interface."""
+        assert self._interface is not None
+        try:
+            there = self._interface.refresh()
+            carrier = there and self._interface.state.carrier
+        except OSError:
+            there = carrier = False
+        if not there:
+            notice("tap gone", f"tap {self.name} was removed from this host; the guest's link is down")
+            self._forget_interface()
+        if carrier != self.carrier:
+            self.carrier = carrier
+            if self.on_change is not None:
+                self.on_change()
+
+    def _forget_interface(self) -> None:
+        interface, self._interface = self._interface, None
+        if interface is not None:
+            if self._loop is not None:
+                self._loop.remove(interface.fd)
+            interface.close()
 
     def _attach_queue(self, pair: int, flag: int) -> None:
         request = create_string_buffer(_IFREQ.pack(b"", flag), _IFREQ.size)
@@ -167,7 +225,7 @@ def open_tap(
 ) -> NetTap:
     """The tap interface *ifname* with *pairs* queues; made, set up and up when it is not there.
 
-    :param mtu: bytes of the largest IP packet through a made one; by default the kernel's 1500
+    :param mtu: bytes of the largest IP packet through a made one; by default the bridge's, else 1500
     :param bridge: the bridge that a made one is put into
     :param address: the host's own address on a made one, such as ``192.0.2.1/24``
 
@@ -245,7 +303,7 @@ def set_up(
     with IPRoute() as ip:
         try:
             (index,) = ip.link_lookup(ifname=name)
-            keys: dict[str, object] = {} if mtu is None else {"mtu": mtu}
+            keys: dict[str, object] = {}
             if bridge is not None:
                 found = ip.link_lookup(ifname=bridge)
                 if not found:
@@ -253,12 +311,43 @@ def set_up(
                         f"there is no bridge {bridge}; make it with `ip link add {bridge} type bridge`"
                     )
                 keys["master"] = found[0]
+                # Else the bridge would take the MTU of the one with the least: this one's.
+                mtu = mtu or ip.link("get", index=found[0])[0].get_attr("IFLA_MTU")
+            if mtu is not None:
+                keys["mtu"] = mtu
             if address is not None:
                 host, _, prefix = address.partition("/")
                 ip.addr("add", index=index, address=host, prefixlen=int(prefix))
             ip.link("set", index=index, state="up", **keys)
         except NetlinkError as error:
             raise NetBackendError(f"cannot set up interface {name}: {os.strerror(error.code)}") from None
+
+
+def _accepted_offloads(fd: int) -> int:
+    """The offloads that the kernel accepts for tap *fd*; none are set when this returns."""
+    for offloads in _OFFLOADS:
+        try:
+            _call(fd, TUNSETOFFLOAD, offloads)
+            break
+        except OSError:
+            continue
+    if offloads:
+        _call(fd, TUNSETOFFLOAD, 0)
+    return offloads
+
+
+def _interface(fd: int, name: str) -> Interface | None:
+    """The interface of tap *fd*; None when the one of that name here is another one."""
+    request = create_string_buffer(_IFREQ.size)
+    try:
+        _call(fd, _SIOCGIFHWADDR, addressof(request))
+        interface = Interface(name)
+    except OSError:
+        return None
+    if interface.state.address != request.raw[_IFNAMSIZ + 2 : _IFNAMSIZ + 8]:
+        interface.close()
+        return None
+    return interface
 
 
 def _exists(ifname: str) -> bool:

@@ -22,6 +22,7 @@ from pyvmm.virtio.net.features import (
     F_MQ,
     F_MRG_RXBUF,
     F_MTU,
+    F_SPEED_DUPLEX,
     F_STATUS,
     GUEST_BITS,
     HOST_BITS,
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 #: Of the status field (5.1.4).
 S_LINK_UP = 1
+#: Of the fields speed and duplex (5.1.4).
+SPEED_UNKNOWN, DUPLEX_UNKNOWN = 0xFFFF_FFFF, 0xFF
 QUEUE_SIZE = 256
 CONTROL_SIZE = 64
 #: Frames sent before they are published to the driver and flushed to the other end.
@@ -75,6 +78,8 @@ class Net(VirtioDevice):
         seed: str = "",
     ) -> None:
         self.queue_sizes = (*[QUEUE_SIZE] * (2 * pairs), CONTROL_SIZE)
+        if backend.has_speed:
+            self.config_fields = {**self.config_fields, "speed": "u32", "duplex": "u8"}
         super().__init__()
         self.backend = backend
         self._capture = capture
@@ -90,6 +95,8 @@ class Net(VirtioDevice):
         if mtu:
             self.features |= F_MTU
             self.config.mtu = mtu
+        if backend.has_speed:
+            self.features |= F_SPEED_DUPLEX
         self.config.max_virtqueue_pairs = pairs
         #: False takes the link down, whatever the backend says.
         self._plugged = True
@@ -414,9 +421,15 @@ class Net(VirtioDevice):
             self._send(index >> 1, self.runtime.queues[index])
 
     def _update_link(self) -> None:
+        config, before = self.config, self.config.generation
         status = S_LINK_UP if self.link_up else 0
-        if self.config.status != status:
-            self.config.status = status
+        if config.status != status:
+            config.status = status
+        if self.backend.has_speed:
+            found = self.backend.speed() or (SPEED_UNKNOWN, DUPLEX_UNKNOWN)
+            if found != (config.speed, config.duplex):
+                config.speed, config.duplex = found
+        if config.generation != before:
             self.config_changed()
 
     @staticmethod

@@ -22,6 +22,7 @@ F_CTRL_VQ = 1 << 17
 F_CTRL_RX = 1 << 18
 F_MQ = 1 << 22
 F_CTRL_MAC_ADDR = 1 << 23
+F_SPEED_DUPLEX = 1 << 63
 
 NAMES = {
     F_CSUM: "CSUM",
@@ -41,6 +42,7 @@ NAMES = {
     F_CTRL_RX: "CTRL_RX",
     F_MQ: "MQ",
     F_CTRL_MAC_ADDR: "CTRL_MAC_ADDR",
+    F_SPEED_DUPLEX: "SPEED_DUPLEX",
 }
 
 #: What a backend's offloads are called by a driver that receives, and by one that sends.

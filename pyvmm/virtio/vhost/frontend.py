@@ -50,8 +50,10 @@ _NET_F_MQ = 1 << 22
 # Features that need the control queue (5.1.3.1): CTRL_VQ, CTRL_RX, CTRL_VLAN, CTRL_RX_EXTRA, GUEST_ANNOUNCE,
 # MQ, CTRL_MAC_ADDR, NOTF_COAL, HASH_REPORT, RSS.
 _NET_CONTROL = sum(1 << bit for bit in (17, 18, 19, 20, 21, 22, 23, 53, 57, 60))
-# Those that tell of configuration fields: MTU, MAC, STATUS, SPEED_DUPLEX.
-_NET_CONFIG = sum(1 << bit for bit in (3, 5, 16, 63))
+# Those that tell of configuration fields: MTU, MAC, STATUS.
+_NET_CONFIG = sum(1 << bit for bit in (3, 5, 16))
+# The fields of this one lie beyond the 12 bytes that are asked for: back ends may have no more.
+_NET_F_SPEED_DUPLEX = 1 << 63
 
 
 class VhostUser(VhostDevice):
@@ -115,6 +117,7 @@ class VhostUser(VhostDevice):
         """What the back end has, less what cannot pass between it and the driver here."""
         features = super().offered_features
         if self.device_id == ids.NET:
+            features &= ~_NET_F_SPEED_DUPLEX
             if len(self.queue_sizes) % 2 == 0:
                 features &= ~_NET_CONTROL
             if not self._remote_config:

@@ -9,6 +9,7 @@ import pytest
 from pyvmm.config import DEVICE_KINDS
 from pyvmm.errors import ConfigError
 from pyvmm.virtio.net.device import Net
+from pyvmm.virtio.net.features import F_MTU
 from pyvmm.virtio.options import make_device
 from tests.support.net_driver import NetDriver
 
@@ -53,6 +54,16 @@ def test_words_when_all_are_given_are_in_the_device(tmp_path: Path) -> None:
         assert driver.device.mac == bytes.fromhex("525400123456")
         assert (driver.config(8, 2), driver.config(10, 2)) == (2, 9000)
     assert path.stat().st_size == 24
+
+
+@pytest.mark.parametrize("kind", ["none", "switch:mtu", "link:{folder}/cable", "user"])
+def test_mtu_is_the_guests_with_every_backend(tmp_path: Path, kind: str) -> None:
+    device = made(f"{kind.format(folder=tmp_path)},mtu=4000")
+    try:
+        assert device.features & F_MTU
+        assert device.config.mtu == 4000
+    finally:
+        device.close()
 
 
 def test_address_that_is_not_given_belongs_to_the_machines_name() -> None:
