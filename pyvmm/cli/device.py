@@ -7,6 +7,7 @@ import os
 from pyvmm.cli.messages import message
 from pyvmm.cli.options import Option, OptionParser
 from pyvmm.cli.report_handler import install
+from pyvmm.cli.switches import warn_of_lonely_cards
 from pyvmm.config import DEVICE_KINDS, DeviceOptions
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.loop import Loop
@@ -30,7 +31,9 @@ def main(argv: list[str]) -> int:
     path = values.get("socket")
     if len(arguments) != 1 or not isinstance(path, str):
         raise ConfigError("device: give one device and --socket PATH; `pyvmm device --help` shows how")
+    options = parse(arguments[0])
     install()
+    warn_of_lonely_cards((options,))
     failure: list[Exception] = []
     with Loop() as loop:
 
@@ -39,7 +42,7 @@ def main(argv: list[str]) -> int:
             loop.stop()
 
         with SignalFd(loop, dict.fromkeys(heard(*ENDING), lambda _: loop.stop())):
-            device = make_device(parse(arguments[0]))
+            device = make_device(options)
             try:
                 back_end = BackEnd(device, loop, path, failed)
             except BaseException:

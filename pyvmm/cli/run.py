@@ -60,6 +60,10 @@ def main(argv: list[str]) -> int:
         from pyvmm.cli.report_handler import install
 
         install()  # before its module is loaded, which may use ``logging``
+    if any(device.kind == "net" for device in config.devices):
+        from pyvmm.cli.switches import warn_of_lonely_cards
+
+        warn_of_lonely_cards(config.devices)
     if result is not None:
         from pyvmm.cli import result as result_file
 

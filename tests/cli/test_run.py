@@ -245,3 +245,23 @@ def test_defect_after_the_start_is_told(
 
     assert run.main(["--firmware", SPIN, "--console", "none"]) == FATAL
     assert "internal: a timer failed" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("cards", "told"),
+    [
+        (["switch:lab"], True),
+        (["switch:lab", "switch:lab"], False),
+        (["switch:a", "switch:b"], True),
+        (["none"], False),
+    ],
+)
+def test_card_that_is_alone_on_its_switch_is_told_what_joins_two_processes(
+    cards: list[str], told: bool
+) -> None:
+    nets = [word for card in cards for word in ("--net", card)]
+
+    done = pyvmm("run", "--firmware", EXIT, *QUIET, *nets)
+
+    assert done.returncode == PASSED
+    assert (b"give both --net link:PATH" in done.stderr) is told, done.stderr
