@@ -115,8 +115,11 @@ class Platform(Protocol):
     def enter(self, vcpu: Vcpu, entry: BootEntry) -> None:
         """Set CPU 0's registers as *entry* says."""
 
-    def paused(self, vcpu: Vcpu) -> None:
-        """Before *vcpu* runs again after a pause: tell the guest's kernel of it, where it can be told."""
+    def stopped(self, vcpu: Vcpu) -> None:
+        """All vCPUs have stopped for a pause; *vcpu* is one of them. Raises KvmError."""
+
+    def continues(self, vcpus: Sequence[Vcpu]) -> None:
+        """All *vcpus* are to run again: see to it that the guest reports no lost time. Raises KvmError."""
 
     def power_button(self) -> None:
         """Ask the guest to shut down."""

@@ -6,7 +6,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm.arch.interface import Platform
     from pyvmm.machine.coalesced import Coalescing
     from pyvmm.machine.gate import Gate
     from pyvmm.machine.reports import End, GuestReports
@@ -22,14 +21,13 @@ class ExitHandler:
     :param image: the file that the guest was booted from
     """
 
-    __slots__ = ("_coalescing", "_gate", "_image", "_memory", "_over", "_platform", "_reports", "end")
+    __slots__ = ("_coalescing", "_gate", "_image", "_memory", "_over", "_reports", "end")
 
     def __init__(
         self,
         end: End,
         over: Callable[[], bool],
         gate: Gate,
-        platform: Platform,
         reports: GuestReports,
         coalescing: Coalescing,
         memory: GuestMemory,
@@ -38,7 +36,6 @@ class ExitHandler:
         self.end = end
         self._over = over
         self._gate = gate
-        self._platform = platform
         self._reports = reports
         self._coalescing = coalescing
         self._memory = memory
@@ -48,10 +45,10 @@ class ExitHandler:
         """Device *name* raised *error* while it handled an access."""
         self._reports.device_failed(name, error)
 
-    def checkpoint(self, vcpu: Vcpu) -> bool:
+    def checkpoint(self) -> bool:
         """The vCPU left KVM_RUN without an exit: wait during a pause. False when the machine ends."""
-        if not self._over() and self._gate.stand() and not self._over():
-            self._platform.paused(vcpu)
+        if not self._over():
+            self._gate.stand()
         return not self._over()
 
     def system_event(self, kind: int) -> bool:

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import _thread
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _nothing() -> None:
+    pass
+
 
 class Gate:
     """Blocks *count* vCPU threads, each between two KVM_RUNs, while it is shut. All methods: any thread.
 
-    A vCPU's thread calls ``stand`` after each KVM_RUN that ended without an exit (EINTR), so whoever shuts
-    the gate then kicks the vCPUs.
+    :param stopped: called when all have stopped, in the thread of the last one
+    :param continues: called before any of them continues, where ``stopped`` was; not after ``remove``
+
+    Neither may use the gate. A vCPU's thread calls ``stand`` after each KVM_RUN that ended without an exit
+    (EINTR), so whoever shuts the gate then kicks the vCPUs.
     """
 
-    __slots__ = ("_count", "_gone", "_lock", "_shut", "_standing", "_waiting")
+    __slots__ = ("_continues", "_count", "_gone", "_lock", "_shut", "_standing", "_stopped", "_waiting")
 
-    def __init__(self, count: int) -> None:
+    def __init__(
+        self,
+        count: int,
+        stopped: Callable[[], object] = _nothing,
+        continues: Callable[[], object] = _nothing,
+    ) -> None:
         self._count = count
+        self._stopped = stopped
+        self._continues = continues
         self._lock = _thread.allocate_lock()
         self._shut = False
         self._gone = False
@@ -37,23 +55,28 @@ class Gate:
             place = _place(self._waiting)
         place.acquire()
 
-    def stand(self) -> bool:
-        """Block while the gate is shut. Returns whether it was."""
+    def stand(self) -> None:
+        """Block while the gate is shut. Raises what ``stopped`` raises."""
         with self._lock:
             if not self._shut:
-                return False
+                return
+            if len(self._standing) + 1 == self._count:
+                self._stopped()
             place = _place(self._standing)
             if len(self._standing) == self._count:
                 _let_go(self._waiting)
         place.acquire()
-        return True
 
     def open(self) -> None:
-        """Let all blocked threads continue."""
+        """Let all blocked threads continue. Raises what ``continues`` raises, when they do."""
         with self._lock:
             self._shut = False
-            _let_go(self._standing)
-            _let_go(self._waiting)
+            try:
+                if len(self._standing) == self._count and not self._gone:
+                    self._continues()
+            finally:
+                _let_go(self._standing)
+                _let_go(self._waiting)
 
     def remove(self) -> None:
         """Open it; from now on ``shut`` has no effect."""

@@ -78,7 +78,11 @@ class Machine:
         self._closing = _thread.allocate_lock()
         self._loop_running = _thread.allocate_lock()
         self._pausing = _thread.allocate_lock()
-        self._gate = Gate(config.cpus)
+        self._gate = Gate(
+            config.cpus,
+            lambda: self._platform.stopped(self.vcpus[0].vcpu),
+            lambda: self._platform.continues([thread.vcpu for thread in self.vcpus]),
+        )
         self._started = False
         self.ports, self.mmio = Bus(PORT), Bus(MMIO)
         self.vcpus: list[VcpuThread] = []
@@ -258,7 +262,8 @@ class Machine:
         """Let vCPUs and clock go on after ``pause``, however often that was called.
 
         Virtio devices that were saved go on, too. A guest that uses kvm-clock is told that it was stopped, so
-        that its soft lockup watchdog does not report the pause. Any thread.
+        that its soft lockup watchdog does not report the pause; an arm64 guest's counter stood still. Any
+        thread. Raises KvmError.
         """
         for attached in self.virtio.attached if self.virtio is not None else ():
             attached.transport.resume()
@@ -359,7 +364,6 @@ class Machine:
                     self.end,
                     lambda: self.ending is not None,
                     self._gate,
-                    platform,
                     self._reports,
                     coalescing,
                     self.memory,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         def device_failed(self, name: str, error: Exception) -> None:
             """Device *name* raised *error* while it handled an access."""
 
-        def checkpoint(self, vcpu: Vcpu) -> bool:
+        def checkpoint(self) -> bool:
             """The vCPU left KVM_RUN without an exit; blocks during a pause. False: the thread is to end."""
 
         def system_event(self, kind: int) -> bool:
@@ -186,7 +186,7 @@ class VcpuThread:
                     ring.drain()
                 if code in (errno.EINTR, errno.EAGAIN):
                     self._kick.consume()
-                    if not self._owner.checkpoint(vcpu):
+                    if not self._owner.checkpoint():
                         return False
                 else:
                     self._owner.cannot_go_on(vcpu, self.index, 0, code)
@@ -226,7 +226,7 @@ class VcpuThread:
     def _other(self, reason: int) -> bool:
         """Exits that are rare or final. False when the machine ends."""
         if reason == KVM_EXIT_INTR:
-            return self._owner.checkpoint(self.vcpu)
+            return self._owner.checkpoint()
         if reason == KVM_EXIT_SYSTEM_EVENT:
             return self._owner.system_event(self.vcpu.run32[_UNION64 * 2])
         self._owner.cannot_go_on(self.vcpu, self.index, reason)

@@ -106,3 +106,58 @@ def test_gate_when_shut_and_opened_all_the_time_loses_nobody(start: Callable[...
     gate.remove()
 
     assert min(passages) > 0
+
+
+def test_hooks_when_all_stand_are_called_once_each_and_before_any_goes_on(
+    start: Callable[..., threading.Thread],
+) -> None:
+    events: list[str] = []
+    gate = Gate(2, lambda: events.append("stopped"), lambda: events.append("continues"))
+
+    def vcpu() -> None:
+        gate.stand()
+        events.append("runs")
+
+    gate.shut()
+    one = start(vcpu)
+    gate.open()  # not all had stopped
+    one.join(LIMIT)
+    gate.shut()
+    threads = [start(vcpu), start(vcpu)]
+    gate.wait()
+    before = list(events)
+    gate.open()
+    for thread in threads:
+        thread.join(LIMIT)
+
+    assert before == ["runs", "stopped"]
+    assert events == ["runs", "stopped", "continues", "runs", "runs"]
+
+
+def test_hooks_when_the_gate_is_removed_are_over(start: Callable[..., threading.Thread]) -> None:
+    events: list[str] = []
+    gate = Gate(1, lambda: events.append("stopped"), lambda: events.append("continues"))
+    gate.shut()
+    thread = start(gate.stand)
+    gate.wait()
+
+    gate.remove()
+    thread.join(LIMIT)
+
+    assert events == ["stopped"]
+
+
+def test_threads_when_a_hook_raises_go_on(start: Callable[..., threading.Thread]) -> None:
+    def fails() -> None:
+        raise OSError("KVM refuses")
+
+    gate = Gate(1, continues=fails)
+    gate.shut()
+    thread = start(gate.stand)
+    gate.wait()
+
+    with pytest.raises(OSError, match="KVM refuses"):
+        gate.open()
+
+    thread.join(LIMIT)
+    assert not thread.is_alive()

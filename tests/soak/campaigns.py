@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from tests.soak import block_kill, fuzz
+from tests.soak import block_kill, fuzz, pause
 from tests.soak.campaign import Campaign
 
 CAMPAIGNS: dict[str, Campaign] = {
     "fuzz": Campaign("programs of a hostile driver against every virtio device", 10, False, fuzz.run),
     "block-kill": Campaign(
         "VMMs killed while their guests write: fsck, and every file that was synced", 30, True, block_kill.run
+    ),
+    "pause": Campaign(
+        "a Linux guest paused for up to a minute: its watchdogs report nothing", 2, True, pause.run
     ),
 }

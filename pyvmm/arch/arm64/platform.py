@@ -14,7 +14,11 @@ from pyvmm.devices.pl031 import Pl031
 from pyvmm.devices.pl061 import Pl061
 from pyvmm.devices.sp805 import Sp805
 from pyvmm.errors import ConfigError
-from pyvmm.pykvm.const_arm64 import KVM_ARM_IRQ_TYPE_SHIFT, KVM_ARM_IRQ_TYPE_SPI
+from pyvmm.pykvm.const_arm64 import (
+    KVM_ARM_IRQ_TYPE_SHIFT,
+    KVM_ARM_IRQ_TYPE_SPI,
+    KVM_REG_ARM_TIMER_CNT,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -170,8 +174,13 @@ class Arm64Platform:
 
         return GuestItems(self._config, memory, self._cmdline)
 
-    def paused(self, vcpu: Vcpu) -> None:
-        """Nothing: KVM cannot tell an arm64 guest that it was paused."""
+    def stopped(self, vcpu: Vcpu) -> None:
+        """Note the virtual counter: its offset is the same for all vCPUs (Linux arch_timer.c)."""
+        self._counter = vcpu.get_one_reg(KVM_REG_ARM_TIMER_CNT)
+
+    def continues(self, vcpus: Sequence[Vcpu]) -> None:
+        """Let the virtual counter go on where it was: KVM cannot tell an arm64 guest that it was stopped."""
+        vcpus[0].set_one_reg(KVM_REG_ARM_TIMER_CNT, self._counter)
 
     def _make_uart(self, loop: Loop, line: Line, timers: Timers) -> tuple[Uart | Spaced, int]:
         if self._uart.kind == PL011:

@@ -229,13 +229,17 @@ class X86Platform:
         control = ResetControl(lambda: events.reset("reset control register"), pci)
         devices.add("reset control", control, reset_ports.CONFIG_SIZE, port=layout.PCI_CONFIG)
 
-    def paused(self, vcpu: Vcpu) -> None:
+    def stopped(self, vcpu: Vcpu) -> None:
+        """Nothing: the guest's clocks go on."""
+
+    def continues(self, vcpus: Sequence[Vcpu]) -> None:
         """Tell a kvm-clock guest's soft lockup watchdog that the host stopped it (KVM_KVMCLOCK_CTRL)."""
-        try:
-            vcpu.kvmclock_ctrl()
-        except KvmError as error:
-            if error.errno not in (EINVAL, ENOTTY):  # no kvm-clock in the guest, or none in KVM
-                raise
+        for vcpu in vcpus:
+            try:
+                vcpu.kvmclock_ctrl()
+            except KvmError as error:
+                if error.errno not in (EINVAL, ENOTTY):  # no kvm-clock in the guest, or none in KVM
+                    raise
 
     def power_button(self) -> None:
         """Press the power button: the guest's ACPI driver shuts down, if it has one."""

@@ -82,7 +82,10 @@ class Interface:
         return self._socket.fileno()
 
     def refresh(self) -> bool:
-        """Bring ``state`` up to date with what the kernel has told; False when the interface is gone."""
+        """Bring ``state`` up to date with what the kernel has told; False when the interface is gone.
+
+        Raises OSError where the kernel must be asked again and does not answer.
+        """
         there = True
         while True:
             try:

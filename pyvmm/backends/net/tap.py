@@ -105,7 +105,7 @@ class NetTap(NetBackend):
     """A tap interface with a queue for each of *fds*, which it owns from now on.
 
     MTU, speed and carrier are the interface's, unless it is in another network namespace, where this process
-    cannot see them.
+    cannot see them. Raises OSError when the kernel refuses TUNSETOFFLOAD altogether.
     """
 
     sends_in_any_thread = True

@@ -13,6 +13,7 @@ import pytest
 
 from pyvmm.config import Config
 from pyvmm.virtio.options import make_devices
+from tests.support.paused import IMPATIENT, Paused
 from tests.support.shell import Shell
 
 #: Seconds a guest gets.
@@ -46,7 +47,7 @@ def words(folder: Path) -> dict[str, str | bool]:
     (folder / "disk").write_bytes(bytes(4 << 20))
     return {
         "disk": str(folder / "disk"),
-        "net": "switch:lan,mac=02:00:00:00:00:05",
+        "net": "none,mac=02:00:00:00:00:05",
         "vsock": f"5,path={folder}/vsock",
         "balloon": "target=16M",
         "rng": True,
@@ -70,10 +71,15 @@ def test_devices_when_there_is_one_of_each_are_found_and_driven(tmp_path: Path) 
     assert (said["log"], said["end"]) == ([], [])
 
 
+#: Seconds of a pause. The guest's soft lockup watchdog is set to report a CPU that was stuck for two.
+PAUSED = 6
+
+
 @pytest.mark.parametrize("command", ["poweroff", "reboot"])
 def test_guest_when_it_ends_with_its_devices_in_use_is_told_apart(tmp_path: Path, command: str) -> None:
     config = Config(kernel="of the shell", **words(tmp_path))
-    shell = Shell(list(make_devices(config.devices)), cpus=2)
+    shell = Shell(list(make_devices(config.devices)), cpus=2, cmdline=IMPATIENT)
+    paused = Paused(shell, PAUSED) if command == "poweroff" else None
     shell.run(
         "ip link set eth0 up; (while :; do cat /dev/hwrng | dd of=/dev/vda bs=64k count=16; done) 2>&- &"
     )
@@ -82,3 +88,8 @@ def test_guest_when_it_ends_with_its_devices_in_use_is_told_apart(tmp_path: Path
     ending = shell.guest.wait(LIMIT)
 
     assert (ending.code, ending.reason, ending.known) == (0, command, "told"), ending
+    if paused is not None:
+        # Its clocks stood still; the date has whole seconds.
+        assert paused.boottime <= paused.elapsed - PAUSED + 0.1
+        assert paused.realtime <= paused.elapsed - PAUSED + 1
+        assert paused.complaints == []
