@@ -52,7 +52,7 @@ def one_line(cmdline: str) -> str:
     import re  # few command lines need it
 
     parts = cmdline.split(_QUOTE)
-    parts[::2] = [re.sub(r"[ \t]*[\r\n]\s*", " ", part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"[ \t\v\f]*[\r\n][ \t\n\v\f\r]*", " ", part) for part in parts[::2]]
     parts[0] = parts[0].lstrip(_SPACES)
     if len(parts) % 2:
         parts[-1] = parts[-1].rstrip(_SPACES)

@@ -59,6 +59,7 @@ def test_parameters_when_read_are_linuxs(cmdline: str, expected: list[str]) -> N
         ("\nconsole=ttyS0\r\n  quiet\n\n  -- single\n", "console=ttyS0 quiet -- single"),
         ('a="b c"\n d', 'a="b c" d'),
         ('a="b\n', 'a="b\n'),
+        ("a\n\x1f\u2003b", "a \x1f\u2003b"),  # no white space for the kernel
         ('\ndyndbg="file a.c +p\nfile b.c +p"\n', 'dyndbg="file a.c +p\nfile b.c +p"'),
     ],
 )

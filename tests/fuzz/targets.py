@@ -85,6 +85,10 @@ class Target:
         self.programs = 0
         self._ground = Ground()
 
+    def tally(self) -> str:
+        """How many programs ran, and how many chains they completed."""
+        return f"{self.name}: {self.programs} programs, {self.oracle.chains} chains\n"
+
     def __call__(self, data: bytes) -> None:
         """Run one program. Raises whatever is a defect."""
         self.programs += 1

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from tests.soak import block_kill, fuzz, pause
+from tests.soak import block_kill, fuzz, parse, pause
 from tests.soak.campaign import Campaign
 
 CAMPAIGNS: dict[str, Campaign] = {
     "fuzz": Campaign("programs of a hostile driver against every virtio device", 10, False, fuzz.run),
+    "parse": Campaign("broken kernels, firmware, device trees and command lines", 10, False, parse.run),
     "block-kill": Campaign(
         "VMMs killed while their guests write: fsck, and every file that was synced", 30, True, block_kill.run
     ),
