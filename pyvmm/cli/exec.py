@@ -7,6 +7,7 @@ import os
 
 from pyvmm.backends.base import CharBackend
 from pyvmm.backends.spec import make_backend
+from pyvmm.cli.job import JobControl
 from pyvmm.cli.local_terminal import environment, terminal_size
 from pyvmm.cli.messages import announce, message, write_line
 from pyvmm.errors import PyvmmError
@@ -18,7 +19,7 @@ from pyvmm.host.printable import printable
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import CRASHED, OK, TOLD, Ending
 from pyvmm.machine.machine import Machine
-from pyvmm.signals import ENDING, SIGCONT, SIGINT, SIGTSTP, SIGWINCH, SignalFd, heard, name_of
+from pyvmm.signals import ENDING, SIGINT, SIGWINCH, SignalFd, heard, name_of
 from pyvmm.virtio.console.device import VirtioConsole
 from pyvmm.virtio.console.port import Port
 
@@ -74,13 +75,7 @@ def run_exec(config: Config, named: bool, default: bool, control_delay: float) -
             if runner is not None:
                 runner.resized()
 
-        def stopped(number: int) -> None:
-            if runner is not None and runner.terminal is not None:
-                runner.terminal.stop_job()
-
-        def continued(number: int) -> None:
-            if runner is not None and runner.terminal is not None:
-                runner.terminal.continue_job()
+        job = JobControl(lambda: machine, lambda: runner.terminal if runner is not None else None)
 
         def serve() -> None:
             nonlocal served
@@ -89,9 +84,9 @@ def run_exec(config: Config, named: bool, default: bool, control_delay: float) -
             served.serve()
 
         interrupted: list[int] = []
-        handlers = dict.fromkeys(heard(*ENDING), forward)
-        if size:  # else these have their own effect, or none
-            handlers |= {SIGWINCH: resized, SIGTSTP: stopped, SIGCONT: continued}
+        handlers = {**dict.fromkeys(heard(*ENDING), forward), **job.handlers()}
+        if size:
+            handlers[SIGWINCH] = resized
         with (
             SignalFd(loop, handlers),
             Machine(

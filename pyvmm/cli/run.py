@@ -6,6 +6,7 @@ import os
 
 from pyvmm.backends.spec import make_backend
 from pyvmm.cli.interrupt import Interruptible
+from pyvmm.cli.job import JobControl
 from pyvmm.cli.late_close import GRACE, close_in_child
 from pyvmm.cli.messages import announce, message, warn_of_kernel
 from pyvmm.cli.options import Option, OptionParser
@@ -16,7 +17,7 @@ from pyvmm.loop import Loop
 from pyvmm.machine.ending import FATAL, GUEST_FIRST, OK, STOPPED, TOLD, Ending
 from pyvmm.machine.machine import Machine
 from pyvmm.pykvm import Kvm
-from pyvmm.signals import ENDING, SIGCONT, SIGTSTP, SIGWINCH, SignalFd, heard, name_of
+from pyvmm.signals import ENDING, SIGWINCH, SignalFd, heard, name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -173,15 +174,14 @@ class GuestRun:
             close_in_child(machine.vm)
 
     def _handlers(self) -> dict[int, Callable[[int], object]]:
-        handlers: dict[int, Callable[[int], object]] = {}
-        if self._config.uses_stdio:  # job control; without it the signals have their own effect
-            handlers = {SIGTSTP: lambda _: self._terminal.stop_job()}
-            handlers[SIGCONT] = lambda _: self._terminal.continue_job()
+        handlers = JobControl(lambda: self._machine, self._terminal).handlers()
+        if self._config.uses_stdio:
             handlers[SIGWINCH] = self._resized
         return {**dict.fromkeys(heard(*ENDING), self._signalled), **handlers}
 
-    @property
-    def _terminal(self) -> Terminal:
+    def _terminal(self) -> Terminal | None:
+        if not self._config.uses_stdio:
+            return None
         from pyvmm.backends.terminal import Terminal
 
         ports = _ports(self._machine) if self._machine is not None else []

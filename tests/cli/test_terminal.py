@@ -234,7 +234,8 @@ def test_job_when_stopped_puts_the_terminal_back_and_takes_it_again(run: Start) 
     assert terminal.restored
 
 
-def test_job_without_a_terminal_for_console_stops_and_goes_on() -> None:
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTSTP])
+def test_job_without_a_terminal_for_console_stops_and_goes_on(number: int) -> None:
     process = subprocess.Popen(
         [*MODULE, "run", "--firmware", SPIN, "--console", "pty", "--memory", "4M"],
         stdin=subprocess.DEVNULL,
@@ -244,7 +245,7 @@ def test_job_without_a_terminal_for_console_stops_and_goes_on() -> None:
     assert process.stderr is not None
     try:
         assert process.stderr.readline().startswith(b"pyvmm: the console is pty /dev/pts/")
-        process.send_signal(signal.SIGSTOP)
+        process.send_signal(number)
         _, status = os.waitpid(process.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status)
         process.send_signal(signal.SIGCONT)
