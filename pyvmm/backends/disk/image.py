@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pyvmm.backends.disk.base import Disk, DiskError
+from pyvmm.backends.disk.base import SECTOR, Disk, DiskError
 from pyvmm.backends.disk.format import FORMATS, HEAD, TABLE_HEAD, detect, partition_table_block
 from pyvmm.backends.disk.raw import RawDisk
 from pyvmm.host.notice import notice
@@ -28,7 +28,7 @@ def open_disk(
     :param format: one of CHOICES; ``auto`` looks at the image's first bytes
     :param direct: past the host's page cache
     :param snapshot: what is written is discarded at the end; the image is only read
-    :param create: make a raw image of this many bytes when there is nothing at *path*
+    :param create: make a raw image of this many bytes, to whole blocks, when there is nothing at *path*
     :param block_size: bytes of the guest's blocks, a power of two from 512; None: those of a block device,
         else 512
 
@@ -38,7 +38,8 @@ def open_disk(
     if format not in CHOICES:
         raise DiskError(f"disk {path}: format={format} is not offered; choose {', '.join(CHOICES)}")
     if create is not None:
-        _create(path, create)
+        block = block_size or SECTOR
+        _create(path, -(-create // block) * block)
     head = b"" if format == "raw" else _head(path)
     found = detect(head[:HEAD])
     if format not in ("auto", found):

@@ -96,6 +96,16 @@ class TestOddSize:
         open_disk(str(image)).close()
 
 
+@pytest.mark.parametrize(("block_size", "size"), [(None, 1024), (4096, 4096)])
+def test_image_made_of_a_size_that_is_no_multiple_of_a_block_has_whole_ones(
+    tmp_path: Path, block_size: int | None, size: int
+) -> None:
+    disk = open_disk(str(tmp_path / "new"), create=1000, block_size=block_size)
+    disk.close()
+
+    assert disk.size == size == (tmp_path / "new").stat().st_size
+
+
 class TestLoopDevice:
     def test_blocks_are_the_devices_unless_others_are_asked_for(self, device: str) -> None:
         found = []
