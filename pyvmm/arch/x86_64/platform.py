@@ -44,17 +44,19 @@ if TYPE_CHECKING:
     from pyvmm.pykvm import Kvm, Vcpu, Vm
 
 
-class RefusedPci(Device):
-    """The ports of PCI configuration mechanism #1 for firmware: to write an address there ends the VM.
+class NoPci(Device):
+    """The ports of PCI configuration mechanism #1: nothing is there.
 
-    Other accesses reach nothing, such as the end of one that begins before these ports.
+    With ``refused``, for firmware, to write a configuration address ends the VM. Other accesses do not, such
+    as the end of one that begins before these ports.
     """
 
     name = "PCI"
+    refused = False
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Raises GuestError for a configuration address, a double word at the first port."""
-        if (offset, size) == (0, 4):
+        if self.refused and (offset, size) == (0, 4):
             raise GuestError(
                 "the firmware uses PCI, which this machine has not; give firmware that needs no PCI, or boot "
                 "the kernel directly with --kernel"
@@ -89,6 +91,7 @@ class X86Platform:
         self._serial_ports: list[tuple[str, int, int]] = []
         self._ged: Ged | None = None
         self._cpuid: Cpuid | None = None
+        self._pci = NoPci()
         #: The kernel's command line as it was given to the guest.
         self._cmdline = config.cmdline or ""
 
@@ -150,7 +153,10 @@ class X86Platform:
 
     def load_firmware(self, memory: GuestMemory, data: memoryview, rom: X86RomImage | None) -> BootEntry:
         """Write ELF firmware into *memory*; a ROM is mapped already. Raises ImageError."""
+        self._pci.refused = rom is None or not rom.shadowed
         if rom is not None:
+            if rom.shadowed:
+                memory.write(rom.low_base, rom.low)
             return rom.entry
         from pyvmm.boot.x86.firmware import load_firmware_elf
 
@@ -225,8 +231,7 @@ class X86Platform:
         devices.add("shutdown port", off, power_ports.SHUTDOWN_SIZE, port=layout.SHUTDOWN)
         port_a = SystemControlA(lambda: events.reset("system control port A"))
         devices.add("system control port A", port_a, reset_ports.PORT_A_SIZE, port=layout.SYSTEM_CONTROL_A)
-        pci = RefusedPci() if self._config.firmware is not None else Device()
-        control = ResetControl(lambda: events.reset("reset control register"), pci)
+        control = ResetControl(lambda: events.reset("reset control register"), self._pci)
         devices.add("reset control", control, reset_ports.CONFIG_SIZE, port=layout.PCI_CONFIG)
 
     def stopped(self, vcpu: Vcpu) -> None:

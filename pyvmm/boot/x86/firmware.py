@@ -19,12 +19,17 @@ ROM_MAX = 16 << 20
 #: The copy below 1 MiB: its size at most, and its end.
 LOW_COPY = 128 << 10
 LOW_COPY_END = 0x100000
+#: The copy of a ROM that a chipset would have shadowed: it is RAM, which the firmware writes to.
+SHADOW = 256 << 10
 _PAGE = 0x1000
 _ELF_MAGIC = b"\x7fELF"
 
+#: What SeaBIOS says when it goes on without PCI. It writes to its copy below 1 MiB.
+_SEABIOS = b"SeaBIOS"
+_WITHOUT_PCI = b"Detected non-PCI system"
 #: Firmware that needs other hardware: bytes in its image, its name, what it needs.
 _WANTS = (
-    (b"SeaBIOS", "SeaBIOS", "PCI and fw_cfg"),
+    (_SEABIOS, "SeaBIOS", "PCI and fw_cfg"),
     (b"_FVH", "UEFI firmware", "PCI, flash memory and fw_cfg"),
     (b"LARCHIVE", "coreboot", "the chipset it was built for"),
     (b"etc/table-loader", "QEMU firmware (qboot)", "fw_cfg with a kernel and ACPI tables in it"),
@@ -34,17 +39,18 @@ _WANTS = (
 class X86RomImage:
     """A ROM and where it goes.
 
-    *data*: the bytes, in whole pages, for a read-only region at *base*, ending at 4 GiB.
-    *low*: their last 128 KiB or less, to be written at *low_base*, ending at 1 MiB. *entry*:
-    the reset vector.
+    *data*: the bytes, in whole pages, for a read-only region at *base*, ending at 4 GiB. *low*: their last
+    128 KiB or less, to be written at *low_base*, ending at 1 MiB; of a *shadowed* ROM the last 256 KiB, which
+    are RAM. *entry*: the reset vector. A *shadowed* ROM also looks for PCI and goes on without.
     """
 
-    __slots__ = ("base", "data", "entry", "low", "low_base")
+    __slots__ = ("base", "data", "entry", "low", "low_base", "shadowed")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, shadowed: bool = False) -> None:
         self.data = data
+        self.shadowed = shadowed
         self.base = ROM_END - len(data)
-        self.low = data[-LOW_COPY:]
+        self.low = data[-(SHADOW if shadowed else LOW_COPY) :]
         self.low_base = LOW_COPY_END - len(self.low)
         self.entry = BootEntry(REAL)
 
@@ -52,10 +58,8 @@ class X86RomImage:
     def places(self) -> list[tuple[int, int, int, str]]:
         """``(gpa, offset, size, name)`` of each region: *size* bytes of *data* from *offset*."""
         low, size = len(self.low), len(self.data)
-        return [
-            (self.low_base, size - low, low, "firmware ROM, low"),
-            (self.base, 0, size, "firmware ROM"),
-        ]
+        places = [(self.base, 0, size, "firmware ROM")]
+        return places if self.shadowed else [(self.low_base, size - low, low, "firmware ROM, low"), *places]
 
 
 def load_firmware_rom(data: bytes | memoryview) -> X86RomImage:
@@ -69,8 +73,9 @@ def load_firmware_rom(data: bytes | memoryview) -> X86RomImage:
         raise ImageError("the firmware is empty; give a ROM image or an ELF file")
     if len(rom) > ROM_MAX:
         raise ImageError(f"the firmware has {len(rom)} bytes; a ROM may have at most {ROM_MAX} (16 MiB)")
+    shadowed = _SEABIOS in rom and _WITHOUT_PCI in rom
     for mark, name, needs in _WANTS:
-        if mark in rom:
+        if mark in rom and not shadowed:
             raise ImageError(
                 f"this firmware is {name} and needs {needs}, which this machine does not have; "
                 "boot a kernel directly (--kernel) or use firmware written for this machine"
@@ -81,7 +86,7 @@ def load_firmware_rom(data: bytes | memoryview) -> X86RomImage:
             "the firmware has no instruction at the reset vector, its last 16 bytes; "
             "give a ROM image that ends with its entry, or an ELF file"
         )
-    return X86RomImage(rom)
+    return X86RomImage(rom, shadowed)
 
 
 def is_elf(data: bytes | memoryview) -> bool:

@@ -31,6 +31,19 @@ def test_load_firmware_rom_when_not_in_whole_pages_is_padded_at_the_front() -> N
     assert rom.base == 0xFFFFF000
 
 
+@pytest.mark.parametrize("size", [128, 256, 512])
+def test_seabios_that_goes_on_without_pci_is_shadowed_in_ram(size: int) -> None:
+    marks = b"SeaBIOS (version 1) Detected non-PCI system etc/table-loader"
+
+    rom = load_firmware_rom(marks.ljust((size << 10) - 16) + RESET)
+
+    assert rom.shadowed
+    assert rom.places == [(0x1_0000_0000 - (size << 10), 0, size << 10, "firmware ROM")]
+    assert len(rom.low) == min(size, 256) << 10
+    assert rom.low_base + len(rom.low) == 0x100000
+    assert rom.low.endswith(RESET)
+
+
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
