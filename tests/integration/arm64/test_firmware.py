@@ -13,6 +13,7 @@ from pyvmm.board.space import MMIO
 from pyvmm.errors import PyvmmError
 from pyvmm.pykvm import Kvm
 from tests.support.firmware_guest import BIN, PASSED, Transcript, guest, passes
+from tests.support.images import pe
 
 pytestmark = [pytest.mark.arm64, pytest.mark.timeout(120)]
 
@@ -52,6 +53,13 @@ def test_program_when_run_passes(tmp_path: Path, name: str) -> None:
     last = one.console.text.splitlines()[-1] if one.console.text else ""
     assert last.startswith(f"ok {name}"), (one.console.text, ending)
     assert (ending.code, ending.reason, ending.known) == (PASSED, "debug-exit", "told"), ending
+
+
+def test_unified_kernel_image_when_run_starts_the_kernel_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "unified.efi"
+    path.write_bytes(pe([(".text", b"stub"), (".linux", (BIN / "elf64.elf").read_bytes())], machine=0xAA64))
+
+    passes(guest(tmp_path, "elf64.elf", firmware=None, kernel=str(path)), "ok elf64")
 
 
 @pytest.mark.parametrize("name", ["exit", "io_loop"])
