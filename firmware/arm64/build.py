@@ -38,6 +38,7 @@ PROGRAMS = [
             "entry",
             "exceptions",
             "flood",
+            "fw_cfg",
             "gic_sgi",
             "gic_uart",
             "hello",

@@ -67,6 +67,7 @@ PROGRAMS = [
             "every_port",
             "exceptions",
             "flood",
+            "fw_cfg_dma",
             "ioapic_com1",
             "pic_timer",
             "rom_write",

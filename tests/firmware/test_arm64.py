@@ -40,7 +40,7 @@ def said(program: Path, cpus: int = 1) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", ["exceptions", "gic_sgi", "hello", "psci", "rom_write", "rtc", "smp", "sweep", "timer"]
+    "name", ["exceptions", "fw_cfg", "gic_sgi", "hello", "psci", "rom_write", "rtc", "smp", "sweep", "timer"]
 )
 def test_program_when_run_by_qemu_passes(name: str) -> None:
     assert said(BIN / f"{name}.bin").startswith(f"ok {name}")

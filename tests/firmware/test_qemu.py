@@ -75,6 +75,7 @@ def test_exit_rom_when_run_by_microvm_as_it_is_passes(tmp_path: Path) -> None:
         ("exceptions", MICROVM, (), ()),
         ("flood", PC, (), ()),
         ("fw_cfg", PC, (), ()),
+        ("fw_cfg_dma", MICROVM, (), ()),
         ("ioapic_com1", PC, (), ()),
         ("mmio0", PC, (), TESTDEV),
         ("mmio3", PC, (), TESTDEV),

@@ -55,6 +55,7 @@ def test_firmware_when_it_probes_what_is_missing_is_told_its_name(tmp_path: Path
 
 def test_firmware_when_it_asks_for_fw_cfg_finds_it(tmp_path: Path) -> None:
     passes(guest(tmp_path, "fw_cfg.bin"), "ok fw_cfg")
+    passes(guest(tmp_path, "fw_cfg_dma.bin", 2, cpus=2), "ok fw_cfg_dma")
 
 
 @emulated_ring0

@@ -61,14 +61,11 @@ def test_guest_that_switches_a20_on_through_port_a_goes_on(tmp_path: Path) -> No
     assert programs.machine(tmp_path, inb(0x92) + bytes.fromhex("0c02 ee") + PASS).run().code == 32
 
 
-def multiboot(tmp_path: Path, code: bytes, **keys: object) -> Ending:
-    """How a multiboot kernel of 32-bit *code*, at 1 MiB, ends."""
-    base, magic, flags = 0x100000, 0x1BADB002, 0x10000
-    entry = base + 32
-    header = (magic, flags, -(magic + flags) & 0xFFFFFFFF, base, base, entry + len(code), 0, entry)
+def multiboot(tmp_path: Path, code: bytes, base: int = 0x100000) -> Ending:
+    """How a multiboot kernel of 32-bit *code* at *base* ends."""
     path = tmp_path / "kernel"
-    path.write_bytes(struct.pack("<8I", *header) + code)
-    config = Config(kernel=str(path), console="none", timeout=WATCHDOG, memory="2M", **keys)  # type: ignore[arg-type]
+    path.write_bytes(programs.multiboot(code, base))
+    config = Config(kernel=str(path), console="none", timeout=WATCHDOG, memory="2M")
     return Machine(config, console=Transcript()).run()
 
 
@@ -102,6 +99,12 @@ def test_kernel_when_started_by_multiboot_has_the_selectors_of_qemu(
 ) -> None:
     # mov eax, cs or ds or ss
     assert multiboot(tmp_path, bytes.fromhex(load) + EXIT).code == 32 + selector
+
+
+@pytest.mark.parametrize("base", [0x600, 0x7000, 0x8000, 0x30000])
+def test_kernel_when_linked_below_1_mib_is_loaded_there(tmp_path: Path, base: int) -> None:
+    # mov al, 9
+    assert multiboot(tmp_path, b"\xb0\x09" + EXIT, base).code == 41
 
 
 def test_kernel_with_a_cursor_in_the_crt_controller_reads_it_back(tmp_path: Path) -> None:

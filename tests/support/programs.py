@@ -56,6 +56,14 @@ def machine(
     return Machine(config, console=console if console is not None else Transcript())
 
 
+def multiboot(code: bytes, base: int = 0x100000) -> bytes:
+    """A flat multiboot kernel: 32-bit *code* behind its header, loaded at *base*."""
+    magic, flags = 0x1BADB002, 0x10000
+    entry = base + 32
+    header = (magic, flags, -(magic + flags) & 0xFFFFFFFF, base, base, entry + len(code), 0, entry)
+    return struct.pack("<8I", *header) + code
+
+
 def count(machine: Machine) -> int:
     """How far COUNT has come."""
     return int.from_bytes(machine.memory.read(COUNTER, 4), "little")

@@ -78,6 +78,12 @@ KERNEL_RANGES = (
     Range("video and adapter area", EBDA_END, ACPI),
     Range("ACPI and MP tables", ACPI, HIGH_MEMORY),
 )
+#: Those that a multiboot kernel's segments may not overlap: it is given no stack and no page tables.
+MULTIBOOT_RANGES = tuple(
+    taken
+    for taken in KERNEL_RANGES
+    if not (PVH_START_INFO <= taken.base < MULTIBOOT_INFO or ZERO_PAGE <= taken.base < PAGE_TABLES_END)
+)
 #: Ranges that a firmware's segments may not overlap.
 FIRMWARE_RANGES = (GDT_RANGE, STACK_RANGE, PAGE_TABLES_RANGE)
 

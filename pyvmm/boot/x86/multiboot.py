@@ -123,7 +123,7 @@ def load_elf_part(memory: GuestMemory, view: memoryview) -> tuple[int, int]:
         raise DoesNotFitError(
             "this multiboot kernel has a segment above 4 GiB, where 32-bit code cannot reach"
         )
-    image.load(memory, lowmem.KERNEL_RANGES)
+    image.load(memory, lowmem.MULTIBOOT_RANGES)
     return entry, image.end
 
 
@@ -142,7 +142,7 @@ def load_flat(
             "the header is wrong or the file cut short"
         )
     end = max(load_addr + size, bss_end)
-    check_range(memory, "the kernel", load_addr, end, lowmem.KERNEL_RANGES)
+    check_range(memory, "the kernel", load_addr, end, lowmem.MULTIBOOT_RANGES)
     memory.write(load_addr, view[offset : offset + size])
     clear(memory, load_addr + size, end - load_addr - size)
     return end

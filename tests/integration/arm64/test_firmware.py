@@ -37,6 +37,7 @@ def test_program_when_it_takes_interrupts_passes(tmp_path: Path, name: str, gicv
         "entry",
         "exceptions",
         "flood",
+        "fw_cfg",
         "hello",
         "psci",
         "rom_write",
