@@ -10,6 +10,7 @@ import os
 import stat
 import struct
 
+from pyvmm.boot.cmdline import encoded, one_line
 from pyvmm.devices import fwcfg
 from pyvmm.memory.errors import GuestMemoryError
 
@@ -29,7 +30,7 @@ _BLOCK = 1 << 20
 class GuestItems:
     """The items of a machine, and its memory; an ``ItemSource`` of the device.
 
-    :param cmdline: the kernel's command line as it was given to the guest
+    :param cmdline: the kernel's command line as it was given to the guest, or the user's for firmware
     :param files: contents of files of the directory, by name, which has at most 55 bytes
     """
 
@@ -39,7 +40,7 @@ class GuestItems:
         self._memory = memory
         initrd, kernel = config.initrd, [config.kernel] if config.kernel is not None else []
         ram = sum(end - base for base, end in memory.ram_spans())
-        text = os.fsencode(cmdline) + b"\0" if cmdline else b""
+        text = encoded(one_line(cmdline)) + b"\0" if cmdline else b""
         self._items: dict[int, bytes] = {
             fwcfg.SIGNATURE: b"QEMU",
             fwcfg.ID: _u32(fwcfg.ID_TRADITIONAL | fwcfg.ID_DMA),

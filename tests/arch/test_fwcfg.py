@@ -80,6 +80,10 @@ def test_machine_without_kernel_has_none(made: Callable[..., GuestItems]) -> Non
     assert number(items, fwcfg.CMDLINE_SIZE, 4) == 0
 
 
+def test_command_line_when_it_was_written_in_lines_is_one(made: Callable[..., GuestItems]) -> None:
+    assert made("a=1\n  b\n").item(fwcfg.CMDLINE_DATA) == b"a=1 b\0"
+
+
 def test_directory_leads_to_the_files(made: Callable[..., GuestItems]) -> None:
     items = made()
 
