@@ -23,6 +23,10 @@ LOW_COPY_END = 0x100000
 SHADOW = 256 << 10
 _PAGE = 0x1000
 _ELF_MAGIC = b"\x7fELF"
+#: Of a boot sector and of a Linux kernel's header.
+_BOOT_FLAG, _HEADER = 0x1FE, 0x202
+#: The first byte of a boot sector: a jump over its parameters, or cli.
+_JUMPS = b"\xeb\xe9\xfa"
 
 #: What SeaBIOS says when it goes on without PCI. It writes to its copy below 1 MiB.
 _SEABIOS = b"SeaBIOS"
@@ -73,6 +77,9 @@ def load_firmware_rom(data: bytes | memoryview) -> X86RomImage:
         raise ImageError("the firmware is empty; give a ROM image or an ELF file")
     if len(rom) > ROM_MAX:
         raise ImageError(f"the firmware has {len(rom)} bytes; a ROM may have at most {ROM_MAX} (16 MiB)")
+    what = _no_firmware(rom)
+    if what:
+        raise ImageError(f"this is {what}, not firmware; a kernel is given with --kernel")
     shadowed = _SEABIOS in rom and _WITHOUT_PCI in rom
     for mark, name, needs in _WANTS:
         if mark in rom and not shadowed:
@@ -87,6 +94,22 @@ def load_firmware_rom(data: bytes | memoryview) -> X86RomImage:
             "give a ROM image that ends with its entry, or an ELF file"
         )
     return X86RomImage(rom, shadowed)
+
+
+def _no_firmware(rom: bytes) -> str:
+    """What a file is instead that is often taken for firmware; empty for none of them."""
+    if rom[_BOOT_FLAG : _BOOT_FLAG + 2] == b"\x55\xaa":
+        if rom[_HEADER : _HEADER + 4] == b"HdrS":
+            return "a Linux kernel (bzImage)"
+        if rom[0] in _JUMPS:
+            return "a boot sector or disk image, which a BIOS starts"
+    if rom[:2] == b"MZ":
+        from pyvmm.boot.pe import signature  # a ROM starts without it
+        from pyvmm.boot.uki import describe
+
+        if signature(memoryview(rom)) is not None:
+            return describe(memoryview(rom))
+    return ""
 
 
 def is_elf(data: bytes | memoryview) -> bool:

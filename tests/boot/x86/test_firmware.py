@@ -6,7 +6,7 @@ from pyvmm.boot.entry import LONG, PROTECTED, REAL
 from pyvmm.boot.errors import ImageError
 from pyvmm.boot.x86 import lowmem
 from pyvmm.boot.x86.firmware import is_elf, load_firmware_elf, load_firmware_rom
-from tests.support.images import CODE, MIB, elf, ram
+from tests.support.images import CODE, MIB, bzimage, elf, pe, ram
 
 RESET = b"\xea\x00\x00\x00\xf0".ljust(16, b"\0")  # jmp 0xf000:0
 
@@ -54,12 +54,23 @@ def test_seabios_that_goes_on_without_pci_is_shadowed_in_ram(size: int) -> None:
         (b"SeaBIOS (version 1)" + RESET, "SeaBIOS and needs PCI and fw_cfg"),
         (bytes(40) + b"_FVH" + RESET, "UEFI firmware and needs PCI, flash"),
         (b"etc/table-loader" + RESET, "qboot.* needs fw_cfg"),
+        (bzimage(), r"this is a Linux kernel \(bzImage\), not firmware; a kernel is given with --kernel"),
+        (b"\xeb\x3c\x90".ljust(510, b"x") + b"\x55\xaa", "a boot sector or disk image, which a BIOS starts"),
+        (pe([(".text", b"x" * 5000)]), "this is an EFI application for x86-64, not firmware"),
+        (pe([(".linux", bzimage())]), "not firmware; a kernel is given with --kernel"),
         (b"LARCHIVE" + RESET, "coreboot and needs the chipset"),
     ],
 )
 def test_load_firmware_rom_when_it_cannot_work_says_why(data: bytes, sentence: str) -> None:
     with pytest.raises(ImageError, match=sentence):
         load_firmware_rom(data)
+
+
+@pytest.mark.parametrize(
+    "start", [b"MZ", b"MZ" + bytes(0x3A) + b"\x40\0\0\0PE", b"\xf4".ljust(510) + b"\x55\xaa"]
+)
+def test_load_firmware_rom_when_it_begins_as_something_else_by_chance_is_a_rom(start: bytes) -> None:
+    assert load_firmware_rom(start.ljust(0x1000 - 16, b"\x90") + RESET).base == 0xFFFFF000
 
 
 def test_load_firmware_elf_when_32_bit_starts_in_protected_mode() -> None:
