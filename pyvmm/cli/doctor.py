@@ -68,7 +68,7 @@ def examine() -> tuple[list[Finding], bool]:
     findings += kvm_findings
     findings += [_device("/dev/net/tun", "tap networking"), *map(_vhost, ("net", "vsock"))]
     findings += [_huge_pages(), _transparent_huge_pages(), _memory()]
-    findings += [*map(_lab, ARCHITECTURES.values()), _apt(), _cache()]
+    findings += [*map(_lab, ARCHITECTURES.values()), _apt(), _host_kernel(), _busybox(), _cache()]
     return findings, able
 
 
@@ -184,8 +184,34 @@ def _apt() -> Finding:
     if shutil.which("apt-get"):
         return Finding("guest packages", OK, "apt-get is here: `pyvmm image fetch`")
     return Finding(
-        "guest packages", LIMITED, "no apt-get", "bring a kernel of your own: `pyvmm run --kernel FILE`"
+        "guest packages", LIMITED, "no apt-get", "`pyvmm run` boots this host's own kernel instead"
     )
+
+
+def _host_kernel() -> Finding:
+    from pyvmm.images.host_kernel import host_kernel
+
+    try:
+        found = host_kernel()
+    except PyvmmError as error:
+        return Finding("host kernel", LIMITED, f"not for guests: {error}")
+    return Finding("host kernel", OK, f"{found.image}, for `pyvmm run --kernel host`")
+
+
+def _busybox() -> Finding:
+    from pyvmm.images.busybox import PACKAGE, find_busybox
+    from pyvmm.images.debian import fetched
+
+    name = "guest busybox"
+    if f"{native.DEBIAN}/{PACKAGE}" in fetched():
+        return Finding(name, OK, f"Debian's {PACKAGE}, fetched")
+    path = find_busybox()
+    if path is not None:
+        return Finding(name, OK, path)
+    if shutil.which("apt-get"):
+        return Finding(name, OK, f"{PACKAGE} will be fetched by apt-get")
+    advice = "with a kernel that is not Debian's, guests have a shell only with a static busybox: install one"
+    return Finding(name, LIMITED, "none that is static", advice)
 
 
 def _cache() -> Finding:

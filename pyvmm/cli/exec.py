@@ -34,11 +34,11 @@ _LOG_WIDTH = 300
 _CHANNEL_BUFFER = 65536
 
 
-def run_exec(config: Config, named: bool, default: bool, control_delay: float) -> tuple[int | None, Ending]:
+def run_exec(config: Config, named: bool, warned: bool, control_delay: float) -> tuple[int | None, Ending]:
     """Boot, run ``config.exec``, end the guest: the command's status (None if it never ended), the ending.
 
     :param named: whether the guest's name is the user's choice. Raises NameTakenError
-    :param default: whether it is the default guest, for which ``warn_of_kernel`` was called
+    :param warned: whether ``warn_of_kernel`` was called for this guest
     :param control_delay: seconds from the start until other processes can reach the guest
     """
     assert config.exec is not None, "there is a command"
@@ -109,7 +109,7 @@ def run_exec(config: Config, named: bool, default: bool, control_delay: float) -
                 on_quit=lambda: machine.stop("stopped", "ended by the user"),
             )
             loop.on_error = lambda error: _failed(machine, error)
-            announce(config, console, warn=not default)
+            announce(config, console, warn=not warned)
             loop.call_later(control_delay, serve)
             try:
                 ending = machine.run()

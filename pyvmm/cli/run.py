@@ -11,7 +11,7 @@ from pyvmm.cli.late_close import GRACE, close_in_child
 from pyvmm.cli.messages import announce, message, warn_of_kernel
 from pyvmm.cli.options import Option, OptionParser
 from pyvmm.config import DEVICE_KINDS, Config
-from pyvmm.config.keys import GROUPS, KEYS, RUN
+from pyvmm.config.keys import DEFAULT_KERNEL, GROUPS, KEYS, RUN
 from pyvmm.errors import ConfigError
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import FATAL, GUEST_FIRST, OK, STOPPED, TOLD, Ending
@@ -35,8 +35,8 @@ CONTROL_DELAY = 0.25
 OPTIONS = OptionParser(
     "pyvmm run [BOARD.toml] [OPTION ...]",
     "Boots a guest. Without --kernel, --firmware or a board file it is Debian's stock kernel with a\n"
-    "small user space, fetched once. Flags win over the board file's keys. Ctrl-A x ends a guest on\n"
-    "the terminal, Ctrl-A h tells more.",
+    "small user space, fetched once; where Debian's packages are not to be had, this host's kernel. Flags\n"
+    "win over the board file's keys. Ctrl-A x ends a guest on the terminal, Ctrl-A h tells more.",
     [
         *sorted((*KEYS.values(), *DEVICE_KINDS.values()), key=lambda option: GROUPS.index(option.group)),
         Option("result", "FILE", "write how the guest ended to FILE, as JSON", group=RUN),
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     values, arguments = OPTIONS.parse(argv)
     given = values.pop("result", None)
     result = None if given is None else str(given)
-    config, named, default = _config(values, arguments)
+    config, named, ours = _config(values, arguments)
     if config.trace_device:
         from pyvmm.cli.report_handler import show_trace
 
@@ -72,9 +72,9 @@ def main(argv: list[str]) -> int:
     if config.exec is not None:
         from pyvmm.cli.exec import run_exec
 
-        status, ending = run_exec(config, named, default, CONTROL_DELAY)
+        status, ending = run_exec(config, named, ours, CONTROL_DELAY)
     else:
-        status, ending = None, GuestRun(config, named, default).until_end()
+        status, ending = None, GuestRun(config, named, ours).until_end()
     if result is not None:
         result_file.write(result, ending, status)
     if status is not None:
@@ -91,13 +91,13 @@ class GuestRun:
     from before the first machine is built, so that none comes while it is half built and the terminal is raw.
 
     :param named: whether the guest's name is the user's choice
-    :param default: whether it is the default guest, which runs commands for ``pyvmm exec``
+    :param ours: whether its user space is ours, which runs commands for ``pyvmm exec``
     """
 
-    def __init__(self, config: Config, named: bool, default: bool) -> None:
+    def __init__(self, config: Config, named: bool, ours: bool) -> None:
         self._config = config
         self._named = named
-        self._default = default
+        self._ours = ours
         self._served: Served | None = None
         self._machine: Machine | None = None
         self._console: CharBackend | None = None
@@ -107,7 +107,7 @@ class GuestRun:
     def until_end(self) -> Ending:
         """Run the guest in this thread, again after a reboot where that is asked for."""
         with Loop() as loop, SignalFd(loop, self._handlers()):
-            if self._named or self._default:
+            if self._named or self._ours:
                 self._make_served(loop)
             loop.call_later(CONTROL_DELAY, lambda: self._serve(loop))
             ending = None
@@ -146,12 +146,12 @@ class GuestRun:
         began = loop.clock()
         console = self._console = make_backend(self._config.console, on_quit=self._quit)
         try:
-            exec_channel = self._served.channel() if self._default and self._served is not None else {}
+            exec_channel = self._served.channel() if self._ours and self._served is not None else {}
             with Machine(
                 self._config.replace(timeout=None), loop=loop, console=console, **exec_channel
             ) as machine:
                 if self._machine is None:
-                    announce(self._config, console, _ports(machine), warn=not self._default)
+                    announce(self._config, console, _ports(machine), warn=not self._ours)
                 self._machine = machine
                 if self._served is not None:
                     self._served.uses(machine, console)
@@ -213,10 +213,10 @@ def _ports(machine: Machine) -> list[Port]:
 
 
 def _config(values: dict[str, Any], arguments: list[str]) -> tuple[Config, bool, bool]:
-    """What was asked for; whether the guest's name was; whether it is the default guest.
+    """What was asked for; whether the guest's name was; whether its user space is ours.
 
-    For the default guest, what this host's KVM cannot do is told here, before anything is fetched. Raises
-    ConfigError, KvmError, StartError.
+    If it is, what this host's KVM cannot do is told here, before anything is fetched. Raises ConfigError,
+    KvmError, StartError.
     """
     if len(arguments) > 1:
         raise ConfigError(f"{arguments[1]!r} is one word too many: give at most one board file")
@@ -230,16 +230,22 @@ def _config(values: dict[str, Any], arguments: list[str]) -> tuple[Config, bool,
 
         keys = {**read_toml(arguments[0]), **values}
     named = "name" in keys
-    if keys.get("kernel") is not None or keys.get("firmware") is not None:
-        return Config(**keys), named, False
-    # Debian's stock kernel with our user space. What else is wrong is reported before it is fetched.
-    config = Config(**{**keys, "kernel": "the default guest's"})
-    Kvm().close()
-    warn_of_kernel()
-    from pyvmm.cli.report_handler import show_progress
-    from pyvmm.images.default import default_guest
+    firmware = keys.get("firmware") is not None
+    default = keys.get("kernel") is None and not firmware
+    # What else is wrong is reported before a guest is fetched.
+    config = Config(**{**keys, "kernel": DEFAULT_KERNEL} if default else keys)
+    if firmware:
+        return config, named, False
+    from pyvmm.machine.boot_files import needs_boot_files, with_boot_files, with_guest
 
-    show_progress()
-    with Interruptible():
-        guest = default_guest()
-    return config.replace(kernel=guest.kernel, initrd=[guest.initrd, *config.initrd]), named, True
+    ours = default or needs_boot_files(config)
+    if ours:
+        Kvm().close()
+        warn_of_kernel()
+        from pyvmm.cli.report_handler import show_progress
+        from pyvmm.images.own import default_or_host_guest
+
+        show_progress()
+        with Interruptible():
+            config = with_guest(config, default_or_host_guest()) if default else with_boot_files(config)
+    return config, named, ours

@@ -10,7 +10,9 @@ from pyvmm.config.devices import DEVICE_KINDS, DeviceOptions, unknown_key
 from pyvmm.config.keys import (
     ARM64,
     BOOT_WAYS,
+    DEFAULT_KERNEL,
     GIC_VERSIONS,
+    HOST_KERNEL,
     KEYS,
     ON_REBOOT,
     VIRTIO_CMDLINE,
@@ -45,7 +47,10 @@ class Config:
     Raises ConfigError for an unknown key, a wrong value, and for keys that exclude each other.
 
     :param name: what the guest is called, in messages and for its devices' addresses
-    :param kernel: a kernel image: bzImage, ELF, multiboot, unified; None boots ``firmware``
+    :param kernel: a kernel image: bzImage, ELF, multiboot, unified; a kernel tree, whose kernel and modules
+        are taken; ``host`` for this host's own; None boots ``firmware``
+    :param modules: the directory of the kernel image's modules, such as /lib/modules: its guest gets them in
+        an initramfs with our init and busybox
     :param firmware: a ROM image that ends at 4 GiB, or an ELF
     :param initrd: paths; several are concatenated
     :param cmdline: the kernel's command line; None for a console on the first serial port, or on hvc0 when
@@ -88,6 +93,7 @@ class Config:
         *,
         name: str = "guest",
         kernel: str | None = None,
+        modules: str | None = None,
         firmware: str | None = None,
         initrd: str | Sequence[str] = (),
         cmdline: str | None = None,
@@ -127,6 +133,7 @@ class Config:
             raise ConfigError(unknown_key(key))
         self.name = text("name", name)
         self.kernel = _optional(text, "kernel", kernel)
+        self.modules = _optional(text, "modules", modules)
         self.firmware = _optional(text, "firmware", firmware)
         self.initrd = texts("initrd", initrd)
         self.cmdline = cmdline if cmdline == "" else _optional(text, "cmdline", cmdline)
@@ -182,6 +189,8 @@ class Config:
             raise ConfigError("kernel and firmware exclude each other: give one of them")
         if self.kernel is None and (self.initrd or self.boot != "auto"):
             raise ConfigError("initrd and boot need a kernel: give one with --kernel")
+        if self.modules is not None and self.kernel in (None, DEFAULT_KERNEL, HOST_KERNEL):
+            raise ConfigError("modules needs the kernel image that they belong to: give one with --kernel")
         if self.kernel is None and self.virtio_cmdline == "on":
             raise ConfigError("virtio_cmdline needs a kernel: give one with --kernel")
         if self.exec is not None and self.firmware is not None:

@@ -18,6 +18,10 @@ MAX_CPUS = 254
 BOOT_WAYS = ("auto", "bzimage", "elf", "pvh", "linux64", "multiboot", "multiboot2")
 ON_REBOOT = ("exit", "restart")
 VIRTIO_CMDLINE = ("auto", "on", "off")
+#: As a kernel: this host's own.
+HOST_KERNEL = "host"
+#: Stands for the default guest's kernel while the other keys are checked, before it is fetched.
+DEFAULT_KERNEL = "the default guest's"
 GIC_VERSIONS = ("auto", "2", "3")
 #: RAM begins at a multiple of this: kernels require it, and huge pages.
 RAM_ALIGN = 2 << 20
@@ -27,6 +31,8 @@ RAM_ALIGN = 2 << 20
 PATH = "path"
 #: ``KIND:PATH``, where KIND is one of ``config.toml.ENDPOINTS``; other kinds have no path.
 ENDPOINT = "endpoint"
+#: The value is a path, or HOST_KERNEL.
+KERNEL_PATH = "kernel"
 #: ``NAME=PATH``
 NAME_AND_PATH = "name=path"
 #: ``FILE.py:Class``; a module's name is no path.
@@ -99,7 +105,13 @@ def _port_or_none(option: str, text: str) -> int | bool:
 
 
 _KEYS = (
-    Key("kernel", "FILE", "a kernel: bzImage, ELF vmlinux, multiboot, unified kernel image", paths=PATH),
+    Key(
+        "kernel",
+        "FILE",
+        "a kernel: bzImage, ELF vmlinux, multiboot, unified; a kernel tree; host: this host's",
+        paths=KERNEL_PATH,
+    ),
+    Key("modules", "DIR", "modules of that kernel: its guest gets them and our user space", paths=PATH),
     Key("initrd", "FILE", "an initial RAM disk; several are concatenated", many=True, paths=PATH),
     Key("cmdline", "TEXT", "the kernel command line [console=CONSOLE panic=-1; on x86 also pci=off]"),
     Key(

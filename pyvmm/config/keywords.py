@@ -28,6 +28,7 @@ class ConfigKeywords(TypedDict, total=False):
 
     name: str
     kernel: str | None
+    modules: str | None
     firmware: str | None
     initrd: str | Sequence[str]
     cmdline: str | None

@@ -6,7 +6,7 @@ import os
 import tomllib
 
 from pyvmm.config.devices import DEVICE_KINDS, DeviceKind, split, unknown_key
-from pyvmm.config.keys import CLASS, ENDPOINT, KEYS, NAME_AND_PATH, PATH
+from pyvmm.config.keys import CLASS, ENDPOINT, HOST_KERNEL, KERNEL_PATH, KEYS, NAME_AND_PATH, PATH
 from pyvmm.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -94,7 +94,9 @@ def _absolute(paths: str, value: Any, folder: str) -> Any:
     """*value* with the path in it, in the form *paths*, taken from *folder*."""
     if not isinstance(value, str) or not value:
         return value
-    if paths == PATH:
+    if paths == KERNEL_PATH and value == HOST_KERNEL:
+        return value
+    if paths in (PATH, KERNEL_PATH):
         return os.path.join(folder, value)
     if paths == CLASS:
         return os.path.join(folder, value) if ".py:" in value else value

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 
 from pyvmm.config import Config
+from pyvmm.config.keys import DEFAULT_KERNEL
 from pyvmm.config.toml import read_toml
 from pyvmm.errors import ConfigError
+from pyvmm.machine.boot_files import with_boot_files, with_guest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ class GuestSettings:
     def __init__(
         self, config: Config | str | os.PathLike[str] | None, keys: ConfigKeywords, commands: bool
     ) -> None:
-        #: Whether our init gives a shell on the console: it does in the default guest.
+        #: Whether our init gives a shell on the console: it does where the user space is ours.
         self.console_shell = False
         given: dict[str, Any]
         if isinstance(config, Config):
@@ -39,14 +41,14 @@ class GuestSettings:
         else:
             given = {**(read_toml(os.fspath(config)) if config is not None else {}), **keys}
             if given.get("kernel") is None and given.get("firmware") is None:
-                Config(**{**given, "kernel": "the default guest's"})  # what else is wrong is told first
-                from pyvmm.images.default import default_guest
+                made = Config(**{**given, "kernel": DEFAULT_KERNEL})  # what else is wrong is told first
+                from pyvmm.images.own import default_or_host_guest
 
-                default, self.console_shell = default_guest(), True
-                initrd = given.get("initrd", ())
-                given["kernel"] = default.kernel
-                given["initrd"] = [default.initrd, *([initrd] if isinstance(initrd, str) else initrd)]
-            made = Config(**given)
+                made, self.console_shell = with_guest(made, default_or_host_guest()), True
+            else:
+                made = Config(**given)
+        asked, made = made, with_boot_files(made)
+        self.console_shell |= made is not asked
         if made.exec is not None:
             raise ConfigError("exec: a pyvmm.Guest runs commands by its methods; leave exec out")
         if made.console not in ("stdio", "none"):

@@ -79,6 +79,25 @@ def locked(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
+def prune(pattern: str, keep: int) -> None:
+    """Remove entries that match *pattern*, files or directories, all but the *keep* last modified.
+
+    A process that has a file of such an entry open keeps the file. Raises CacheError for a user without a
+    home.
+    """
+    import shutil
+
+    ages = []
+    for path in directory().glob(pattern):
+        with contextlib.suppress(OSError):  # removed meanwhile
+            ages.append((path.stat().st_mtime, path))
+    for _, path in sorted(ages, reverse=True)[keep:]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def _build(path: Path, build: Callable[[Path], None]) -> None:
     import shutil
 

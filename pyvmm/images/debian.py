@@ -35,6 +35,10 @@ class PackageError(StartError):
     """A package cannot be fetched: no apt, no network, no such package."""
 
 
+class NoPackageError(PackageError):
+    """There is no apt here, or its sources do not have the package: they are not Debian's."""
+
+
 class Package:
     """An unpacked package: its real *name*, *version*, *architecture*, and *root*, its files."""
 
@@ -52,7 +56,8 @@ def package(name: str, architecture: str = "amd64", say: Callable[[str], None] |
 
     Without *say* the texts go to the log. For a meta package (linux-image-cloud-amd64) it is the versioned
     package that it depends on.
-    Raises PackageError, or CacheError when the cache cannot be written.
+    Raises PackageError, which is a NoPackageError where there is no apt or it does not have the package, or
+    CacheError when the cache cannot be written.
     """
     if architecture not in ARCHITECTURES.values():
         known = ", ".join(ARCHITECTURES.values())
@@ -73,7 +78,7 @@ def package(name: str, architecture: str = "amd64", say: Callable[[str], None] |
 def closure(name: str, architecture: str = "amd64", say: Callable[[str], None] | None = None) -> list[str]:
     """The names of all packages that apt would install for *name* on an empty system, *name* included.
 
-    Runs apt every time. Raises PackageError.
+    Runs apt every time. Raises PackageError, NoPackageError where there is no apt.
     """
     _need_apt(name)
     system = _System(architecture, own=True)
@@ -114,9 +119,9 @@ def _need_apt(name: str) -> None:
     import shutil
 
     if shutil.which("apt-get") is None:
-        raise PackageError(
-            f"cannot fetch {name}: guests come from Debian's packages and there is no apt-get here; "
-            "run this on Debian, or give a kernel and an initrd of your own"
+        raise NoPackageError(
+            f"cannot fetch {name}: the package is Debian's and there is no apt-get here; "
+            "run this on Debian, or give a kernel of your own"
         )
 
 
@@ -180,7 +185,7 @@ class _System:
         except PackageError as error:
             if "No packages found" not in str(error):
                 raise
-            raise PackageError(
+            raise NoPackageError(
                 f"apt's sources have no package {name} for {self._architecture}; check the name, and that "
                 "the sources in /etc/apt are Debian's"
             ) from None

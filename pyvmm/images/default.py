@@ -37,9 +37,9 @@ DEFAULT_MODULES = (
 #: Modules loaded on demand: a disk's file system, which the cloud kernel has built in.
 ON_DEMAND = {"fs-ext4": ("crc32c_generic", "ext4")}
 #: The program that the kernel runs to load a module.
-_MODPROBE = "bin/modprobe"
-# Part of the cache's key: increase it when ``initramfs.build`` changes its layout.
-_LAYOUT = 3
+MODPROBE = "bin/modprobe"
+#: Part of the cache's key: increase it when ``initramfs.build`` changes its layout.
+LAYOUT = 3
 
 
 class DefaultGuest:
@@ -66,7 +66,7 @@ def default_guest(
     release = image.name.partition("-")[2]
     init = init_program(architecture)
     modules = (POWER_BUTTON[architecture], *DEFAULT_MODULES)
-    parts = (str(_LAYOUT), release, kernel.version, busybox.version, *modules, str(ON_DEMAND))
+    parts = (str(LAYOUT), release, kernel.version, busybox.version, *modules, str(ON_DEMAND))
     key = hashlib.sha256("\n".join(parts).encode() + init).hexdigest()[:16]
 
     def make(place: Path) -> None:
@@ -74,7 +74,7 @@ def default_guest(
 
         tree = ModuleTree(kernel.root, release)
         later = {alias: tree.load_order(list(names)) for alias, names in ON_DEMAND.items()}
-        files = on_demand(later, _MODPROBE)
+        files = on_demand(later, MODPROBE)
         order = tree.load_order(list(modules))
         place.write_bytes(build(init, busybox_program(busybox), modules=order, files=files))
 

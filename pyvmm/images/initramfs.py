@@ -74,16 +74,17 @@ def exec_overlay(architecture: str = "amd64") -> bytes:
 
 def build(
     init: bytes,
-    busybox: bytes,
+    busybox: bytes | None,
     *,
     modules: Sequence[Module] = (),
     files: Sequence[CpioEntry] = (),
 ) -> bytes:
     """The archive of an initramfs.
 
-    *modules* are loaded in the order given; *files* replace those of the same path. Raises InitramfsError
-    when *busybox* is none.
+    *modules* are loaded in the order given; *files* replace those of the same path. Without *busybox* there
+    is neither a shell nor any other program. Raises InitramfsError when *busybox* is something else.
     """
+    programs = [] if busybox is None else _busybox(busybox)
     entries = [
         cpio.folder("dev"),
         cpio.character_device("dev/console", 5, 1),
@@ -93,16 +94,23 @@ def build(
         *(cpio.symlink(name, "bin") for name in ("sbin",)),
         *(cpio.symlink(f"usr/{name}", "../bin") for name in ("bin", "sbin")),
         cpio.file("init", init, 0o755),
-        cpio.file("bin/busybox", busybox, 0o755),
-        *(cpio.symlink(f"bin/{name}", "busybox") for name in applets(busybox)),
+        *programs,
         cpio.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"),
         cpio.file("etc/group", b"root:x:0:\n"),
-        cpio.folder("etc/udhcpc"),
-        cpio.file("etc/udhcpc/default.script", _LEASE, 0o755),
         cpio.file("etc/pyvmm/modules", paths_of(modules)),
         *(cpio.file(module.path, module.data) for module in modules),
     ]
     return cpio.archive([*entries, *files])
+
+
+def _busybox(program: bytes) -> list[CpioEntry]:
+    """busybox, a link for each of its commands, and the script of its DHCP client."""
+    return [
+        cpio.file("bin/busybox", program, 0o755),
+        *(cpio.symlink(f"bin/{name}", "busybox") for name in applets(program)),
+        cpio.folder("etc/udhcpc"),
+        cpio.file("etc/udhcpc/default.script", _LEASE, 0o755),
+    ]
 
 
 def on_demand(wanted: Mapping[str, Sequence[Module]], path: str) -> list[CpioEntry]:

@@ -69,6 +69,10 @@ class Machine:
         devices: Sequence[VirtioDevice] = (),
         kvm_path: str = "/dev/kvm",
     ) -> None:
+        if config.kernel is not None:
+            from pyvmm.machine.boot_files import with_boot_files
+
+            config = with_boot_files(config)
         self.config = config
         self.ending: Ending | None = None
         #: The exception that caused the ending, if one did.

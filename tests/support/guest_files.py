@@ -7,9 +7,11 @@ import struct
 BUSYBOX = b"\x7fELF...\0[\0[[\0cat\0sh\0umount\0\0more"
 
 
-def module_file(depends):
+def module_file(depends, vermagic=""):
     """A kernel module: a relocatable ELF with nothing but .modinfo."""
     info = b"license=GPL\0depends=" + ",".join(depends).encode() + b"\0name=x\0"
+    if vermagic:
+        info += f"vermagic={vermagic}".encode() + b"\0"
     names = b"\0.modinfo\0.shstrtab\0"
     at = 64 + len(info) + len(names)
     head = (
