@@ -1,4 +1,6 @@
-"""Boots Debian's stock kernel with pyvmm: here, or in the lab where this machine has no hardware KVM.
+"""Boots a Linux guest with pyvmm: here, or in the lab where this machine has no hardware KVM.
+
+The kernel is Debian's, or the host's own where Debian's packages are not to be had.
 
 On a terminal the guest's shell is yours; `exit` powers it off. Without one, a few commands are
 typed at its prompt and it is powered off.
@@ -17,7 +19,7 @@ from typing import BinaryIO
 from pyvmm.arch import native
 from pyvmm.arch.x86_64.host import PVM
 from pyvmm.errors import PyvmmError
-from pyvmm.images.default import default_guest
+from pyvmm.images.own import default_or_host_guest
 from pyvmm.pykvm import Kvm
 
 PROMPT = b"# "
@@ -36,7 +38,7 @@ def main() -> int:
         return 0 if prefix else 1
     print(f"== {where}", flush=True)
     try:
-        guest = default_guest(say=lambda text: print(f"== {text}", flush=True))
+        guest = default_or_host_guest(say=lambda text: print(f"== {text}", flush=True))
     except PyvmmError as error:
         print(f"quickstart: {error}", file=sys.stderr)
         return error.exit_code

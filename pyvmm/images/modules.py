@@ -115,7 +115,7 @@ class ModuleTree:
                 f"look for its name below {self._folder}"
             )
         data = _content(path)
-        info = _modinfo(data, path)
+        info, has_debug = _modinfo(data, path)
         kernel = info.get("vermagic", "").partition(" ")[0]
         if kernel not in ("", self.release):
             raise ModuleError(
@@ -126,7 +126,7 @@ class ModuleTree:
             if needed in trail:
                 raise ModuleError(f"the modules {needed} and {name} in {self._folder} need each other")
             self._visit(_plain(needed), order, (*trail, needed))
-        order[name] = Module(name, self._place(path), data)
+        order[name] = Module(name, self._place(path), _stripped(data) if has_debug else data)
 
     def _place(self, path: str) -> str:
         """The path of a module in a guest."""
@@ -242,18 +242,48 @@ def _unpack(suffix: str, data: bytes) -> bytes:
     return b"".join(pieces)
 
 
-def _modinfo(data: bytes, path: str) -> dict[str, str]:
-    """The keys of a module's ``.modinfo`` that have one value. Raises ModuleError."""
+def _stripped(data: bytes) -> bytes:
+    """A module without debug information, which in a kernel tree is ten times its code.
+
+    It is unchanged where there is no ``strip``.
+    """
+    import shutil
+    import subprocess
+    import tempfile
+
+    program = shutil.which("strip")
+    if program is None:
+        return data
+    with tempfile.TemporaryDirectory(prefix="pyvmm-") as folder:
+        whole, small = os.path.join(folder, "whole"), os.path.join(folder, "small")
+        with open(whole, "wb") as file:
+            file.write(data)
+        done = subprocess.run(
+            [program, "--strip-debug", "-o", small, whole], capture_output=True, check=False
+        )
+        if done.returncode:
+            return data  # of a format that this strip does not know
+        with open(small, "rb") as file:
+            return file.read()
+
+
+def _modinfo(data: bytes, path: str) -> tuple[dict[str, str], bool]:
+    """The keys of a module's ``.modinfo`` that have one value; whether it has debug information.
+
+    Raises ModuleError.
+    """
     import io
 
     from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
 
     try:
-        section = ELFFile(io.BytesIO(data)).get_section_by_name(".modinfo")
+        elf = ELFFile(io.BytesIO(data))
+        section = elf.get_section_by_name(".modinfo")
+        has_debug = elf.get_section_by_name(".debug_info") is not None
     except ELFError as error:
         raise ModuleError(f"{path} is no kernel module: {error}") from error
     if section is None:
         raise ModuleError(f"{path} is no kernel module: it has no .modinfo section")
     lines = (line.decode("ascii", "replace").partition("=") for line in section.data().split(b"\0"))
-    return {key: value for key, _, value in lines}
+    return {key: value for key, _, value in lines}, has_debug

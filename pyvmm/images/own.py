@@ -25,7 +25,7 @@ from pyvmm.images.release import kernel_release
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from pyvmm.images.modules import Module
 
@@ -58,19 +58,20 @@ class OwnGuest:
         self.has_programs = has_programs
 
 
-def default_or_host_guest() -> OwnGuest:
+def default_or_host_guest(say: Callable[[str], None] | None = None) -> OwnGuest:
     """Debian's stock kernel; where its packages are not to be had, this host's own kernel.
 
+    *say* is called with a text before each slow step and for the host's kernel, by default the log.
     Raises what ``default_guest`` raises; NoPackageError for a host whose own kernel cannot be used either.
     """
     try:
-        stock = default.default_guest()
+        stock = default.default_guest(say=say)
     except debian.NoPackageError as error:
         try:
             guest = host_guest()
         except PyvmmError as other:
             raise debian.NoPackageError(f"{error}. Nor can the host's kernel be taken: {other}") from None
-        _LOG.info("without Debian's packages the guest is this host's own kernel %s", guest.release)
+        (say or _LOG.info)(f"without Debian's packages the guest is this host's own kernel {guest.release}")
         return guest
     return OwnGuest(stock.kernel, stock.initrd, stock.release)
 

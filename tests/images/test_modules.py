@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import shutil
+import subprocess
 
 import pytest
 import zstandard
 
 from pyvmm.images.modules import ModuleError, ModuleTree
 from tests.support.guest_files import module_file
+from tests.support.require import unavailable
 
 PACKERS = {
     ".ko": bytes,
@@ -171,3 +174,21 @@ def test_kernel_tree_without_modules_has_what_is_built_in(tmp_path):
     (tmp_path / "include/config/kernel.release").write_text("6.1\n")
     tree = ModuleTree(tmp_path, "6.1")
     assert (tree.names, tree.has("virtio")) == ([], False)
+
+
+def test_module_is_put_in_without_its_debug_information(tmp_path):
+    if not (shutil.which("gcc") and shutil.which("strip")):
+        unavailable("toolchain", "no gcc and strip: apt-get install gcc")
+    make_tree(tmp_path, {})
+    (tmp_path / "a.c").write_text(
+        '__attribute__((section(".modinfo"), used)) static const char depends[] = "depends=";\n'
+        "int code(int x) { return x * 3; }\n"
+    )
+    path = tmp_path / "lib/modules/6.1/kernel/a.ko"
+    subprocess.run(["gcc", "-g", "-c", "-o", path, tmp_path / "a.c"], check=True)
+
+    (module,) = ModuleTree(tmp_path, "6.1").load_order(["a"])
+
+    assert b".debug_info" in path.read_bytes()
+    assert b".debug_info" not in module.data
+    assert all(part in module.data for part in (b"depends=", b"code", b".modinfo"))
