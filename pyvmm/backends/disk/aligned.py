@@ -8,12 +8,8 @@ import errno
 import os
 from threading import Condition
 
-from pyvmm.backends.disk.base import BUFFER
+from pyvmm.backends.disk.base import BUFFER, SECTOR
 from pyvmm.memory.views import cut, rest
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _PAGE = 4096
 
@@ -26,9 +22,15 @@ class AlignedFile:
         self._unit = unit
         self._gate = WriteGate()
 
-    def writing(self, offset: int, size: int) -> WritePass:
-        """The right to write *size* bytes at *offset*, for the ``with`` block of every write."""
-        return self._gate.enter(self._whole(offset, size))
+    def begin_write(self, offset: int, size: int) -> None:
+        """Wait until *size* bytes at *offset* may be written: before every write; ``end_write`` after it."""
+        if self._unit > SECTOR:  # else no guest writes parts of a block
+            self._gate.enter(self._whole(offset, size))
+
+    def end_write(self, offset: int, size: int) -> None:
+        """That write is over."""
+        if self._unit > SECTOR:
+            self._gate.leave(self._whole(offset, size))
 
     def read(self, views: list[memoryview], offset: int, size: int, end: int) -> None:
         """Fill *views* with the *size* bytes at *offset*; those from *end* on, the image's end, are zeroes.
@@ -46,7 +48,7 @@ class AlignedFile:
     def write(self, views: list[memoryview], offset: int, size: int, flags: int) -> None:
         """Write *views*, with the RWF_ *flags* of pwritev2(2); the rest of their blocks is read before.
 
-        In a ``with`` block of ``writing``. Raises OSError.
+        After ``begin_write``. Raises OSError.
         """
         last = offset + size
         with _buffer(size + 2 * self._unit) as buffer:
@@ -101,8 +103,8 @@ class WriteGate:
         self._under_way = 0
         self._parts = 0  # under way or waiting
 
-    def enter(self, whole: bool) -> WritePass:
-        """Wait for the right to write, which ends with the ``with`` block of what is returned."""
+    def enter(self, whole: bool) -> None:
+        """Wait until a write of whole blocks, or of parts, may begin."""
         with self._change:
             if whole:
                 self._change.wait_for(lambda: not self._parts)
@@ -110,7 +112,6 @@ class WriteGate:
                 self._parts += 1
                 self._change.wait_for(lambda: not self._under_way)
             self._under_way += 1
-        return WritePass(self, whole)
 
     def leave(self, whole: bool) -> None:
         """A write is over."""
@@ -119,24 +120,6 @@ class WriteGate:
             self._parts -= not whole
             if not self._under_way:
                 self._change.notify_all()
-
-
-class WritePass:
-    """The right to write, in a ``with`` block. Made by ``WriteGate.enter``."""
-
-    __slots__ = ("_gate", "_whole")
-
-    def __init__(self, gate: WriteGate, whole: bool) -> None:
-        self._gate = gate
-        self._whole = whole
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._gate.leave(self._whole)
 
 
 def _buffer(size: int) -> memoryview:

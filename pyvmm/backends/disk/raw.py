@@ -128,20 +128,18 @@ class RawDisk(Disk):
         if offset < HEAD and self._guarded:
             views = self._guard(list(views), offset)
         flags = os.RWF_DSYNC if durable else 0
-        if self._aligned is None or self._medium_block == SECTOR:
-            self._put(views, offset, size, flags)
-        else:
-            with self._aligned.writing(offset, size):
-                self._put(views, offset, size, flags)
-
-    def _put(self, views: Views, offset: int, size: int, flags: int) -> None:
+        aligned = self._aligned
+        if aligned is not None:
+            aligned.begin_write(offset, size)
         try:
             done = _write(self._fd, views, offset, flags)
+            while done < size:
+                done += os.pwritev(self._fd, rest(list(views), done), offset + done, flags)
         except OSError as error:
             self._misaligned(error).write(list(views), offset, size, flags)
-            return
-        while done < size:
-            done += os.pwritev(self._fd, rest(list(views), done), offset + done, flags)
+        finally:
+            if aligned is not None:
+                aligned.end_write(offset, size)
 
     def flush(self) -> None:
         """fdatasync. After one that failed, the kernel has dropped what it could not write: all fail."""
@@ -168,11 +166,7 @@ class RawDisk(Disk):
         """Zero by fallocate(2), or by writing."""
         for mode in (_PUNCH_HOLE | _KEEP_SIZE, _ZERO_RANGE | _KEEP_SIZE)[0 if unmap else 1 :]:
             try:
-                if self._aligned is None:
-                    self._allocate(mode, offset, size)
-                else:
-                    with self._aligned.writing(offset, size):
-                        self._allocate(mode, offset, size)
+                self._allocate(mode, offset, size)
             except OSError as error:
                 # EINVAL: parts of a block device's blocks.
                 if error.errno not in (errno.EOPNOTSUPP, errno.ENODEV, errno.EINVAL):
@@ -259,10 +253,16 @@ class RawDisk(Disk):
         return [memoryview(head)[offset:at], *rest(views, at - offset)]
 
     def _allocate(self, mode: int, offset: int, size: int) -> None:
-        while _fallocate(self._fd, mode, c_long(offset), c_long(size)) < 0:
-            number = get_errno()
-            if number != errno.EINTR:
-                raise OSError(number, os.strerror(number))
+        if self._aligned is not None:
+            self._aligned.begin_write(offset, size)
+        try:
+            while _fallocate(self._fd, mode, c_long(offset), c_long(size)) < 0:
+                number = get_errno()
+                if number != errno.EINTR:
+                    raise OSError(number, os.strerror(number))
+        finally:
+            if self._aligned is not None:
+                self._aligned.end_write(offset, size)
 
     def _write_zeroes(self, offset: int, size: int) -> None:
         import mmap

@@ -194,17 +194,20 @@ def test_partition_table_made_for_other_blocks_is_told_with_the_option_that_find
 
 def test_part_of_a_block_is_written_when_no_other_write_is_under_way() -> None:
     gate, order = WriteGate(), list[str]()
-    first = gate.enter(True)
+    gate.enter(True)
+    gate.enter(True)
 
     def part() -> None:
-        with gate.enter(False):
-            order.append("part")
+        gate.enter(False)
+        order.append("part")
+        gate.leave(False)
 
     thread = threading.Thread(target=part)
-    with first, gate.enter(True):
-        thread.start()
-        thread.join(0.05)
-        order.append("whole")
+    thread.start()
+    thread.join(0.05)
+    order.append("whole")
+    gate.leave(True)
+    gate.leave(True)
     thread.join()
 
     assert order == ["whole", "part"]
