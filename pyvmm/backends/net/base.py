@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from _thread import allocate_lock
 from functools import partial
 
 from pyvmm.errors import StartError
@@ -36,8 +37,8 @@ class NetBackend:
 
     A frame comes and goes as a list of views: ``HEADER`` bytes of virtio_net_hdr_v1, then the frame.
     ``started`` and ``stopped`` are called by any thread, what moves frames only between the two and by the
-    device's loop (where ``sends_in_any_thread`` is true: sending by other threads, too), all with the
-    device's lock held. None of these waits for the other end.
+    device's loop (where ``sends_in_any_thread`` is true: sending by other threads, too), all with ``lock``
+    held. None of these waits for the other end.
     """
 
     #: CSUM, TSO4, TSO6, ECN: the offloads it accepts from the guest, and can leave to it.
@@ -57,7 +58,10 @@ class NetBackend:
     def __init__(self) -> None:
         #: False while there is no other end: the guest's link is down.
         self.carrier = True
-        #: Called in the loop when ``carrier`` or a descriptor changes; before one is closed.
+        #: The device's lock. What the backend does in the loop by itself, it does with this held.
+        self.lock = allocate_lock()
+        #: Called in the loop, with ``lock`` held, when ``carrier`` or a descriptor changes. A descriptor is
+        #: closed after it.
         self.on_change: Callable[[], object] | None = None
         #: Receives the frames that another guest sends, while the device runs.
         self.sink: FrameSink | None = None

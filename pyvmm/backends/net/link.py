@@ -129,13 +129,14 @@ class Link(NetBackend):
             peer, _ = self._listener.socket.accept()
         except OSError:
             return  # it has disconnected
-        if self._peer is not None and not _gone(self._peer):
-            notice("link", f"the link {self.path} has both its ends; a third one was turned away")
-            peer.close()
-            return
-        if self._peer is not None:
-            self._disconnected()
-        self._join(peer)
+        with self.lock:
+            if self._peer is not None and not _gone(self._peer):
+                notice("link", f"the link {self.path} has both its ends; a third one was turned away")
+                peer.close()
+                return
+            if self._peer is not None:
+                self._disconnected()
+            self._join(peer)
 
     def _connect(self) -> None:
         assert self._loop is not None
@@ -147,7 +148,8 @@ class Link(NetBackend):
                 notice("link", f"the link {self.path} cannot be reached: {os.strerror(problem)}")
             self._timer = self._loop.call_later(RETRY, self._connect)
         else:
-            self._join(peer)
+            with self.lock:
+                self._join(peer)
 
     def _join(self, peer: socket.socket) -> None:
         peer.setblocking(False)

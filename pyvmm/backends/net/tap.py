@@ -198,10 +198,11 @@ class NetTap(NetBackend):
         if not there:
             notice("tap gone", f"tap {self.name} was removed from this host; the guest's link is down")
             self._forget_interface()
-        if carrier != self.carrier:
-            self.carrier = carrier
-            if self.on_change is not None:
-                self.on_change()
+        with self.lock:
+            if carrier != self.carrier:
+                self.carrier = carrier
+                if self.on_change is not None:
+                    self.on_change()
 
     def _forget_interface(self) -> None:
         interface, self._interface = self._interface, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from _thread import allocate_lock
 from functools import partial
 from hashlib import sha256
 
@@ -98,6 +99,7 @@ class Net(VirtioDevice):
         if backend.has_speed:
             self.features |= F_SPEED_DUPLEX
         self.config.max_virtqueue_pairs = pairs
+        self._updating_link = allocate_lock()
         #: False takes the link down, whatever the backend says.
         self._plugged = True
         #: Frames of the driver's that were lost or broke a rule.
@@ -118,6 +120,7 @@ class Net(VirtioDevice):
         self._reconnecting = False  # ``_reconnected`` is called in the loop's next turn
         # A state to begin with, for the start that follows a load.
         self._loaded: dict[str, Any] | None = None
+        backend.lock = self.runtime.lock
         backend.on_change = self._backend_changed
 
     def attached(self) -> None:
@@ -421,15 +424,19 @@ class Net(VirtioDevice):
             self._send(index >> 1, self.runtime.queues[index])
 
     def _update_link(self) -> None:
-        config, before = self.config, self.config.generation
-        status = S_LINK_UP if self.link_up else 0
-        if config.status != status:
-            config.status = status
-        if self.backend.has_speed:
-            found = self.backend.speed() or (SPEED_UNKNOWN, DUPLEX_UNKNOWN)
-            if found != (config.speed, config.duplex):
-                config.speed, config.duplex = found
-        if config.generation != before:
+        config = self.config
+        # ``set_link`` and the loop: what was found out last is what is written last.
+        with self._updating_link:
+            before = config.generation
+            status = S_LINK_UP if self.link_up else 0
+            if config.status != status:
+                config.status = status
+            if self.backend.has_speed:
+                found = self.backend.speed() or (SPEED_UNKNOWN, DUPLEX_UNKNOWN)
+                if found != (config.speed, config.duplex):
+                    config.speed, config.duplex = found
+            changed = config.generation != before
+        if changed:
             self.config_changed()
 
     @staticmethod

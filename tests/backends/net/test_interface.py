@@ -116,6 +116,19 @@ def test_link_pulled_out_and_plugged_in_by_the_vmm_comes_back() -> None:
         link_is(driver, up=True)
 
 
+def test_change_of_the_link_comes_with_the_devices_lock_held() -> None:
+    """A vCPU may be sending at that time."""
+    tap = open_tap("pvtest")
+    with NetDriver(Net(tap)) as driver:
+        held, change_link = list[bool](), tap.on_change
+        assert change_link is not None
+        tap.on_change = lambda: [held.append(driver.device.runtime.lock.locked()), change_link()]
+        change("pvtest", state="down")
+        link_is(driver, up=False)
+
+    assert held == [True]
+
+
 def test_carrier_taken_from_the_tap_by_the_host_is_taken_from_the_guest() -> None:
     tap = open_tap("pvtest")
     with NetDriver(Net(tap)) as driver:
