@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from pyvmm.virtio.vsock.connection import Connection
     from pyvmm.virtio.vsock.listener import VsockListener
 
-#: Seconds between two attempts.
+#: Seconds between two attempts, and connections of one attempt: the loop has other work.
 INTERVAL = 0.01
+BATCH = 32
 
 
 class Connecting:
@@ -65,11 +66,14 @@ class Connecting:
 
     def _tick(self) -> None:
         self._ticking = False
-        full = set()
+        full, left = set(), BATCH
         for connection in list(self._waiting):
             port = connection.host_port
             if port in full or connection not in self._waiting:
                 continue
+            left -= 1
+            if left < 0:
+                break
             try:
                 self._listener.connect(connection.sock, port)
             except BlockingIOError:
