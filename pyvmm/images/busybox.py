@@ -65,12 +65,12 @@ def _is_usable(path: str) -> bool:
 
 def _is_static(program: bytes) -> bool:
     """Whether it is a program of this architecture that needs no dynamic linker."""
-    from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
 
     try:
         elf = ELFFile(io.BytesIO(program))
         interpreters = list(elf.iter_segments("PT_INTERP"))
-    except ELFError:
+        machine = elf["e_machine"]
+    except Exception:  # pyelftools raises many kinds for a damaged file
         return False
-    return elf["e_machine"] == _MACHINES[native.DEBIAN] and not interpreters
+    return machine == _MACHINES[native.DEBIAN] and not interpreters

@@ -274,16 +274,16 @@ def _modinfo(data: bytes, path: str) -> tuple[dict[str, str], bool]:
     """
     import io
 
-    from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
 
     try:
         elf = ELFFile(io.BytesIO(data))
         section = elf.get_section_by_name(".modinfo")
+        info = None if section is None else section.data()
         has_debug = elf.get_section_by_name(".debug_info") is not None
-    except ELFError as error:
-        raise ModuleError(f"{path} is no kernel module: {error}") from error
-    if section is None:
+    except Exception as error:  # pyelftools raises many kinds for a damaged file
+        raise ModuleError(f"{path} is no kernel module: {error}") from None
+    if info is None:
         raise ModuleError(f"{path} is no kernel module: it has no .modinfo section")
-    lines = (line.decode("ascii", "replace").partition("=") for line in section.data().split(b"\0"))
+    lines = (line.decode("ascii", "replace").partition("=") for line in info.split(b"\0"))
     return {key: value for key, _, value in lines}, has_debug

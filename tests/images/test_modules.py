@@ -192,3 +192,18 @@ def test_module_is_put_in_without_its_debug_information(tmp_path):
     assert b".debug_info" in path.read_bytes()
     assert b".debug_info" not in module.data
     assert all(part in module.data for part in (b"depends=", b"code", b".modinfo"))
+
+
+def test_module_that_is_damaged_anywhere_is_read_or_refused_in_a_sentence(tmp_path):
+    tree = make_tree(tmp_path, {"a": []})
+    path = tmp_path / "lib/modules/6.1/kernel/drivers/a.ko"
+    whole = module_file([])
+    refused = 0
+    for at in range(len(whole)):
+        for value in (0, 0xFF):
+            path.write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
+            try:
+                tree.load_order(["a"])
+            except ModuleError:
+                refused += 1
+    assert refused > 50

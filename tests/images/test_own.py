@@ -248,6 +248,12 @@ def test_busybox_is_taken_when_it_is_static_and_of_this_architecture(
     assert find_busybox() == (str(programs / "busybox") if usable else None)
 
 
+def test_busybox_that_is_damaged_anywhere_in_its_headers_is_taken_or_not(programs: Path) -> None:
+    for at in range(120):
+        (programs / "busybox").write_bytes(STATIC[:at] + b"\xff" + STATIC[at + 1 :])
+        find_busybox()
+
+
 def test_static_busybox_beside_a_dynamic_one_is_found(programs: Path) -> None:
     (programs / "busybox").write_bytes(elf([(0, TABLE, len(TABLE))], 0, machine=EM, extra=[3]))
     (programs / "busybox.static").write_bytes(STATIC)
