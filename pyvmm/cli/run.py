@@ -215,8 +215,8 @@ def _ports(machine: Machine) -> list[Port]:
 def _config(values: dict[str, Any], arguments: list[str]) -> tuple[Config, bool, bool]:
     """What was asked for; whether the guest's name was; whether its user space is ours.
 
-    If it is, what this host's KVM cannot do is told here, before anything is fetched. Raises ConfigError,
-    KvmError, StartError.
+    If it is, what this host's KVM cannot do is told here, before the default guest is fetched. Raises
+    ConfigError, KvmError, StartError, ImageError.
     """
     if len(arguments) > 1:
         raise ConfigError(f"{arguments[1]!r} is one word too many: give at most one board file")
@@ -238,14 +238,20 @@ def _config(values: dict[str, Any], arguments: list[str]) -> tuple[Config, bool,
         return config, named, False
     from pyvmm.machine.boot_files import needs_boot_files, with_boot_files, with_guest
 
-    ours = default or needs_boot_files(config)
-    if ours:
-        Kvm().close()
-        warn_of_kernel()
-        from pyvmm.cli.report_handler import show_progress
+    if not default and not needs_boot_files(config):
+        return config, named, False
+    from pyvmm.cli.report_handler import show_progress
+
+    show_progress()
+    if default:
         from pyvmm.images.own import default_or_host_guest
 
-        show_progress()
+        Kvm().close()
+        warn_of_kernel()
         with Interruptible():
-            config = with_guest(config, default_or_host_guest()) if default else with_boot_files(config)
-    return config, named, ours
+            return with_guest(config, default_or_host_guest()), named, True
+    with Interruptible():
+        config = with_boot_files(config)
+    Kvm().close()
+    warn_of_kernel()
+    return config, named, True
