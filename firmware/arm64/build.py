@@ -30,7 +30,7 @@ class Program(NamedTuple):
 
 
 PROGRAMS = [
-    *(Program(f"{name}.bin", f"{name}.S") for name in ("exit", "io_loop", "spin", "wfi")),
+    *(Program(f"{name}.bin", f"{name}.S") for name in ("exit", "halt", "io_loop", "spin", "wfi")),
     *(
         Program(f"{name}.bin", f"{name}.c")
         for name in (

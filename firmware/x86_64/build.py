@@ -41,6 +41,7 @@ PROGRAMS = [
         Program(f"{name}.bin", f"reset/{name}.S", "reset")
         for name in (
             "fw_cfg",
+            "halt",
             "hlt",
             "io_loop",
             "no_emulation",

@@ -23,7 +23,7 @@ else:
 
     NAME, DEBIAN = "x86_64", "amd64"
 
-__all__ = ["DEBIAN", "NAME", "chips", "host", "inspection", "platform", "read_rom"]
+__all__ = ["DEBIAN", "NAME", "chips", "host", "inspection", "platform", "read_rom", "vcpu_state"]
 
 
 def platform() -> Callable[[Config, Any], interface.Platform]:
@@ -57,6 +57,17 @@ def inspection() -> ModuleType:
     from pyvmm.arch.x86_64 import inspection
 
     return inspection
+
+
+def vcpu_state() -> ModuleType:
+    """The module that tells whether a vCPU can ever run again: ``stopped``, ``SPINS``."""
+    if NAME == "arm64":
+        from pyvmm.arch.arm64 import vcpu_state as arm64_vcpu_state
+
+        return arm64_vcpu_state
+    from pyvmm.arch.x86_64 import vcpu_state
+
+    return vcpu_state
 
 
 def host() -> ModuleType:

@@ -44,7 +44,8 @@ class CharBackend:
         """Begin: ``receive(data)`` gets input, never more than the ``space()`` bytes that fit now.
 
         When ``space()`` said 0, or ``receive`` returned False and took nothing, input waits for ``resume``.
-        Raises BackendError.
+        Called again for the next machine's device, when the guest has rebooted: the other end stays as it is,
+        and input that was not taken is the next device's. Raises BackendError.
         """
 
     def write(self, data: bytes) -> None:
@@ -68,6 +69,12 @@ class CharBackend:
 
     def resume(self) -> None:
         """The device has room for input again."""
+
+    def unread(self, data: bytes) -> None:
+        """The guest ended before it read *data*, its last input: it is the next device's first.
+
+        Loop's thread.
+        """
 
     def describe(self) -> str:
         """What this is, for messages."""

@@ -35,6 +35,11 @@ class Duplex(CharBackend):
         if self._reader is not None:
             self._reader.resume()
 
+    def unread(self, data: bytes) -> None:
+        """Give *data* to the next device before all other input."""
+        if self._reader is not None:
+            self._reader.unread(data)
+
     def _broken(self) -> None:
         """The other end of the output was closed. Loop's thread."""
 

@@ -34,6 +34,9 @@ class Fifo(Duplex):
 
     def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
         """Open both pipes. Raises BackendError when one cannot be made, or is something else."""
+        if self._reader is not None:
+            self._reader.serve(receive, space)
+            return
         output = self._open(f"{self.path}.out")
         self._reader = DescriptorReader(loop, receive, space)
         self._reader.open(self._open(f"{self.path}.in"))

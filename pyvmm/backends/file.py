@@ -31,6 +31,8 @@ class OutputFile(CharBackend):
 
     def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
         """Open the file. Raises BackendError when that fails, or for a directory, FIFO or socket."""
+        if self._fd >= 0:
+            return
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
         flags |= os.O_APPEND if self._append else os.O_TRUNC
         try:

@@ -43,6 +43,9 @@ class Pty(Duplex):
 
     def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
         """Make the pty. Raises BackendError when the host has none left."""
+        if self._reader is not None:
+            self._reader.serve(receive, space)
+            return
         try:
             self._master, slave = os.openpty()
         except OSError as error:

@@ -49,6 +49,15 @@ class DescriptorReader:
         self._watched = False
         self.dropped = 0
 
+    def serve(self, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
+        """Give input to another device from now on: what is buffered, too. Loop's thread."""
+        self._receive, self._space = receive, space
+        self.resume()
+
+    def unread(self, data: bytes) -> None:
+        """Buffer *data* before what is buffered: a device took it and did not use it. Loop's thread."""
+        self._waiting[:0] = data
+
     def open(self, fd: int) -> None:
         """Read *fd* from now on; the caller closes it. Loop's thread."""
         self._fd = fd

@@ -67,6 +67,9 @@ class Terminal(Duplex):
 
     def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
         """Open both descriptors and put the terminal into raw mode."""
+        if self._reader is not None:
+            self._reader.serve(receive, space)
+            return
         self._loop = loop
         output = self._own(self._stdout, os.O_WRONLY)
         self._writer.open(loop, self._stdout if output < 0 else output, blocking=output < 0)

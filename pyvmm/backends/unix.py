@@ -43,6 +43,9 @@ class UnixSocket(Duplex):
 
     def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
         """Listen. Raises BackendError when the path is too long, taken or not to be created."""
+        if self._reader is not None:
+            self._reader.serve(receive, space)
+            return
         self._listener = Listener(self.path)
         self._loop = loop
         self._reader = DescriptorReader(loop, receive, space, self._broken)

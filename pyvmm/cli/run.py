@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pyvmm.backends.base import CharBackend
     from pyvmm.backends.terminal import Terminal
     from pyvmm.cli.served import Served
+    from pyvmm.machine.plugged import Plugged
     from pyvmm.virtio.console.port import Port
 
 #: Seconds after which other processes can reach a guest that has started: many end sooner.
@@ -102,6 +103,11 @@ class GuestRun:
         self._machine: Machine | None = None
         self._console: CharBackend | None = None
         self._over: Ending | None = None
+        self._plugged: Plugged | None = None  # where another machine may follow
+        if config.devices and config.on_reboot == "restart":
+            from pyvmm.machine.plugged import Plugged
+
+            self._plugged = Plugged()
         self._left = config.timeout  # seconds that the guest has left
 
     def until_end(self) -> Ending:
@@ -111,10 +117,14 @@ class GuestRun:
                 self._make_served(loop)
             loop.call_later(CONTROL_DELAY, lambda: self._serve(loop))
             ending = None
+            self._console = make_backend(self._config.console, on_quit=self._quit)
             try:
                 ending = self._boots(loop)
                 return ending
             finally:
+                if self._plugged is not None:
+                    self._plugged.close()
+                self._console.close()
                 if self._served is not None:
                     self._served.close(ending)
 
@@ -144,26 +154,28 @@ class GuestRun:
 
     def _once(self, loop: Loop) -> Ending:
         began = loop.clock()
-        console = self._console = make_backend(self._config.console, on_quit=self._quit)
-        try:
-            exec_channel = self._served.channel() if self._ours and self._served is not None else {}
-            with Machine(
-                self._config.replace(timeout=None), loop=loop, console=console, **exec_channel
-            ) as machine:
-                if self._machine is None:
-                    announce(self._config, console, _ports(machine), warn=not self._ours)
-                self._machine = machine
-                if self._served is not None:
-                    self._served.uses(machine, console)
-                made = loop.clock()
-                if self._left is not None:
-                    machine.clock.call_later(max(self._left - (made - began), 0), self._timed_out)
-                machine.at_end(lambda: self._leave(machine, loop.clock() - made))
-                ending = machine.run()
-                if self._left is not None:
-                    self._left -= machine.clock.clock() - began
-        finally:
-            console.close()
+        console = self._console
+        assert console is not None, "until_end makes it"
+        exec_channel = self._served.channel() if self._ours and self._served is not None else {}
+        with Machine(
+            self._config.replace(timeout=None),
+            loop=loop,
+            console=console,
+            plugged=self._plugged,
+            **exec_channel,
+        ) as machine:
+            if self._machine is None:
+                announce(self._config, console, _ports(machine), warn=not self._ours)
+            self._machine = machine
+            if self._served is not None:
+                self._served.uses(machine, console)
+            made = loop.clock()
+            if self._left is not None:
+                machine.clock.call_later(max(self._left - (made - began), 0), self._timed_out)
+            machine.at_end(lambda: self._leave(machine, loop.clock() - made))
+            ending = machine.run()
+            if self._left is not None:
+                self._left -= machine.clock.clock() - began
         if machine.error is not None and os.environ.get("PYVMM_DEBUG"):
             raise machine.error
         return ending

@@ -54,7 +54,9 @@ FR_RI = 1 << 8
 
 LCR_H_FEN = 1 << 4
 
+CR_UARTEN = 1 << 0
 CR_LBE = 1 << 7
+CR_RXE = 1 << 9
 CR_DTR = 1 << 10
 CR_RTS = 1 << 11
 CR_OUT1 = 1 << 12
@@ -73,6 +75,10 @@ INT_OE = 1 << 10
 _INT_ALL = 0x7FF
 
 FIFO_SIZE = 32
+#: Seconds from the enabling of the receiver, with its interrupt enabled already, until the guest is taken to
+#: listen. Linux enables the interrupt first (pl011_hwinit), then the receiver, reads the receiver until it is
+#: empty, and enables the interrupt once more (pl011_enable_interrupts), which counts at once.
+SETTLED = 0.1
 #: Receiver levels by IFLS bits 5:3, in eighths (table 3-12); reserved values count as the last.
 _LEVELS = (1, 2, 4, 6, 7, 7, 7, 7)
 
@@ -109,6 +115,8 @@ class Pl011(PrimeCell, Uart):
     def read(self, offset: int, size: int) -> int:
         """Read a register, a part of one, or two."""
         if offset == FR and size <= 4:  # what a console's driver polls
+            if self._held:
+                self._count_poll()
             return self._flags() & (1 << 8 * size) - 1
         return super().read(offset, size)
 
@@ -135,7 +143,9 @@ class Pl011(PrimeCell, Uart):
                 self.write(offset, 1, value)
             return
         with self._lock:
+            self._polls = 0
             if self._loopback():
+                self._looped = True
                 for value in data:
                     self._push(value)
             else:
@@ -156,6 +166,9 @@ class Pl011(PrimeCell, Uart):
                 "registers": [self._regs[offset] for offset in _STORED],
                 "status": [self._ris, self._rsr],
                 "received": list(self._rx),
+                "returned": list(self._returned),
+                "listening": self._listening,
+                "polling": self._polling,
             }
 
     def load(self, state: dict[str, object]) -> None:
@@ -168,10 +181,14 @@ class Pl011(PrimeCell, Uart):
         entries = [int(entry) & (BREAK | 0xFF) for entry in received]
         with self._lock:
             self._power_on()
+            if state.get("listening", True):
+                self._polling = bool(state.get("polling", False))
+                self._listen()
             for offset, value in zip(_STORED, registers, strict=True):
                 self._regs[offset] = value & _STORED[offset][0]
             self._set_fifos()
             self._rx = entries[: self._capacity]
+            self._load_returned(state)
             self._ris, self._rsr = ris & _INT_ALL, rsr & 0xF
             self._set_modem_inputs()
             self._set_transmitter()
@@ -181,6 +198,7 @@ class Pl011(PrimeCell, Uart):
     # The methods below are called under the lock, unless their docstrings say otherwise.
 
     def _power_on(self) -> None:
+        self._forget()
         self._regs = {offset: value for offset, (_, value) in _STORED.items()}
         self._rx = []
         self._ris = self._rsr = 0
@@ -220,6 +238,7 @@ class Pl011(PrimeCell, Uart):
     def _write_register(self, offset: int, value: int) -> None:
         """One register; takes the lock."""
         with self._lock:
+            self._polls = 0
             if offset == RSR:
                 self._rsr = 0
                 return
@@ -229,7 +248,7 @@ class Pl011(PrimeCell, Uart):
                 was = self._regs[offset]
                 self._regs[offset] = value & _STORED[offset][0]
                 if offset == LCR_H and (was ^ value) & LCR_H_FEN:
-                    self._rx.clear()
+                    self._clear_receiver(self._receives())
                     self._ris &= ~(INT_RX | INT_RT)
                 if offset in (LCR_H, IFLS):
                     self._set_fifos()
@@ -237,6 +256,10 @@ class Pl011(PrimeCell, Uart):
                 elif offset == CR:
                     self._set_modem_inputs()
                     self._set_transmitter()
+                    if self._receives():
+                        self._loop.call_later(SETTLED, self._settled)
+                elif offset == IMSC and self._receives():
+                    self._listen()
             else:
                 return
             self._update()
@@ -248,11 +271,32 @@ class Pl011(PrimeCell, Uart):
             if not self._rx:
                 return 0
             entry = self._rx.pop(0)
+            self._was_read()
             self._rsr = self._rsr & RSR_OE | (RSR_BE if entry & BREAK else 0)
             self._set_receive_interrupts()
             self._update()
         self._feed()
         return entry & 0xFF | (DR_BE if entry & BREAK else 0)
+
+    def _receives(self) -> bool:
+        """Whether the receiver and its interrupt are enabled."""
+        control = CR_UARTEN | CR_RXE
+        return self._regs[CR] & control == control and bool(self._regs[IMSC] & (INT_RX | INT_RT))
+
+    def _settled(self) -> None:
+        """Some time after the receiver was enabled; takes the lock."""
+        with self._lock:
+            if not self._receives():
+                return
+            self._listen()
+        self._feed()
+
+    def _count_poll(self) -> None:
+        """A read of FR while input waits for a guest that listens; takes the lock."""
+        with self._lock:
+            if self._held and not self._txff:
+                self._polled_again()
+        self._feed()
 
     def _set_receive_interrupts(self) -> None:
         count = len(self._rx)

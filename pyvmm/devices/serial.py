@@ -112,7 +112,7 @@ class Serial16550A(Uart):
             return sum(self.read(offset + i, 1) << 8 * i for i in range(size))
         if offset == LSR:
             polled = self.polled
-            return polled if polled >= 0 else self._read_errors()
+            return polled if polled >= 0 else self._read_status()
         if offset == RBR:
             return self._read_rbr() if not self._lcr & LCR_DLAB else self._divisor & 0xFF
         if offset == IIR:
@@ -146,10 +146,12 @@ class Serial16550A(Uart):
                 self.write(offset, 1, value)
             return
         with self._lock:
+            self._polls = 0
             if self._lcr & LCR_DLAB:
                 self._divisor = self._divisor & 0xFF00 | data[-1]
                 return
             if self._mcr & MCR_LOOP:
+                self._looped = True
                 for value in data:
                     self._push(value)
                 self._update()
@@ -168,7 +170,11 @@ class Serial16550A(Uart):
                 self._update()
 
     def close(self) -> None:
-        """Cancel the timer; no other is started."""
+        """Take no more input, and cancel the timer; no other is started."""
+        super().close()
+        self._cancel_timer()
+
+    def _cancel_timer(self) -> None:
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
@@ -183,6 +189,9 @@ class Serial16550A(Uart):
                 "deltas": self._msr & _MSR_DELTAS,
                 "pending": [self._thre, self._timeout],
                 "received": list(self._rx),
+                "returned": list(self._returned),
+                "listening": self._listening,
+                "polling": self._polling,
             }
 
     def load(self, state: dict[str, object]) -> None:
@@ -201,11 +210,15 @@ class Serial16550A(Uart):
         thre, timeout = pending
         with self._lock:
             self._power_on()
+            if state.get("listening", True):
+                self._polling = bool(state.get("polling", False))
+                self._listen()
             self._set_fcr(fcr)
             self._ier, self._lcr, self._mcr = ier & 0x0F, lcr & 0xFF, mcr & 0x1F
             self._scr, self._divisor = scr & 0xFF, divisor & 0xFFFF
             self._rx = [int(entry) & (BREAK | 0xFF) for entry in received][: self._capacity]
             self._lsr |= errors & (_LSR_ERRORS | LSR_FIFOE)
+            self._load_returned(state)
             if self._rx:
                 self._lsr |= LSR_DR
             self._set_modem_inputs()
@@ -222,12 +235,20 @@ class Serial16550A(Uart):
     @_lsr.setter
     def _lsr(self, value: int) -> None:
         self._line_status = value
-        self.polled = -1 if value & (_LSR_ERRORS | LSR_FIFOE) else value
+        self.polled = -1 if value & (_LSR_ERRORS | LSR_FIFOE) or self._held else value
 
     # The methods below are called under the lock, unless their docstrings say otherwise.
 
+    def _hold(self) -> None:
+        self.polled = -1
+
+    def _listen(self) -> None:
+        super()._listen()
+        self._lsr = self._line_status
+
     def _power_on(self) -> None:
         """The data sheet's table III, at 9600 baud as a PC's firmware leaves it."""
+        self._forget()
         self._ier = self._lcr = self._mcr = self._scr = 0
         self._divisor = 12
         self._set_fcr(0)
@@ -236,12 +257,13 @@ class Serial16550A(Uart):
         self._lsr = _LSR_EMPTY
         self._msr = 0
         self._thre = self._timeout = False
-        self.close()
+        self._cancel_timer()
         self._set_modem_inputs()
         self._msr &= ~_MSR_DELTAS
         self._set_transmitter()
 
     def _write_register(self, offset: int, value: int) -> None:
+        self._polls = 0
         if offset == IER:
             if self._lcr & LCR_DLAB:
                 self._divisor = self._divisor & 0xFF | value << 8
@@ -251,10 +273,11 @@ class Serial16550A(Uart):
             if enabled & IER_THRI:
                 self._thre = bool(self._lsr & LSR_THRE)
             if enabled & IER_RDI:
+                self._listen()
                 self._timeout = self._below_trigger()
         elif offset == FCR:
             if (value ^ self._fcr) & FCR_ENABLE_FIFO or value & FCR_CLEAR_RCVR:
-                self._rx.clear()
+                self._clear_receiver(bool(self._ier & IER_RDI))
                 self._timeout = False
                 self._lsr &= ~(LSR_DR | LSR_FIFOE)
             self._set_fcr(value)
@@ -327,15 +350,18 @@ class Serial16550A(Uart):
     def _loopback(self) -> bool:
         return bool(self._mcr & MCR_LOOP)
 
-    def _read_errors(self) -> int:
-        """LSR with errors in it; takes the lock."""
+    def _read_status(self) -> int:
+        """LSR with errors in it, or while input waits for a guest that listens; takes the lock."""
         with self._lock:
             lsr = self._lsr
+            if self._held and lsr & LSR_THRE:
+                self._polled_again()
             self._lsr &= ~(_LSR_ERRORS | LSR_FIFOE)
             if any(entry & BREAK for entry in self._rx[1:]):
                 self._lsr |= LSR_FIFOE
             self._update()
-            return lsr
+        self._feed()
+        return lsr
 
     def _read_iir(self) -> int:
         """IIR; the read acknowledges THRE when that is the interrupt it has. Takes the lock."""
@@ -359,19 +385,28 @@ class Serial16550A(Uart):
         with self._lock:
             rx = self._rx
             if not rx:
-                return self._rbr
-            self._rbr = value = rx.pop(0) & 0xFF
-            self._timeout = False
-            if not rx:
-                self._lsr &= ~LSR_DR
-            elif rx[0] & BREAK:
-                self._lsr |= LSR_BI
-            self._update()
-            if self._ier & IER_RDI and self._below_trigger():
-                self._reads += 1
-                if self._timer is None:
-                    self._wait_for_reads()
+                if self._held:
+                    self._polled_again()
+                value = self._rbr
+            else:
+                value = self._take(rx)
         self._feed()
+        return value
+
+    def _take(self, rx: list[int]) -> int:
+        """The oldest of *rx*, which is not empty."""
+        self._rbr = value = rx.pop(0) & 0xFF
+        self._was_read()
+        self._timeout = False
+        if not rx:
+            self._lsr &= ~LSR_DR
+        elif rx[0] & BREAK:
+            self._lsr |= LSR_BI
+        self._update()
+        if self._ier & IER_RDI and self._below_trigger():
+            self._reads += 1
+            if self._timer is None:
+                self._wait_for_reads()
         return value
 
     def _below_trigger(self) -> bool:

@@ -2,6 +2,11 @@
 
 A byte goes to the backend as it is written; transmission takes no time. Input waits in the
 backend until the port asks for it.
+
+The host's input is there from the start on, before a driver of the guest's has opened the port: drivers clear
+and read the receiver while they look for a port and set it up. So nothing is received until the guest
+*listens*: it has enabled the receive interrupt, or it polls for input. What it clears nevertheless, before it
+has read anything or while the interrupt is disabled, is received again.
 """
 
 from __future__ import annotations
@@ -33,9 +38,15 @@ if TYPE_CHECKING:
         def resume(self) -> None:
             """Give input again."""
 
+        def unread(self, data: bytes) -> None:
+            """Take back input that the guest did not read."""
+
 
 #: Flag of an entry in a receiver: the byte is a break condition.
 BREAK = 0x100
+#: Reads of the status in a row, with the transmitter empty and nothing written in between, that are a poll
+#: for input. Drivers that transmit read it a few times a byte.
+POLLS = 32
 
 
 class Uart(Device):
@@ -55,6 +66,15 @@ class Uart(Device):
         self._taps: tuple[Callable[[bytes], object], ...] = ()
         self._lock = allocate_lock()
         self._starved = False
+        self._closed = False
+        self._listening = False
+        #: Input waits for a guest that does not listen yet.
+        self._held = False
+        self._polls = 0
+        self._polling = False  # it listens because it polls
+        self._unread = True  # since it listens, the guest has read nothing
+        self._looped = False  # the receiver has what was sent in loopback mode
+        self._returned: list[int] = []  # cleared unread, to be received again
         #: Received bytes lost: in loopback mode with the receiver full.
         self.overruns = 0
 
@@ -77,6 +97,16 @@ class Uart(Device):
         It must not call this device.
         """
         self._taps = (*self._taps, observer)
+
+    def close(self) -> None:
+        """Take no more input: it is the next machine's, where one follows, and so is what was not read."""
+        if self._closed:
+            return
+        with self._lock:
+            self._closed = True
+            left = [*([] if self._looped else self._rx), *self._returned]
+        if left and self._backend is not None:
+            self._backend.unread(bytes(entry & 0xFF for entry in left if not entry & BREAK))
 
     def reset(self) -> None:
         """As after power-on."""
@@ -103,6 +133,9 @@ class Uart(Device):
         """Put one character, with or without BREAK, into the receiver."""
         raise NotImplementedError
 
+    def _hold(self) -> None:
+        """``_held`` has become true: polls for input are to be counted by ``_polled_again``."""
+
     def _set_modem_inputs(self) -> None:
         """Set the modem inputs, after the backend or the loopback mode changed."""
         raise NotImplementedError
@@ -121,18 +154,83 @@ class Uart(Device):
         if not self._starved or self._backend is None:
             return
         with self._lock:
-            if self._loopback() or len(self._rx) > self._capacity // 2:
+            if not self._listening or self._loopback() or len(self._rx) > self._capacity // 2:
                 return
+            if self._returned:
+                self._receive_again()
+                if self._returned:
+                    return
             self._starved = False
         self._backend.resume()
+
+    # Called by a subclass under the lock
+
+    def _listen(self) -> None:
+        """The guest listens from now on."""
+        if not self._listening:
+            self._listening, self._held, self._unread = True, False, True
+            self._starved = True
+
+    def _polled_again(self) -> None:
+        """The guest looked for input and found none; ``_held`` is true."""
+        self._polls += 1
+        if self._polls >= POLLS:
+            self._polling = True
+            self._listen()
+
+    def _was_read(self) -> None:
+        """The guest has read a byte that it received."""
+        self._unread = False
+        if not self._rx:
+            self._looped = False
+
+    def _clear_receiver(self, is_open: bool) -> None:
+        """Empty it. What the guest has not had a chance to read comes again.
+
+        :param is_open: the receive interrupt is enabled; else a guest that does not poll is opening or
+            closing the port, and does not listen any more
+        """
+        is_open = is_open or self._polling
+        if self._rx and not self._looped and (self._unread or not is_open):
+            self._returned[:0] = self._rx
+            self._starved = True
+        if not is_open:
+            self._listening = False
+        self._looped = False
+        self._rx.clear()
+
+    def _receive_again(self) -> None:
+        room = self._capacity - len(self._rx)
+        again, self._returned = self._returned[:room], self._returned[room:]
+        for entry in again:
+            self._push(entry)
+        self._update()
+
+    def _load_returned(self, state: dict[str, object]) -> None:
+        returned = state.get("returned", [])
+        if not isinstance(returned, list):
+            raise TypeError("the saved state of a serial port has fields of the wrong type")
+        self._returned = [int(entry) & (BREAK | 0xFF) for entry in returned]
+        self._starved = self._starved or bool(self._returned)
+
+    def _forget(self) -> None:
+        """As after power-on: nobody listens."""
+        self._listening, self._unread, self._looped = False, True, False
+        self._polls = 0
+        self._polling = False
+        self._returned = []
 
     # The backend's callbacks, in the loop's thread; each takes the lock.
 
     def _space(self) -> int:
         with self._lock:
             # In loopback mode the receiver is disconnected from its input.
-            room = 0 if self._loopback() else self._capacity - len(self._rx)
+            closed = not self._listening or self._loopback() or self._closed or self._returned
+            room = 0 if closed else self._capacity - len(self._rx)
             self._starved = room <= 0
+            if not self._listening and not self._held:
+                self._held = True
+                self._hold()
             return room
 
     def _receive(self, data: bytes) -> None:

@@ -15,6 +15,7 @@ from pyvmm.host.notice import notice
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import FATAL, TOLD, UNKNOWN, Ending
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.plugged import Plugged
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Life:
         self._watch = watch
         self._console = console
         self._devices = tuple(devices)
+        self._plugged = Plugged()
         self._console_shell = settings.console_shell
         self._kvm_path = kvm_path
         self._deadline: float | None = None
@@ -74,6 +76,7 @@ class Life:
         try:
             self.machine = self._build(config)
         except BaseException:
+            self._plugged.close()
             self.loop.close()
             raise
 
@@ -188,6 +191,7 @@ class Life:
             channel=commands.serial if commands is not None else None,
             console_shell=self._console_shell,
             devices=[*self._devices, *([commands.device] if commands is not None else [])],
+            plugged=self._plugged,
             kvm_path=self._kvm_path,
         )
         if commands is not None:
@@ -239,7 +243,10 @@ class Life:
         try:
             if self._control is not None:
                 self._control.close(ending)
-            self.loop.close()
+            try:
+                self._plugged.close()
+            finally:
+                self.loop.close()
         finally:  # whoever waits is told, come what may
             with self._watch.condition:
                 self.ending = ending

@@ -17,6 +17,8 @@ UNSUPPORTED = 5
 DEVICE_FAILED = 6
 #: the guest crashed: panic, triple fault
 CRASHED = 7
+#: no vCPU can run again: each is off, or halted with interrupts masked
+HALTED = 8
 #: chosen by the guest: byte v written to the debug-exit port gives 32 + (v & 31)
 GUEST_FIRST = 32
 #: an error after the start that is a defect of pyvmm
@@ -47,7 +49,7 @@ class Ending:
     """One record: how the guest ended.
 
     :param code: the exit code (docs/reference/exit-codes.md)
-    :param reason: one word: poweroff, reboot, stopped, timeout, panic, triple-fault, debug-exit,
+    :param reason: one word: poweroff, reboot, halt, stopped, timeout, panic, triple-fault, debug-exit,
         unsupported, fail-entry, device, internal, ...
     :param known: told by the guest, inferred from what KVM reported, or unknown
     :param detail: a sentence for people; empty when the reason says it all

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
     from pyvmm.machine.coalesced import Coalescing
     from pyvmm.machine.gate import Gate
+    from pyvmm.machine.halt import HaltWatch
     from pyvmm.machine.reports import End, GuestReports
     from pyvmm.memory.guest import GuestMemory
     from pyvmm.pykvm import Vcpu
@@ -21,7 +22,7 @@ class ExitHandler:
     :param image: the file that the guest was booted from
     """
 
-    __slots__ = ("_coalescing", "_gate", "_image", "_memory", "_over", "_reports", "end")
+    __slots__ = ("_coalescing", "_gate", "_image", "_memory", "_over", "_reports", "end", "halt")
 
     def __init__(
         self,
@@ -40,13 +41,17 @@ class ExitHandler:
         self._coalescing = coalescing
         self._memory = memory
         self._image = image
+        #: Looks at vCPUs that leave KVM_RUN, once the machine has run for a while.
+        self.halt: HaltWatch | None = None
 
     def device_failed(self, name: str, error: Exception) -> None:
         """Device *name* raised *error* while it handled an access."""
         self._reports.device_failed(name, error)
 
-    def checkpoint(self) -> bool:
+    def checkpoint(self, vcpu: Vcpu) -> bool:
         """The vCPU left KVM_RUN without an exit: wait during a pause. False when the machine ends."""
+        if self.halt is not None:
+            self.halt.look(vcpu)
         if not self._over():
             self._gate.stand()
         return not self._over()

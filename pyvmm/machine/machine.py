@@ -26,13 +26,14 @@ from pyvmm.pykvm import Kvm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pyvmm.backends.base import CharBackend
     from pyvmm.board.device import Device
     from pyvmm.board.devices import Placement
     from pyvmm.config import Config
     from pyvmm.machine.devices import DeviceNames
+    from pyvmm.machine.plugged import Plugged
     from pyvmm.pykvm import Vcpu
     from pyvmm.virtio.console.device import VirtioConsole
     from pyvmm.virtio.device import VirtioDevice
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 #: Python's thread switch interval, in seconds: how long a vCPU waits for the interpreter lock at most.
 SWITCH_INTERVAL = 0.0005
+#: Seconds after its start from which on it is noticed that the guest has halted for good.
+HALT_WATCHED = 0.25
 
 
 class Machine:
@@ -52,6 +55,7 @@ class Machine:
         that has this server (docs/internals/exec-protocol.md). Without one there is neither
     :param console_shell: with *channel*: this init gives a shell on the console, too; its end powers off
     :param devices: virtio devices besides those ``config`` names; the machine closes them
+    :param plugged: keeps the config's devices for the next machine; stays the caller's
     :param kvm_path: the KVM device
 
     Raises ConfigError for what the config asks for and cannot be, StartError (ImageError, HostMemoryError,
@@ -67,6 +71,7 @@ class Machine:
         channel: CharBackend | None = None,
         console_shell: bool = False,
         devices: Sequence[VirtioDevice] = (),
+        plugged: Plugged | None = None,
         kvm_path: str = "/dev/kvm",
     ) -> None:
         if config.kernel is not None:
@@ -74,6 +79,7 @@ class Machine:
 
             config = with_boot_files(config)
         self.config = config
+        self._plugged = plugged
         self.ending: Ending | None = None
         #: The exception that caused the ending, if one did.
         self.error: BaseException | None = None
@@ -364,7 +370,7 @@ class Machine:
             platform.prepare_vcpu(vcpu, index)
             if index == 0:
                 coalescing = self._coalescing = self._coalesce(kvm, vcpu)
-                handler = ExitHandler(
+                handler = self._handler = ExitHandler(
                     self.end,
                     lambda: self.ending is not None,
                     self._gate,
@@ -385,7 +391,6 @@ class Machine:
     def _add_virtio(self, devices: Sequence[VirtioDevice]) -> None:
         from pyvmm.virtio import one_cpu
         from pyvmm.virtio.ids import CONSOLE
-        from pyvmm.virtio.options import make_devices
         from pyvmm.virtio.transport.bus import VirtioBus
 
         bus = self.virtio = VirtioBus(
@@ -401,7 +406,7 @@ class Machine:
         self._closers.append(bus.close)
         waiting = list(devices)
         try:
-            for made in make_devices(self.config.devices, self._user_quit, self.config.name):
+            for made in self._made():
                 waiting.insert(len(waiting) - len(devices), made)  # the config's devices come first
             for device in waiting:
                 bus.name(device)
@@ -412,7 +417,10 @@ class Machine:
                 tools = Tools(self.config, waiting)
                 self._closers.append(tools.close)
             while waiting:
-                bus.attach(waiting[0], tools.observers(waiting[0]) if tools is not None else ())
+                observers = waiting[0].runtime.observers  # of a device that was in another machine before
+                if tools is not None and not observers:
+                    observers = tuple(tools.observers(waiting[0]))
+                bus.attach(waiting[0], observers)
                 del waiting[0]
         finally:
             for device in waiting:  # those that were not attached
@@ -422,6 +430,14 @@ class Machine:
         if any(attached.device.device_id == CONSOLE for attached in bus.attached):
             self._watch_consoles(bus)
         self._platform.virtio = [(attached.base, attached.gsi) for attached in bus.attached]
+
+    def _made(self) -> Iterator[VirtioDevice]:
+        """The config's devices."""
+        if self._plugged is not None:
+            return self._plugged.devices(self.config, self._user_quit)
+        from pyvmm.virtio.options import make_devices
+
+        return make_devices(self.config.devices, self._user_quit, self.config.name)
 
     def _watch_consoles(self, bus: VirtioBus) -> None:
         from pyvmm.virtio.console.device import VirtioConsole
@@ -455,6 +471,13 @@ class Machine:
             self._coalescing.start()
         for vcpu in self.vcpus:
             vcpu.start()
+        self.clock.call_later(HALT_WATCHED, self._watch_for_halt)
+
+    def _watch_for_halt(self) -> None:
+        from pyvmm.machine.halt import HaltWatch  # few guests live that long
+
+        self._handler.halt = HaltWatch(self.clock, self.vcpus, self.memory, self._reports.halted)
+        self._handler.halt.start()
 
     def _run_loop(self) -> None:
         """Run the loop until the end; ``_loop_running`` is held meanwhile."""

@@ -8,6 +8,7 @@ from pyvmm.machine.console_log import ConsoleLog
 from pyvmm.machine.ending import (
     CRASHED,
     DEVICE_FAILED,
+    HALTED,
     INFERRED,
     OK,
     TOLD,
@@ -78,6 +79,11 @@ class GuestReports:
 
             what = f" failed in {exceptions.raised_at(error)}: {exceptions.describe(error)}"
         self._end(Ending(DEVICE_FAILED, "device", TOLD, name + what), error)
+
+    def halted(self) -> None:
+        """No vCPU can run again."""
+        detail = "no vCPU can run again: each is off, or halted with interrupts masked"
+        self._ended(Ending(HALTED, "halt", INFERRED, detail))
 
     def _poweroff(self) -> None:
         self._ended(Ending(OK, "poweroff", TOLD, "the guest powered off"))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         def device_failed(self, name: str, error: Exception) -> None:
             """Device *name* raised *error* while it handled an access."""
 
-        def checkpoint(self) -> bool:
+        def checkpoint(self, vcpu: Vcpu) -> bool:
             """The vCPU left KVM_RUN without an exit; blocks during a pause. False: the thread is to end."""
 
         def system_event(self, kind: int) -> bool:
@@ -46,6 +46,10 @@ if TYPE_CHECKING:
         def cannot_go_on(self, vcpu: Vcpu, index: int, reason: int, number: int = 0) -> None:
             """KVM_RUN failed with errno *number*, or returned *reason*; it cannot be called again."""
 
+
+# A thread's clock by its number: MAKE_THREAD_CPUCLOCK of Linux include/linux/posix-timers_types.h.
+_CPUCLOCK_SCHED = 2
+_CPUCLOCK_PERTHREAD = 4
 
 # Word indexes into the run page, by the width of the view.
 _REASON32 = 8 // 4
@@ -68,6 +72,7 @@ class VcpuThread:
         "_ports",
         "_ring",
         "_started",
+        "_tid",
         "index",
         "vcpu",
     )
@@ -86,6 +91,7 @@ class VcpuThread:
         self._kick = Kick(vcpu)
         self._done = _thread.allocate_lock()
         self._started = False
+        self._tid = 0
         self.vcpu = vcpu
         self.index = index
 
@@ -111,7 +117,19 @@ class VcpuThread:
             self._done.acquire()
             self._done.release()
 
+    def processor_time(self) -> float:
+        """Seconds of processor time that the thread has used; 0 before and after it runs. Any thread."""
+        if not self._tid:
+            return 0.0
+        from time import clock_gettime
+
+        try:
+            return clock_gettime(~self._tid << 3 | _CPUCLOCK_PERTHREAD | _CPUCLOCK_SCHED)
+        except OSError:
+            return 0.0
+
     def _main(self) -> None:
+        self._tid = _thread.get_native_id()
         try:
             with self._kick.attached():
                 self._loop()
@@ -186,7 +204,7 @@ class VcpuThread:
                     ring.drain()
                 if code in (errno.EINTR, errno.EAGAIN):
                     self._kick.consume()
-                    if not self._owner.checkpoint():
+                    if not self._owner.checkpoint(self.vcpu):
                         return False
                 else:
                     self._owner.cannot_go_on(vcpu, self.index, 0, code)
@@ -226,7 +244,7 @@ class VcpuThread:
     def _other(self, reason: int) -> bool:
         """Exits that are rare or final. False when the machine ends."""
         if reason == KVM_EXIT_INTR:
-            return self._owner.checkpoint()
+            return self._owner.checkpoint(self.vcpu)
         if reason == KVM_EXIT_SYSTEM_EVENT:
             return self._owner.system_event(self.vcpu.run32[_UNION64 * 2])
         self._owner.cannot_go_on(self.vcpu, self.index, reason)

@@ -59,6 +59,9 @@ class DeviceHooks:
     external = False
     #: True when another process serves it, which must be able to map guest RAM.
     shares_memory = False
+    #: Whether the device stays when its guest reboots and another machine follows, with all that it has on
+    #: the host; then ``detached`` is called instead of ``close``, and ``attached`` again.
+    stays_plugged = False
     #: Host memory it shares with the guest besides RAM, by identifier (2.10).
     shared_regions: Mapping[int, HostMemory] = {}
 
@@ -91,9 +94,10 @@ class DeviceHooks:
     # The device's life
 
     def attached(self) -> None:
-        """The device has its final name, its event loop and its queues. Once, before everything below.
+        """The device has its final name, its event loop and its queues. Before everything below.
 
-        Raises StartError when the host's objects behind the device cannot be opened.
+        Once; where ``stays_plugged``, for each machine. Raises StartError when the host's objects behind the
+        device cannot be opened.
         """
 
     def started(self) -> None:
@@ -110,6 +114,9 @@ class DeviceHooks:
 
     def config_written(self, offset: int, size: int) -> None:
         """The driver wrote *size* bytes at *offset* of the configuration space. A vCPU's thread."""
+
+    def detached(self) -> None:
+        """The machine is over, the device stopped, and another machine may follow: ``stays_plugged``."""
 
     def close(self) -> None:
         """The machine is over, the device stopped: close the host's objects. Idempotent."""

@@ -119,19 +119,33 @@ def make_device(options: DeviceOptions, machine: str = "guest") -> VirtioDevice:
 
 
 def make_devices(
-    devices: Sequence[DeviceOptions], on_quit: Callable[[], object] | None = None, machine: str = "guest"
+    devices: Sequence[DeviceOptions],
+    on_quit: Callable[[], object] | None = None,
+    machine: str = "guest",
+    kept: dict[object, VirtioDevice] | None = None,
 ) -> Iterator[VirtioDevice]:
     """The devices that were asked for, as by ``make_device``; every ``hvc`` is a port of one console.
 
-    *on_quit* is called when the user ends the guest by a key on a console's terminal.
+    *on_quit* is called when the user ends the guest by a key on a console's terminal. Those in *kept* are not
+    made, and those that are made and can stay (``stays_plugged``) are put into it.
     """
+
+    def plugged(key: object, make: Callable[[], VirtioDevice]) -> VirtioDevice:
+        device = kept.get(key) if kept is not None else None
+        if device is None:
+            device = make()
+            if kept is not None and device.stays_plugged:
+                kept[key] = device
+        return device
+
     for kind in DEVICE_KINDS.values():
         ports = [OptionReader(options) for options in devices if kind.ports and options.kind == kind.key]
         if ports:
-            yield _maker(kind.key)(ports, on_quit)
-    for options in devices:
+            maker = _maker(kind.key)
+            yield plugged(kind.key, lambda: maker(ports, on_quit))  # noqa: B023
+    for number, options in enumerate(devices):
         if not DEVICE_KINDS[options.kind].ports:
-            yield make_device(options, machine)
+            yield plugged(number, lambda: make_device(options, machine))  # noqa: B023
 
 
 def _maker(kind: str) -> Callable[..., VirtioDevice]:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.devices.pl011 import CR, DR, FR, ICR, IFLS, IMSC, LCR_H, MIS, RIS, RSR, Pl011
+from pyvmm.devices.uart import POLLS
 from tests.support.serial_port import Host, Timers, Wire
 
 RX, TX, RT, BE, OE = 0x10, 0x20, 0x40, 0x200, 0x400
@@ -22,6 +23,14 @@ class Port(Pl011):
         super().__init__(Timers(), self.wire)  # type: ignore[arg-type]
         self.connect(self.host)
         self[ICR] = 0x7FF  # the carrier's coming up is told
+        self.listen()
+
+    def listen(self) -> None:
+        """Poll for input until it may come."""
+        self.host.space()
+        for _ in range(POLLS):
+            self[FR]
+        self.host.resumed = 0
 
     def __getitem__(self, offset: int) -> int:
         return self.read(offset, 4)

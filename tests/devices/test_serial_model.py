@@ -69,6 +69,7 @@ def test_port_after_any_history_can_be_reset_and_used(steps):
     port.reset()
     port.host.sent = b""
     port[FCR] = 0x07
+    port.listen()
     port.host.type(b"in")
     port[0] = ord("o")
     assert (port[LSR], port[MCR]) == (0x61, 0)

@@ -15,8 +15,8 @@ COUNTER = 0x1000
 COUNT = bytes.fromhex("66ff060010 ebf9")
 #: mov dx, 0x501; xor al, al; out dx, al
 PASS = bytes.fromhex("ba0105 30c0 ee")
-#: cli; hlt; jmp to the hlt
-HALT = bytes.fromhex("fa f4 ebfd")
+#: sti; hlt; jmp to the hlt
+HALT = bytes.fromhex("fb f4 ebfd")
 
 
 def outb(port: int, *values: int) -> bytes:

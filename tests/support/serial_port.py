@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pyvmm.board.device import Line
-from pyvmm.devices.serial import MSR, Serial16550A
+from pyvmm.devices.serial import LSR, MSR, Serial16550A
+from pyvmm.devices.uart import POLLS
 
 NO_INT, THRI, RDI, RLSI, TIMEOUT, MSI = 0x01, 0x02, 0x04, 0x06, 0x0C, 0x00
 FIFO = 0xC0  # IIR while the FIFOs are on
@@ -34,6 +35,7 @@ class Host:
         self.on_break = None
         self.sent = b""
         self.resumed = 0
+        self.sent_back = b""
 
     def attach(self, loop, receive, space):
         self.receive, self.space = receive, space
@@ -43,6 +45,9 @@ class Host:
 
     def resume(self):
         self.resumed += 1
+
+    def unread(self, data):
+        self.sent_back += data
 
     def type(self, data):
         self.receive(data[: self.space()])
@@ -78,7 +83,7 @@ class Timers:
 
 
 class Port(Serial16550A):
-    """A port with short accessors and everything around it at hand."""
+    """A port with short accessors and everything around it at hand, of a guest that polls for input."""
 
     def __init__(self, connected=True):
         self.wire, self.host, self.timers = Wire(), Host(), Timers()
@@ -86,6 +91,14 @@ class Port(Serial16550A):
         if connected:
             self.connect(self.host)
             self[MSR]  # the carrier's coming up is told
+            self.listen()
+
+    def listen(self):
+        """Poll for input until it may come."""
+        self.host.space()
+        for _ in range(POLLS):
+            self[LSR]
+        self.host.resumed = 0
 
     def __getitem__(self, offset):
         return self.read(offset, 1)

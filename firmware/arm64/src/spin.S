@@ -1,4 +1,5 @@
 /* Spins with interrupts masked, forever. */
         .section .start, "ax"
         .globl  _start
-_start: b       _start
+_start: nop
+        b       _start

@@ -68,6 +68,7 @@ class Balloon(VirtioDevice):
 
     device_id = ids.BALLOON
     name = "balloon"
+    stays_plugged = True
     feature_names = {
         F_STATS_VQ: "STATS_VQ",
         F_DEFLATE_ON_OOM: "DEFLATE_ON_OOM",

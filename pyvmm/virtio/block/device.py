@@ -65,6 +65,7 @@ class Block(VirtioDevice):
     config_fields = r.CONFIG_FIELDS
     config_writable = frozenset(("writeback",))
     own_thread = True
+    stays_plugged = True
     indirect_vectors = True
 
     def __init__(self, disk: Disk, *, serial: str = "", queues: int = 1, cache: str = "writeback") -> None:

@@ -58,6 +58,7 @@ class VirtioConsole(VirtioDevice):
 
     device_id = ids.CONSOLE
     name = "console"
+    stays_plugged = True
     config_fields = {"cols": "u16", "rows": "u16", "max_nr_ports": "u32"}
 
     def __init__(self, ports: Sequence[Port]) -> None:
@@ -88,6 +89,7 @@ class VirtioConsole(VirtioDevice):
         """Open the backends. Raises BackendError."""
         runtime = self.runtime
         queues = runtime.queues
+        self._served.clear()
         for number, port in enumerate(self.ports):
             rx = 2 * number + 2 if number else 0
             self._served += [port.room_added, port.transmit]

@@ -225,10 +225,8 @@ class Port:
         """Input from the backend, at most what ``space`` returned; False when the backend is to keep it."""
         runtime = self._runtime
         with runtime.lock:
-            if runtime.held:
-                return False  # saved since ``space`` was called
-            if not runtime.active:
-                return True  # reset since then: lost, as what is typed while a machine restarts
+            if runtime.held or not runtime.active:
+                return False  # saved or reset since ``space`` was called
             if self.size is not None:
                 now = runtime.timers.clock()
                 if now - self._last_input > SILENCE:

@@ -65,6 +65,7 @@ class Net(VirtioDevice):
 
     device_id = ids.NET
     name = "net"
+    stays_plugged = True
     feature_names = NAMES
     config_fields = {"mac": "bytes6", "status": "u16", "max_virtqueue_pairs": "u16", "mtu": "u16"}
 
@@ -102,6 +103,7 @@ class Net(VirtioDevice):
         self._updating_link = allocate_lock()
         #: False takes the link down, whatever the backend says.
         self._plugged = True
+        self._opened = False
         #: Frames of the driver's that were lost or broke a rule.
         self.dropped = 0
         self._filter = Filter(bytes(6))
@@ -124,10 +126,12 @@ class Net(VirtioDevice):
         backend.on_change = self._backend_changed
 
     def attached(self) -> None:
-        """Open the backend. Raises NetBackendError."""
-        self.backend.attach(self.runtime.loop)
-        if self._capture is not None:
-            self._capture.start()
+        """Open the backend, the first time. Raises NetBackendError."""
+        if not self._opened:
+            self.backend.attach(self.runtime.loop)
+            if self._capture is not None:
+                self._capture.start()
+            self._opened = True
         self.config.mac = self._mac or derived_mac(f"{self._seed} {self.name} {self.backend.identity}")
         self._update_link()
 

@@ -71,7 +71,7 @@ class KernelVhost(VhostControl):
                 "user access to it, or leave vhost out"
             ) from None
         self.path = path
-        self._memory_told = False
+        self._memory: GuestMemory | None = None  # the kernel's memory map is of this
         try:
             self.call(VHOST_SET_OWNER)
             (self.features,) = _U64.unpack(self.call(VHOST_GET_FEATURES, bytes(_U64.size)))
@@ -90,13 +90,13 @@ class KernelVhost(VhostControl):
         return buffer.raw
 
     def begin(self, memory: GuestMemory, features: int) -> None:
-        """Features it knows, and the memory map the first time: it does not change."""
+        """Features it knows, and the memory map the first time: a machine's does not change."""
         self.call(VHOST_SET_FEATURES, _U64.pack(features & self.features))
-        if not self._memory_told:
+        if self._memory is not memory:
             rows = [(r.gpa, r.size, r.address, 0) for r in memory.regions if not r.readonly]
             table = b"".join(_MEMORY_REGION.pack(*row) for row in rows)
             self.call(VHOST_SET_MEM_TABLE, _MEMORY.pack(len(rows), 0) + table)
-            self._memory_told = True
+            self._memory = memory
 
     def start_ring(self, ring: Ring) -> None:
         """Size, place, position and eventfds of a ring."""

@@ -68,6 +68,7 @@ class Vsock(VirtioDevice):
 
     device_id = ids.SOCKET
     name = "vsock"
+    stays_plugged = True
     features = F_STREAM
     feature_names = {F_STREAM: "STREAM"}
     queue_sizes = (256, 256, 16)

@@ -72,6 +72,22 @@ def test_panic_when_it_happens_is_told_from_a_reboot(stock: DefaultGuest) -> Non
     assert (ending.code, ending.reason) == (7, "panic"), ending
 
 
+def test_input_that_is_there_from_the_start_is_all_the_shells_and_halt_ends_the_guest() -> None:
+    line = b": 456789 123456789 123456789 123456789 123456789 123456789 123\n"
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pyvmm", "run", "--timeout", str(LIMIT)],
+        input=b"echo A-%s-Z\n" % b"0123456789" + line * 30 + b"echo B-$((40 + 2))-Z\nhalt -f\n",
+        capture_output=True,
+        timeout=LIMIT + 20,
+        check=False,
+    )
+
+    said = done.stdout.replace(b"\r\n", b"\n")
+    assert b"\nA-0123456789-Z\n" in said and b"\nB-42-Z\n" in said, done
+    assert done.returncode == 8 and b"pyvmm: halt:" in done.stderr, done
+
+
 def test_power_button_when_pressed_shuts_the_guest_down(stock: DefaultGuest) -> None:
     console = Transcript()
     config = Config(kernel=stock.kernel, initrd=stock.initrd, cmdline=QUIET, console="none", timeout=LIMIT)
