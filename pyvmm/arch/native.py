@@ -60,7 +60,7 @@ def inspection() -> ModuleType:
 
 
 def vcpu_state() -> ModuleType:
-    """The module that tells whether a vCPU can ever run again: ``stopped``, ``SPINS``."""
+    """The module that tells of a vCPU in its own thread: ``stopped``, ``SPINS``, ``code_address``."""
     if NAME == "arm64":
         from pyvmm.arch.arm64 import vcpu_state as arm64_vcpu_state
 

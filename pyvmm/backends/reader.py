@@ -36,7 +36,7 @@ class DescriptorReader:
         space: Callable[[], int],
         on_end: Callable[[], object] | None = None,
         sift: Callable[[bytes], bytes] | None = None,
-        limit: int = 64 << 10,
+        limit: int = 1 << 20,
     ) -> None:
         self._loop = loop
         self._receive = receive

@@ -122,11 +122,13 @@ class GuestRun:
                 ending = self._boots(loop)
                 return ending
             finally:
-                if self._plugged is not None:
-                    self._plugged.close()
-                self._console.close()
-                if self._served is not None:
-                    self._served.close(ending)
+                try:
+                    if self._plugged is not None:
+                        self._plugged.close()
+                finally:
+                    self._console.close()
+                    if self._served is not None:
+                        self._served.close(ending)
 
     def _boots(self, loop: Loop) -> Ending:
         while True:

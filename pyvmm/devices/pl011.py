@@ -115,7 +115,7 @@ class Pl011(PrimeCell, Uart):
     def read(self, offset: int, size: int) -> int:
         """Read a register, a part of one, or two."""
         if offset == FR and size <= 4:  # what a console's driver polls
-            if self._held:
+            if self._held and not self._txff:
                 self._count_poll()
             return self._flags() & (1 << 8 * size) - 1
         return super().read(offset, size)
@@ -289,13 +289,6 @@ class Pl011(PrimeCell, Uart):
             if not self._receives():
                 return
             self._listen()
-        self._feed()
-
-    def _count_poll(self) -> None:
-        """A read of FR while input waits for a guest that listens; takes the lock."""
-        with self._lock:
-            if self._held and not self._txff:
-                self._polled_again()
         self._feed()
 
     def _set_receive_interrupts(self) -> None:

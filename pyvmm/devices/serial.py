@@ -352,16 +352,15 @@ class Serial16550A(Uart):
 
     def _read_status(self) -> int:
         """LSR with errors in it, or while input waits for a guest that listens; takes the lock."""
+        if self._held and self._lsr & LSR_THRE:
+            self._count_poll()
         with self._lock:
             lsr = self._lsr
-            if self._held and lsr & LSR_THRE:
-                self._polled_again()
             self._lsr &= ~(_LSR_ERRORS | LSR_FIFOE)
             if any(entry & BREAK for entry in self._rx[1:]):
                 self._lsr |= LSR_FIFOE
             self._update()
-        self._feed()
-        return lsr
+            return lsr
 
     def _read_iir(self) -> int:
         """IIR; the read acknowledges THRE when that is the interrupt it has. Takes the lock."""
@@ -382,14 +381,11 @@ class Serial16550A(Uart):
 
     def _read_rbr(self) -> int:
         """The oldest byte received, or the last one read when there is none. Takes the lock."""
+        if self._held:
+            self._count_poll()
         with self._lock:
             rx = self._rx
-            if not rx:
-                if self._held:
-                    self._polled_again()
-                value = self._rbr
-            else:
-                value = self._take(rx)
+            value = self._take(rx) if rx else self._rbr
         self._feed()
         return value
 

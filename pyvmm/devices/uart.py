@@ -75,6 +75,8 @@ class Uart(Device):
         self._unread = True  # since it listens, the guest has read nothing
         self._looped = False  # the receiver has what was sent in loopback mode
         self._returned: list[int] = []  # cleared unread, to be received again
+        #: Carries out writes that are queued: what was written lately must be known before polls are counted.
+        self.drain: Callable[[], object] | None = None
         #: Received bytes lost: in loopback mode with the receiver full.
         self.overruns = 0
 
@@ -134,7 +136,7 @@ class Uart(Device):
         raise NotImplementedError
 
     def _hold(self) -> None:
-        """``_held`` has become true: polls for input are to be counted by ``_polled_again``."""
+        """``_held`` has become true: polls for input are to be counted by ``_count_poll``."""
 
     def _set_modem_inputs(self) -> None:
         """Set the modem inputs, after the backend or the loopback mode changed."""
@@ -163,6 +165,19 @@ class Uart(Device):
             self._starved = False
         self._backend.resume()
 
+    def _count_poll(self) -> None:
+        """The guest looked for input and found none, as ``_held`` is true. Takes the lock."""
+        self._polls += 1
+        if self._polls < POLLS:
+            return
+        if self.drain is not None:
+            self.drain()  # what was printed meanwhile begins the count anew
+        with self._lock:
+            if self._held and self._polls >= POLLS:
+                self._polling = True
+                self._listen()
+        self._feed()
+
     # Called by a subclass under the lock
 
     def _listen(self) -> None:
@@ -170,13 +185,6 @@ class Uart(Device):
         if not self._listening:
             self._listening, self._held, self._unread = True, False, True
             self._starved = True
-
-    def _polled_again(self) -> None:
-        """The guest looked for input and found none; ``_held`` is true."""
-        self._polls += 1
-        if self._polls >= POLLS:
-            self._polling = True
-            self._listen()
 
     def _was_read(self) -> None:
         """The guest has read a byte that it received."""
@@ -224,20 +232,27 @@ class Uart(Device):
 
     def _space(self) -> int:
         with self._lock:
-            # In loopback mode the receiver is disconnected from its input.
-            closed = not self._listening or self._loopback() or self._closed or self._returned
-            room = 0 if closed else self._capacity - len(self._rx)
+            room = self._capacity - len(self._rx) if self._is_open() else 0
             self._starved = room <= 0
             if not self._listening and not self._held:
                 self._held = True
                 self._hold()
             return room
 
-    def _receive(self, data: bytes) -> None:
+    def _receive(self, data: bytes) -> bool:
         with self._lock:
+            # Since ``space`` was called, the guest may have closed the port or sent to itself.
+            if not self._is_open() or len(self._rx) + len(data) > self._capacity:
+                self._starved = True
+                return False
             for value in data:
                 self._push(value)
             self._update()
+            return True
+
+    def _is_open(self) -> bool:
+        # In loopback mode the receiver is disconnected from its input.
+        return self._listening and not (self._loopback() or self._closed or self._returned)
 
     def _on_ready(self) -> None:
         with self._lock:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 #: The kernel package of the default guest, by architecture.
 KERNEL_PACKAGES = {"amd64": "linux-image-cloud-amd64", "arm64": "linux-image-arm64"}
-#: Modules of the default guest: for its power button and its virtio devices.
+#: Modules of the default guest: for its power button, its panics and its virtio devices.
 POWER_BUTTON = {"amd64": "button", "arm64": "gpio_keys"}
+#: The driver by which the kernel tells of its panic. Debian's arm64 kernel has none.
+PVPANIC = {"amd64": ("pvpanic_mmio",), "arm64": ()}
 DEFAULT_MODULES = (
     "evdev",
     "virtio_mmio",
@@ -65,7 +67,7 @@ def default_guest(
     image = kernel_image(kernel)
     release = image.name.partition("-")[2]
     init = init_program(architecture)
-    modules = (POWER_BUTTON[architecture], *DEFAULT_MODULES)
+    modules = (*PVPANIC[architecture], POWER_BUTTON[architecture], *DEFAULT_MODULES)
     parts = (str(LAYOUT), release, kernel.version, busybox.version, *modules, str(ON_DEMAND))
     key = hashlib.sha256("\n".join(parts).encode() + init).hexdigest()[:16]
 

@@ -111,7 +111,7 @@ def _guest(image: Path, tree: ModuleTree) -> OwnGuest:
     init = init_program(native.DEBIAN)
 
     def make(place: Path) -> None:
-        modules = _load_order(tree, wanted)
+        modules = _load_order(tree, (*default.PVPANIC["amd64"], *wanted))  # a kernel may do without
         later = {alias: _load_order(tree, names) for alias, names in default.ON_DEMAND.items()}
         if busybox is None:  # there is no shell to load them when they are needed
             for order in later.values():

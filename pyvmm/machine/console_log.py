@@ -1,49 +1,47 @@
-"""The last output of a guest's consoles, and the kernel panic in it."""
+"""The last output of a guest's consoles, and what in it is worth a closer look."""
 
 from __future__ import annotations
-
-from pyvmm.host.printable import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 PANIC = b"Kernel panic - not syncing"
+#: In the last line of a kernel that has panicked and is to stay (Linux kernel/panic.c).
+PANIC_END = b"---[ end Kernel panic"
 TAIL = 16384
-#: Characters of the panic's line at most.
-PANIC_LINE = 300
 
 
 class ConsoleLog:
-    """Keeps the last 16 KiB of console output; calls *on_panic* once, with the line of a kernel panic."""
+    """Keeps the last 16 KiB of console output; calls *on_panic_end* after each line with PANIC_END.
 
-    __slots__ = ("_line", "_on_panic", "_panicked", "_tail")
+    The text is no evidence: any program of the guest's can print it.
+    """
 
-    def __init__(self, on_panic: Callable[[str], None]) -> None:
-        self._on_panic = on_panic
+    __slots__ = ("_line", "_on_panic_end", "_tail", "size")
+
+    def __init__(self, on_panic_end: Callable[[], object]) -> None:
+        self._on_panic_end = on_panic_end
         self._tail = bytearray()
         self._line = bytearray()
-        self._panicked = False
+        #: Bytes of output so far.
+        self.size = 0
 
     def feed(self, data: bytes) -> None:
         """Take output as it comes, in pieces of any size."""
+        self.size += len(data)
         tail = self._tail
         tail += data
         if len(tail) > 2 * TAIL:
             del tail[:-TAIL]
-        if self._panicked:
-            return
         line = self._line
         line += data
         if b"\n" in data or len(line) > 4096:
-            *whole, rest = line.split(b"\n")
-            self._line = rest[-len(PANIC) :] if len(rest) > 4096 else rest
-            for text in whole:
-                found = text.find(PANIC)
-                if found >= 0:
-                    self._panicked = True
-                    self._on_panic(printable(bytes(text[found : found + 4 * PANIC_LINE]), PANIC_LINE))
-                    return
+            ended = line.rfind(b"\n") + 1
+            found = line.find(PANIC_END, 0, ended)
+            self._line = line[ended:] if len(line) - ended <= 4096 else line[-len(PANIC_END) :]
+            if found >= 0:
+                self._on_panic_end()
 
     def text(self) -> str:
         """The last 16 KiB of output."""

@@ -27,7 +27,7 @@ FATAL = 96
 # How an ending is known.
 #: the guest said so: a register of the machine, a PSCI call, the debug-exit port
 TOLD = "told"
-#: concluded from what KVM reported, or from the console's output
+#: concluded from what KVM reported, or from the log of the guest's kernel in its memory
 INFERRED = "inferred"
 #: neither
 UNKNOWN = "unknown"
@@ -75,7 +75,7 @@ class Ending:
         return self
 
     def __str__(self) -> str:
-        """The ending as a sentence: ``panic: the guest's console says: ... (inferred)``."""
+        """The ending as a sentence: ``panic: the log of the guest's kernel says: ... (inferred)``."""
         return f"{self.reason}: {self.detail} ({self.known})" if self.detail else self.reason
 
     def __repr__(self) -> str:

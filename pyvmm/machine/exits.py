@@ -4,12 +4,13 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pyvmm.machine.coalesced import Coalescing
     from pyvmm.machine.gate import Gate
     from pyvmm.machine.halt import HaltWatch
     from pyvmm.machine.reports import End, GuestReports
+    from pyvmm.machine.vcpu import VcpuThread
     from pyvmm.memory.guest import GuestMemory
     from pyvmm.pykvm import Vcpu
 
@@ -20,9 +21,21 @@ class ExitHandler:
     :param end: ends the machine
     :param over: whether the machine has ended
     :param image: the file that the guest was booted from
+    :param vcpus: all of the machine, once they are made
     """
 
-    __slots__ = ("_coalescing", "_gate", "_image", "_memory", "_over", "_reports", "end", "halt")
+    __slots__ = (
+        "_coalescing",
+        "_gate",
+        "_image",
+        "_over",
+        "_question",
+        "_reports",
+        "_vcpus",
+        "end",
+        "halt",
+        "memory",
+    )
 
     def __init__(
         self,
@@ -33,16 +46,19 @@ class ExitHandler:
         coalescing: Coalescing,
         memory: GuestMemory,
         image: str | None,
+        vcpus: Sequence[VcpuThread],
     ) -> None:
         self.end = end
         self._over = over
         self._gate = gate
         self._reports = reports
         self._coalescing = coalescing
-        self._memory = memory
+        self.memory = memory
         self._image = image
+        self._vcpus = vcpus
         #: Looks at vCPUs that leave KVM_RUN, once the machine has run for a while.
         self.halt: HaltWatch | None = None
+        self._question: Callable[[Vcpu], object] | None = None
 
     def device_failed(self, name: str, error: Exception) -> None:
         """Device *name* raised *error* while it handled an access."""
@@ -50,11 +66,30 @@ class ExitHandler:
 
     def checkpoint(self, vcpu: Vcpu) -> bool:
         """The vCPU left KVM_RUN without an exit: wait during a pause. False when the machine ends."""
+        if self._question is not None:
+            self._question(vcpu)
         if self.halt is not None:
             self.halt.look(vcpu)
         if not self._over():
             self._gate.stand()
         return not self._over()
+
+    def here(self) -> Vcpu | None:
+        """The vCPU whose thread calls; None in another thread."""
+        return next((thread.vcpu for thread in self._vcpus if thread.is_current), None)
+
+    def ask(self, question: Callable[[Vcpu], object]) -> None:
+        """Make every vCPU leave KVM_RUN, and call *question* once for each, in its thread."""
+        left = {thread.vcpu for thread in self._vcpus}
+
+        def once(vcpu: Vcpu) -> None:
+            if vcpu in left:
+                left.discard(vcpu)
+                question(vcpu)
+
+        self._question = once
+        for thread in self._vcpus:
+            thread.kick()
 
     def system_event(self, kind: int) -> bool:
         """KVM_EXIT_SYSTEM_EVENT of type *kind* (KVM_SYSTEM_EVENT_*): False when that ends the machine."""
@@ -68,4 +103,4 @@ class ExitHandler:
         """vCPU *index* left KVM_RUN with exit *reason* (KVM_EXIT_*) or errno *number* and cannot continue."""
         from pyvmm.machine.diagnose import diagnose  # imported when needed: few guests end so
 
-        self.end(diagnose(vcpu, index, self._memory, self._image, reason, number))
+        self.end(diagnose(vcpu, index, self.memory, self._image, reason, number))

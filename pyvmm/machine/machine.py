@@ -251,7 +251,7 @@ class Machine:
     def pause(self) -> None:
         """Stop every vCPU between two instructions and the machine's clock; returns when all have stopped.
 
-        Timers of emulated and virtio devices, ``timeout`` and the time that a panicked guest is given stand
+        Timers of emulated and virtio devices, ``timeout`` and the silence that ends a panicked guest stand
         still until ``resume`` and have then what was left of their seconds. The host's date, which a guest's
         real-time clock shows, goes on. Queued port writes are carried out before this returns. Input from the
         host and virtio queues are still served.
@@ -378,7 +378,9 @@ class Machine:
                     coalescing,
                     self.memory,
                     config.kernel if config.firmware is None else config.firmware,
+                    self.vcpus,
                 )
+                self._reports.vcpus = handler
             self.vcpus.append(VcpuThread(handler, vcpu, index, self.ports, self.mmio, coalescing.ring))
         platform.finish_vcpus()
         if devices or config.devices or config.looked_at:

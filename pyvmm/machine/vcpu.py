@@ -117,6 +117,11 @@ class VcpuThread:
             self._done.acquire()
             self._done.release()
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the caller is this thread."""
+        return self._tid == _thread.get_native_id()
+
     def processor_time(self) -> float:
         """Seconds of processor time that the thread has used; 0 before and after it runs. Any thread."""
         if not self._tid:

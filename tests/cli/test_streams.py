@@ -151,3 +151,12 @@ def test_result_when_the_file_system_is_full_leaves_nothing_half_written(tmp_pat
 
     complains(done, 64, "result.json was not written: No space left")
     assert done.stdout == b"filler\n"
+
+
+def test_input_that_is_there_before_the_guest_reaches_it_whole() -> None:
+    data = bytes(range(32, 127)) * 150
+
+    done = pyvmm("run", "--firmware", str(BIN / "echo.bin"), "--memory", "16M", stdin=data + b"\x04")
+
+    assert done.returncode == PASSED
+    assert data in done.stdout

@@ -23,7 +23,12 @@ def apt(tmp_path, monkeypatch):
     apt.offer("linux-image-cloud-amd64", depends="linux-image-6.1.0-9-cloud-amd64 (= 1.0)")
     modules = "./lib/modules/6.1.0-9-cloud-amd64"
     on_demand = [name for names in default.ON_DEMAND.values() for name in names]
-    names = (*default.DEFAULT_MODULES, *default.POWER_BUTTON.values(), *on_demand)
+    names = (
+        *default.DEFAULT_MODULES,
+        *default.POWER_BUTTON.values(),
+        *default.PVPANIC["amd64"],
+        *on_demand,
+    )
     members = [("./boot", None), ("./boot/vmlinuz-6.1.0-9-cloud-amd64", b"kernel"), (modules, None)]
     members += [(f"{modules}/{name}.ko", module_file([])) for name in names]
     apt.offer("linux-image-6.1.0-9-cloud-amd64", members=members)

@@ -44,14 +44,39 @@ def test_bzimage_unpacked_on_the_host_boots_two_cpus_and_reboots(stock: DefaultG
     assert (ending.code, ending.reason, ending.known) == (0, "reboot", "told"), ending
 
 
-def test_kernel_without_init_panics_and_that_is_inferred_from_its_console(stock: DefaultGuest) -> None:
-    config = Config(kernel=stock.kernel, cmdline=QUIET, console="none", timeout=LIMIT)
+def test_kernel_without_init_panics_and_that_is_inferred_from_its_log_without_any_console(
+    stock: DefaultGuest,
+) -> None:
+    config = Config(kernel=stock.kernel, cmdline="panic=-1", console="none", timeout=LIMIT)
+    console = Transcript()
 
-    with Machine(config, console=Transcript()) as machine:
+    with Machine(config, console=console) as machine:
         ending = machine.run()
 
     assert (ending.code, ending.reason, ending.known) == (7, "panic", "inferred"), ending
     assert "Kernel panic - not syncing: VFS" in ending.detail
+    assert console.data == b""
+
+
+def test_panic_that_programs_write_of_is_none(stock: DefaultGuest) -> None:
+    text = "Kernel panic - not syncing: old log"
+    command = f"for to in console kmsg; do echo '{text}' >/dev/$to; echo '<0>{text}' >/dev/$to; "
+    command += f"echo '---[ end {text} ]---' >/dev/$to; done; sleep 2; echo al''ive; reboot -f\r"
+    console = Transcript([(PROMPT, command.encode())])
+
+    ending = boot(stock, console)
+
+    assert "alive" in console.text
+    assert (ending.code, ending.reason, ending.known) == (0, "reboot", "told"), ending
+
+
+def test_panic_of_a_kernel_that_is_to_stay_is_told_and_its_output_complete(stock: DefaultGuest) -> None:
+    console = Transcript([(PROMPT, b"echo c >/proc/sysrq-trigger\r")])
+
+    ending = boot(stock, console, cmdline=QUIET.replace("panic=-1", "panic=0"))
+
+    assert (ending.code, ending.reason, ending.known) == (7, "panic", "told"), ending
+    assert "---[ end Kernel panic - not syncing: sysrq triggered crash ]---" in console.text
 
 
 def test_power_button_makes_the_guest_power_off_by_itself(stock: DefaultGuest) -> None:

@@ -200,7 +200,7 @@ def test_driver_bound_again_and_again_also_under_load_still_works(tmp_path: Path
     assert path.read_bytes().endswith(b"the end\n")
 
 
-def test_panic_on_hvc0_is_inferred_from_its_output() -> None:
+def test_panic_with_the_console_on_hvc0_is_the_ending() -> None:
     done = execute("echo c > /proc/sysrq-trigger", "--hvc", "none")
 
     assert done.returncode == 7, done

@@ -1,4 +1,4 @@
-"""What the console's text tells: a panic, in pieces of any size, and the tail."""
+"""What is kept of the console's text, and what in it is worth a look, in pieces of any size."""
 
 from __future__ import annotations
 
@@ -8,58 +8,51 @@ import pytest
 
 from pyvmm.machine.console_log import TAIL, ConsoleLog
 
-LINE = b"[    1.234567] Kernel panic - not syncing: VFS: Unable to mount root fs\r\n"
-WANTED = "Kernel panic - not syncing: VFS: Unable to mount root fs"
+LINE = b"[    1.234567] ---[ end Kernel panic - not syncing: VFS: Unable to mount root fs ]---\r\n"
 
 
 @pytest.fixture
-def told() -> list[str]:
+def told() -> list[int]:
     return []
 
 
 @pytest.fixture
-def log(told: list[str]) -> ConsoleLog:
-    return ConsoleLog(told.append)
+def log(told: list[int]) -> ConsoleLog:
+    return ConsoleLog(lambda: told.append(1))
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 26, 1000])
-def test_panic_when_it_comes_in_pieces_is_told_once(log: ConsoleLog, told: list[str], size: int) -> None:
+@pytest.mark.parametrize("size", [1, 2, 7, 26])
+def test_panic_when_it_comes_in_pieces_is_told_each_time(log: ConsoleLog, told: list[int], size: int) -> None:
     text = b"Booting\r\n" * 3 + LINE + LINE + b"---[ end ]---\n"
 
     for at in range(0, len(text), size):
         log.feed(text[at : at + size])
 
-    assert told == [WANTED]
+    assert told == [1, 1]
 
 
-def test_panic_when_its_line_is_not_whole_waits_for_the_end(log: ConsoleLog, told: list[str]) -> None:
+def test_panic_when_its_line_is_not_whole_waits_for_the_end(log: ConsoleLog, told: list[int]) -> None:
     log.feed(LINE.rstrip())
     assert told == []
 
     log.feed(b"\n")
 
-    assert told == [WANTED]
+    assert told == [1]
 
 
-def test_panic_when_behind_a_line_without_end_is_found(log: ConsoleLog, told: list[str]) -> None:
+def test_panic_when_behind_a_line_without_end_is_found(log: ConsoleLog, told: list[int]) -> None:
     for _ in range(3 * TAIL // 50):
         log.feed(b"." * 50)
     for byte in LINE:
         log.feed(bytes((byte,)))
 
-    assert told == [WANTED]
+    assert told == [1]
 
 
-def test_text_that_only_speaks_of_a_panic_is_none(log: ConsoleLog, told: list[str]) -> None:
-    log.feed(b"Kernel panic is not syncing\nKernel panic - \nnot syncing\n")
+def test_text_that_only_speaks_of_a_panic_is_none(log: ConsoleLog, told: list[int]) -> None:
+    log.feed(b"Kernel panic - not syncing: test\n---[ end Kernel \npanic\n")
 
     assert told == []
-
-
-def test_panic_when_not_utf8_is_told_all_the_same(log: ConsoleLog, told: list[str]) -> None:
-    log.feed(b"Kernel panic - not syncing: \xff\xfe\n")
-
-    assert told == ["Kernel panic - not syncing: \ufffd\ufffd"]
 
 
 @pytest.mark.parametrize("size", [1, 999, 5 * TAIL])

@@ -24,6 +24,9 @@ FW_CFG = 0x0902_0000
 GPIO = 0x0903_0000
 UART1 = 0x0904_0000
 WATCHDOG = 0x0906_0000
+PVPANIC = 0x0907_0000
+#: Bytes of pvpanic's registers: the first one, and what its driver maps besides.
+PVPANIC_SIZE = 2
 #: Memory-mapped devices placed by the board.
 MMIO_START = 0x0A00_0000
 MMIO_END = 0x0C00_0000

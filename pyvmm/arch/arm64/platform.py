@@ -12,6 +12,7 @@ from pyvmm.devices.fwcfg import FwCfgRegisters
 from pyvmm.devices.pl011 import Pl011
 from pyvmm.devices.pl031 import Pl031
 from pyvmm.devices.pl061 import Pl061
+from pyvmm.devices.pvpanic import PvPanic
 from pyvmm.devices.sp805 import Sp805
 from pyvmm.errors import ConfigError
 from pyvmm.pykvm.const_arm64 import (
@@ -141,7 +142,7 @@ class Arm64Platform:
 
         def uart(name: str, base: int, irq: int, backend: CharBackend) -> Uart | Spaced:
             line, _ = devices.line(name, irq)
-            port, size = self._make_uart(loop, line, timers)
+            port, size = self._make_uart(loop, line, timers, events)
             devices.add(name, port, size, address=base)
             port.connect(backend)
             if self._uart.kind == PL011:
@@ -163,6 +164,7 @@ class Arm64Platform:
         devices.add("watchdog", dog, primecell.SIZE, address=layout.WATCHDOG)
         items = FwCfgRegisters(lambda: self._items(memory))
         devices.add("fw_cfg", items, fwcfg.REGISTERS_SIZE, address=layout.FW_CFG)
+        devices.add("pvpanic", PvPanic(events.panicked), layout.PVPANIC_SIZE, address=layout.PVPANIC)
         if self._config.debug_exit is not None:
             debug_exit = debugexit.DebugExit(events.debug_exit)
             devices.add("debug exit", debug_exit, debugexit.SIZE, port=self._config.debug_exit)
@@ -182,13 +184,16 @@ class Arm64Platform:
         """Let the virtual counter go on where it was: KVM cannot tell an arm64 guest that it was stopped."""
         vcpus[0].set_one_reg(KVM_REG_ARM_TIMER_CNT, self._counter)
 
-    def _make_uart(self, loop: Loop, line: Line, timers: Timers) -> tuple[Uart | Spaced, int]:
+    def _make_uart(self, loop: Loop, line: Line, timers: Timers, events: Events) -> tuple[Uart | Spaced, int]:
         if self._uart.kind == PL011:
-            return Pl011(loop, line), primecell.SIZE
+            pl = Pl011(loop, line)
+            pl.drain = events.drain
+            return pl, primecell.SIZE
         from pyvmm.devices.serial import Serial16550A
         from pyvmm.devices.spaced import Spaced
 
         port = Serial16550A(loop, line, timers)
+        port.drain = events.drain
         if not self._uart.shift:
             return port, layout.NS16550_SIZE
         return Spaced(port, self._uart.shift), layout.NS16550_SIZE << self._uart.shift
@@ -295,6 +300,7 @@ class Arm64Platform:
         machine.add_gpio(layout.GPIO, layout.GPIO_SPI, layout.POWER_BUTTON)
         machine.add_watchdog(layout.WATCHDOG, layout.WATCHDOG_SPI)
         machine.add_fw_cfg(layout.FW_CFG, fwcfg.REGISTERS_SIZE)
+        machine.add_pvpanic(layout.PVPANIC, layout.PVPANIC_SIZE)
         for base, gsi in self.virtio:
             machine.add_virtio(base, gsi)
         return machine.tree

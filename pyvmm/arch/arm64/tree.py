@@ -180,6 +180,12 @@ class MachineTree:
             node.set("reg", u64(layout.GIC_ITS), u64(layout.GIC_ITS_SIZE))
         return gic
 
+    def add_pvpanic(self, base: int, size: int) -> None:
+        """The register by which a kernel tells of its panic, *size* bytes at guest-physical *base*."""
+        node = self.root.add(f"pvpanic-mmio@{base:x}")
+        node.set("compatible", "qemu,pvpanic-mmio")
+        node.set("reg", u64(base), u64(size))
+
     def _add_cpus(self, cpus: Sequence[int]) -> None:
         parent = self.root.add("cpus")
         cells = 2 if max(cpus) >> 32 else 1

@@ -1,4 +1,4 @@
-"""Whether an arm64 vCPU can ever run again by itself.
+"""Where an arm64 vCPU is, and whether it can ever run again by itself.
 
 Linux's ``machine_halt`` switches off every other CPU (PSCI CPU_OFF) and then branches to itself with
 interrupts masked. A WFI with interrupts masked is no sign: that is how Linux is idle.
@@ -9,6 +9,7 @@ Source: Arm ARM, D8 "The AArch64 Virtual Memory System Architecture", C6.2.26 "B
 from __future__ import annotations
 
 from pyvmm.arch.arm64.registers import REGISTERS
+from pyvmm.pykvm import KvmError
 from pyvmm.pykvm.const import KVM_MP_STATE_STOPPED
 
 TYPE_CHECKING = False
@@ -39,6 +40,18 @@ def stopped(vcpu: Vcpu, memory: GuestMemory) -> bool:
         return False
     physical = translate(vcpu, memory, vcpu.get_one_reg(REGISTERS["PC"]))
     return memory.contains(physical, 4) and memory.read(physical, 4) == _BRANCH_TO_SELF
+
+
+def code_address(vcpu: Vcpu, memory: GuestMemory) -> int | None:
+    """The guest-physical address of the instruction that *vcpu* is at; None where KVM does not tell.
+
+    In the vCPU's thread.
+    """
+    try:
+        physical = translate(vcpu, memory, vcpu.get_one_reg(REGISTERS["PC"]))
+    except KvmError:
+        return None
+    return physical if physical >= 0 else None
 
 
 def translate(vcpu: Vcpu, memory: GuestMemory, address: int) -> int:

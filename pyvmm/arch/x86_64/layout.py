@@ -34,6 +34,7 @@ RTC_SIZE = 2
 SYSTEM_CONTROL_A = 0x92
 CRTC = 0x3D4
 DEBUG_EXIT = 0x501
+PVPANIC = 0x505
 ACPI_PM = 0x600
 GED = 0x60C
 #: PM1 control registers, which kernels write without reading ACPI tables: those of QEMU's boards, of Bochs

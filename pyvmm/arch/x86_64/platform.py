@@ -11,7 +11,7 @@ from pyvmm.arch.x86_64.cpuid import Cpuid, X86CpuModel
 from pyvmm.board.board import Board
 from pyvmm.board.device import Device, Line
 from pyvmm.board.space import IRQ, MMIO, PORT, RESERVED
-from pyvmm.devices import acpi_pm, crtc, debugexit, fwcfg, ged, power_ports, reset_ports
+from pyvmm.devices import acpi_pm, crtc, debugexit, fwcfg, ged, power_ports, pvpanic, reset_ports
 from pyvmm.devices.acpi_pm import AcpiPm
 from pyvmm.devices.crtc import Crtc
 from pyvmm.devices.debugexit import DebugExit
@@ -19,6 +19,7 @@ from pyvmm.devices.fwcfg import FwCfgPorts
 from pyvmm.devices.ged import Ged
 from pyvmm.devices.i8042 import I8042, CommandPort, DataPort
 from pyvmm.devices.power_ports import Pm1Control, ShutdownPort
+from pyvmm.devices.pvpanic import PvPanic
 from pyvmm.devices.reset_ports import ResetControl, SystemControlA
 from pyvmm.devices.rtc import Mc146818
 from pyvmm.devices.serial import Serial16550A
@@ -181,6 +182,7 @@ class X86Platform:
         def serial(name: str, base: int, irq: int, backend: CharBackend) -> Serial16550A:
             line, _ = devices.line(name, irq)
             port = Serial16550A(loop, line, timers)
+            port.drain = events.drain
             devices.add(name, port, layout.SERIAL_SIZE, port=base)
             port.connect(backend)
             self._serial_ports.append((name, base, irq))
@@ -203,6 +205,7 @@ class X86Platform:
         self._ged = Ged(line)
         devices.add("generic event device", self._ged, ged.SIZE, port=layout.GED)
         self._add_fixed_ports(devices, events)
+        devices.add("pvpanic", PvPanic(events.panicked), pvpanic.SIZE, port=layout.PVPANIC)
         if self._config.debug_exit is not None:
             debug_exit = DebugExit(events.debug_exit)
             devices.add("debug exit", debug_exit, debugexit.SIZE, port=self._config.debug_exit)
@@ -295,6 +298,7 @@ class X86Platform:
             )
             for uid, (base, gsi) in enumerate(self.virtio)
         ]
+        announced.append(AcpiDevice("PEVT", "QEMU0001", ports=[(layout.PVPANIC, pvpanic.SIZE)]))
         tables = AcpiTables(cpus, announced, power, lowmem.ACPI, lowmem.ACPI_END)
         tables.place(memory)
         write_bios_data(memory, [base for _, base, _ in self._serial_ports])

@@ -1,7 +1,8 @@
-"""Whether an x86-64 vCPU can ever run again by itself."""
+"""Where an x86-64 vCPU is, and whether it can ever run again by itself."""
 
 from __future__ import annotations
 
+from pyvmm.pykvm import KvmError
 from pyvmm.pykvm.const import KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED
 
 TYPE_CHECKING = False
@@ -27,3 +28,15 @@ def stopped(vcpu: Vcpu, memory: GuestMemory) -> bool:
         return False
     events = vcpu.get_vcpu_events()
     return not (events.nmi.pending or events.nmi.injected or events.smi.pending)
+
+
+def code_address(vcpu: Vcpu, memory: GuestMemory) -> int | None:
+    """The guest-physical address of the instruction that *vcpu* is at; None where KVM does not tell.
+
+    In the vCPU's thread.
+    """
+    try:
+        translation = vcpu.translate(vcpu.get_sregs().cs.base + vcpu.get_regs().rip)
+    except KvmError:
+        return None
+    return translation.physical_address if translation.valid else None

@@ -161,6 +161,13 @@ def test_guest_when_it_never_exits_is_stopped_in_time(tmp_path: Path, name: str)
     assert time.monotonic() - begin < 2  # a hundred milliseconds on hardware
 
 
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_guest_when_it_halts_as_linux_does_ends_by_that(tmp_path: Path, cpus: int) -> None:
+    ending = guest(tmp_path, "halt.bin", cpus=cpus).run()
+
+    assert (ending.code, ending.reason, ending.known) == (8, "halt", "inferred")
+
+
 def test_echo_when_typed_to_answers_byte_for_byte(tmp_path: Path, gicv3: None) -> None:
     text = b"thirty bytes, a FIFO has more."
     console = Transcript([(b"echo\n", text + b"\x04")])

@@ -1,0 +1,186 @@
+"""Finds the record of a panic in the log of a Linux kernel: it lies in guest RAM, whatever a console shows.
+
+A text is no evidence: it is in the kernel's image as a format string, in the page cache, in a program's
+memory. A record of the log is: the kernel alone writes those, and marks what programs write to /dev/kmsg.
+Source: Linux kernel/printk/printk_ringbuffer.c (5.10 and later), kernel/printk/printk.c before that. See
+docs/internals/endings.md.
+"""
+
+from __future__ import annotations
+
+import time
+from ctypes import c_char_p, c_size_t, c_void_p, create_string_buffer
+
+from pyvmm.host.libc import function
+from pyvmm.host.printable import printable
+from pyvmm.memory.host import PAGE_SIZE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pyvmm.memory.guest import GuestMemory
+
+#: The beginning of a record: of the panic, and of the last line of a panicked kernel that does not reboot.
+PANIC = b"Kernel panic - not syncing: "
+END = b"---[ end Kernel panic - not syncing: "
+#: Bytes of a record's text at most (struct printk_info, text_len).
+TEXT_MAX = 1100
+#: Characters of the line for messages at most.
+LINE = 300
+#: Where a kernel's static data lie, as seen from its code: an image is contiguous, code first.
+BEFORE, AFTER = 16 << 20, 80 << 20
+#: Seconds a search may take for each GiB of RAM, one at least, before it ends with what is near the code.
+#: That alone takes 10 to 30 ms, and longer on emulated hosts.
+BUDGET = 0.05
+PIECE = 4 << 20
+#: How many texts that may be records are looked at closely, and for each how many possible descriptors.
+CANDIDATES = 8
+DESCRIPTORS = 2000
+
+# struct printk_info: seq, ts_nsec, text_len, facility, flags and level, ...
+_TEXT_LEN = 16
+# Flags of a record that ended with a newline, level 0 (KERN_EMERG).
+_EMERGENCY = 0x02
+# Data blocks are numbered on from 2**32 less the number of descriptors, a power of two (DESC0_ID).
+_NUMBERS = 1 << 32
+_COUNTS = {1 << exponent for exponent in range(5, 25)}
+# Bytes of a level in front of a text, such as KERN_EMERG: the text is moved over them, and as many of its
+# last bytes stay behind it.
+_PREFIX = 2
+# struct printk_log of older kernels: ts_nsec, len, text_len, dict_len, facility, flags and level; the
+# caller's number, where CONFIG_PRINTK_CALLER is set.
+_OLD_HEADERS = (16, 20)
+
+_memmem, _mincore = function("memmem"), function("mincore")
+_memmem.argtypes = (c_void_p, c_size_t, c_char_p, c_size_t)  # type: ignore[attr-defined]
+_memmem.restype = c_void_p  # type: ignore[attr-defined]
+_mincore.argtypes = (c_void_p, c_size_t, c_char_p)  # type: ignore[attr-defined]
+
+
+def find_panic(memory: GuestMemory, code: int | None = None, text: bytes = PANIC) -> str:
+    """The line of a panic in the log of the kernel in *memory*; empty when none is found.
+
+    :param code: a guest-physical address in the kernel's code: its surroundings are searched first
+    :param text: PANIC or END
+
+    What is near *code* is searched in any case, the rest while BUDGET lasts; no page is read that the host
+    has not given memory to.
+    """
+    ram = [(region.gpa, region.end) for region in memory.regions if not region.readonly]
+    deadline = time.monotonic() + BUDGET * max(1, sum(end - gpa for gpa, end in ram) / (1 << 30))
+    left = CANDIDATES
+    near = (0, 0) if code is None else (code - BEFORE, code + AFTER)
+    for gpa, end in _pieces(ram, near):
+        for place in _occurrences(memory, gpa, end, text):
+            line = _record(memory, place, ram)
+            if line is None:
+                continue
+            if line:
+                return line
+            left -= 1
+            if not left:
+                return ""
+        if time.monotonic() > deadline and not near[0] <= gpa < near[1]:
+            break
+    return ""
+
+
+def _pieces(ram: list[tuple[int, int]], near: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """What to search, in order: what is near the kernel's code, then RAM from its end down.
+
+    A log that is larger than the static one is allocated from the end of memory.
+    """
+    for gpa, end in ram:
+        begin = max(gpa, near[0] & -PAGE_SIZE)
+        while begin < min(end, near[1]):
+            yield begin, min(begin + PIECE, end)
+            begin += PIECE
+    for gpa, end in reversed(ram):
+        while end > gpa:
+            begin = max(gpa, end - PIECE)
+            if not (near[0] <= begin and end <= near[1]):
+                yield begin, end
+            end = begin
+
+
+def _occurrences(memory: GuestMemory, gpa: int, end: int, text: bytes) -> Iterator[int]:
+    """Addresses of *text*, aligned to 8 bytes or to 4, in the pages of ``gpa..end`` that the host has."""
+    base = memory.translate(gpa)
+    pages = (end - gpa) // PAGE_SIZE
+    resident = create_string_buffer(pages)
+    if _mincore(base, end - gpa, resident):
+        return
+    present = bytes(byte & 1 for byte in resident.raw)
+    page = present.find(1)
+    while page >= 0:
+        last = present.find(0, page)
+        last = pages if last < 0 else last
+        start, stop = base + page * PAGE_SIZE, base + last * PAGE_SIZE
+        while found := _memmem(start, stop - start, text, len(text)):
+            if not found & 3:
+                yield gpa + found - base
+            start = found + len(text)
+        page = present.find(1, last)
+
+
+def _record(memory: GuestMemory, place: int, ram: list[tuple[int, int]]) -> str | None:
+    """The line of the record whose text is at *place*; None where it cannot be one at a glance.
+
+    Empty where it was looked at closely and is none.
+    """
+    size = min(TEXT_MAX, next(end for gpa, end in ram if gpa <= place < end) - place)
+    if not memory.contains(place - 32, 32):
+        return None
+    data = memory.read(place, size)
+    old = _old_record_size(memory, place)
+    if old:
+        return _line(data[:old])
+    number = int.from_bytes(memory.read(place - 8, 8), "little")
+    if place & 7 or not _NUMBERS - max(_COUNTS) <= number < 1 << 48:
+        return None
+    text = data.split(b"\0", 1)[0].rstrip(b"\n")
+    if text[-_PREFIX:] == text[-2 * _PREFIX : -_PREFIX]:
+        text = text[:-_PREFIX]
+    return _line(text) if _has_descriptor(memory, place, number, len(text), ram) else ""
+
+
+def _line(text: bytes) -> str:
+    return printable(text.split(b"\n", 1)[0].decode("utf-8", "replace"), LINE)
+
+
+def _old_record_size(memory: GuestMemory, place: int) -> int:
+    """The bytes of the text at *place* by the struct printk_log before it; 0 when there is none."""
+    for header in _OLD_HEADERS:
+        fields = memory.read(place - header + 8, 8)
+        whole, size, extra = (int.from_bytes(fields[at : at + 2], "little") for at in (0, 2, 4))
+        emergency = not fields[6] and not fields[7] >> 5
+        if emergency and len(PANIC) < size <= TEXT_MAX and 0 <= whole - header - size - extra < 8:
+            return size
+    return 0
+
+
+def _has_descriptor(
+    memory: GuestMemory, place: int, number: int, size: int, ram: list[tuple[int, int]]
+) -> bool:
+    """Whether a struct printk_info near *place* describes an emergency of the kernel's with *size* bytes.
+
+    Its sequence number is the data block's *number* less the first one.
+    """
+    left = DESCRIPTORS
+    pattern = size.to_bytes(2, "little") + bytes((0, _EMERGENCY))
+    for gpa, end in ram:
+        begin, stop = max(gpa, place - AFTER & -PAGE_SIZE), min(end, place + AFTER & -PAGE_SIZE)
+        while begin < stop:
+            for found in _occurrences(memory, begin, min(begin + PIECE, stop), pattern):
+                info = found - _TEXT_LEN
+                if info & 7 or not memory.contains(info, 8):
+                    continue
+                sequence = int.from_bytes(memory.read(info, 8), "little")
+                if sequence - number + _NUMBERS in _COUNTS:
+                    return True
+                left -= 1
+                if not left:
+                    return False
+            begin += PIECE
+    return False

@@ -1,0 +1,194 @@
+"""The record of a panic in guest memory: found where it is one, and only there, within its time."""
+
+from __future__ import annotations
+
+import statistics
+import struct
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pyvmm.machine import kernel_log
+from pyvmm.machine.kernel_log import BUDGET, END, PANIC, find_panic
+from pyvmm.memory.guest import GuestMemory, Region
+from pyvmm.memory.host import Anonymous
+from tests.conftest import INSIDE_LAB
+
+MIB = 1 << 20
+SIZE = 256 * MIB
+RAM = 0x4000_0000
+CODE = RAM + 32 * MIB
+#: Where a kernel's static log and its descriptors are.
+RING, INFOS = CODE + 20 * MIB, CODE + 24 * MIB
+COUNT = 1 << 12
+TEXT = PANIC + b"VFS: Unable to mount root fs on unknown-block(0,0)"
+
+
+@pytest.fixture
+def memory() -> Iterator[GuestMemory]:
+    hosts = [Anonymous(SIZE), Anonymous(SIZE)]
+    memory = GuestMemory([Region(RAM, SIZE, hosts[0]), Region(RAM + 2 * SIZE, SIZE, hosts[1])])
+    yield memory
+    memory.close()
+    for host in hosts:
+        host.close()
+
+
+class Log:
+    """A log as printk's ring buffer keeps it: data blocks, and a descriptor each."""
+
+    def __init__(self, memory: GuestMemory, ring: int = RING, infos: int = INFOS, wraps: int = 0) -> None:
+        self.memory, self.ring, self.infos = memory, ring, infos
+        self.sequence = wraps * COUNT
+        self.at = 0
+
+    def add(self, text: bytes, facility: int = 0, level: int = 0) -> None:
+        number = (1 << 32) - COUNT + self.sequence
+        # Two bytes of a level in front were overwritten, and the end of the text is there twice.
+        block = number.to_bytes(8, "little") + text + text[-2:] + b"\n\0"
+        self.memory.write(self.ring + self.at, block)
+        self.at += -(-len(block) // 8) * 8
+        info = struct.pack("<QQHBBI", self.sequence, 10**9, len(text), facility, 2 | level << 5, 0)
+        self.memory.write(self.infos + 88 * (self.sequence % COUNT), info)
+        self.sequence += 1
+
+
+def old_record(text: bytes, facility: int = 0, level: int = 0, header: int = 16) -> bytes:
+    """A struct printk_log."""
+    size = -(-(header + len(text)) // 4) * 4
+    fields = struct.pack("<QHHHBB", 10**9, size, len(text), 0, facility, 2 | level << 5)
+    return fields.ljust(header, b"\0") + text.ljust(size - header, b"\0")
+
+
+@pytest.mark.parametrize("wraps", [0, 1, 7])
+@pytest.mark.parametrize("text", [PANIC, END])
+def test_record_of_a_panic_is_found(memory: GuestMemory, wraps: int, text: bytes) -> None:
+    log = Log(memory, wraps=wraps)
+    log.add(b"Linux version 6.1", level=5)
+    log.add(text + b"Attempted to kill init!")
+    log.add(b"CPU: 0 PID: 1 Comm: init", level=6)
+
+    assert find_panic(memory, CODE, text) == (text + b"Attempted to kill init!").decode()
+
+
+@pytest.mark.parametrize("header", [16, 20])
+def test_record_of_an_older_kernel_is_found(memory: GuestMemory, header: int) -> None:
+    memory.write(RING, old_record(TEXT, header=header))
+
+    assert find_panic(memory, CODE) == TEXT.decode()
+
+
+@pytest.mark.parametrize("code", [None, CODE, RAM + 2 * SIZE])
+def test_record_in_a_log_at_the_end_of_memory_is_found(memory: GuestMemory, code: int | None) -> None:
+    end = RAM + 3 * SIZE
+    Log(memory, end - 2 * MIB, end - 3 * MIB).add(TEXT)
+
+    assert find_panic(memory, code) == TEXT.decode()
+
+
+def test_line_of_a_record_of_several_lines_is_the_first(memory: GuestMemory) -> None:
+    Log(memory).add(TEXT + b"\nand more\x1b[2J")
+
+    assert find_panic(memory, CODE) == TEXT.decode()
+
+
+def shell(memory: GuestMemory) -> None:
+    """A program's memory: a command, and a file it has read."""
+    memory.write(RING, b"echo 'Kernel panic - not syncing: old log' >/dev/console\n\0")
+    memory.write(RING + MIB + 8, TEXT + b"\n")
+    memory.write(RING + 2 * MIB, b"[   12.345678] " + TEXT + b"\n[   12.345700] " + TEXT)
+
+
+def image(memory: GuestMemory) -> None:
+    """The format strings of the kernel's image."""
+    memory.write(CODE + MIB + 6, b"\0010" + PANIC + b"%s\n\0")
+    memory.write(CODE + MIB + 1024, PANIC + b"%s\n\0")
+
+
+def kmsg(memory: GuestMemory) -> None:
+    """What a program wrote to /dev/kmsg: its facility is another."""
+    Log(memory).add(TEXT, facility=1)
+
+
+def quieter(memory: GuestMemory) -> None:
+    """What a driver printed, not as an emergency."""
+    Log(memory).add(TEXT, level=6)
+
+
+def stranger(memory: GuestMemory) -> None:
+    """A data block and a descriptor that are not of one another."""
+    log = Log(memory)
+    log.add(TEXT)
+    memory.write(INFOS, (12345).to_bytes(8, "little"))
+
+
+def old_kmsg(memory: GuestMemory) -> None:
+    """The same of an older kernel."""
+    memory.write(RING, old_record(TEXT, facility=1))
+    memory.write(RING + MIB, old_record(TEXT, level=4))
+
+
+def edges(memory: GuestMemory) -> None:
+    """At the first and the last byte of memory."""
+    memory.write(RAM, TEXT)
+    memory.write(RAM + SIZE - len(PANIC), PANIC)
+
+
+@pytest.mark.parametrize("write", [shell, image, kmsg, quieter, stranger, old_kmsg, edges])
+def test_text_that_is_no_record_is_not_believed(
+    memory: GuestMemory, write: Callable[[GuestMemory], None]
+) -> None:
+    write(memory)
+
+    assert find_panic(memory, CODE) == ""
+
+
+@pytest.mark.parametrize("write", [shell, image, kmsg, quieter, edges])
+def test_record_among_text_that_is_none_is_found(
+    memory: GuestMemory, write: Callable[[GuestMemory], None]
+) -> None:
+    write(memory)
+    Log(memory, RING + 8 * MIB, INFOS + 8 * MIB).add(TEXT)
+
+    assert find_panic(memory, CODE) == TEXT.decode()
+
+
+def test_memory_that_is_made_of_texts_costs_no_more(memory: GuestMemory) -> None:
+    """A guest can fill its memory with whatever makes a search look closer."""
+    hostile = ((1 << 32) - 5).to_bytes(8, "little") + TEXT + b"\0"
+    hostile = hostile.ljust(-(-len(hostile) // 8) * 8, b"\0")
+    memory.write(RING, hostile * (4 * MIB // len(hostile)))
+    infos = struct.pack("<QQHBB", 1, 0, len(TEXT), 0, 2).ljust(32, b"\0")
+    memory.write(INFOS, infos * (8 * MIB // len(infos)))
+    begin = time.thread_time()
+
+    assert find_panic(memory, CODE) == ""
+
+    assert time.thread_time() - begin < (20 if INSIDE_LAB else 1)
+
+
+def test_search_of_memory_in_use_takes_no_longer_than_its_budget(memory: GuestMemory) -> None:
+    block = bytes(range(256)) * (MIB // 256)
+    for start in (RAM, RAM + 2 * SIZE):
+        for at in range(0, SIZE, MIB):
+            memory.write(start + at, block)
+    piece = memory.read(RAM, kernel_log.PIECE)
+    took, pieces = [], []
+    for _ in range(5):
+        begin = time.monotonic()
+        assert find_panic(memory, CODE) == ""
+        took.append(time.monotonic() - begin)
+        begin = time.monotonic()
+        piece.find(PANIC)
+        pieces.append(time.monotonic() - begin)
+
+    assert min(took) < BUDGET + 5 * statistics.median(pieces) + 0.01
+
+
+def test_search_of_memory_that_the_host_has_not_given_gives_it_none(memory: GuestMemory) -> None:
+    begin = time.monotonic()
+
+    assert find_panic(memory, CODE) == ""
+
+    assert time.monotonic() - begin < (1 if INSIDE_LAB else 0.05)
