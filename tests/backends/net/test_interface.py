@@ -235,7 +235,8 @@ def test_offloads_are_those_that_the_kernel_accepts(monkeypatch: pytest.MonkeyPa
 def test_kernel_that_told_more_than_fits_is_asked_again() -> None:
     keep("pvtest", mtu=2000)
     interface = Interface("pvtest")
-    interface._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    with socket.socket(fileno=os.dup(interface.fd)) as same:
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
     for mtu in range(2001, 2041):
         change("pvtest", mtu=mtu)
 
