@@ -34,8 +34,11 @@ BEFORE, AFTER = 16 << 20, 80 << 20
 #: That alone takes 10 to 30 ms, and longer on emulated hosts.
 BUDGET = 0.05
 PIECE = 4 << 20
-#: How many texts that may be records are looked at closely, and for each how many possible descriptors.
+#: How many texts are looked at, and how many of them closely; for each of these, how many places that may be
+#: in a descriptor, and how many descriptors. A guest may fill its memory with all of them.
+TEXTS = 10_000
 CANDIDATES = 8
+PLACES = 50_000
 DESCRIPTORS = 2000
 
 # struct printk_info: seq, ts_nsec, text_len, facility, flags and level, ...
@@ -69,11 +72,14 @@ def find_panic(memory: GuestMemory, code: int | None = None, text: bytes = PANIC
     """
     ram = [(region.gpa, region.end) for region in memory.regions if not region.readonly]
     deadline = time.monotonic() + BUDGET * max(1, sum(end - gpa for gpa, end in ram) / (1 << 30))
-    left = CANDIDATES
+    texts, left = TEXTS, CANDIDATES
     near = (0, 0) if code is None else (code - BEFORE, code + AFTER)
     for gpa, end in _pieces(ram, near):
         for place in _occurrences(memory, gpa, end, text):
-            line = _record(memory, place, ram)
+            texts -= 1
+            if not texts:
+                return ""
+            line = None if place & 3 else _record(memory, place, ram)
             if line is None:
                 continue
             if line:
@@ -105,7 +111,7 @@ def _pieces(ram: list[tuple[int, int]], near: tuple[int, int]) -> Iterator[tuple
 
 
 def _occurrences(memory: GuestMemory, gpa: int, end: int, text: bytes) -> Iterator[int]:
-    """Addresses of *text*, aligned to 8 bytes or to 4, in the pages of ``gpa..end`` that the host has."""
+    """Addresses of *text* in the pages of ``gpa..end`` that the host has."""
     base = memory.translate(gpa)
     pages = (end - gpa) // PAGE_SIZE
     resident = create_string_buffer(pages)
@@ -118,8 +124,7 @@ def _occurrences(memory: GuestMemory, gpa: int, end: int, text: bytes) -> Iterat
         last = pages if last < 0 else last
         start, stop = base + page * PAGE_SIZE, base + last * PAGE_SIZE
         while found := _memmem(start, stop - start, text, len(text)):
-            if not found & 3:
-                yield gpa + found - base
+            yield gpa + found - base
             start = found + len(text)
         page = present.find(1, last)
 
@@ -167,13 +172,16 @@ def _has_descriptor(
 
     Its sequence number is the data block's *number* less the first one.
     """
-    left = DESCRIPTORS
+    places, left = PLACES, DESCRIPTORS
     pattern = size.to_bytes(2, "little") + bytes((0, _EMERGENCY))
     for gpa, end in ram:
         begin, stop = max(gpa, place - AFTER & -PAGE_SIZE), min(end, place + AFTER & -PAGE_SIZE)
         while begin < stop:
             for found in _occurrences(memory, begin, min(begin + PIECE, stop), pattern):
+                places -= 1
                 info = found - _TEXT_LEN
+                if not places:
+                    return False
                 if info & 7 or not memory.contains(info, 8):
                     continue
                 sequence = int.from_bytes(memory.read(info, 8), "little")

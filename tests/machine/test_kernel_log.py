@@ -154,13 +154,17 @@ def test_record_among_text_that_is_none_is_found(
     assert find_panic(memory, CODE) == TEXT.decode()
 
 
-def test_memory_that_is_made_of_texts_costs_no_more(memory: GuestMemory) -> None:
-    """A guest can fill its memory with whatever makes a search look closer."""
+@pytest.mark.parametrize("off", [0, 1, 4])
+def test_memory_that_is_made_of_texts_costs_no_more(memory: GuestMemory, off: int) -> None:
+    """A guest can fill its memory with whatever makes a search look closer; *off*: bytes beside alignment."""
     hostile = ((1 << 32) - 5).to_bytes(8, "little") + TEXT + b"\0"
     hostile = hostile.ljust(-(-len(hostile) // 8) * 8, b"\0")
     memory.write(RING, hostile * (4 * MIB // len(hostile)))
+    memory.write(CODE - 8 * MIB + off, PANIC * (16 * MIB // len(PANIC) if off else 1))
     infos = struct.pack("<QQHBB", 1, 0, len(TEXT), 0, 2).ljust(32, b"\0")
-    memory.write(INFOS, infos * (8 * MIB // len(infos)))
+    if off:
+        infos = infos[16:20]
+    memory.write(INFOS + off, infos * (8 * MIB // len(infos)))
     begin = time.thread_time()
 
     assert find_panic(memory, CODE) == ""
