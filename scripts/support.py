@@ -39,7 +39,7 @@ FEATURES: dict[str, tuple[str, ...]] = {
         f"{ARM_LINUX}stock_kernel_with_two_cpus_boots_and_reboots",
     ),
     "a panic told from a reboot": (
-        f"{LINUX}kernel_without_init_panics_and_that_is_inferred_from_its_console",
+        f"{LINUX}kernel_without_init_panics_and_that_is_inferred_from_its_log_without_any_console",
         f"{ARM_LINUX}panic_when_it_happens_is_told_from_a_reboot",
     ),
     "power button": (

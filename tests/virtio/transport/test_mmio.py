@@ -561,7 +561,10 @@ def test_load_when_the_device_interrupts_as_soon_as_it_is_started_keeps_the_caus
         ({"device": {"version": 9}}, "configured: the saved state has version 9"),
         ({"device": {"version": 1, "device_id": 99}}, "is of virtio device 99, and this is 4"),
         ({"device": {"version": 1, "device_id": 4}}, "does not fit this device"),
-        ({"device": {"version": 1, "device_id": 4, "config": "00", "queues": []}}, "1 bytes for a config"),
+        (
+            {"device": {"version": 1, "device_id": 4, "config": "00" * 99, "queues": []}},
+            "99 bytes for a config",
+        ),
         ({"device": None}, "the saved state has version None"),
     ],
 )
