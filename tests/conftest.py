@@ -19,7 +19,11 @@ from pyvmm.pykvm import Kvm
 from tests.support.require import INSIDE_LAB, unavailable
 
 # Commands under test inherit what is ignored: nohup and a shell's background jobs ignore some.
-for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+for _number, _usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGQUIT, signal.SIG_DFL),
+):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
 
