@@ -77,7 +77,8 @@ _INT_ALL = 0x7FF
 FIFO_SIZE = 32
 #: Seconds from the enabling of the receiver, with its interrupt enabled already, until the guest is taken to
 #: listen. Linux enables the interrupt first (pl011_hwinit), then the receiver, reads the receiver until it is
-#: empty, and enables the interrupt once more (pl011_enable_interrupts), which counts at once.
+#: empty, and enables the interrupt once more (pl011_enable_interrupts), which counts at once. Small guests
+#: enable the interrupt alone, since QEMU's PL011 needs no more: the same time passes after that.
 SETTLED = 0.1
 #: Receiver levels by IFLS bits 5:3, in eighths (table 3-12); reserved values count as the last.
 _LEVELS = (1, 2, 4, 6, 7, 7, 7, 7)
@@ -106,6 +107,7 @@ class Pl011(PrimeCell, Uart):
     _ris: int
     _rsr: int
     _txff: bool
+    _controlled: bool  # CR was written
 
     def __init__(self, loop: Loop, line: Line | None = None) -> None:
         super().__init__(loop, line)
@@ -186,6 +188,7 @@ class Pl011(PrimeCell, Uart):
                 self._listen()
             for offset, value in zip(_STORED, registers, strict=True):
                 self._regs[offset] = value & _STORED[offset][0]
+            self._controlled = self._regs[CR] != _STORED[CR][1]
             self._set_fifos()
             self._rx = entries[: self._capacity]
             self._load_returned(state)
@@ -199,6 +202,7 @@ class Pl011(PrimeCell, Uart):
 
     def _power_on(self) -> None:
         self._forget()
+        self._controlled = False
         self._regs = {offset: value for offset, (_, value) in _STORED.items()}
         self._rx = []
         self._ris = self._rsr = 0
@@ -254,12 +258,13 @@ class Pl011(PrimeCell, Uart):
                     self._set_fifos()
                     self._set_receive_interrupts()
                 elif offset == CR:
+                    self._controlled = True
                     self._set_modem_inputs()
                     self._set_transmitter()
-                    if self._receives():
-                        self._loop.call_later(SETTLED, self._settled)
-                elif offset == IMSC and self._receives():
+                if offset == IMSC and self._controlled and self._receives():
                     self._listen()
+                elif offset in (CR, IMSC) and self._receives():
+                    self._loop.call_later(SETTLED, self._settled)
             else:
                 return
             self._update()
@@ -279,12 +284,13 @@ class Pl011(PrimeCell, Uart):
         return entry & 0xFF | (DR_BE if entry & BREAK else 0)
 
     def _receives(self) -> bool:
-        """Whether the receiver and its interrupt are enabled."""
+        """Whether the receiver, where the guest controls it, and its interrupt are enabled."""
         control = CR_UARTEN | CR_RXE
-        return self._regs[CR] & control == control and bool(self._regs[IMSC] & (INT_RX | INT_RT))
+        enabled = not self._controlled or self._regs[CR] & control == control
+        return enabled and bool(self._regs[IMSC] & (INT_RX | INT_RT))
 
     def _settled(self) -> None:
-        """Some time after the receiver was enabled; takes the lock."""
+        """Some time after the receiver or its interrupt was enabled; takes the lock."""
         with self._lock:
             if not self._receives():
                 return

@@ -157,6 +157,16 @@ def test_com_port_that_is_polled_gives_input() -> None:
     assert port.rest() == TYPED
 
 
+def test_pl011_whose_guest_enables_its_interrupt_alone_gives_input_a_while_after() -> None:
+    port = Pl()
+    port[pl011.IMSC] = pl011.INT_RX | pl011.INT_RT
+    assert port.host.left == TYPED
+
+    port.timers.expire()
+
+    assert port.rest() == TYPED
+
+
 @pytest.mark.parametrize("make", [Com, Pl])
 def test_port_of_a_guest_whose_output_is_queued_gives_none(make: type[Com] | type[Pl]) -> None:
     """KVM queues what is printed: it is not known yet while the guest looks whether it may print more."""
