@@ -9,7 +9,7 @@ import pytest
 from pyvmm.board.space import MMIO, PORT
 from tests.support.firmware_guest import guest, passes
 
-pytestmark = [pytest.mark.kvm, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.kvm, pytest.mark.timeout(120)]
 
 #: Free on this machine: four ports, and 64 KiB between the device pages and the ROM.
 PORTS = 0xE0
@@ -54,7 +54,7 @@ def test_string_io_when_counts_are_large_transfers_every_element(tmp_path: Path,
 
 def test_string_io_when_on_every_port_harms_nothing(tmp_path: Path) -> None:
     # Two bytes each: an emulated host takes 0.3 ms an exit. The large counts are below.
-    passes(guest(tmp_path, "every_port.bin", 0, 0, 0, 2), "ok every_port")
+    passes(guest(tmp_path, "every_port.bin", 0, 0, 0, 2, timeout=100), "ok every_port")
 
 
 @pytest.mark.parametrize("port", [0x60, 0x71, 0x80, 0x3F9, 0x3FF, 0xFFFF])
