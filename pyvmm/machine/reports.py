@@ -120,9 +120,7 @@ class GuestReports:
         with self._searched:
             line = self._panic_line(self.vcpus.here())
         if line and not self._panicked:
-            self._drain()
-            detail = f"the log of the guest's kernel says: {line}"
-            self._end(Ending(CRASHED, "panic", INFERRED, detail))
+            self._log_says(line)
             return
         self._ended(Ending(OK, "reboot", TOLD, f"the guest asked for a reset ({how})"), line)
 
@@ -177,13 +175,16 @@ class GuestReports:
                 line = self._panic_line(vcpu, END)
                 found = bool(line)
             if line:
-                self._drain()
-                detail = f"the log of the guest's kernel says: {line}"
-                self._end(Ending(CRASHED, "panic", INFERRED, detail))
+                self._log_says(line)
 
         self._search_again = False
         self.vcpus.ask(question)
         self._clock.call_later(SEARCH_PAUSE, self._searched_before)
+
+    def _log_says(self, line: str) -> None:
+        """End the machine by the panic whose *line* was found in guest memory."""
+        self._drain()
+        self._end(Ending(CRASHED, "panic", INFERRED, f"the log of the guest's kernel says: {line}"))
 
     def _searched_before(self) -> None:
         if self._search_again:
