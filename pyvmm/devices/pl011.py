@@ -263,7 +263,7 @@ class Pl011(PrimeCell, Uart):
                     self._set_transmitter()
                 if offset == IMSC and self._controlled and self._receives():
                     self._listen()
-                elif offset in (CR, IMSC) and self._receives():
+                elif (offset == CR or (offset == IMSC and not self._listening)) and self._receives():
                     self._loop.call_later(SETTLED, self._settled)
             else:
                 return
