@@ -44,6 +44,9 @@ int main(void)
     while (ticks < 4)
         wait_for_interrupt();
     set_lapic(LAPIC_TIMER_COUNT, 0);
+    interrupts_on(); /* a tick that came before the timer was off may be pending */
+    __asm__ volatile("nop");
+    interrupts_off();
 
     u32 eax = 1, ebx, ecx, edx;
     __asm__ volatile("cpuid" : "+a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx));
