@@ -10,6 +10,7 @@ import stat
 
 from pyvmm.errors import StartError
 from pyvmm.host.printable import printable
+from pyvmm.host.private import open_private
 
 #: Characters of the ending's detail at most.
 LIMIT = 1000
@@ -41,9 +42,9 @@ def write(path: str, ending: Ending, status: int | None) -> None:
     if status is not None:
         record["status"] = status
     replaced = _is_replaced(path)
-    place = f"{path}.{os.getpid()}" if replaced else path
+    place = f"{path}.{os.urandom(8).hex()}" if replaced else path  # a name that nobody can have taken
     try:
-        fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+        fd = open_private(place, os.O_EXCL if replaced else os.O_APPEND | os.O_NONBLOCK)
         with open(fd, "w", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         if replaced:

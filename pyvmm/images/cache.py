@@ -8,18 +8,23 @@ same entry: whoever holds a flock(2) lock builds it, and the kernel releases the
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+from ctypes import get_errno
 from pathlib import Path
 
 from pyvmm.errors import StartError
 from pyvmm.host.cache import cache_directory, make_directory
+from pyvmm.host.libc import function
+from pyvmm.host.notice import notice
+from pyvmm.host.private import open_private
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_LOCK_EX = 2
-_EINTR = 4
+_LOCK_EX, _LOCK_NB = 2, 4
+_flock = function("flock")
 
 
 class CacheError(StartError):
@@ -69,11 +74,16 @@ def make(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of *path*, a file beside it; waits for other holders. Raises OSError."""
+    """Hold the lock of *path*, a file beside it; waits for other holders. Raises OSError.
+
+    Whoever may open the lock file, if only to read, may hold the lock: it is this user's alone.
+    """
     lock = path.with_name(f".lock-{path.name}")
-    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    fd = open_private(str(lock), 0)
     try:
-        _flock(fd)
+        if os.fstat(fd).st_uid == os.geteuid():
+            os.fchmod(fd, 0o600)  # one of an older version's
+        _wait_for(fd, path)
         yield
     finally:
         os.close(fd)
@@ -113,11 +123,12 @@ def _build(path: Path, build: Callable[[Path], None]) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _flock(fd: int) -> None:
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    while libc.flock(fd, _LOCK_EX) != 0:
-        number = ctypes.get_errno()
-        if number != _EINTR:
+def _wait_for(fd: int, path: Path) -> None:
+    operation = _LOCK_EX | _LOCK_NB
+    while _flock(fd, operation) != 0:
+        number = get_errno()
+        if number == errno.EWOULDBLOCK:
+            notice("cache lock", f"waiting for another process, which makes {path} in the cache")
+            operation = _LOCK_EX
+        elif number != errno.EINTR:
             raise OSError(number, os.strerror(number))

@@ -11,6 +11,7 @@ import threading
 import pytest
 
 from pyvmm.images import cache
+from tests.support.command import until
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +72,7 @@ def test_entry_when_wanted_by_many_is_built_once():
 BUILDER = """
 import sys
 from pyvmm.images import cache
+from tests.support.command import until
 def build(place):
     place.mkdir()
     (place / "half").write_text("half")
@@ -109,3 +111,22 @@ def test_lock_when_its_holder_ends_is_free(directory):
         with cache.locked(directory / "a"):
             pass
     assert os.listdir(directory) == [".lock-a"]
+
+
+def test_who_waits_for_another_process_says_for_what(directory, caplog):
+    path = directory / "wanted"
+    ended = threading.Event()
+
+    def want():
+        with cache.locked(path):
+            ended.set()
+
+    directory.mkdir(exist_ok=True)
+    with cache.locked(path):
+        thread = threading.Thread(target=want)
+        thread.start()
+        until(lambda: caplog.messages)
+        assert not ended.is_set()
+    thread.join(10)
+    assert ended.is_set()
+    assert caplog.messages == [f"waiting for another process, which makes {path} in the cache"]

@@ -13,6 +13,7 @@ from struct import Struct
 
 from pyvmm.backends.net.base import NetBackendError
 from pyvmm.host.notice import notice
+from pyvmm.host.private import open_private
 
 #: Bytes of a file at most, unless the user asks for more.
 LIMIT = 1 << 30
@@ -45,7 +46,7 @@ class Capture:
         self._running = allocate_lock()
         self._started = self._closed = False
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            self._fd = open_private(path, os.O_TRUNC)
             os.write(self._fd, _FILE.pack(_MAGIC_NANOSECONDS, 2, 4, 0, 0, _SNAPLEN, _ETHERNET))
         except OSError as error:
             raise NetBackendError(

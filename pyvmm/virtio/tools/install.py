@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from pyvmm.errors import ConfigError
 from pyvmm.virtio.tools import inject
 from pyvmm.virtio.tools.record import Recorder
-from pyvmm.virtio.tools.trace import Trace, open_trace
+from pyvmm.virtio.tools.trace import Trace, TraceFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +32,7 @@ class Tools:
         self._faults: list[tuple[list[VirtioDevice], dict[str, inject.Fault], int]] = []
         self._records: list[tuple[list[VirtioDevice], str]] = []
         # Open trace files, by their paths: one may have several devices.
-        self._files: dict[str, int] = {}
+        self._files: dict[str, TraceFile] = {}
         for text in config.trace_device:
             name, _, path = text.partition("=")
             self._traces.append((_named("trace-device", name, devices), path))
@@ -74,20 +72,20 @@ class Tools:
             if device in devices
         ]
         found += [
-            Trace(device, os.dup(self._file(path)) if path else None)
+            Trace(device, self._file(path).share() if path else None)
             for devices, path in self._traces
             if device in devices
         ]
         return found
 
     def close(self) -> None:
-        """Close the trace files, of which each trace has a descriptor of its own. Idempotent."""
+        """Close the trace files, each as soon as its last trace has. Idempotent."""
         while self._files:
-            os.close(self._files.popitem()[1])
+            self._files.popitem()[1].close()
 
-    def _file(self, path: str) -> int:
+    def _file(self, path: str) -> TraceFile:
         if path not in self._files:
-            self._files[path] = open_trace(path)
+            self._files[path] = TraceFile(path)
         return self._files[path]
 
 

@@ -13,6 +13,7 @@ from _thread import allocate_lock
 
 from pyvmm.errors import ConfigError, StartError
 from pyvmm.host.notice import notice
+from pyvmm.host.private import open_private
 from pyvmm.virtio.observer import Observer, bytes_of
 from pyvmm.virtio.transport import mmio
 
@@ -63,7 +64,7 @@ class Recorder(Observer):
         self._left = limit
         self._lock = allocate_lock()
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            self._fd = open_private(path, os.O_TRUNC)
         except OSError as error:
             raise StartError(f"--record: {path} cannot be written: {error.strerror}") from None
         name = device.name.encode()[:255]

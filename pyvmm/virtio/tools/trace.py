@@ -6,12 +6,14 @@ decoded; a chain has its readable bytes and, when it is completed, what was writ
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
 import time
+from _thread import allocate_lock
 
 from pyvmm.errors import StartError
 from pyvmm.host import exceptions
+from pyvmm.host.rotated import RotatedFile
 from pyvmm.virtio import features as f
 from pyvmm.virtio import ids
 from pyvmm.virtio.observer import Observer, bytes_of
@@ -71,12 +73,12 @@ _LOG = logging.getLogger(__name__)
 
 
 class Trace(Observer):
-    """Writes what *device* and its driver do to *fd*, which it closes; without one, to this logger (INFO)."""
+    """Writes what *device* and its driver do to *file*, which it closes; else to this logger (INFO)."""
 
-    def __init__(self, device: VirtioDevice, fd: int | None = None) -> None:
+    def __init__(self, device: VirtioDevice, file: TraceFile | None = None) -> None:
         self._device = device
         self._name = device.name
-        self._fd = fd
+        self._file = file
         self._began = time.monotonic()
         self._selected = {mmio.DEVICE_FEATURES_SEL: 0, mmio.DRIVER_FEATURES_SEL: 0}
         self._taken: dict[tuple[int, int], float] = {}
@@ -85,13 +87,10 @@ class Trace(Observer):
     def write(self, text: str) -> None:
         """One line. Any thread."""
         line = f"[{time.monotonic() - self._began:12.6f}] {self._name} {text}"
-        if self._fd is None:
+        if self._file is None:
             _LOG.info("%s", line, extra={"plain": True})
-            return
-        try:
-            os.write(self._fd, f"{line}\n".encode(errors="replace"))
-        except OSError:
-            pass  # the disk is full or the reader is gone: the guest goes on all the same
+        else:
+            self._file.write(f"{line}\n".encode(errors="replace"))
 
     def started(self) -> None:
         """The driver is ready."""
@@ -106,8 +105,8 @@ class Trace(Observer):
 
     def closed(self) -> None:
         """Close the file."""
-        if self._fd is not None and self._fd >= 0:
-            os.close(self._fd)
+        if self._file is not None:
+            self._file.close()
             self._fd = -1
 
     def read(self, offset: int, size: int, value: int) -> None:
@@ -193,12 +192,37 @@ class Trace(Observer):
         return f"{offset:#x}:{offset + size:#x}, past the end"
 
 
-def open_trace(path: str) -> int:
-    """A file for one trace or several, emptied. Raises StartError when it cannot be opened."""
-    try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise StartError(f"--trace-device: {path} cannot be written: {error.strerror}") from None
+class TraceFile:
+    """The file of one trace or several, emptied, of at most ``rotated.LIMIT`` bytes as a RotatedFile.
+
+    It is closed when all users have closed it. Raises StartError when it cannot be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._file = RotatedFile(path)
+        except OSError as error:
+            raise StartError(f"--trace-device: {path} cannot be written: {error.strerror}") from None
+        self._lock = allocate_lock()
+        self._users = 1
+
+    def share(self) -> TraceFile:
+        """This, for one user more."""
+        with self._lock:
+            self._users += 1
+        return self
+
+    def write(self, line: bytes) -> None:
+        """Append *line*; a full disk loses it, and the guest continues. Any thread."""
+        with self._lock, contextlib.suppress(OSError):
+            self._file.writev([line])
+
+    def close(self) -> None:
+        """One user has ended."""
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._file.close()
 
 
 def _hex(data: bytes, size: int) -> str:

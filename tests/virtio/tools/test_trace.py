@@ -9,7 +9,7 @@ import pytest
 
 from pyvmm.cli.report_handler import show_trace
 from pyvmm.errors import StartError
-from pyvmm.virtio.tools.trace import Trace, open_trace
+from pyvmm.virtio.tools.trace import Trace, TraceFile
 from pyvmm.virtio.transport import mmio
 from tests.virtio.tools.devices import Shout, observed
 
@@ -18,7 +18,7 @@ from tests.virtio.tools.devices import Shout, observed
 def lines(tmp_path: Path) -> list[str]:
     """What a trace of a short life says, without the times."""
     device = Shout()
-    with observed(device, Trace(device, open_trace(str(tmp_path / "trace")))) as driver:
+    with observed(device, Trace(device, TraceFile(str(tmp_path / "trace")))) as driver:
         driver.probe()
         driver.request(0, [b"quiet" * 20], [200])
         driver.queues[0].add_buffers([(1 << 60, 16, 0)])
@@ -86,7 +86,7 @@ def test_trace_without_a_file_goes_to_stderr(capfd: pytest.CaptureFixture[str]) 
 
 def test_trace_when_nobody_reads_it_any_more_does_not_stop_the_device(tmp_path: Path) -> None:
     device = Shout()
-    with observed(device, Trace(device, open_trace("/dev/full"))) as driver:
+    with observed(device, Trace(device, TraceFile("/dev/full"))) as driver:
         driver.probe()
 
         assert driver.request(0, [b"a"], [1]) == b"A"
@@ -94,7 +94,7 @@ def test_trace_when_nobody_reads_it_any_more_does_not_stop_the_device(tmp_path: 
 
 def test_file_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"--trace-device: .*nowhere/trace cannot be written: No such file"):
-        open_trace(str(tmp_path / "nowhere" / "trace"))
+        TraceFile(str(tmp_path / "nowhere" / "trace"))
 
 
 def test_describe_that_fails_is_told_in_the_line_and_the_device_goes_on(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_describe_that_fails_is_told_in_the_line_and_the_device_goes_on(tmp_path
             return str(1 // 0)
 
     device = Mumbling()
-    with observed(device, Trace(device, open_trace(str(tmp_path / "trace")))) as driver:
+    with observed(device, Trace(device, TraceFile(str(tmp_path / "trace")))) as driver:
         driver.probe()
         answer = driver.request(0, [b"a"], [1])
 
