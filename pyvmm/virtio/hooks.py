@@ -87,7 +87,8 @@ class DeviceHooks:
     def process(self, queue: Queue) -> None:
         """The driver has notified the device of chains in *queue*: serve them, at most a queue's length.
 
-        By default ``handle`` is called for each. A device that works on many chains at once overrides it.
+        By default ``handle`` is called for each. A device that works on many chains at once overrides it, and
+        takes them by ``runtime.turn(queue)``, which ends in time for others.
         """
         raise NotImplementedError
 

@@ -83,6 +83,7 @@ class ObservedQueue(Queue):
 
     :param defer: called with the queue, a delay in seconds and a function that pushes: carries the function
         out after the delay, and publishes
+    :param run_again: as any queue's
     """
 
     __slots__ = ("_defer", "_observers", "_taken")
@@ -93,12 +94,13 @@ class ObservedQueue(Queue):
         max_size: int,
         observers: Sequence[Observer],
         defer: Callable[[Queue, float, Callable[[], object]], object],
+        run_again: Callable[[int], object],
     ) -> None:
         self._observers = observers
         self._defer = defer
         # Chains that the device has, by their heads: it may complete them by their heads alone.
         self._taken: dict[int, Chain] = {}
-        super().__init__(index, max_size)
+        super().__init__(index, max_size, run_again=run_again)
 
     def reset(self) -> None:
         """As any queue."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from time import monotonic
+
 from pyvmm.memory.views import cut
 from pyvmm.virtio.errors import QueueError
+from pyvmm.virtio.runtime import TURN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,8 +21,6 @@ if TYPE_CHECKING:
 #: Bytes, and views of guest memory, that the backend is offered at once. Longer chains are offered in parts.
 BATCH = 1 << 20
 BATCH_VIEWS = 256
-#: Bytes sent before the other devices of the loop have their turn.
-TURN = 4 << 20
 #: Chains of the receive queue that are taken ahead of input.
 EMPTY = 16
 #: Seconds by which an interrupt for transmitted chains is delayed. A driver that polls, as Linux's does for a
@@ -113,7 +114,7 @@ class Port:
         What it does not take stays in the queue, and the guest's program waits.
         """
         queue, sending, backend = self._tx, self._sending, self.backend
-        chains, budget = queue.size, TURN
+        chains, end = queue.size, monotonic() + TURN
         queue.disable_notification()
         while True:
             views, size = self._gather()
@@ -128,14 +129,13 @@ class Port:
                 sent = backend.offer(views)
                 if self.tap is not None and sent:
                     self.tap(b"".join(cut(views, sent)))
-                budget -= sent
             else:
                 sent = 0
             done = self._complete(sent)
             chains -= done
             if sent < size:
                 break
-            if budget <= 0 or chains <= 0:
+            if chains <= 0 or monotonic() > end:
                 self._runtime.kick(queue.index)
                 break
         if self._unpublished:
@@ -252,19 +252,12 @@ class Port:
 
     def _find_room(self) -> int:
         rx, empty = self._rx, self._empty
-        worthless = 0
         while True:
-            while len(empty) < EMPTY and (chain := rx.pop()) is not None:
-                size = chain.writable_size
-                if size:
-                    empty.append(chain)
-                    self._room += size
-                else:
-                    rx.push(chain, 0)
-                    worthless += 1
-            if worthless:
-                self._runtime.publish(rx)
-            if self._room or worthless > rx.size or not rx.enable_notification():
+            while len(empty) < EMPTY and (chain := rx.pop_with_room(1)) is not None:
+                empty.append(chain)
+                self._room += chain.writable_size
+            self._runtime.publish(rx)  # chains that were refused
+            if self._room or not rx.enable_notification():
                 self._starved = not self._room
                 return self._room
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from _thread import allocate_lock
 from functools import partial
 from hashlib import sha256
+from itertools import chain as chained
 
 from pyvmm.backends.net.base import HEADER, MAX_FRAME, MIN_FRAME, FrameSink
 from pyvmm.host.notice import notice
@@ -34,7 +35,7 @@ from pyvmm.virtio.net.receive import MORE, STARVED, Receiver
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
     from pyvmm.backends.net.base import NetBackend
@@ -203,7 +204,6 @@ class Net(VirtioDevice):
             wanted=self._filter,
             capture=self._capture,
             used=lambda: runtime.interrupt_driver(queue.index),
-            again=lambda: runtime.kick(queue.index),
             broken=lambda error: runtime.soon(lambda: self._raise(error)),
         )
 
@@ -255,21 +255,13 @@ class Net(VirtioDevice):
 
     def _send(self, pair: int, queue: Queue) -> None:
         backend, capture, up = self.backend, self._capture, self.link_up
-        runtime, push_head, left = self.runtime, queue.push_head, queue.size
+        runtime, push_head, left = self.runtime, queue.push_head, PUBLISH_EACH
         outlet = pair % backend.pairs
         write = self._writes[outlet]
-        queue.disable_notification()
-        chain = self._sending.pop(queue.index, None)
-        while True:
-            if chain is None and (not left or (chain := queue.pop()) is None):
-                if not left:
-                    runtime.kick(queue.index)
-                    break
-                if not queue.enable_notification():
-                    break
-                queue.disable_notification()
-                continue
-            left -= 1
+        chains: Iterable[Chain] = runtime.turn(queue)
+        if queue.index in self._sending:
+            chains = chained((self._sending.pop(queue.index),), chains)
+        for chain in chains:
             views = chain.readable
             size = self.last_sent = sum(map(len, views)) - HEADER
             if chain.writable or not MIN_FRAME <= size <= MAX_FRAME:
@@ -291,8 +283,9 @@ class Net(VirtioDevice):
                     if capture is not None:
                         capture.frame(b"".join(views)[HEADER:])
             push_head(chain.head, 0)
-            chain = None
-            if not left % PUBLISH_EACH:
+            left -= 1
+            if not left:
+                left = PUBLISH_EACH
                 backend.flush()
                 runtime.publish(queue)
         backend.flush()

@@ -46,7 +46,6 @@ class Receiver:
     :param mergeable: a frame may be spread over several chains (VIRTIO_NET_F_MRG_RXBUF)
     :param foreign: headers come from another guest, and are checked
     :param used: interrupts the driver for used buffers
-    :param again: has ``resume`` called soon
     :param broken: called, from any thread, when the ring breaks its rules
     """
 
@@ -60,7 +59,6 @@ class Receiver:
         wanted: Filter,
         capture: Capture | None,
         used: Callable[[], object],
-        again: Callable[[], object],
         broken: Callable[[QueueError], object],
     ) -> None:
         #: Held while anything touches the queue; under it only the interrupt is raised.
@@ -81,7 +79,6 @@ class Receiver:
         self._filter = wanted
         self._capture = capture
         self._used = used
-        self._again = again
         self._broken = broken
         # Chains taken and not completed yet: the head and the bytes of each, and views of all.
         self._heads: list[int] = []
@@ -268,14 +265,8 @@ class Receiver:
             self._room += queue.pop_writable(least, self._heads, self._sizes, self._views)
             if self._room >= want or (self._heads and not self._mergeable):
                 break
-            if queue.exhausted:
-                # The driver adds bad chains as fast as they are refused: serve other queues first.
-                queue.exhausted = False
-                self._again()
+            if not queue.enable_notification():
                 found = False
-            else:
-                found = queue.enable_notification()
-            if not found:
                 break
             queue.disable_notification()
         self._iov = [*self._views, self._spill]

@@ -43,6 +43,10 @@ _AT_ONCE = 32
 MAX_SIZE = 32768
 
 
+def _nothing(index: int) -> None:
+    """Nobody runs a queue without a runtime again."""
+
+
 class Queue:
     """Queue *index* of a device, of at most *max_size* entries (a power of two, MAX_SIZE at most).
 
@@ -50,6 +54,8 @@ class Queue:
 
     :param indirect_vectors: whether ``pop`` may return an IndirectChain, which costs less where a request
         has many buffers in an indirect table
+    :param run_again: called with the queue's number when it becomes ``exhausted``: has it run in a later turn
+        of the loop. Any thread
     """
 
     __slots__ = (
@@ -66,11 +72,13 @@ class Queue:
         "_next_avail",
         "_next_used",
         "_published",
+        "_run_again",
         "_table",
         "_tables",
         "_used",
         "_used16",
         "_used_event",
+        "_visible",
         "bad_chains",
         "desc",
         "device",
@@ -83,10 +91,17 @@ class Queue:
         "size",
     )
 
-    def __init__(self, index: int, max_size: int, indirect_vectors: bool = False) -> None:
+    def __init__(
+        self,
+        index: int,
+        max_size: int,
+        indirect_vectors: bool = False,
+        run_again: Callable[[int], object] = _nothing,
+    ) -> None:
         self.index = index
         self.max_size = max_size
         self.indirect_vectors = indirect_vectors
+        self._run_again = run_again
         self.reset()
 
     def reset(self) -> None:
@@ -95,13 +110,14 @@ class Queue:
         self.ready = False
         #: Guest-physical addresses of the descriptor table, available ring and used ring.
         self.desc = self.driver = self.device = 0
-        #: Chains completed with length 0 because they broke a rule.
+        #: Chains completed with length 0 because they broke a rule, the queue's or the device's.
         self.bad_chains = 0
-        #: True when ``pop`` refused as many bad chains in a row of calls as the queue has entries: it returns
-        #: None then although the driver has more, and the queue is to be run again in a later turn of the
-        #: loop.
+        #: True when as many chains were refused as the queue has entries: ``pop`` returns None then although
+        #: the driver has more, until the queue is run in a later turn of the loop.
         self.exhausted = False
         self._next_avail = self._next_used = self._published = self._avail_idx = 0
+        # The index in the used ring: how far the driver can know of completed chains.
+        self._visible = 0
         # Rings nobody fills or reads, until ``activate``.
         self._avail: Any = (AVAIL_F_NO_INTERRUPT, 0)
         self._used: Any = [0] * 3
@@ -178,8 +194,9 @@ class Queue:
     def pop(self) -> Chain | None:
         """The next chain; None when there is none. Chains that break a rule are completed with length 0.
 
-        After as many bad ones as the queue has entries it returns None and sets ``exhausted``.
-        Raises QueueError when the ring itself is broken.
+        After as many bad ones as the queue has entries it returns None and sets ``exhausted``. Between two
+        publications it returns no more chains than the queue has entries. Raises QueueError when the ring
+        itself is broken.
         """
         while True:
             at = self._next_avail
@@ -195,18 +212,17 @@ class Queue:
             try:
                 return self.walk(head)
             except (ChainError, GuestMemoryError) as error:
-                self.bad_chains += 1
                 notice("virtio chain", f"queue {self.index}: a chain of the driver's was refused: {error}")
-                self.push_head(head, 0)
-            if self._spend():
-                return None
+                self.refuse(head)
 
     def _more(self, at: int) -> bool:
         """Whether the driver made more available than the entry before *at*."""
         index = self._avail[1]
-        if index == at:
+        if index == at or self.exhausted:
             return False
-        free = self.size - self.in_flight
+        # A driver knows of a completed chain by the index in the used ring alone. One that makes a chain
+        # available before that could do it as fast as chains are taken, for ever.
+        free = self.size - ((at - self._visible) & 0xFFFF)
         if (index - at) & 0xFFFF > free:
             raise QueueError(
                 f"queue {self.index}: the driver's index {index} is {(index - at) & 0xFFFF} ahead of {at}, "
@@ -217,15 +233,38 @@ class Queue:
             full_barrier()  # the entries are read after the index that announced them
         return True
 
-    def _spend(self) -> bool:
-        """Count one bad chain against the budget; whether the budget is exhausted."""
+    def refuse(self, head: int) -> None:
+        """Complete the chain that begins with descriptor *head*, which is of no use, with length 0.
+
+        When as many were refused as the queue has entries, it is ``exhausted``: the driver may add such
+        chains as fast as they are refused, and other queues and devices have to be served too.
+        """
+        self.bad_chains += 1
+        self.push_head(head, 0)
         self._budget -= 1
-        if self._budget:
-            return False
-        # The driver may add bad chains as fast as they are refused; other queues have to be served too.
-        self._budget = self.size
-        self.exhausted = True
-        return True
+        if not self._budget:
+            self._budget = self.size
+            self.exhausted = True
+            self._avail_idx = self._next_avail  # so that ``pop`` asks ``_more``
+            self.publish_index()
+            self._run_again(self.index)
+
+    def begin_turn(self) -> None:
+        """A later turn of the loop has begun: ``pop`` goes on when it was ``exhausted``."""
+        self.exhausted = False
+
+    def pop_with_room(self, least: int, refused: Callable[[], object] | None = None) -> Chain | None:
+        """The next chain with at least *least* writable bytes; None when there is none.
+
+        Chains with fewer are refused, and *refused* is called for each. Raises QueueError as ``pop`` does.
+        """
+        while (chain := self.pop()) is not None:
+            if chain.writable_size >= least:
+                return chain
+            if refused is not None:
+                refused()
+            self.refuse(chain.head)
+        return None
 
     def unpop(self) -> None:
         """Put the chain that the last ``pop`` returned back: the next ``pop`` returns it again.
@@ -278,14 +317,11 @@ class Queue:
             if chain is None:
                 break
             if chain.readable or not chain.writable:
-                self.bad_chains += 1
                 notice(
                     "virtio writable",
                     f"queue {self.index}: a chain that has more or less than writable buffers was refused",
                 )
-                self.push_head(chain.head, 0)
-                if self._spend():
-                    break
+                self.refuse(chain.head)
                 continue
             views += chain.writable
             heads.append(chain.head)
@@ -406,7 +442,7 @@ class Queue:
         """
         if not IN_ORDER:
             full_barrier()
-        self._used16[1] = self._next_used
+        self._used16[1] = self._visible = self._next_used
 
     @property
     def interrupt_due(self) -> bool:
@@ -425,7 +461,7 @@ class Queue:
         if not IN_ORDER:
             full_barrier()  # the elements are there before the index that announces them
         self._used16[1] = new
-        self._published = new
+        self._published = self._visible = new
         full_barrier()  # either the driver sees the new index, or this load sees its new used_event
         if self._event_idx:
             event: int = self._avail[self._used_event]
@@ -461,5 +497,5 @@ class Queue:
 
     def begin_at(self, position: int, in_flight: int = 0) -> None:
         """Go on at *position* with *in_flight* chains taken from there; before ``activate``."""
-        self._next_used = self._published = position
+        self._next_used = self._published = self._visible = position
         self._next_avail = self._avail_idx = (position + in_flight) & 0xFFFF

@@ -158,25 +158,16 @@ class Vsock(VirtioDevice):
             self._reset_event = not send_transport_reset(self.runtime, queue)
 
     def _take_packets(self, queue: Queue) -> None:
-        left, outbox = queue.size, self._outbox
+        outbox, turn = self._outbox, self.runtime.turn(queue)
         queue.disable_notification()
-        while True:
-            while left and not outbox.full and (chain := queue.pop()) is not None:
-                left -= 1
-                try:
-                    self._packet(chain)
-                except ChainError as error:
-                    self.refused += 1
-                    self.runtime.refuse(error)
-                queue.push(chain, 0)
-            if outbox.full:
-                break  # until it calls not_full
-            if not left:
-                self.runtime.kick(TX)
-                break
-            if not queue.enable_notification():
-                break
-            queue.disable_notification()
+        # While it is full, chains stay in the queue until it calls ``not_full``.
+        while not outbox.full and (chain := next(turn, None)) is not None:
+            try:
+                self._packet(chain)
+            except ChainError as error:
+                self.refused += 1
+                self.runtime.refuse(error)
+            queue.push(chain, 0)
         self.runtime.publish(queue)
 
     # From the guest

@@ -179,12 +179,7 @@ class Outbox:
         """A receive buffer with room for a header and more; None when there is none."""
         if self._buffers:
             return self._buffers.popleft()
-        while (chain := self._queue.pop()) is not None:
-            if chain.writable_size > HEADER_SIZE:
-                return chain
-            self._bad_buffer()
-            self._queue.push(chain, 0)
-        return None
+        return self._queue.pop_with_room(HEADER_SIZE + 1, self._bad_buffer)
 
     def _header(self, connection: Connection, op: int, size: int, flags: int) -> bytes:
         connection.header_written()

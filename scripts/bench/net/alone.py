@@ -49,10 +49,12 @@ def seconds(sender: FakeDriver, receiver: FakeDriver, size: int) -> float:
         while free:
             address = free.pop(0)
             into.add_buffers([(address, size, WRITE)], [(address, size)])
-        begin = time.perf_counter()
-        sender.device.runtime.run_queue(1)
-        spent += time.perf_counter() - begin
-        assert len(out.collect()) == BATCH
+        sent = 0
+        while sent < BATCH:  # a turn that takes too long leaves some frames to the next one
+            begin = time.perf_counter()
+            sender.device.runtime.run_queue(1)
+            spent += time.perf_counter() - begin
+            sent += len(out.collect())
         done = into.collect()
         assert sum(request.written for request in done) == BATCH * (HEADER + FRAME)
         free += [request.buffers[0][0] for request in done]

@@ -104,4 +104,4 @@ def _bare(driver: FakeDriver) -> None:
     halves[(ring.used - base >> 1) + 1] = at
     # As if the device had done it, for the next batch.
     queue = driver.device.runtime.queues[0]
-    queue._next_avail = queue._avail_idx = queue._next_used = queue._published = at
+    queue._next_avail = queue._avail_idx = queue._next_used = queue._published = queue._visible = at

@@ -645,6 +645,8 @@ def test_descriptors_when_rewritten_all_the_time_give_chains_inside_memory_only(
             if chain is not None:
                 assert chain.readable_size + chain.writable_size <= 2 * SIZE * (END - LOW)
                 queue.push(chain, 0)
+            queue.publish()
+            queue.begin_turn()
     finally:
         done.set()
         thread.join()
