@@ -1,4 +1,4 @@
-"""This host's own calls: libc through ctypes, barriers, printable text, reports to ``logging``."""
+"""This host's own calls: libc, barriers, helper programs, printable text, reports to ``logging``."""
 
 from __future__ import annotations
 

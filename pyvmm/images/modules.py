@@ -29,6 +29,8 @@ _LISTS = ("modules.dep", "modules.order", "modules.builtin")
 _BUILD_RELEASE = "include/config/kernel.release"
 #: A larger module is taken for damage.
 _MAX_MODULE = 256 << 20
+#: Seconds that strip may take for one.
+_PATIENCE = 60.0
 #: Bytes that are decompressed at a time.
 _PIECE = 4096
 
@@ -247,21 +249,20 @@ def _stripped(data: bytes) -> bytes:
 
     It is unchanged where there is no ``strip``.
     """
-    import shutil
-    import subprocess
     import tempfile
 
-    program = shutil.which("strip")
-    if program is None:
-        return data
+    from pyvmm.host.child import spawn
+
     with tempfile.TemporaryDirectory(prefix="pyvmm-") as folder:
         whole, small = os.path.join(folder, "whole"), os.path.join(folder, "small")
         with open(whole, "wb") as file:
             file.write(data)
-        done = subprocess.run(
-            [program, "--strip-debug", "-o", small, whole], capture_output=True, check=False
-        )
-        if done.returncode:
+        try:
+            child = spawn(["strip", "--strip-debug", "-o", small, whole])
+        except FileNotFoundError:
+            return data
+        child.end(_PATIENCE)
+        if child.status:
             return data  # of a format that this strip does not know
         with open(small, "rb") as file:
             return file.read()

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
-import time
 
 from pyvmm.backends.disk.base import SECTOR, DiskError
 from pyvmm.backends.disk.nbd import NbdDisk
 from pyvmm.backends.listener import private_pair
+from pyvmm.host.child import Child, spawn
 from pyvmm.host.printable import printable
 
 _PROGRAM = "qemu-nbd"
-#: The first descriptor of sd_listen_fds(3).
-_LISTEN_FD = 3
 #: Seconds qemu-nbd may take to write out its cache when the connection has ended.
 _PATIENCE = 30.0
 #: Bytes of its error output that are read.
@@ -50,7 +47,7 @@ class QemuDisk(NbdDisk):
         block_size: int | None = None,
     ) -> None:
         self.format = format
-        self._process = 0
+        self._process: Child | None = None
         program = shutil.which(_PROGRAM)
         if program is None:
             raise DiskError(
@@ -93,18 +90,12 @@ class QemuDisk(NbdDisk):
         listener, link = private_pair()
         with listener:
             try:
-                self._process = os.posix_spawn(
-                    "/bin/sh",
+                # sd_listen_fds(3) begins where spawn does.
+                self._process = spawn(
                     ["sh", "-c", _SCRIPT, "sh", *command],
-                    os.environ,
-                    file_actions=[
-                        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
-                        (os.POSIX_SPAWN_DUP2, 0, 1),
-                        (os.POSIX_SPAWN_DUP2, errors, 2),
-                        (os.POSIX_SPAWN_DUP2, listener.fileno(), _LISTEN_FD),
-                    ],
-                    setsid=True,  # Ctrl-C on our terminal is not for it
-                    setsigmask=(),
+                    fds=[listener.fileno()],
+                    errors=errors,
+                    keep=["TMPDIR"],  # where a snapshot's writes go
                 )
             except BaseException:
                 link.close()
@@ -112,16 +103,9 @@ class QemuDisk(NbdDisk):
         return link
 
     def _end(self) -> None:
-        process, self._process = self._process, 0
-        if not process:
-            return
-        limit = time.monotonic() + _PATIENCE
-        while os.waitpid(process, os.WNOHANG) == (0, 0):
-            if time.monotonic() > limit:
-                os.kill(process, signal.SIGKILL)
-                os.waitpid(process, 0)
-                return
-            time.sleep(0.005)
+        process, self._process = self._process, None
+        if process is not None:
+            process.end(_PATIENCE)
 
 
 def _refusal(path: str, format: str, errors: bytes) -> DiskError:

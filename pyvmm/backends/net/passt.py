@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
+from signal import SIGKILL
 
 from pyvmm.backends.net.base import HEADER, MAX_FRAME, NetBackend, NetBackendError
 from pyvmm.errors import ConfigError
+from pyvmm.host.child import FIRST_FD, spawn
 from pyvmm.host.notice import notice
 from pyvmm.host.printable import printable
 
@@ -28,6 +29,8 @@ MTU = 65520
 #: Seconds passt gets to open its ports.
 START = 30.0
 _LENGTH = 4
+#: Bytes of its error output that are read.
+_ERRORS = 4096
 #: Bytes read from the socket at once.
 _STAGE = 256 << 10
 _PORT_MAX = 65535
@@ -102,35 +105,30 @@ class Passt(NetBackend):
             self._run(theirs.fileno())
 
     def _run(self, fd: int) -> None:
-        command = [PROGRAM, "--quiet", "--stderr", "--one-off", "--mtu", str(self.mtu), "--fd", str(fd)]
+        command = [PROGRAM, "--quiet", "--stderr", "--one-off", "--mtu", str(self.mtu), "--fd", str(FIRST_FD)]
         for protocol, option in (("tcp", "--tcp-ports"), ("udp", "--udp-ports")):
             mine = [forward for forward in self._forwards if forward.protocol == protocol]
             command += [option, "none"] if not mine else []
             for forward in mine:
                 command += [option, f"{forward.address}/{forward.outside}:{forward.inside}"]
+        errors = os.memfd_create(PROGRAM, os.MFD_CLOEXEC)
         try:
             # It goes into the background when its ports are open: its exit status says whether they are.
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                pass_fds=[fd],
-                timeout=START,
-                check=False,
-            )
+            child = spawn(command, fds=[fd], errors=errors)
+            child.end(START)
+            said = os.pread(errors, _ERRORS, 0)
         except FileNotFoundError:
             raise NetBackendError(
                 f"--net user needs the program {PROGRAM}; install it (Debian: apt-get install passt)"
             ) from None
-        except subprocess.TimeoutExpired:
-            raise NetBackendError(
-                f"{PROGRAM} did not start within {START:g} seconds; try it by hand"
-            ) from None
-        if done.returncode:
-            lines = [line for line in done.stderr.decode(errors="replace").split("\n") if line.strip()]
-            said = "; ".join(line for line in lines if "syslog" not in line) or f"exit code {done.returncode}"
-            raise NetBackendError(f"{PROGRAM} does not start: {printable(said)}")
+        finally:
+            os.close(errors)
+        if child.status == -SIGKILL:
+            raise NetBackendError(f"{PROGRAM} did not start within {START:g} seconds; try it by hand")
+        if child.status:
+            lines = [line for line in said.decode(errors="replace").split("\n") if line.strip()]
+            why = "; ".join(line for line in lines if "syslog" not in line) or f"exit code {child.status}"
+            raise NetBackendError(f"{PROGRAM} does not start: {printable(why)}")
 
     def fd(self, pair: int) -> int:
         """The socket; -1 when passt is gone."""

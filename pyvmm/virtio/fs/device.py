@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
 
 from pyvmm.backends.listener import private_pair
+from pyvmm.host.child import FIRST_FD, Child, spawn
 from pyvmm.host.notice import notice
 from pyvmm.host.printable import printable
 from pyvmm.loop import READ
@@ -46,7 +46,7 @@ class Share(VhostUser):
         self._what = f"--share {path}"
         self._errors, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._said = b""
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
         try:
             sock, self._process = _start(path, readonly, writer)
         except BaseException:
@@ -82,11 +82,7 @@ class Share(VhostUser):
         """Wait for virtiofsd to end, as its connection is closed; read what it wrote last. Idempotent."""
         process, self._process = self._process, None
         if process is not None:
-            try:
-                process.wait(GRACE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.end(GRACE)
         if self._errors >= 0:
             while self._read_errors():
                 pass
@@ -140,22 +136,16 @@ def command(program: str, path: str, readonly: bool, root: bool) -> list[str]:
     return ["unshare", *user, *arguments] if user else arguments
 
 
-def _start(path: str, readonly: bool, errors: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+def _start(path: str, readonly: bool, errors: int) -> tuple[socket.socket, Child]:
     """Run virtiofsd; a connection to it, made through a socket that nobody else ever sees."""
     arguments = command(find_program(), path, readonly, os.geteuid() == 0)
     if "," in path and arguments[-1].startswith("source="):
         raise DeviceError(f"--share {path}: this virtiofsd takes no comma in a path; rename it")
     listener, sock = private_pair()
     with listener:
-        number = listener.fileno()
         try:
-            process = subprocess.Popen(
-                [*arguments, f"--fd={number}"],
-                pass_fds=(number,),
-                stdin=subprocess.DEVNULL,
-                stdout=errors,
-                stderr=errors,
-                start_new_session=True,  # Ctrl-C is for us: we end it in order
+            process = spawn(
+                [*arguments, f"--fd={FIRST_FD}"], fds=[listener.fileno()], output=errors, errors=errors
             )
         except OSError as error:
             sock.close()

@@ -116,7 +116,7 @@ def test_killed_vmm_leaves_no_server_and_no_lock(tmp_path: Path) -> None:
     path = make(tmp_path / "disk.qcow2", "qcow2")
     program = (
         "import sys, signal; from pyvmm.backends.disk.image import open_disk\n"
-        "disk = open_disk(sys.argv[1]); print(disk._process, flush=True); signal.pause()"
+        "disk = open_disk(sys.argv[1]); print(disk._process.pid, flush=True); signal.pause()"
     )
     with subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
@@ -139,6 +139,26 @@ def test_server_that_dies_is_an_io_error_for_every_request(tmp_path: Path) -> No
         with pytest.raises(OSError):
             content(disk, 0, 512)
     disk.close()
+
+
+def test_server_has_nothing_of_this_process_but_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_TOKEN", "of the user's")
+    path = make(tmp_path / "disk.qcow2", "qcow2")
+    mine = os.memfd_create("of-the-users")
+    os.set_inheritable(mine, True)
+
+    disk = open_disk(path)
+    [server] = children("qemu-nbd")
+    environment = Path(f"/proc/{server}/environ").read_bytes()
+    held = [os.readlink(link) for link in Path(f"/proc/{server}/fd").iterdir()]
+    disk.close()
+    os.close(mine)
+
+    assert b"SECRET_TOKEN" not in environment
+    assert path in held
+    assert not [name for name in held if "of-the-users" in name]
 
 
 def test_backing_file_is_read_through(tmp_path: Path) -> None:
