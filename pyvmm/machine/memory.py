@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def regions_of(config: Config, rom: Rom | None, gap: tuple[int, int], share: bool) -> list[Region]:
     """RAM outside *gap* and the regions of *rom*, which take the place of RAM at their addresses.
 
-    *gap* is ``(first, end)``, guest-physical. With *share*, another process can map the RAM. Raises
-    MemoryConfigError, HostMemoryError.
+    *gap* is ``(first, end)``, guest-physical. With *share*, another process can map the RAM and cannot change
+    its size. Raises MemoryConfigError, HostMemoryError.
     """
     ram = assemble(memory_parts(config, share), *gap)
     if rom is None:
@@ -49,6 +49,11 @@ def _maker(part: MemoryPart, share: bool) -> Callable[[int], HostMemory]:
         return {"anonymous": Memfd if share else Anonymous, "memfd": Memfd, "hugetlb": Hugetlb}[part.backing]
 
     def from_file(size: int) -> HostMemory:
+        if share:
+            raise HostMemoryError(
+                f"memory file {path} cannot be shared with another process, which could end this one by "
+                "truncating it; use memfd or hugetlb memory with this device"
+            )
         host = FileBacked(path)
         if host.size != size:
             has = host.size

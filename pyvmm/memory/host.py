@@ -41,6 +41,8 @@ class HostMemory:
 
     #: Its name in messages.
     kind = "memory"
+    #: Whether no holder of ``fd`` can change the size of the file.
+    sealed = False
     #: What to tell the host's kernel so that pages cost nothing any more, and the size of such pages.
     _forget: tuple[int, int] | None = None
 
@@ -124,23 +126,22 @@ class Anonymous(HostMemory):
 class Memfd(HostMemory):
     """Shared memory behind a memfd, for whoever must map guest RAM too.
 
-    With *sealed*, its size can no longer be changed by any holder of ``fd``, so nobody
-    can make accesses fault by truncating it. Raises HostMemoryError when the host refuses, and
-    MemoryConfigError for a size that is not whole pages.
+    Its size is sealed: no holder of ``fd`` can make accesses fault by truncating it. Raises HostMemoryError
+    when the host refuses, and MemoryConfigError for a size that is not whole pages.
     """
 
     __slots__ = ()
     kind = "memfd"
+    sealed = True
     _forget = mmap.MADV_REMOVE, PAGE_SIZE
 
-    def __init__(self, size: int, sealed: bool = False) -> None:
+    def __init__(self, size: int) -> None:
         check_size(size)
         fd = -1
         try:
             fd = os.memfd_create("pyvmm-ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(fd, size)
-            if sealed:
-                add_seals(fd, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+            _seal_size(fd)
             mapping = mmap.mmap(fd, size, flags=mmap.MAP_SHARED | MAP_NORESERVE)
         except OSError as error:
             if fd >= 0:
@@ -152,7 +153,7 @@ class Memfd(HostMemory):
 
 
 class Hugetlb(HostMemory):
-    """Shared memory in 2 MiB pages of the host's hugetlb pool, all reserved at once.
+    """Shared memory in 2 MiB pages of the host's hugetlb pool, all reserved at once; its size is sealed.
 
     Raises MemoryConfigError unless *size* is a multiple of 2 MiB, and HostMemoryError when the pool has too
     few.
@@ -160,14 +161,17 @@ class Hugetlb(HostMemory):
 
     __slots__ = ()
     kind = "hugetlb"
+    sealed = True
     _forget = mmap.MADV_REMOVE, HUGE_PAGE_SIZE
 
     def __init__(self, size: int) -> None:
         check_size(size, HUGE_PAGE_SIZE)
         fd = -1
         try:
-            fd = os.memfd_create("pyvmm-huge", os.MFD_CLOEXEC | os.MFD_HUGETLB | os.MFD_HUGE_2MB)
+            flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | os.MFD_HUGETLB | os.MFD_HUGE_2MB
+            fd = os.memfd_create("pyvmm-huge", flags)
             os.ftruncate(fd, size)
+            _seal_size(fd)
             mapping = mmap.mmap(fd, size, flags=mmap.MAP_SHARED)
         except OSError as error:
             if fd >= 0:
@@ -240,10 +244,10 @@ def check_size(size: int, unit: int = PAGE_SIZE) -> None:
         )
 
 
-def add_seals(fd: int, seals: int) -> None:
-    """Put *seals* (F_SEAL_*, joined by |) on the memfd *fd*: F_ADD_SEALS. Raises OSError."""
+def _seal_size(fd: int) -> None:
+    """Let nobody change the size of the memfd *fd* any more, nor add other seals. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.fcntl(fd, F_ADD_SEALS, seals) < 0:
+    if libc.fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 

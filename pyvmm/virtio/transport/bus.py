@@ -7,6 +7,7 @@ registers are read-only memory to the guest (KVM_MEM_READONLY): a running device
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from pyvmm.board.device import Line
 from pyvmm.board.space import DOORBELL, IRQ, MMIO
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pyvmm.board.board import Board
     from pyvmm.board.bus import Bus
     from pyvmm.board.timers import Timers
+    from pyvmm.host.eventfd import EventSignaller
     from pyvmm.memory.guest import GuestMemory
     from pyvmm.pykvm import Vm
     from pyvmm.virtio.device import VirtioDevice
@@ -44,14 +46,19 @@ class EventLine(Line):
     the interrupt signal the same eventfd: of two pulses at once, one by each way, one would be lost.
     """
 
-    __slots__ = ("fd",)
+    __slots__ = ("_signal", "fd")
 
     def __init__(self) -> None:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._signal: Callable[[], object] = partial(os.eventfd_write, self.fd, 1)
+
+    def signal_by(self, signal: Callable[[], object]) -> None:
+        """Signal the eventfd by calling *signal*: another process gets it, which may make a write block."""
+        self._signal = signal
 
     def pulse(self) -> None:
         """One edge."""
-        os.eventfd_write(self.fd, 1)
+        self._signal()
 
     def close(self) -> None:
         """Close the eventfd."""
@@ -118,6 +125,8 @@ class VirtioBus:
         self._loop, self._timers = loop, timers
         self._failed = failed
         self._memslots = len(memory.regions)
+        # Signals the eventfds that other processes get; made for the first device that needs it.
+        self._signaller: EventSignaller | None = None
 
     def name(self, device: VirtioDevice) -> None:
         """Make *device*'s name its own: ``disk`` becomes ``disk0``. Once, before ``attach``."""
@@ -173,10 +182,12 @@ class VirtioBus:
             thread = LoopThread(name)
             closers.append(thread.close)
             loop = thread.loop
+        kicks: list[Callable[[], object]] = []
         for queue in range(len(device.queue_sizes)):
             kick = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             attached.kicks.append(kick)
             closers.append(lambda fd=kick: os.close(fd))  # type: ignore[misc]
+            kicks.append(self._shared(kick) if device.shares_memory else partial(os.eventfd_write, kick, 1))
             bell = window.base + QUEUE_NOTIFY
             self._board.place(MMIO, bell, _REGISTER_WIDTH, name, DOORBELL, datamatch=queue)
             self._vm.ioeventfd(kick, bell, _REGISTER_WIDTH, queue)
@@ -189,7 +200,7 @@ class VirtioBus:
             device,
             self._memory,
             line,
-            lambda queue: os.eventfd_write(attached.kicks[queue], 1),
+            lambda queue: kicks[queue](),
             self._failed,
         )
         self._share(attached)
@@ -218,7 +229,24 @@ class VirtioBus:
                     other.transport.interrupt.line = line
         if line is None:
             line = self._lines[gsi] = self._line(gsi)
+        if isinstance(line, EventLine) and device.shares_memory:
+            line.signal_by(self._shared(line.fd))
         return line
+
+    def _shared(self, fd: int) -> Callable[[], object]:
+        """What signals eventfd *fd*, which another process gets."""
+        if self._signaller is None:
+            from pyvmm.host.eventfd import EventSignaller
+
+            try:
+                self._signaller = EventSignaller()
+            except OSError as error:
+                raise StartError(
+                    f"this host cannot signal another process's eventfds: io_setup: {error.strerror}; raise "
+                    "its limit (sysctl fs.aio-max-nr)"
+                ) from None
+            self._closers.append(self._signaller.close)
+        return self._signaller.signal(fd)
 
     def _assign_ack_ioeventfd(self, attached: Attached) -> None:
         """Have KVM signal an eventfd for the acknowledgement of used buffers."""

@@ -5,9 +5,10 @@ Source: QEMU docs/interop/vhost-user.rst.
 
 from __future__ import annotations
 
-import os
 import socket
-from _thread import allocate_lock
+import time
+from _thread import RLock
+from contextlib import contextmanager
 from struct import pack
 
 from pyvmm.virtio.errors import DeviceError
@@ -16,12 +17,13 @@ from pyvmm.virtio.vhost.device import Ring, VhostControl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from struct import Struct
 
     from pyvmm.memory.guest import GuestMemory
 
-#: Seconds a back end may take for one answer; a reset has to wait for requests on their way to a disk.
+#: Seconds a back end may take for all requests of one operation, such as the start of the device; a reset has
+#: to wait for requests on their way to a disk.
 PATIENCE = 10.0
 #: The protocol features we use.
 PROTOCOL_FEATURES = p.PROTOCOL_F_MQ | p.PROTOCOL_F_REPLY_ACK | p.PROTOCOL_F_BACKEND_REQ | p.PROTOCOL_F_CONFIG
@@ -30,7 +32,7 @@ PROTOCOL_FEATURES = p.PROTOCOL_F_MQ | p.PROTOCOL_F_REPLY_ACK | p.PROTOCOL_F_BACK
 class Channel(VhostControl):
     """The connection *sock* to a back end called *place* in messages. Any thread, one request at a time.
 
-    :param patience: seconds that it may take for an answer
+    :param patience: seconds that it may take for all requests of one operation
 
     The first failure ends the connection, and every later request fails with the same sentence.
     All methods that make a request raise DeviceError when the back end refuses it, does not answer in time or
@@ -48,23 +50,41 @@ class Channel(VhostControl):
         self.queue_num: int | None = None
         self._socket = sock
         self._receiver = p.MessageReceiver(sock)
-        self._lock = allocate_lock()
+        self._lock = RLock()
+        # When the operation under way must be over, by time.monotonic; None while there is none.
+        self._until: float | None = None
         self._memory_told = False
-        sock.settimeout(patience)
         self._patience = patience
         try:
-            self.tell(p.SET_OWNER)
-            self.features = self.ask_number(p.GET_FEATURES)
-            if self.features & p.F_PROTOCOL_FEATURES:
-                self.protocol = self.ask_number(p.GET_PROTOCOL_FEATURES) & PROTOCOL_FEATURES
-                self.tell(p.SET_PROTOCOL_FEATURES, p.U64.pack(self.protocol))
-                if self.protocol & p.PROTOCOL_F_MQ:
-                    self.queue_num = self.ask_number(p.GET_QUEUE_NUM)
+            with self.operation():
+                self._negotiate()
         except BaseException:
             self.close()
             raise
 
+    def _negotiate(self) -> None:
+        self.tell(p.SET_OWNER)
+        self.features = self.ask_number(p.GET_FEATURES)
+        if self.features & p.F_PROTOCOL_FEATURES:
+            self.protocol = self.ask_number(p.GET_PROTOCOL_FEATURES) & PROTOCOL_FEATURES
+            self.tell(p.SET_PROTOCOL_FEATURES, p.U64.pack(self.protocol))
+            if self.protocol & p.PROTOCOL_F_MQ:
+                self.queue_num = self.ask_number(p.GET_QUEUE_NUM)
+
     # Requests
+
+    @contextmanager
+    def operation(self) -> Iterator[None]:
+        """Requests that belong together: one time limit for all, and no other thread's between them."""
+        with self._lock:
+            outermost = self._until is None
+            if outermost:
+                self._until = time.monotonic() + self._patience
+            try:
+                yield
+            finally:
+                if outermost:
+                    self._until = None
 
     def tell(self, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
         """Make *request*, a number of ``user_protocol``, that has no answer of its own.
@@ -72,7 +92,7 @@ class Channel(VhostControl):
         It is confirmed where the back end does that (REPLY_ACK).
         """
         confirm = self.protocol & p.PROTOCOL_F_REPLY_ACK and request != p.SET_PROTOCOL_FEATURES
-        with self._lock:
+        with self.operation():
             answer = self._exchange(request, payload, fds, p.NEED_REPLY if confirm else 0, bool(confirm))
             if answer is not None:
                 (refused,) = self._checked(answer, p.U64)
@@ -81,14 +101,14 @@ class Channel(VhostControl):
 
     def ask_number(self, request: int, payload: bytes = b"") -> int:
         """Make *request*, a number of ``user_protocol``, whose answer is a number of 64 bits."""
-        with self._lock:
+        with self.operation():
             (value,) = self._checked(self._exchange(request, payload, (), 0, True), p.U64)
         return int(value)
 
     def get_config(self, size: int) -> bytes | None:
         """The first *size* bytes of the configuration space; None when the back end has fewer."""
         asked = p.CONFIG.pack(0, size, 0) + bytes(size)
-        with self._lock:
+        with self.operation():
             answer = self._exchange(p.GET_CONFIG, asked, (), 0, True)
             assert answer is not None
             data = answer.payload[p.CONFIG.size :]
@@ -105,20 +125,20 @@ class Channel(VhostControl):
     def _exchange(
         self, request: int, payload: bytes, fds: Sequence[int], flags: int, answered: bool
     ) -> p.Message | None:
-        """Send, and receive the answer if there is one. Called with the lock held."""
+        """Send, and receive the answer if there is one. Within an operation."""
         if self.lost:
             raise DeviceError(f"{self.place}: {self.lost}; start it, and this machine, again")
         try:
-            p.send(self._socket, request, payload, fds, flags)
+            p.send(self._socket, request, payload, fds, flags, self._until)
             if not answered:
                 return None
-            answer = self._receiver.receive()
+            answer = self._receiver.receive(self._until)
         except TimeoutError:
             name = p.NAMES.get(request, request)
             raise self._end(f"it did not answer {name} within {self._patience:g} seconds") from None
         except p.ProtocolError as error:
             raise self._end(str(error)) from None
-        assert answer is not None, "a blocking socket"
+        assert answer is not None, "received to its end"
         answer.close()  # no answer we ask for brings descriptors
         if answer.request != request or not answer.flags & p.REPLY:
             raise self._end(f"it answered {p.NAMES.get(request, request)} with {answer.name}")
@@ -177,7 +197,7 @@ class Channel(VhostControl):
         """GET_VRING_BASE: once it is answered, the back end no longer serves the ring."""
         if self.features & p.F_PROTOCOL_FEATURES:
             self.tell(p.SET_VRING_ENABLE, p.VRING_STATE.pack(index, 0))
-        with self._lock:
+        with self.operation():
             answer = self._exchange(p.GET_VRING_BASE, p.VRING_STATE.pack(index, 0), (), 0, True)
             answered, base = self._checked(answer, p.VRING_STATE)
             if answered != index or base > 0xFFFF:
@@ -185,9 +205,9 @@ class Channel(VhostControl):
         return base
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; a request under way fails at once."""
+        self._end("this machine is over")
         with self._lock:
-            self.lost = self.lost or "this machine is over"
             self._receiver.close()
             self._socket.close()
 
@@ -221,7 +241,8 @@ def connect(path: str) -> socket.socket:
 def mem_table(memory: GuestMemory, place: str) -> tuple[bytes, list[int]]:
     """SET_MEM_TABLE's payload and descriptors for all RAM; neighbours in one file become one region.
 
-    Raises DeviceError for memory that cannot be shared, and for more than MAX_REGIONS regions.
+    Raises DeviceError for memory that is private or whose size is not sealed, and for more than MAX_REGIONS
+    regions.
     """
     table: list[list[int]] = []
     fds: list[int] = []
@@ -231,8 +252,13 @@ def mem_table(memory: GuestMemory, place: str) -> tuple[bytes, list[int]]:
             continue  # a ROM; nothing of a queue lies there
         if fd < 0:
             raise DeviceError(
-                f"{place}: guest RAM at {region.gpa:#x} is private to this process; use memory of memfd, "
-                "hugetlb or file"
+                f"{place}: guest RAM at {region.gpa:#x} is private to this process; use memory of memfd "
+                "or hugetlb"
+            )
+        if not region.host.sealed:
+            raise DeviceError(
+                f"{place}: guest RAM at {region.gpa:#x} is a file that the back end could truncate, which "
+                "would end this process; use memory of memfd or hugetlb"
             )
         last = table[-1] if table else None
         if (
@@ -264,5 +290,4 @@ def backend_channel(channel: Channel) -> socket.socket:
         raise
     finally:
         theirs.close()
-    os.set_blocking(ours.fileno(), False)
     return ours

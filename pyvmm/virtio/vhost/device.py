@@ -6,6 +6,8 @@ request passes through this process. Registers, status and features stay here.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from pyvmm.host.notice import notice
 from pyvmm.loop import EDGE, READ
 from pyvmm.virtio import features as f
@@ -14,6 +16,8 @@ from pyvmm.virtio.errors import DeviceError, QueueError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from pyvmm.memory.guest import GuestMemory
     from pyvmm.virtio.ring.queue import Queue
 
@@ -52,6 +56,10 @@ class VhostControl:
 
     #: Every feature the back end has.
     features = 0
+
+    def operation(self) -> AbstractContextManager[None]:
+        """For requests that belong together, such as those of a start."""
+        return nullcontext()
 
     def begin(self, memory: GuestMemory, features: int) -> None:
         """The driver accepted *features*; queues in *memory* follow."""
@@ -126,11 +134,12 @@ class VhostDevice(VirtioDevice):
                 else:
                     kick = runtime.kicks[queue.index]
                     rings.append(Ring(memory, queue, kick, runtime.interrupt, self.error_fd))
-            self.control.begin(memory, features)
-            for ring in rings:
-                self._rings.append(ring)
-                self.control.start_ring(ring)
-            self.control.running(rings)
+            with self.control.operation():
+                self.control.begin(memory, features)
+                for ring in rings:
+                    self._rings.append(ring)
+                    self.control.start_ring(ring)
+                self.control.running(rings)
         except BaseException:
             self._stop_rings()
             raise
@@ -147,13 +156,14 @@ class VhostDevice(VirtioDevice):
         """Have the back end stop the rings, and learn their positions. Raises DeviceError if it does not."""
         runtime = self.runtime
         failed = None
-        for ring in self._rings:
-            try:
-                ring.base = self.control.stop_ring(ring.index)
-            except DeviceError as error:
-                failed = failed or error
-            else:
-                runtime.queues[ring.index].begin_at(ring.base)
+        with self.control.operation():
+            for ring in self._rings:
+                try:
+                    ring.base = self.control.stop_ring(ring.index)
+                except DeviceError as error:
+                    failed = failed or error
+                else:
+                    runtime.queues[ring.index].begin_at(ring.base)
         if failed is not None and runtime.active:  # else it was halted before, and the user told
             runtime.halt(failed)
             raise failed
@@ -163,9 +173,10 @@ class VhostDevice(VirtioDevice):
         if not self.runtime.active:
             return
         try:
-            for ring in self._rings:
-                self.control.start_ring(ring)
-            self.control.running(self._rings)
+            with self.control.operation():
+                for ring in self._rings:
+                    self.control.start_ring(ring)
+                self.control.running(self._rings)
         except DeviceError as error:
             self.runtime.halt(error)
 
@@ -185,12 +196,12 @@ class VhostDevice(VirtioDevice):
         rings, self._rings = self._rings, []
         if self.runtime.held:
             return  # the back end stopped them when the device was saved
-        for ring in rings:
-            try:
-                self.control.stop_ring(ring.index)
-            except DeviceError as error:
-                self.not_stopped(error)
-                return
+        try:
+            with self.control.operation():
+                for ring in rings:
+                    self.control.stop_ring(ring.index)
+        except DeviceError as error:
+            self.not_stopped(error)
 
 
 def _address(memory: GuestMemory, queue: Queue, what: str, gpa: int, size: int) -> int:

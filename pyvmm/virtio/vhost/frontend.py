@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import select
 import socket
+from _thread import allocate_lock
+from functools import partial
 
 from pyvmm.host.notice import notice
-from pyvmm.loop import READ
+from pyvmm.loop import EDGE, READ
 from pyvmm.virtio import ids
 from pyvmm.virtio.config_space import ConfigSpace
 from pyvmm.virtio.errors import DeviceError
@@ -43,6 +45,9 @@ CONFIG_SIZES = (256, 128, 64, 32, 16, 8, 4)
 QUEUE_SIZE = 256
 MAX_QUEUES = 64
 MAX_TAG = 36
+#: Seconds from one message of the back end's until the next is read: one that sends them without end must not
+#: keep other threads from running.
+PAUSE = 0.01
 
 _BLK_F_MQ = 1 << 12
 _BLK_NUM_QUEUES = 34  # offset of num_queues (5.2.4)
@@ -65,11 +70,15 @@ class VhostUser(VhostDevice):
     :param config_size: bytes of its configuration space; None asks the back end for as many as it has
     :param config: the configuration space, for a back end that has none to give
 
+    What the back end does by itself (a message, an error, the end of its connection) is handled in a thread
+    of the device's own: an answer may be slow in coming.
+
     Raises DeviceError when the back end does not speak the protocol or has fewer queues.
     """
 
+    own_thread = True
     shares_memory = True
-    #: Seconds the back end may take for one answer.
+    #: Seconds the back end may take for all that one operation asks it.
     patience = PATIENCE
     #: Whether the loop watches its descriptors.
     _watching = False
@@ -94,6 +103,8 @@ class VhostUser(VhostDevice):
         self._receiver: p.MessageReceiver | None = None
         self._own_config = config
         self._told = False  # whether the user was told that the back end is lost
+        self._handling = allocate_lock()  # held while a callback runs; taken before the runtime's
+        self._start: object = None  # another one for each start
         try:
             most = self.channel.queue_num
             if most is not None and queues > most:
@@ -104,7 +115,6 @@ class VhostUser(VhostDevice):
             super().__init__(self.channel)
             if first:
                 self.config.data = first
-            self.error_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             if self.channel.protocol & p.PROTOCOL_F_BACKEND_REQ:
                 self._back = backend_channel(self.channel)
                 self._receiver = p.MessageReceiver(self._back)
@@ -131,19 +141,41 @@ class VhostUser(VhostDevice):
     def attached(self) -> None:
         """Watch the connection, also while the driver has not started the device."""
         loop = self.runtime.loop
-        loop.add(self.channel.fd, select.EPOLLRDHUP, self._hung_up)
-        loop.add(self.error_fd, READ, self._gave_up)
-        if self._back is not None:
-            loop.add(self._back.fileno(), READ, self._back_request)
         self._watching = True
+        loop.add(self.channel.fd, select.EPOLLRDHUP, partial(self._handled, self._hung_up))
+        if self._back is not None:
+            loop.add(self._back.fileno(), READ, partial(self._handled, self._back_request))
 
     def started(self) -> None:
-        """Hand the queues over."""
+        """Hand the queues over, and with them a new eventfd for errors."""
+        # Never read: the back end could make that block. What a back end signalled before counts no more.
+        self.error_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        start = self._start = object()
         try:
             super().started()
-        except DeviceError:
-            self._told = True  # the transport tells why it did not start
+            gave_up = partial(self._handled, partial(self._gave_up, start))
+            self.runtime.loop.add(self.error_fd, READ | EDGE, gave_up)
+        except BaseException as error:
+            self._close_error()
+            self._told = isinstance(error, DeviceError)  # the transport tells why it did not start
             raise
+
+    def stopped(self) -> None:
+        """Take the queues back."""
+        super().stopped()
+        self._close_error()
+
+    def _close_error(self) -> None:
+        fd, self.error_fd = self.error_fd, -1
+        if fd >= 0:
+            self.runtime.loop.remove(fd)
+            os.close(fd)
+
+    def _handled(self, callback: Callable[[], object], _: int = 0) -> None:
+        """Call *callback*, unless the device is closed."""
+        with self._handling:
+            if self._watching:
+                callback()
 
     def halted(self, error: PyvmmError) -> None:
         """The user is told why, and not a second time."""
@@ -154,17 +186,15 @@ class VhostUser(VhostDevice):
 
     def close(self) -> None:
         """Close the connection: most back ends end with it."""
-        if self._watching:
-            self.runtime.loop.remove(self.channel.fd)
-            self.runtime.loop.remove(self.error_fd)
-        self._close_back()
-        self._watching = False
+        self.channel.end("this machine is over")  # a callback may wait for an answer
+        with self._handling:
+            if self._watching:
+                self.runtime.loop.remove(self.channel.fd)
+            self._close_back()
+            self._watching = False
         self.channel.close()
-        fd, self.error_fd = getattr(self, "error_fd", -1), -1
-        if fd >= 0:
-            os.close(fd)
 
-    def _hung_up(self, _: int) -> None:
+    def _hung_up(self) -> None:
         self.runtime.loop.remove(self.channel.fd)
         self.channel.end("its back end closed the connection")
         self._close_back()
@@ -176,9 +206,11 @@ class VhostUser(VhostDevice):
                 notice(f"virtio {self.name} gone", f"{self.name} is gone: {why}")
         self._told = True
 
-    def _gave_up(self, _: int) -> None:
-        os.eventfd_read(self.error_fd)
+    def _gave_up(self, start: object) -> None:
         with self.runtime.lock:
+            if start is not self._start or self.error_fd < 0:
+                return  # it was of a start before
+            self.runtime.loop.remove(self.error_fd)  # once is enough, however often it is signalled
             if self.runtime.active:
                 self.runtime.halt(DeviceError(f"{self.channel.place}: it gave up on a queue"))
 
@@ -191,10 +223,11 @@ class VhostUser(VhostDevice):
     def _first_config(self, size: int | None) -> bytes:
         if not self._remote_config:
             return self._own_config or bytes(size or 0)
-        for wanted in CONFIG_SIZES if size is None else (size,) if size else ():
-            data = self.channel.get_config(wanted)
-            if data is not None:
-                return self._corrected(data)
+        with self.channel.operation():
+            for wanted in CONFIG_SIZES if size is None else (size,) if size else ():
+                data = self.channel.get_config(wanted)
+                if data is not None:
+                    return self._corrected(data)
         if size:
             raise DeviceError(f"{self.channel.place}: it does not tell the configuration of {self.name}")
         return b""
@@ -210,8 +243,9 @@ class VhostUser(VhostDevice):
         """Pass it on; the back end alone knows what may be written."""
         if self._remote_config and not self.channel.lost:
             try:
-                self.channel.set_config(offset, self.config.read(offset, size))
-                self._refresh()
+                with self.channel.operation():
+                    self.channel.set_config(offset, self.config.read(offset, size))
+                    self._refresh()
             except DeviceError:
                 pass  # ``_hung_up`` tells the user
         elif self._own_config is not None:
@@ -225,14 +259,16 @@ class VhostUser(VhostDevice):
 
     # Requests of the back end
 
-    def _back_request(self, _: int) -> None:
+    def _back_request(self) -> None:
         assert self._back is not None and self._receiver is not None
         try:
-            message = self._receiver.receive(socket.MSG_DONTWAIT)
+            message = self._receiver.receive()
         except p.ProtocolError as error:
             self.channel.end(str(error))
             self._close_back()
             return
+        self.runtime.loop.modify(self._back.fileno(), 0)
+        self.runtime.loop.call_later(PAUSE, partial(self._handled, self._read_on))
         if message is None:
             return
         message.close()
@@ -250,6 +286,10 @@ class VhostUser(VhostDevice):
                 return
             with self.runtime.lock:
                 self.config_changed()
+
+    def _read_on(self) -> None:
+        if self._back is not None:
+            self.runtime.loop.modify(self._back.fileno(), READ)
 
     def _close_back(self) -> None:
         if self._back is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import os
 import socket
+import time
 from struct import Struct
 from struct import error as StructError
 
@@ -142,10 +143,11 @@ class MessageReceiver:
         self._data = b""
         self._fds: list[int] = []
 
-    def receive(self, flags: int = 0) -> Message | None:
-        """The next message; None when not all of it is there yet (with MSG_DONTWAIT in *flags*).
+    def receive(self, until: float | None = None) -> Message | None:
+        """The next message; without *until*, None when not all of it is there yet.
 
-        Raises ProtocolError for what is none, and for the end of the stream; TimeoutError as the socket does.
+        *until* is a time of ``time.monotonic``: all of the message must be there by then. Raises TimeoutError
+        when it is not, ProtocolError for what is no message, and for the end of the stream.
         """
         while True:
             wanted = HEADER.size - len(self._data)
@@ -161,7 +163,7 @@ class MessageReceiver:
                     self._data, self._fds = b"", []
                     return message
             try:
-                data = self._part(wanted, flags)
+                data = self._part(wanted, until)
             except BlockingIOError:
                 return None
             except TimeoutError:
@@ -178,9 +180,17 @@ class MessageReceiver:
         while self._fds:
             os.close(self._fds.pop())
 
-    def _part(self, wanted: int, flags: int) -> bytes:
+    def _part(self, wanted: int, until: float | None) -> bytes:
         room = socket.CMSG_SPACE(MAX_REGIONS * 4)
-        data, ancillary, got, _ = self._socket.recvmsg(wanted, room, flags | socket.MSG_CMSG_CLOEXEC)
+        flags = socket.MSG_CMSG_CLOEXEC
+        if until is None:
+            flags |= socket.MSG_DONTWAIT
+        else:
+            seconds = until - time.monotonic()
+            if seconds <= 0:
+                raise TimeoutError
+            self._socket.settimeout(seconds)
+        data, ancillary, got, _ = self._socket.recvmsg(wanted, room, flags)
         for level, kind, found in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds = array.array("i")
@@ -192,16 +202,31 @@ class MessageReceiver:
 
 
 def send(
-    sock: socket.socket, request: int, payload: bytes = b"", fds: Sequence[int] = (), flags: int = 0
+    sock: socket.socket,
+    request: int,
+    payload: bytes = b"",
+    fds: Sequence[int] = (),
+    flags: int = 0,
+    until: float | None = None,
 ) -> None:
     """Send one message: *request*, a number such as GET_FEATURES; *flags*: 0, REPLY or NEED_REPLY.
 
-    Raises ProtocolError when the other side is gone or does not take it.
+    *until* is a time of ``time.monotonic``: the other side must have taken it by then; without, at once. The
+    file flag O_NONBLOCK, which another holder of the socket can clear, plays no part then. Raises
+    ProtocolError when the other side is gone or does not take it.
     """
     data = HEADER.pack(request, VERSION | flags, len(payload)) + payload
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     try:
-        sent = socket.send_fds(sock, [data], list(fds)) if fds else sock.send(data)
-        if sent < len(data):
-            sock.sendall(data[sent:])
+        if until is None:
+            sent = sock.sendmsg([data], rights, socket.MSG_DONTWAIT)
+            if sent < len(data):
+                raise ProtocolError("it takes no messages: its socket is full")
+            return
+        sock.settimeout(max(0.0, until - time.monotonic()))
+        sent = sock.sendmsg([data], rights)
+        while sent < len(data):
+            sock.settimeout(max(0.0, until - time.monotonic()))
+            sent += sock.send(data[sent:])
     except OSError as error:  # a timeout, too
         raise ProtocolError(f"it takes no messages: {error.strerror or error}") from None

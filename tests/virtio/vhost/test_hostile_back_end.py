@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from pyvmm.config import Config
+from pyvmm.config.memory import MemoryPart
+from pyvmm.loop import READ
+from pyvmm.machine.machine import Machine
+from pyvmm.memory.errors import HostMemoryError
 from pyvmm.memory.guest import GuestMemory, Region
-from pyvmm.memory.host import Anonymous, Memfd
+from pyvmm.memory.host import Anonymous, FileBacked, Memfd
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio import features as f
 from pyvmm.virtio.errors import DeviceError
 from pyvmm.virtio.transport import mmio
+from pyvmm.virtio.transport.bus import EventLine
 from pyvmm.virtio.transport.interrupt import CONFIG_CHANGE
 from pyvmm.virtio.vhost import user_protocol as p
 from pyvmm.virtio.vhost.channel import connect, mem_table
 from pyvmm.virtio.vhost.frontend import VhostUser
+from tests.support.firmware_guest import BIN
 
 PROTOCOL = p.PROTOCOL_F_MQ | p.PROTOCOL_F_REPLY_ACK | p.PROTOCOL_F_CONFIG | p.PROTOCOL_F_BACKEND_REQ
 #: Seconds a silent back end gets in these tests.
@@ -34,7 +44,6 @@ class Back:
         self.answers = answers
         self.channel: socket.socket | None = None
         self.ours, self.theirs = socket.socketpair()
-        self.theirs.settimeout(20)
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
@@ -52,7 +61,7 @@ class Back:
         receiver = p.MessageReceiver(self.theirs)
         try:
             while True:
-                message = receiver.receive()
+                message = receiver.receive(time.monotonic() + 60)
                 assert message is not None
                 self._answer(message)
                 message.close()
@@ -95,6 +104,11 @@ def back(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Back]]:
         one.close()
     gc.collect()  # views of guest memory hold its file
     assert len(os.listdir("/proc/self/fd")) == before, "a descriptor was left open"
+
+
+def machine(device: VhostUser) -> Machine:
+    config = Config(firmware=str(BIN / "hlt.bin"), memory="1M", console="none")
+    return Machine(config, devices=[device])
 
 
 def hang_up(sock: socket.socket, message: p.Message) -> None:
@@ -232,8 +246,7 @@ def test_unknown_request_on_the_back_channel_is_answered_with_a_refusal(back: Ca
         assert one.channel is not None
         p.send(one.channel, 99, bytes(8), [0], p.NEED_REPLY)
         driver.run()
-        one.channel.settimeout(5)
-        answer = p.MessageReceiver(one.channel).receive()
+        answer = p.MessageReceiver(one.channel).receive(time.monotonic() + 5)
 
         assert answer is not None
         assert answer.unpack(p.U64) == (1,)
@@ -273,3 +286,194 @@ def test_memory_that_is_private_is_refused() -> None:
     with pytest.raises(DeviceError, match="private to this process"):
         mem_table(memory, "x")
     memory.close()
+
+
+def test_memory_whose_size_anybody_can_change_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ram").write_bytes(bytes(4096))
+    memory = GuestMemory([Region(0, 4096, FileBacked(tmp_path / "ram"))])
+
+    with pytest.raises(DeviceError, match="could truncate"):
+        mem_table(memory, "x")
+    memory.close()
+
+
+@pytest.mark.kvm
+def test_memory_file_of_a_guest_whose_device_is_elsewhere_is_refused(
+    back: Callable[..., Back], tmp_path: Path
+) -> None:
+    (tmp_path / "ram").write_bytes(bytes(1 << 20))
+    part = MemoryPart(1 << 20, "file", str(tmp_path / "ram"))
+    config = Config(firmware=str(BIN / "hlt.bin"), memory=(part,), console="none")
+
+    device = back().device()
+    with pytest.raises(HostMemoryError, match=r"ram cannot be shared with another process.*use memfd"):
+        Machine(config, devices=[device])
+    device.close()
+
+
+def test_memory_that_the_back_end_got_cannot_be_truncated(back: Callable[..., Back]) -> None:
+    outcomes: list[object] = []
+
+    def truncate(sock: socket.socket, message: p.Message) -> None:
+        for size in (0, 1 << 40):
+            try:
+                outcomes.append(os.ftruncate(message.fds[0], size))
+            except PermissionError as error:
+                outcomes.append(error.errno)
+        p.send(sock, message.request, p.U64.pack(0), flags=p.REPLY)
+
+    with FakeDriver(back({p.SET_MEM_TABLE: truncate}).device()):
+        pass
+
+    assert outcomes == [errno.EPERM] * 2
+
+
+# Time
+
+
+def slowly(sock: socket.socket, message: p.Message) -> None:
+    """The answer to a request for a number, a byte every third of the time limit."""
+    for byte in p.HEADER.pack(message.request, p.VERSION | p.REPLY, 8) + p.U64.pack(2):
+        threading.Event().wait(PATIENCE / 3)
+        sock.send(bytes([byte]))
+
+
+def test_answer_that_comes_byte_by_byte_is_not_waited_for_longer(back: Callable[..., Back]) -> None:
+    with pytest.raises(DeviceError, match="did not answer GET_QUEUE_NUM within"):
+        back({p.GET_QUEUE_NUM: slowly}).device()
+
+
+def test_start_whose_answers_are_each_in_time_has_one_limit_for_all(back: Callable[..., Back]) -> None:
+    def late(sock: socket.socket, message: p.Message) -> None:
+        threading.Event().wait(PATIENCE / 3)
+        p.send(sock, message.request, p.U64.pack(0), flags=p.REPLY)
+
+    steps = (p.SET_FEATURES, p.SET_VRING_NUM, p.SET_VRING_BASE, p.SET_VRING_ADDR, p.SET_VRING_CALL)
+    with FakeDriver(back(dict.fromkeys(steps, late)).device(), start=False) as driver:
+        with pytest.raises(AssertionError, match="did not start"):
+            driver.probe()
+
+        assert driver.status & f.DEVICE_NEEDS_RESET
+
+
+# Descriptors that the back end shares
+
+
+class Sharing(Back):
+    """A back end that keeps the eventfds for errors that it gets, and makes reads of them block."""
+
+    def __init__(self) -> None:
+        self.errors: list[int] = []
+        super().__init__({p.SET_VRING_ERR: self.keep})
+
+    def keep(self, sock: socket.socket, message: p.Message) -> None:
+        self.errors.append(message.fd())
+        os.set_blocking(self.errors[-1], True)
+        p.send(sock, message.request, p.U64.pack(0), flags=p.REPLY)
+
+    def close(self) -> None:
+        super().close()
+        for fd in self.errors:
+            os.close(fd)
+
+
+@pytest.fixture
+def sharing(back: Callable[..., Back]) -> Iterator[Sharing]:
+    sharing = Sharing()
+    yield sharing
+    sharing.close()
+
+
+@pytest.mark.timeout(60)
+def test_error_that_the_back_end_takes_back_is_an_error_and_blocks_nothing(sharing: Sharing) -> None:
+    with FakeDriver(sharing.device()) as driver:
+        (error,) = sharing.errors
+        first = os.eventfd(0)
+        # Both are ready in one turn of the loop; the first one's callback empties the second.
+        driver.loop.add(first, READ, lambda _: (os.eventfd_read(first), os.eventfd_read(error)))
+        os.eventfd_write(first, 1)
+        os.eventfd_write(error, 1)
+        driver.loop.run_once(0)
+        driver.loop.remove(first)
+        os.close(first)
+
+        assert driver.status & f.DEVICE_NEEDS_RESET
+
+
+def test_errors_without_end_are_one_event(sharing: Sharing) -> None:
+    with FakeDriver(sharing.device()) as driver:
+        (error,) = sharing.errors
+        os.eventfd_write(error, 1)
+        driver.run(lambda: driver.status & f.DEVICE_NEEDS_RESET)
+        os.eventfd_write(error, 1)
+
+        assert driver.loop.run_once(0) == 0
+
+
+def test_error_of_the_start_before_ends_no_other(sharing: Sharing) -> None:
+    with FakeDriver(sharing.device()) as driver:
+        (error,) = sharing.errors
+        driver.probe()
+        os.eventfd_write(error, 1)
+        driver.run()
+
+        assert not driver.status & f.DEVICE_NEEDS_RESET
+
+
+@pytest.mark.kvm
+@pytest.mark.timeout(60)
+def test_notification_that_is_full_and_blocks_does_not_hold_the_vcpu(back: Callable[..., Back]) -> None:
+    with machine(back().device()) as built:
+        assert built.virtio is not None
+        (attached,) = built.virtio.attached
+        os.eventfd_write(attached.kicks[0], 2**64 - 2)
+        os.set_blocking(attached.kicks[0], True)
+        attached.transport.write(mmio.QUEUE_NOTIFY, 4, 0)
+
+        assert os.eventfd_read(attached.kicks[0]) == 2**64 - 1
+
+
+@pytest.mark.kvm
+@pytest.mark.timeout(60)
+def test_interrupt_that_is_full_and_blocks_does_not_hold_the_device(back: Callable[..., Back]) -> None:
+    with machine(back().device()) as built:
+        assert built.virtio is not None
+        (attached,) = built.virtio.attached
+        line = attached.line
+        assert isinstance(line, EventLine)
+        built.vm.irqfd(line.fd, attached.gsi, deassign=True)  # KVM would empty it
+        os.eventfd_write(line.fd, 2**64 - 2)
+        os.set_blocking(line.fd, True)
+        attached.transport.config_changed()
+
+        assert os.eventfd_read(line.fd) == 2**64 - 1
+
+
+@pytest.mark.kvm
+@pytest.mark.timeout(60)
+def test_change_of_configuration_that_is_not_told_does_not_hold_the_machines_loop(
+    back: Callable[..., Back], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, over = threading.Event(), threading.Event()
+
+    def withhold(sock: socket.socket, message: p.Message) -> None:
+        asked.set()
+        over.wait()
+
+    monkeypatch.setattr(VhostUser, "patience", 30.0)
+    one = back()
+    device = one.device()
+    one.answers[p.GET_CONFIG] = withhold
+    try:
+        with machine(device) as built:
+            assert one.channel is not None
+            p.send(one.channel, p.BACKEND_CONFIG_CHANGE_MSG)
+            while not asked.wait(0.01):
+                built.loop.run_once(0)
+            built.loop.run_once(0)
+            lost = device.channel.lost
+    finally:
+        over.set()
+
+    assert not lost
+    assert device.channel.lost == "this machine is over", "the machine waited for the answer when it ended"

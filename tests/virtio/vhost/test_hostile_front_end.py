@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import mmap
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -46,7 +48,6 @@ class Front:
         self.device = Echo()
         self.device.runtime.attach(self.loop)
         self.sock, theirs = socket.socketpair()
-        self.sock.settimeout(5)
         self.session = Session(self.device, theirs, self.loop, self.over.append, self.defects.append)
         self.fds: list[int] = []
 
@@ -67,7 +68,7 @@ class Front:
         self.turn()
 
     def answer(self) -> p.Message:
-        message = p.MessageReceiver(self.sock).receive()
+        message = p.MessageReceiver(self.sock).receive(time.monotonic() + 5)
         assert message is not None
         return message
 
@@ -410,3 +411,44 @@ def test_any_messages_end_in_answers_or_the_sessions_end(
             front.say(request, payload, [front.eventfd() for _ in range(fds)], flags)
     finally:
         front.close()
+
+
+# Descriptors that the front end shares
+
+
+@pytest.mark.timeout(60)
+def test_interrupt_that_is_full_and_blocks_does_not_hold_the_device(front: Front) -> None:
+    front.begin()
+    front.ring(0)
+    front.ring(1, desc=USER + 0x8000)
+    call, err = front.eventfd(), front.eventfd()
+    front.say(p.SET_VRING_CALL, p.U64.pack(0), [call])
+    front.say(p.SET_VRING_ERR, p.U64.pack(0), [err])
+    for fd in (call, err):
+        os.eventfd_write(fd, 2**64 - 2)
+        os.set_blocking(fd, True)
+    front.session.used(0)
+    front.session.needs_reset()
+
+    assert [os.eventfd_read(fd) for fd in (call, err)] == [2**64 - 1] * 2
+
+
+@pytest.mark.timeout(60)
+def test_back_channel_that_is_full_and_blocks_does_not_hold_the_device(front: Front) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        front.say(p.SET_BACKEND_REQ_FD, b"", [theirs.fileno()])
+        with contextlib.suppress(BlockingIOError):
+            while theirs.send(bytes(4096), socket.MSG_DONTWAIT):
+                pass
+        theirs.setblocking(True)
+        front.session.config_changed()
+
+        assert not front.over
+
+
+def test_back_channel_that_is_no_unix_stream_is_refused(front: Front) -> None:
+    with socket.socket(socket.AF_INET) as sock:
+        front.say(p.SET_BACKEND_REQ_FD, b"", [sock.fileno()])
+
+    assert "no UNIX stream" in front.over[0]

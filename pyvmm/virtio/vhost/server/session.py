@@ -10,6 +10,7 @@ import os
 import socket
 
 from pyvmm.errors import PyvmmError
+from pyvmm.host.eventfd import EventSignaller
 from pyvmm.host.notice import notice
 from pyvmm.loop import EDGE, READ, Loop
 from pyvmm.virtio import features as f
@@ -30,10 +31,25 @@ LOOK = 0.005
 STALLED = 0.2
 
 
+def _nobody() -> None:
+    """Signals no eventfd: the front end has given none."""
+
+
 class ServedRing:
     """What the front end said of one queue."""
 
-    __slots__ = ("base", "begun", "call", "enabled", "err", "kick", "size", "users")
+    __slots__ = (
+        "base",
+        "begun",
+        "call",
+        "enabled",
+        "err",
+        "kick",
+        "signal_call",
+        "signal_err",
+        "size",
+        "users",
+    )
 
     def __init__(self) -> None:
         self.size = 0
@@ -41,6 +57,9 @@ class ServedRing:
         self.users: tuple[int, int, int] | None = None
         self.base = 0
         self.kick = self.call = self.err = -1
+        #: They signal ``call`` and ``err``, without waiting for the front end.
+        self.signal_call: Callable[[], object] = _nobody
+        self.signal_err: Callable[[], object] = _nobody
         self.enabled = False
         #: Whether the device has it, since it was started.
         self.begun = False
@@ -73,12 +92,12 @@ class Session(Transport):
         self._over = over
         self._on_failure = failed
         self._receiver = p.MessageReceiver(sock)
+        self._signaller: EventSignaller | None = None
         self._status = 0
         self._back: socket.socket | None = None
         self._running = False
         self._draining = False
         self._closed = False
-        sock.setblocking(False)
         loop.add(sock.fileno(), READ, self._readable)
 
     def close(self) -> None:
@@ -97,6 +116,8 @@ class Session(Transport):
             self._back.close()
         self._receiver.close()
         self._socket.close()
+        if self._signaller is not None:
+            self._signaller.close()
 
     # Messages
 
@@ -200,7 +221,9 @@ class Session(Transport):
         except OSError as error:
             os.close(fd)
             raise p.ProtocolError(f"SET_BACKEND_REQ_FD came with no socket: {error.strerror}") from None
-        channel.setblocking(False)
+        if channel.family != socket.AF_UNIX or channel.type != socket.SOCK_STREAM:
+            channel.close()
+            raise p.ProtocolError("SET_BACKEND_REQ_FD came with a socket that is no UNIX stream")
         if self._back is not None:
             self._back.close()
         self._back = channel
@@ -320,15 +343,32 @@ class Session(Transport):
         if fd >= 0 and not is_eventfd(fd):
             os.close(fd)
             raise p.ProtocolError(f"{message.name} came with a file that is no eventfd")
-        self._replace(ring, name, fd)
+        self._replace(ring, name, fd, self._signal(fd))
         return index
 
-    def _replace(self, ring: ServedRing, name: str, fd: int) -> None:
+    def _replace(self, ring: ServedRing, name: str, fd: int, signal: Callable[[], object] = _nobody) -> None:
         old = getattr(ring, name)
+        if name == "call":
+            ring.signal_call = signal
+        elif name == "err":
+            ring.signal_err = signal
+        setattr(ring, name, fd)
         if old >= 0:
             self._loop.remove(old)
             os.close(old)
-        setattr(ring, name, fd)
+
+    def _signal(self, fd: int) -> Callable[[], object]:
+        """What signals eventfd *fd*, -1 for none. Raises ProtocolError when the host cannot."""
+        if fd < 0:
+            return _nobody
+        try:
+            self._signaller = self._signaller or EventSignaller()
+        except OSError as error:
+            os.close(fd)
+            raise p.ProtocolError(
+                f"its eventfd cannot be signalled: io_setup: {error.strerror}; raise the host's fs.aio-max-nr"
+            ) from None
+        return self._signaller.signal(fd)
 
     # The device
 
@@ -421,7 +461,7 @@ class Session(Transport):
 
     def used(self, queue: int) -> None:
         """Signal the eventfd that the front end gave for it."""
-        _signal(self.rings[queue].call)
+        self.rings[queue].signal_call()
 
     def config_changed(self) -> None:
         """Tell the front end, if there is a back-end channel."""
@@ -434,7 +474,7 @@ class Session(Transport):
     def needs_reset(self) -> None:
         """Signal the eventfd for errors of each ring."""
         for ring in self.rings:
-            _signal(ring.err)
+            ring.signal_err()
 
     def kick(self, queue: int) -> None:
         """Run a queue again."""
@@ -451,14 +491,6 @@ def is_eventfd(fd: int) -> bool:
         return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventfd]"
     except OSError:
         return False
-
-
-def _signal(fd: int) -> None:
-    if fd >= 0:
-        try:
-            os.eventfd_write(fd, 1)
-        except OSError:
-            pass  # full: it is signalled already
 
 
 def _config(message: p.Message) -> tuple[int, int, int, bytes]:
