@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Fifo(Duplex):
     """The named pipes *path*.out and *path*.in, made where they are missing and then removed by ``close``.
 
-    Programs may open and close either end at any time. Output that is not read stays in the pipe, and when
-    that is full the guest waits: nothing is lost.
+    Those that are there must be of this user or of root. Programs may open and close either end at any time.
+    Output that is not read stays in the pipe, and when that is full the guest waits: nothing is lost.
     """
 
     def __init__(self, path: str) -> None:
@@ -71,6 +71,11 @@ class Fifo(Duplex):
         except OSError as error:
             raise BackendError(f"named pipe {path}: {error.strerror}; choose another path") from None
         self._fds.append(fd)
-        if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        found = os.fstat(fd)
+        if not stat.S_ISFIFO(found.st_mode):
             raise BackendError(f"{path} exists and is no named pipe; choose another path or remove it")
+        if found.st_uid not in (0, os.geteuid()):
+            raise BackendError(
+                f"named pipe {path} is of user {found.st_uid}, neither you nor root; choose another path"
+            )
         return fd

@@ -23,8 +23,8 @@ import time
 from _thread import allocate_lock
 
 from pyvmm.errors import PyvmmError
-from pyvmm.guest.registry import peer
 from pyvmm.guest.relay import ExecRelay
+from pyvmm.host.peer import credentials
 from pyvmm.loop import READ, WRITE
 
 TYPE_CHECKING = False
@@ -143,7 +143,7 @@ class ControlServer:
                 self.loop.remove(self._claim.socket.fileno())
                 self.loop.call_later(_ACCEPT_PAUSE, self.listen)
                 return
-            if len(self._clients) >= CLIENTS_MAX or peer(link)[1] != os.geteuid():
+            if len(self._clients) >= CLIENTS_MAX or credentials(link)[1] != os.geteuid():
                 link.close()
             else:
                 self._clients.add(_Client(self, link))

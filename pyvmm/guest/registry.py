@@ -11,13 +11,13 @@ import ctypes
 import errno
 import os
 import socket
-import struct
 import time
 from contextlib import contextmanager
 from urllib.parse import quote, unquote
 
 from pyvmm.errors import ConfigError, StartError
 from pyvmm.host.libc import function
+from pyvmm.host.peer import credentials
 from pyvmm.host.private import runtime_directory
 
 TYPE_CHECKING = False
@@ -35,7 +35,6 @@ CONNECT_PATIENCE = 1.0
 _SUFFIX = ".sock"
 _LOCK = "lock"
 _LOCK_EX, _LOCK_NB = 2, 4
-_UCRED = struct.Struct("3i")  # pid, uid, gid
 
 _flock = function("flock")
 
@@ -154,12 +153,6 @@ def names() -> list[str]:
         os.close(folder)
 
 
-def peer(link: socket.socket) -> tuple[int, int]:
-    """(pid, uid) of the process at the other end of *link*."""
-    pid, uid, _ = _UCRED.unpack(link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return pid, uid
-
-
 def _open_folder() -> int:
     try:
         path = runtime_directory("pyvmm")
@@ -231,7 +224,7 @@ def _check_free(folder: int, name: str, locked: bool = False) -> None:
         link = _connect(folder, _file(name), locked)
         if link is not None:
             with link:
-                holder = f", process {peer(link)[0]}"
+                holder = f", process {credentials(link)[0]}"
     except NoAnswerError:
         holder = " that does not answer"
     if holder:
@@ -260,7 +253,7 @@ def _connect(folder: int, file: str, locked: bool = False) -> socket.socket | No
     """A connection; None where nobody listens, and then the file is gone too."""
     link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     problem = link.connect_ex(_address(folder, file))
-    if not problem and peer(link)[1] == os.geteuid():
+    if not problem and credentials(link)[1] == os.geteuid():
         return link
     link.close()
     if problem == errno.ENOENT:

@@ -11,6 +11,7 @@ from pyvmm.backends.base import BackendError
 from pyvmm.backends.fifo import Fifo
 from pyvmm.loop import Loop
 from tests.support.console import Device, drain, until
+from tests.support.other_user import UID, needs_root
 
 
 @pytest.fixture
@@ -84,5 +85,15 @@ def test_something_else_in_the_place_is_refused_in_one_sentence(loop, device, pa
     make(f"{path}.out")
     backend = Fifo(path)
     with pytest.raises(BackendError, match=rf"{path}\.out"):
+        device.attach(backend, loop)
+    backend.close()
+
+
+@needs_root
+def test_pipe_of_another_user_is_refused(loop, device, path):
+    os.mkfifo(f"{path}.out", 0o666)
+    os.chown(f"{path}.out", UID, UID)
+    backend = Fifo(path)
+    with pytest.raises(BackendError, match=f"is of user {UID}, neither you nor root"):
         device.attach(backend, loop)
     backend.close()

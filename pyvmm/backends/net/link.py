@@ -16,6 +16,7 @@ from pyvmm.backends.listener import Listener, check_path
 from pyvmm.backends.net.base import ALL_OFFLOADS, NetBackend, NetBackendError
 from pyvmm.host.libc import function
 from pyvmm.host.notice import notice
+from pyvmm.host.peer import stranger
 from pyvmm.loop import READ
 
 TYPE_CHECKING = False
@@ -142,10 +143,11 @@ class Link(NetBackend):
         assert self._loop is not None
         peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         problem = peer.connect_ex(self.path)
-        if problem:
+        why = os.strerror(problem) if problem else stranger(peer)
+        if why:
             peer.close()
             if problem not in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
-                notice("link", f"the link {self.path} cannot be reached: {os.strerror(problem)}")
+                notice("link", f"the link {self.path} cannot be reached: {why}")
             self._timer = self._loop.call_later(RETRY, self._connect)
         else:
             with self.lock:
@@ -178,7 +180,7 @@ def _take_lock(path: str) -> int:
     """A descriptor that holds the lock file *path*, until its process ends; -1 when another has it."""
     while True:
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise NetBackendError(f"cannot make {path}: {error.strerror}; choose another path") from None
         if flock(fd, _LOCK_EX | _LOCK_NB):  # not lockf, which knows no two ends in one process

@@ -11,6 +11,7 @@ from _thread import RLock
 from contextlib import contextmanager
 from struct import pack
 
+from pyvmm.host.peer import stranger
 from pyvmm.virtio.errors import DeviceError
 from pyvmm.virtio.vhost import user_protocol as p
 from pyvmm.virtio.vhost.device import Ring, VhostControl
@@ -212,10 +213,10 @@ class Channel(VhostControl):
             self._socket.close()
 
 
-def connect(path: str) -> socket.socket:
+def connect(path: str, uid: int | None = None) -> socket.socket:
     """A connection to the back end that listens at *path*; waits PATIENCE seconds for a place in its backlog.
 
-    Raises DeviceError.
+    It must be of this user, of root, or of the user *uid*. Raises DeviceError.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -235,6 +236,12 @@ def connect(path: str) -> socket.socket:
         raise DeviceError(
             f"vhost-user socket {path}: {error.strerror or error}; start the back end first"
         ) from None
+    if why := stranger(sock, uid):
+        sock.close()
+        raise DeviceError(
+            f"vhost-user socket {path}: {why}, and would get all of the guest's memory; use a directory "
+            "where only you can make files, or give uid=N for a back end of another user"
+        )
     return sock
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def from_options(reader: OptionReader) -> VhostUser:
-    """``vhost_user``: SOCKET,type=KIND|N[,queues=N][,queue-size=N][,tag=TAG].
+    """``vhost_user``: SOCKET,type=KIND|N[,queues=N][,queue-size=N][,tag=TAG][,uid=N].
 
     Raises ConfigError, DeviceError.
     """
@@ -29,12 +29,13 @@ def from_options(reader: OptionReader) -> VhostUser:
     queue_size = reader.number("queue-size", QUEUE_SIZE, 1, 32768) or QUEUE_SIZE
     if queue_size & (queue_size - 1):
         raise reader.error(f"queue-size={queue_size} is not a power of two")
+    uid = reader.number("uid", None, 0, (1 << 32) - 2)
     config = None
     if kind == "fs":
         config = fs_config(reader.need("tag"), queues - 1, reader.error)
     reader.finish()
     return VhostUser(
-        connect(path),
+        connect(path, uid),
         f"vhost-user {path}",
         identifier,
         ids.NAMES.get(identifier, kind if kind in TYPES else "vhost-user"),

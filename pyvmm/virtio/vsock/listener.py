@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 from pyvmm.backends.base import BackendError
 from pyvmm.backends.listener import PATH_MAX, Listener, check_path
+from pyvmm.host.peer import stranger
 from pyvmm.virtio.errors import DeviceError
 
 # The ports of guests add an underline and their number.
@@ -25,6 +27,9 @@ class VsockListener(Listener):
     def connect(self, sock: socket.socket, port: int) -> None:
         """Connect *sock*, which does not block, to the program that listens for guest connections to *port*.
 
-        Raises BlockingIOError when the program's backlog is full, another OSError when none listens.
+        Raises BlockingIOError when the program's backlog is full, PermissionError for one of another user,
+        another OSError when none listens.
         """
         sock.connect(f"{self.path}_{port}")
+        if why := stranger(sock):
+            raise PermissionError(errno.EACCES, why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import stat
@@ -17,6 +18,7 @@ from pyvmm.backends.net.link import Link
 from pyvmm.virtio.net.device import Net
 from pyvmm.virtio.net.header import LAYOUT
 from tests.support.net_driver import HEADER, NetDriver, frame
+from tests.support.other_user import UID, listening, needs_root
 
 
 def end_of(path: Path) -> NetDriver:
@@ -165,6 +167,18 @@ def test_stranger_at_the_socket_can_send_garbage_and_harm_nobody(tmp_path: Path)
             one.run(lambda: got.extend(one.received()) or got)
 
         assert got == [frame(61)]
+
+
+@needs_root
+def test_end_of_another_user_gets_no_frames(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "cable"
+    with open(f"{path}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with listening(path, socket.SOCK_SEQPACKET), end_of(path) as one:
+            up = one.device.link_up
+
+    assert not up
+    assert f"user {UID} listens there" in capfd.readouterr().err
 
 
 def test_path_when_it_cannot_be_used_says_so(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from pyvmm.virtio.rng.device import Rng
 from pyvmm.virtio.vhost import channel
 from pyvmm.virtio.vhost.server.backend import BackEnd
 from pyvmm.virtio.vsock import vhost as vsock
+from tests.support.other_user import UID, listening, needs_root
 
 
 def make(kind: str, text: str) -> None:
@@ -38,12 +39,23 @@ def make(kind: str, text: str) -> None:
         ("/nonexistent/s,type=fs", "tag is missing"),
         ("/nonexistent/s,type=fs,tag=t,queues=1", "at least one for others"),
         ("/nonexistent/s,type=rng,colour=red", "'colour' is unknown"),
+        ("/nonexistent/s,type=rng,uid=nobody", "is not a number"),
         ("/nonexistent/s,type=rng", "start the back end first"),
     ],
 )
 def test_words_of_vhost_user_that_make_no_sense_are_one_sentence(text: str, why: str) -> None:
     with pytest.raises(PyvmmError, match=why):
         make("vhost_user", text)
+
+
+@needs_root
+def test_back_end_of_another_user_gets_no_memory_unless_it_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with listening(path):
+        with pytest.raises(PyvmmError, match=f"user {UID} listens there.* or give uid=N"):
+            make("vhost_user", f"{path},type=rng,uid=1")
+
+        channel.connect(str(path), UID).close()
 
 
 def test_back_end_that_is_slow_to_accept_is_waited_for_and_one_that_never_does_is_told(

@@ -19,6 +19,7 @@ from pyvmm.virtio.options import make_device
 from pyvmm.virtio.vsock import device as vsock
 from pyvmm.virtio.vsock import packet as p
 from pyvmm.virtio.vsock.device import TX
+from tests.support.other_user import UID, listening, needs_root
 from tests.support.vsock_guest import CID, PORT, ROOM, VsockGuest
 
 # Connections
@@ -529,6 +530,15 @@ def test_load_when_saved_with_connections_tells_the_driver_that_they_are_gone() 
         assert sock.recv(1) == b""
         guest.send(p.OP_REQUEST, port=99)  # receive buffers the device held are used again
         assert guest.ops() == [p.OP_RESPONSE]
+
+
+@needs_root
+def test_program_of_another_user_gets_no_connection(capfd: pytest.CaptureFixture[str]) -> None:
+    with VsockGuest() as guest, listening(Path(f"{guest.path}_80")):
+        guest.send(p.OP_REQUEST)
+
+        assert guest.ops() == [p.OP_RST]
+    assert f"user {UID} listens there" in capfd.readouterr().err
 
 
 # The socket at PATH
