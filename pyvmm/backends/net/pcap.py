@@ -17,7 +17,7 @@ from pyvmm.host.private import open_private
 
 #: Bytes of a file at most, unless the user asks for more.
 LIMIT = 1 << 30
-#: Bytes that may be queued for the disk; frames beyond are left out of the file.
+#: Bytes of records that may be queued for the disk; frames beyond are left out of the file.
 BACKLOG = 32 << 20
 
 _MAGIC_NANOSECONDS = 0xA1B23C4D
@@ -41,7 +41,8 @@ class Capture:
         #: Frames left out: the disk was too slow.
         self.dropped = 0
         self._left = limit - _FILE.size
-        self._waiting = 0  # bytes; only ever a little wrong, as two threads count
+        self._waiting = 0  # bytes of the records in the queue
+        self._counting = allocate_lock()  # for both numbers: several threads count
         self._queue: SimpleQueue[bytes] = SimpleQueue()
         self._running = allocate_lock()
         self._started = self._closed = False
@@ -62,18 +63,22 @@ class Capture:
     def frame(self, data: bytes) -> None:
         """Record one frame. Any thread."""
         size = len(data)
-        if self._left <= 0:
-            return
-        self._left -= _RECORD.size + size
-        if self._left < 0:
+        needed = _RECORD.size + size
+        with self._counting:
+            if self._left <= 0:
+                return
+            self._left -= needed
+            full = self._left < 0
+            if not full:
+                if self._waiting + needed > BACKLOG:
+                    self.dropped += 1
+                    return
+                self._waiting += needed
+        if full:
             notice(
                 f"capture {self.path}", f"the capture {self.path} is full; give a larger pcap-limit for more"
             )
             return
-        if self._waiting > BACKLOG:
-            self.dropped += 1
-            return
-        self._waiting += size
         seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
         self._queue.put(_RECORD.pack(seconds, nanoseconds, size, size) + data)
 
@@ -103,7 +108,8 @@ class Capture:
                     records.append(queue.get())
                 last = not records[-1]
                 data = memoryview(b"".join(records))
-                self._waiting -= len(data)
+                with self._counting:
+                    self._waiting -= len(data)
                 while data:
                     data = data[os.write(fd, data) :]
         except OSError as error:

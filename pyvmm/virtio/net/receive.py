@@ -31,6 +31,8 @@ BUDGET = 64
 LONE = 4
 #: Bytes of writable buffers to have at least: a frame of the usual MTU.
 USUAL = HEADER + 1518
+#: Views that one read may have (readv(2)).
+IOV_MAX = 1024
 _ONE = (1).to_bytes(2, "little")
 
 # What ``pull`` found.
@@ -122,6 +124,13 @@ class Receiver:
             except BlockingIOError:
                 self.lone = alone + 1 if count == 1 else 0
                 return EMPTY
+            except OSError:
+                if len(self._iov) <= IOV_MAX:
+                    raise
+                found = self._pull_by_copy(read)
+                if found is None:
+                    continue
+                return found
             if size < HEADER + MIN_FRAME:
                 continue
             self.want = max(size, self.want - (self.want >> 3), USUAL)
@@ -140,6 +149,36 @@ class Receiver:
         if alone % LONE:
             self.lone = alone + 1
         return MORE
+
+    def _pull_by_copy(self, read: Callable[[list[memoryview]], int]) -> int | None:
+        """Read one frame past the driver's buffers, more than one read may have, and copy it into them.
+
+        Returns what ``pull`` does, None to go on.
+        """
+        try:
+            size = read([self._spill])
+        except BlockingIOError:
+            return EMPTY
+        if size < HEADER + MIN_FRAME:
+            return None
+        if size >= len(self._spill):
+            self._drop(f"a frame of more than {MAX_FRAME} bytes")
+            return None
+        header, frame = bytes(self._spill[:HEADER]), bytes(self._spill[HEADER:size])
+        if not self._filter.passes(frame[:6]):
+            return None
+        if self._foreign:
+            try:
+                header = check(header, len(frame))
+            except HeaderError as error:
+                self._drop(f"a frame's header: {error}")
+                return None
+            if left_undone(header) & ~self.offloads:
+                self._complete(header, frame)
+                return STARVED if self._backlog else None
+        if self._capture is not None:
+            self._capture.frame(frame)
+        return None if self._place(header + frame) else STARVED
 
     def discard(self, read: Callable[[list[memoryview]], int]) -> None:
         """Read frames and drop them: the link is down."""

@@ -83,7 +83,13 @@ class Vsock(VirtioDevice):
         #: Packets and buffers of the driver's that broke a rule.
         self.refused = 0
         self._listener = VsockListener(path)
-        self._clients = Clients(self.runtime, self._listener, self._host_asks, lambda: not self._full)
+        self._clients = Clients(
+            self.runtime,
+            self._listener,
+            self._host_asks,
+            # Each client may end with a reset that waits for a receive buffer.
+            lambda: not self._full and not self._outbox.full,
+        )
         self._unanswered = Deadlines(self.runtime, PATIENCE, self._not_answered)
         self._connecting = Connecting(self.runtime, self._listener, self._program_has_it, self._program_left)
         self._lingering: set[Connection] = set()  # ended for the guest, with bytes left for the socket
@@ -101,7 +107,7 @@ class Vsock(VirtioDevice):
             self.cid,
             abort=self.abort,
             wait_for=self.wait_for,
-            not_full=lambda: self.runtime.kick(TX),
+            not_full=self._not_full,
             bad_buffer=self._bad_buffer,
         )
 
@@ -344,6 +350,11 @@ class Vsock(VirtioDevice):
             self.wait_for(connection)
 
     # Connections
+
+    def _not_full(self) -> None:
+        """The guest has taken resets: there is room for more of what causes them."""
+        self.runtime.kick(TX)
+        self._clients.accept_more()
 
     @property
     def _full(self) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from pyvmm.backends.net import pcap
 from pyvmm.backends.net.base import NetBackendError
 from pyvmm.backends.net.pcap import Capture
 from pyvmm.virtio.net.device import Net
@@ -59,6 +61,33 @@ def test_capture_when_it_is_full_ends_with_a_whole_frame(tmp_path: Path) -> None
     capture.close()
 
     assert [data[0] for _, data in records(path)] == [0, 1, 2]
+
+
+def test_capture_whose_disk_is_slow_keeps_records_up_to_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pcap, "BACKLOG", 1000)
+    capture = Capture(str(tmp_path / "net.pcap"))  # nothing is written before the start
+    for _ in range(100):
+        capture.frame(bytes(24))
+    kept = 100 - capture.dropped
+    capture.start()
+    capture.close()
+
+    assert kept == 1000 // (16 + 24)
+
+
+def test_capture_when_frames_of_many_threads_were_written_counts_nothing_as_queued(tmp_path: Path) -> None:
+    capture = Capture(str(tmp_path / "net.pcap"))
+    capture.start()
+    threads = [threading.Thread(target=lambda: [capture.frame(b"x") for _ in range(5000)]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    capture.close()
+
+    assert (capture._waiting, len(records(tmp_path / "net.pcap"))) == (0, 15_000)
 
 
 def test_capture_is_opened_by_tcpdump(tmp_path: Path) -> None:

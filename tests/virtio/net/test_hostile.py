@@ -6,6 +6,7 @@ import pytest
 
 from pyvmm.testing import DriverRequest
 from pyvmm.virtio.features import COMMON
+from pyvmm.virtio.ring.descriptor import WRITE
 from tests.support.net_driver import HEADER, NetDriver, frame, wired
 
 GOOD = bytes(HEADER) + frame(60)
@@ -189,3 +190,22 @@ def test_address_table_when_it_is_longer_than_kept_lets_all_of_its_kind_pass() -
 
         assert status == 0
         assert driver.received() == [frame(60, many[-1])]
+
+
+def test_buffers_of_one_byte_receive_frames_as_any_others(capfd: pytest.CaptureFixture[str]) -> None:
+    """More buffers than one read may have: IOV_MAX is 1024."""
+    with wired() as (driver, wire):
+        for _ in range(8):
+            at = driver.allocate(500)
+            buffers = [(at + 2 * n, 1) for n in range(250)]  # none of them adjacent
+            driver.rx.add_buffers([(*one, WRITE) for one in buffers], buffers, indirect=True)
+        driver.rx.kick()
+        driver.run()
+        wire.arrive(frame(60), frame(1400))
+
+        assert driver.received() == [frame(60), frame(1400)]
+        driver.give(2048)
+        wire.arrive(frame(100))
+        assert driver.received() == [frame(100)]
+        assert driver.device.link_up
+    assert capfd.readouterr().err == ""

@@ -227,6 +227,27 @@ def test_programs_when_they_flood_wait_until_there_is_room(monkeypatch: pytest.M
         assert guest.ops() == [p.OP_REQUEST]
 
 
+def test_programs_that_come_and_go_are_accepted_no_more_when_the_guest_takes_no_packets() -> None:
+    with VsockGuest(buffers=0) as guest:
+        for _ in range(2000):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as program:
+                try:
+                    program.connect(guest.path)
+                except BlockingIOError:
+                    break  # the backlog is full
+                program.send(b"CONNECT 1234\n")
+                guest.driver.run()
+            guest.driver.run()
+        else:
+            pytest.fail("a reset for each of 2000 programs is kept for the guest")
+
+        guest.offer(64)
+        while guest.packets():
+            pass
+        guest.connect(b"CONNECT 77\n")
+        assert [packet.guest_port for packet in guest.packets()] == [77]
+
+
 def test_connections_when_many_are_given_less_room_each() -> None:
     with VsockGuest() as guest:
         guest.listen(backlog=100)
