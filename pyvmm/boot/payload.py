@@ -1,8 +1,4 @@
-"""The compressed ELF file inside a bzImage, unpacked on the host and cached for the next boot.
-
-"payload_offset" in Documentation/arch/x86/boot.rst names the formats. The kernel's build
-(scripts/Makefile.lib, ``size_append``) puts the unpacked size into the last four bytes;
-gzip's own trailer is the same number.
+"""Compressed kernels, unpacked on the host and cached for the next boot.
 
 The cache is ``payload`` in the user's cache directory (``host/cache.py``): a file for each payload, named by
 its SHA-256, written under a temporary name and renamed, so that several processes may use it at once and none
@@ -23,19 +19,10 @@ import zlib
 
 from pyvmm.host.cache import cache_directory, make_directory
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-#: Bytes; more than any kernel has. A larger size field is taken for damage.
-MAX_UNPACKED = 1 << 30
 #: Number of cached kernels; the least recently used is removed first.
 MAX_ENTRIES = 8
 
-_LZ4_MAGIC = 0x184C2102
-_LZ4_BLOCK = 8 << 20
-_LZMA_MEMORY = 256 << 20
-#: After the ELF file: magic, CRC-32 of the file, its size.
+#: After the kernel: magic, CRC-32 of the kernel, its size.
 _TRAILER = struct.Struct("<8sIQ")
 _TRAILER_MAGIC = b"PYVMMELF"
 _STALE_SECONDS = 3600
@@ -49,20 +36,13 @@ class PayloadError(Exception):
     """The payload cannot be unpacked here; the kernel's own decompressor may still do it."""
 
 
-def unpack_cached(
-    payload: memoryview,
-    directory: str | None = None,
-    unpack: Callable[[memoryview], bytes] | None = None,
-) -> memoryview:
+def unpack_cached(payload: memoryview, directory: str | None = None, format: str | None = None) -> memoryview:
     """The kernel in *payload*, from the cache in *directory*, or unpacked and stored there.
 
-    *directory* is by default the user's cache; a cache that cannot be written is not used. *unpack* is for a
-    payload whose format ``decompress`` does not recognize. Raises PayloadError.
+    It is unpacked in a process that can do nothing else (``host/confined.py``), by ``unpack.unpack_bzimage``,
+    or by ``unpack.unpack`` when its *format* is given. *directory* is by default the user's cache; a cache
+    that cannot be written is not used. Raises PayloadError.
     """
-    if unpack is None:
-        if len(payload) < 8 or _decompressor(payload) is None:
-            raise PayloadError("the payload is in no known compression format")
-        unpack = decompress
     if directory is None:
         base = cache_directory()
         directory = f"{base}/payload" if base else None
@@ -71,101 +51,28 @@ def unpack_cached(
         found = _read(path)
         if found is not None:
             return found
-    data = unpack(payload)
+    data = _unpack(payload, format)
     if path:
         try:
             _write(path, data)
         except OSError:
             pass  # with a full or read-only disk the next boot unpacks again
-    return memoryview(data)
-
-
-def decompress(payload: memoryview) -> bytes:
-    """The bytes compressed in *payload*, at most 1 GiB. Raises PayloadError."""
-    unpack = _decompressor(payload)
-    if unpack is None:
-        raise PayloadError("the payload is in no known compression format")
-    size = int.from_bytes(payload[-4:], "little")
-    if not 0 < size <= MAX_UNPACKED:
-        raise PayloadError(f"the payload claims to unpack to {size} bytes")
-    try:
-        data = unpack(payload, size)
-    except PayloadError:
-        raise
-    except Exception as error:  # each library raises its own errors
-        raise PayloadError(f"the payload does not unpack: {error}") from error
-    if len(data) != size:
-        raise PayloadError(f"the payload unpacks to {len(data)} bytes instead of {size}")
     return data
 
 
-def _decompressor(payload: memoryview) -> Callable[[memoryview, int], bytes] | None:
-    return _FORMATS.get(bytes(payload[:2]))
+def _unpack(payload: memoryview, format: str | None) -> memoryview:
+    from pyvmm.boot import unpack
+    from pyvmm.host import confined
 
-
-def _gzip(payload: memoryview, size: int) -> bytes:
-    return zlib.decompressobj(31).decompress(payload, size + 1)
-
-
-def _bzip2(payload: memoryview, size: int) -> bytes:
-    import bz2
-
-    return bz2.BZ2Decompressor().decompress(payload, size + 1)
-
-
-def _xz(payload: memoryview, size: int) -> bytes:
-    import lzma
-
-    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_LZMA_MEMORY).decompress(payload, size + 1)
-
-
-def _lzma(payload: memoryview, size: int) -> bytes:
-    import lzma
-
-    return lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_LZMA_MEMORY).decompress(payload, size + 1)
-
-
-def _zstd(payload: memoryview, size: int) -> bytes:
-    import zstandard
-
-    with zstandard.ZstdDecompressor().stream_reader(payload) as reader:
-        return reader.read(size + 1)
-
-
-def _lz4(payload: memoryview, size: int) -> bytes:
-    """The legacy frame: its magic, then blocks, each with its compressed size, 8 MiB unpacked."""
-    import lz4.block
-
-    if int.from_bytes(payload[:4], "little") != _LZ4_MAGIC:
-        raise PayloadError("the payload is not LZ4 in its legacy framing")
-    blocks = []
-    total = 0
-    at = 4
-    while at < len(payload) - 4:
-        length = int.from_bytes(payload[at : at + 4], "little")
-        at += 4
-        if length == _LZ4_MAGIC:
-            continue
-        if length > len(payload) - 4 - at:
-            raise PayloadError("an LZ4 block reaches beyond the payload")
-        block: bytes = lz4.block.decompress(payload[at : at + length], uncompressed_size=_LZ4_BLOCK)
-        at += length
-        total += len(block)
-        if total > size:
-            raise PayloadError(f"the payload unpacks to more than {size} bytes")
-        blocks.append(block)
-    return b"".join(blocks)
-
-
-_FORMATS: dict[bytes, Callable[[memoryview, int], bytes]] = {
-    b"\x1f\x8b": _gzip,
-    b"\x1f\x9e": _gzip,
-    b"BZ": _bzip2,
-    b"\x5d\x00": _lzma,
-    b"\xfd7": _xz,
-    b"\x02\x21": _lz4,
-    b"\x28\xb5": _zstd,
-}
+    kind = unpack.FORMATS.get(format or unpack.format_of(payload))
+    if kind is None:
+        raise PayloadError("the payload is in no known compression format")
+    name, arguments = ("unpack_bzimage", []) if format is None else ("unpack", [format])
+    libraries = [kind.library] if kind.library else []
+    try:
+        return confined.call(f"{unpack.__name__}:{name}", payload, unpack.MAX_UNPACKED, arguments, libraries)
+    except confined.ConfinedError as error:
+        raise PayloadError(str(error)) from None
 
 
 def _read(path: str) -> memoryview | None:
@@ -199,7 +106,7 @@ def _read(path: str) -> memoryview | None:
         os.close(fd)
 
 
-def _write(path: str, data: bytes) -> None:
+def _write(path: str, data: memoryview) -> None:
     """Write an entry into the cache: under a temporary name, then renamed. Raises OSError."""
     directory = os.path.dirname(path)
     make_directory(directory)
@@ -218,7 +125,7 @@ def _write(path: str, data: bytes) -> None:
         raise
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def _write_all(fd: int, data: memoryview | bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]

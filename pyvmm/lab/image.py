@@ -64,10 +64,10 @@ def prepare(arch: Architecture, say: Callable[[str], None] | None = None) -> Ima
     key = hashlib.sha256(f"{kernel.version} {busybox.version} {digest(arch)}".encode()).hexdigest()[:16]
 
     def unpack(place: Path) -> None:
-        from pyvmm.boot.payload import decompress
+        from pyvmm.boot.unpack import unpack_bzimage
         from pyvmm.boot.x86.bzimage import BzImage
 
-        place.write_bytes(decompress(BzImage(source.read_bytes()).payload))
+        place.write_bytes(unpack_bzimage(BzImage(source.read_bytes()).payload))
 
     def build(place: Path) -> None:
         from pyvmm.images.modules import ModuleTree

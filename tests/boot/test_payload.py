@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from pyvmm.boot import payload
-from pyvmm.boot.payload import PayloadError, decompress, unpack_cached
+from pyvmm.boot.payload import PayloadError, unpack_cached
+from pyvmm.boot.unpack import UnpackError, unpack_bzimage
+from pyvmm.host import confined
 from tests.support.images import COMPRESSORS, lz4_legacy, vmlinux, with_size
 
 DATA = vmlinux() + os.urandom(10_000) + bytes(300_000)
@@ -31,32 +33,32 @@ def _entry(directory: Path) -> Path:
     return found
 
 
-def test_decompress_when_the_format_is_one_of_the_kernels_gives_the_data(packed: memoryview) -> None:
-    assert decompress(packed) == DATA
+def test_unpack_bzimage_when_the_format_is_one_of_the_kernels_gives_the_data(packed: memoryview) -> None:
+    assert unpack_bzimage(packed) == DATA
 
 
-def test_decompress_when_cut_short_refuses(packed: memoryview) -> None:
+def test_unpack_bzimage_when_cut_short_refuses(packed: memoryview) -> None:
     for cut in range(8, len(packed) - 4, len(packed) // 7):
         # with a size field that is right, so that only the data is wrong
-        with pytest.raises(PayloadError):
-            decompress(memoryview(with_size(bytes(packed[:cut]), DATA)))
+        with pytest.raises(UnpackError):
+            unpack_bzimage(memoryview(with_size(bytes(packed[:cut]), DATA)))
 
 
 @pytest.mark.parametrize("size", [0, 1, len(DATA) - 1, len(DATA) + 1, 1 << 30, (1 << 30) + 1, 0xFFFFFFFF])
-def test_decompress_when_the_size_field_is_wrong_refuses(packed: memoryview, size: int) -> None:
-    with pytest.raises(PayloadError):
-        decompress(memoryview(bytes(packed[:-4]) + struct.pack("<I", size)))
+def test_unpack_bzimage_when_the_size_field_is_wrong_refuses(packed: memoryview, size: int) -> None:
+    with pytest.raises(UnpackError):
+        unpack_bzimage(memoryview(bytes(packed[:-4]) + struct.pack("<I", size)))
 
 
-def test_decompress_when_it_would_unpack_to_more_than_it_claims_stops_there() -> None:
+def test_unpack_bzimage_when_it_would_unpack_to_more_than_it_claims_stops_there() -> None:
     bomb = COMPRESSORS["xz"](bytes(16 << 20))
 
-    with pytest.raises(PayloadError, match="instead of 4096"):
-        decompress(memoryview(bomb[:-4] + struct.pack("<I", 4096)))
+    with pytest.raises(UnpackError, match="instead of 4096"):
+        unpack_bzimage(memoryview(bomb[:-4] + struct.pack("<I", 4096)))
 
 
-def test_decompress_when_lz4_has_several_blocks_joins_them() -> None:
-    assert decompress(memoryview(with_size(lz4_legacy(DATA, block=100_000), DATA))) == DATA
+def test_unpack_bzimage_when_lz4_has_several_blocks_joins_them() -> None:
+    assert unpack_bzimage(memoryview(with_size(lz4_legacy(DATA, block=100_000), DATA))) == DATA
 
 
 @pytest.mark.parametrize("data", [b"", b"\x7fELF" * 4, b"\x02\x21", b"\x02\x21ab" + bytes(8)])
@@ -71,7 +73,7 @@ def test_unpack_cached_when_called_again_reads_the_entry(
     lz4_packed: memoryview, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = unpack_cached(lz4_packed, str(tmp_path / "deep" / "cache"))
-    monkeypatch.setattr(payload, "decompress", lambda _: pytest.fail("decompressed again"))
+    monkeypatch.setattr(confined, "call", lambda *_: pytest.fail("unpacked again"))
 
     second = unpack_cached(lz4_packed, str(tmp_path / "deep" / "cache"))
 

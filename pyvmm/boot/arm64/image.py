@@ -8,17 +8,15 @@ a PE file around a compressed Image. Image.gz and the like are the Image in a pl
 from __future__ import annotations
 
 import struct
-import zlib
 
 from pyvmm.boot.errors import DoesNotFitError, ImageError, NotAKernelError
-from pyvmm.boot.payload import MAX_UNPACKED, PayloadError, unpack_cached
+from pyvmm.boot.payload import PayloadError, unpack_cached
 from pyvmm.boot.pe import MAGIC as PE_MAGIC
 from pyvmm.boot.uki import describe
+from pyvmm.boot.unpack import MAX_UNPACKED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pyvmm.memory.guest import GuestMemory
 
 MAGIC = b"ARM\x64"
@@ -36,8 +34,8 @@ _ZBOOT_MAGIC = b"zimg"
 #: payload offset, payload size, reserved, name of the compression
 _ZBOOT = struct.Struct("<II8x32s")
 _ZBOOT_AT = 8
-_CHUNK = 4 << 20
-_LZMA_MEMORY = 256 << 20
+#: What an Image may be compressed by, with the names of an EFI zboot header.
+_FORMATS = ("gzip", "zstd", "xzkern", "lzma")
 
 #: The first bytes of other files.
 _OTHERS = (
@@ -111,14 +109,13 @@ def unpack(data: bytes | memoryview) -> memoryview:
         name = "xzkern"
     else:
         return view
-    function = _UNPACKERS.get(name)
-    if function is None:
+    if name not in _FORMATS:
         raise ImageError(
             f"the kernel in this EFI image is compressed by {name!r}, which pyvmm does not unpack; give one "
-            f"compressed by {', '.join(_UNPACKERS)}, or the Image itself"
+            f"compressed by {', '.join(_FORMATS)}, or the Image itself"
         )
     try:
-        return unpack_cached(view, unpack=lambda packed: _bounded(function, packed))
+        return unpack_cached(view, format=name)
     except PayloadError as error:
         raise ImageError(f"the kernel in this file cannot be unpacked: {error}") from None
 
@@ -136,63 +133,6 @@ def _zboot_payload(view: memoryview) -> tuple[memoryview, str]:
         )
     text = name.partition(b"\0")[0].decode("ascii", "replace")
     return view[offset : offset + size], "zstd" if text.startswith("zstd") else text
-
-
-def _bounded(function: Callable[[memoryview], bytes], packed: memoryview) -> bytes:
-    try:
-        data = function(packed)
-    except PayloadError:
-        raise
-    except Exception as error:  # each library raises its own errors
-        raise PayloadError(f"it does not unpack: {error}") from error
-    if len(data) > MAX_UNPACKED:
-        raise PayloadError(f"it unpacks to more than {MAX_UNPACKED >> 20} MiB")
-    if not data:
-        raise PayloadError("nothing is in it")
-    return data
-
-
-def _gzip(packed: memoryview) -> bytes:
-    unpacker = zlib.decompressobj(31)
-    data = unpacker.decompress(packed, MAX_UNPACKED + 1)
-    if not unpacker.eof and len(data) <= MAX_UNPACKED:
-        raise PayloadError("the file is cut short")
-    return data
-
-
-def _zstd(packed: memoryview) -> bytes:
-    import zstandard
-
-    with zstandard.ZstdDecompressor().stream_reader(packed) as reader:
-        return _read(reader.read)
-
-
-def _xz(packed: memoryview) -> bytes:
-    import lzma
-
-    unpacker = lzma.LZMADecompressor(lzma.FORMAT_AUTO, memlimit=_LZMA_MEMORY)
-    data = unpacker.decompress(packed, MAX_UNPACKED + 1)
-    if not unpacker.eof and len(data) <= MAX_UNPACKED:
-        raise PayloadError("the file is cut short")
-    return data
-
-
-def _read(read: Callable[[int], bytes]) -> bytes:
-    chunks = []
-    total = 0
-    while total <= MAX_UNPACKED and (chunk := read(_CHUNK)):
-        chunks.append(chunk)
-        total += len(chunk)
-    return b"".join(chunks)
-
-
-#: By the names of an EFI zboot header (Linux drivers/firmware/efi/Kconfig, EFI_ZBOOT).
-_UNPACKERS: dict[str, Callable[[memoryview], bytes]] = {
-    "gzip": _gzip,
-    "zstd": _zstd,
-    "xzkern": _xz,
-    "lzma": _xz,
-}
 
 
 def _what(view: memoryview) -> str:
