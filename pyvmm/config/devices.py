@@ -8,24 +8,28 @@ signature of ``Config``.
 
 from __future__ import annotations
 
-from pyvmm.config.keys import CLASS, DEVICES, ENDPOINT, KEYS, PATH, Option, text
+from pyvmm.config.keys import CLASS, DEVICES, ENDPOINT, KEYS, PATH, Option, text, texts
 from pyvmm.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    #: The value of an option: a text, True for a key alone, the texts of one that may be given several times.
+    OptionValue = str | bool | tuple[str, ...]
+
 
 class DeviceOptions:
     """One device as asked for: its kind and its options.
 
     :param kind: a key of ``DEVICE_KINDS``
-    :param values: a text for ``key=value``, True for a key alone
+    :param values: a text for ``key=value``, True for a key alone, a tuple of texts for one of the kind's
+        ``lists``
     """
 
     __slots__ = ("kind", "values")
 
-    def __init__(self, kind: str, values: Mapping[str, str | bool]) -> None:
+    def __init__(self, kind: str, values: Mapping[str, OptionValue]) -> None:
         self.kind = kind
         self.values = dict(values)
 
@@ -46,11 +50,12 @@ class DeviceKind(Option):
     :param maker: the module whose ``from_options(reader)`` makes the device; imported when one is made
     :param page: the page of ``docs/`` on it; empty for a kind without options
     :param paths: the keys whose values name files, and how: PATH, ENDPOINT, CLASS
+    :param lists: the keys that may be given several times, as a list in a table
     :param shares_memory: another process serves it, so guest RAM must be shared memory
     :param ports: all devices of the kind are ports of one device: ``from_options`` gets them as a list
     """
 
-    __slots__ = ("first", "maker", "page", "paths", "ports", "shares_memory")
+    __slots__ = ("first", "lists", "maker", "page", "paths", "ports", "shares_memory")
 
     def __init__(
         self,
@@ -63,6 +68,7 @@ class DeviceKind(Option):
         page: str = "",
         many: bool = False,
         paths: Mapping[str, str] | None = None,
+        lists: tuple[str, ...] = (),
         shares_memory: bool = False,
         ports: bool = False,
     ) -> None:
@@ -71,18 +77,22 @@ class DeviceKind(Option):
         self.maker = maker
         self.page = page
         self.paths = paths or {}
+        self.lists = lists
         self.shares_memory = shares_memory
         self.ports = ports
 
     def parse(self, value: str) -> DeviceOptions:
         """The options in ``FIRST,key=value,flag``; a doubled comma is a comma. Raises ConfigError."""
-        kind, values = self.key, dict[str, "str | bool"]()
+        kind, values = self.key, dict[str, "OptionValue"]()
         for n, item in enumerate(split(value)):
             key, equals, rest = item.partition("=")
             if n == 0 and self.first is not None and (not equals or not key.isidentifier()):
                 key, equals, rest = self.first, "=", item
             if not key or (n == 0 and not item):
                 raise ConfigError(f"{kind}: {value!r} has an empty word; write key=value,key=value")
+            if key in self.lists and equals:
+                values[key] = (*values.get(key, ()), rest)  # type: ignore[misc]
+                continue
             if key in values:
                 raise ConfigError(f"{kind}: {value!r} gives {key} twice; leave one of them out")
             values[key] = rest if equals else True
@@ -98,16 +108,21 @@ class DeviceKind(Option):
             if isinstance(item, str):
                 found.append(self.parse(text(self.key, item)))
             elif isinstance(item, dict):
-                wrong = [key for key, option in item.items() if not isinstance(option, str | int | float)]
-                if wrong:
-                    raise ConfigError(f"{self.key}: {wrong[0]} must be a text, a number, or true")
-                options = {key: opt if isinstance(opt, bool) else str(opt) for key, opt in item.items()}
+                options = {key: self._option(key, option) for key, option in item.items()}
                 found.append(DeviceOptions(self.key, options))
             elif item is True:
                 found.append(DeviceOptions(self.key, {}))
             elif item is not False:
                 raise ConfigError(f"{self.key}: {item!r} must be a text FIRST,key=value, a table, or true")
         return found
+
+    def _option(self, key: str, value: object) -> OptionValue:
+        """A value in a table of options. Raises ConfigError."""
+        if key in self.lists:
+            return texts(f"{self.key} {key}", value)
+        if not isinstance(value, str | int | float):
+            raise ConfigError(f"{self.key}: {key} must be a text, a number, or true")
+        return value if isinstance(value, bool) else str(value)
 
 
 def split(value: str) -> list[str]:
@@ -134,7 +149,8 @@ _KINDS = (
         first="path",
         maker="pyvmm.virtio.block.options",
         page="devices/block.md",
-        paths={"path": PATH},
+        paths={"path": PATH, "backing": PATH},
+        lists=("backing",),
     ),
     DeviceKind(
         "hvc",

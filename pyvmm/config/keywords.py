@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pyvmm.config.memory import MemoryPart
 
     #: One device: ``"FIRST,key=value,flag"``, a table of the same keys, or true for one without options.
-    DeviceValue = str | bool | Mapping[str, str | int | float | bool]
+    DeviceValue = str | bool | Mapping[str, str | int | float | bool | Sequence[str]]
     #: The devices of a kind: one, or a list.
     DeviceValues = DeviceValue | Sequence[DeviceValue]
     MemoryValue = int | str | MemoryPart | Mapping[str, Any]

@@ -72,10 +72,7 @@ def _has(value: Any, key: str) -> bool:
 def _device(kind: DeviceKind, value: Any, folder: str) -> Any:
     """A device's options, as a table or a text, with the paths in them absolute."""
     if isinstance(value, dict):
-        return {
-            key: _absolute(kind.paths[key], option, folder) if key in kind.paths else option
-            for key, option in value.items()
-        }
+        return {key: _paths(kind.paths.get(key), option, folder) for key, option in value.items()}
     if not isinstance(value, str) or not value:
         return value
     items = []
@@ -88,6 +85,11 @@ def _device(kind: DeviceKind, value: Any, folder: str) -> Any:
             item = start + _absolute(kind.paths[key], option, folder)
         items.append(item.replace(",", ",,"))
     return ",".join(items)
+
+
+def _paths(paths: str | None, value: Any, folder: str) -> Any:
+    """``_absolute`` of *value*, or of each of its items; *value* itself where *paths* is None."""
+    return value if paths is None else _each(value, lambda item: _absolute(paths, item, folder))
 
 
 def _absolute(paths: str, value: Any, folder: str) -> Any:

@@ -44,6 +44,14 @@ class OptionReader:
             raise self.error(f"{key} needs a value: {key}=...")
         return None if value is None else str(value)
 
+    def texts(self, key: str) -> tuple[str, ...]:
+        """The texts of one of the kind's ``lists``. Raises ConfigError for a key without a value."""
+        self._known.append(key)
+        value = self._values.pop(key, ())
+        if not isinstance(value, tuple) or not all(value):
+            raise self.error(f"{key} needs a value: {key}=...")
+        return value
+
     def need(self, key: str) -> str:
         """A text that must be given. Raises ConfigError when it is missing or empty."""
         value = self.text(key)
@@ -93,7 +101,7 @@ class OptionReader:
     def rest(self) -> dict[str, str | bool]:
         """All options that were not read yet, for a device whose keys are its own."""
         rest, self._values = self._values, {}
-        return rest
+        return {key: value for key, value in rest.items() if not isinstance(value, tuple)}
 
     def error(self, what: str) -> ConfigError:
         """The error for something wrong with these options: the sentence names the kind."""

@@ -227,6 +227,7 @@ PATHS = [
     ("device", "class", "package.module:D", "package.module:D"),
     ("disk", "path", "a,,b.img,ro", "@/a,,b.img,ro"),
     ("disk", "path", "path=a,ro", "path=@/a,ro"),
+    ("disk", "backing", "a,backing=b,backing=/c,ro", "@/a,backing=@/b,backing=/c,ro"),
     ("hvc", "to", "socket:s,name=n", "socket:@/s,name=n"),
     ("hvc", "to", "pty", "pty"),
     ("net", "type", "link:l,mtu=1500", "link:@/l,mtu=1500"),
@@ -244,13 +245,17 @@ def test_paths_below_has_every_key_that_names_files() -> None:
     assert {(kind, key) for kind, key, _, _ in PATHS} == want
 
 
+def _toml(value: str | bool | tuple[str, ...]) -> str:
+    return "true" if value is True else repr(list(value) if isinstance(value, tuple) else value)
+
+
 @pytest.mark.parametrize(("kind", "key", "given", "want"), PATHS)
 @pytest.mark.parametrize("form", ["text", "list", "table"])
 def test_from_toml_takes_the_paths_of_a_device_from_the_files_folder(
     tmp_path: Path, kind: str, key: str, given: str, want: str, form: str
 ) -> None:
     values = DEVICE_KINDS[kind].parse(given).values
-    table = ", ".join(f"{name} = {str(v).lower() if v is True else repr(v)}" for name, v in values.items())
+    table = ", ".join(f"{name} = {_toml(value)}" for name, value in values.items())
     value = {"text": repr(given), "list": f"[{given!r}]", "table": f"{{{table}}}"}[form]
     (tmp_path / "board.toml").write_text(f'kernel = "k"\n{kind} = {value}\n')
 

@@ -28,6 +28,11 @@ _MAGIC = (
     (0, b"WithouFreSpacExt", "parallels"),
 )
 
+#: The ends of names that stand for a format; any other is raw's.
+_NAMES = {".qcow2": "qcow2", ".vmdk": "vmdk"}
+#: A VMDK descriptor: a text whose first line that is neither empty nor a comment is this (block/vmdk.c).
+_VMDK_TEXT = b"version="
+
 #: The formats an image can be said to have.
 FORMATS = ("raw", *dict.fromkeys(name for _, _, name in _MAGIC))
 
@@ -37,7 +42,16 @@ def detect(head: bytes) -> str:
     for offset, magic, name in _MAGIC:
         if head[offset : offset + len(magic)] == magic:
             return name
+    if head[:1] in (b"#", b"\n", b"\r", b"v"):
+        lines = (line.strip() for line in head.splitlines())
+        if next((line for line in lines if line and line[:1] != b"#"), b"").startswith(_VMDK_TEXT):
+            return "vmdk"
     return "raw"
+
+
+def named_format(path: str) -> str:
+    """The format that the end of the name *path* stands for: ``qcow2``, ``vmdk``, else ``raw``."""
+    return next((name for end, name in _NAMES.items() if path.lower().endswith(end)), "raw")
 
 
 def partition_table_block(head: bytes) -> int:

@@ -1,13 +1,18 @@
-"""A disk image by its path: created, its format detected, opened by the class for that format."""
+"""A disk image by its path: created, its format known, opened by the class for that format."""
 
 from __future__ import annotations
 
 import os
 
 from pyvmm.backends.disk.base import SECTOR, Disk, DiskError
-from pyvmm.backends.disk.format import FORMATS, HEAD, TABLE_HEAD, detect, partition_table_block
+from pyvmm.backends.disk.chain import Chain
+from pyvmm.backends.disk.format import FORMATS, named_format, partition_table_block
 from pyvmm.backends.disk.raw import RawDisk
 from pyvmm.host.notice import notice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 #: ``auto``, then formats by name.
 CHOICES = ("auto", *FORMATS)
@@ -22,15 +27,18 @@ def open_disk(
     snapshot: bool = False,
     create: int | None = None,
     block_size: int | None = None,
+    backing: Sequence[str] = (),
 ) -> Disk:
     """The image at *path*, to be closed by the caller.
 
-    :param format: one of CHOICES; ``auto`` looks at the image's first bytes
+    :param format: one of CHOICES; ``auto`` goes by the end of the name, and refuses an image that looks like
+        another format
     :param direct: past the host's page cache
     :param snapshot: what is written is discarded at the end; the image is only read
     :param create: make a raw image of this many bytes, to whole blocks, when there is nothing at *path*
     :param block_size: bytes of the guest's blocks, a power of two from 512; None: those of a block device,
         else 512
+    :param backing: the images below, in order: no image is read because another one names it
 
     Raises DiskError with a sentence that names *path* and what to do; BackendError when qemu-nbd cannot be
     connected to.
@@ -39,17 +47,20 @@ def open_disk(
         raise DiskError(f"disk {path}: format={format} is not offered; choose {', '.join(CHOICES)}")
     if create is not None:
         block = block_size or SECTOR
-        _create(path, -(-create // block) * block)
-    head = b"" if format == "raw" else _head(path)
-    found = detect(head[:HEAD])
-    if format not in ("auto", found):
-        raise DiskError(f"disk {path} is {found}, not {format}; give format={found}, or another image")
-    if found == "raw" and not snapshot:
-        disk: Disk = RawDisk(path, readonly, direct, guarded=format == "auto", block_size=block_size)
-    else:
-        from pyvmm.backends.disk.qemu import QemuDisk
+        _create(path, -(-create // block) * block, format)
+    if format == "raw" and not snapshot and not backing:
+        return RawDisk(path, readonly, direct, block_size=block_size)
+    chain = Chain(path, format, backing)
+    try:
+        head = chain.top.head
+        if chain.top.format == "raw" and not snapshot:
+            disk: Disk = RawDisk(path, readonly, direct, guarded=True, block_size=block_size)
+        else:
+            from pyvmm.backends.disk.qemu import QemuDisk
 
-        disk = QemuDisk(path, found, readonly, direct, snapshot, block_size)
+            disk = QemuDisk(chain, readonly, direct, snapshot, block_size)
+    finally:
+        chain.close()
     table = partition_table_block(head)
     if block_size is None and table not in (0, disk.block_size):
         notice(
@@ -60,7 +71,13 @@ def open_disk(
     return disk
 
 
-def _create(path: str, size: int) -> None:
+def _create(path: str, size: int, format: str) -> None:
+    wanted = named_format(path) if format == "auto" else format
+    if wanted != "raw" and not os.path.lexists(path):
+        raise DiskError(
+            f"disk {path}: create makes raw images; give format=raw, a name that ends otherwise, or make it "
+            "with qemu-img create"
+        )
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
@@ -72,19 +89,5 @@ def _create(path: str, size: int) -> None:
     except OSError as error:
         os.unlink(path)
         raise DiskError(f"disk {path} cannot have {size} bytes: {error.strerror}") from None
-    finally:
-        os.close(fd)
-
-
-def _head(path: str) -> bytes:
-    """The image's first TABLE_HEAD bytes; nothing of what cannot be read: opening it reports why."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return b""
-    try:
-        return os.pread(fd, TABLE_HEAD, 0)
-    except OSError:
-        return b""
     finally:
         os.close(fd)

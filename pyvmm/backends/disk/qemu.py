@@ -7,6 +7,7 @@ the connection does, however this process ended, and with it its lock on the ima
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -14,8 +15,12 @@ import socket
 from pyvmm.backends.disk.base import SECTOR, DiskError
 from pyvmm.backends.disk.nbd import NbdDisk
 from pyvmm.backends.listener import private_pair
-from pyvmm.host.child import Child, spawn
+from pyvmm.host.child import FIRST_FD, Child, spawn
 from pyvmm.host.printable import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.backends.disk.chain import Chain
 
 _PROGRAM = "qemu-nbd"
 #: Seconds qemu-nbd may take to write out its cache when the connection has ended.
@@ -27,7 +32,7 @@ _SCRIPT = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
 
 
 class QemuDisk(NbdDisk):
-    """The image at *path*, of *format*.
+    """The first image of *chain*, whose descriptors stay its caller's.
 
     :param direct: past the host's page cache
     :param snapshot: writes go to a temporary file that is removed at the end
@@ -39,14 +44,14 @@ class QemuDisk(NbdDisk):
 
     def __init__(
         self,
-        path: str,
-        format: str,
+        chain: Chain,
         readonly: bool,
         direct: bool,
         snapshot: bool,
         block_size: int | None = None,
     ) -> None:
-        self.format = format
+        path = chain.top.path
+        self.format = chain.top.format
         self._process: Child | None = None
         program = shutil.which(_PROGRAM)
         if program is None:
@@ -54,22 +59,22 @@ class QemuDisk(NbdDisk):
                 f"disk {path} needs {_PROGRAM}, which is not here; install it (Debian: qemu-utils), or "
                 "convert the image to raw"
             )
-        command = [program, f"--format={format}", "--aio=threads", "--discard=unmap"]
+        command = [program, "--aio=threads", "--discard=unmap"]
         command += [f"--cache={'none' if direct else 'writeback'}"]
         if readonly:
             command.append("--read-only")
         if snapshot:
             command.append("--snapshot")
-        # An absolute path is never taken for one of QEMU's pseudo-protocols.
-        command += ["--", os.path.abspath(path)]
+        # The listening socket is the first descriptor. Each image is opened anew, by its descriptor.
+        command += ["--", f"json:{json.dumps(chain.node(FIRST_FD + 1))}"]
         errors = os.memfd_create("qemu-nbd", os.MFD_CLOEXEC)
         try:
-            link = self._start(command, errors)
+            link = self._start(command, [image.fd for image in chain.files], errors)
             try:
                 super().__init__(link, path, block_size or SECTOR)
             except OSError:
                 self._end()
-                raise _refusal(path, format, os.pread(errors, _ERRORS, 0)) from None
+                raise _refusal(chain, command[-1], os.pread(errors, _ERRORS, 0)) from None
             except BaseException:
                 self._end()
                 raise
@@ -85,7 +90,7 @@ class QemuDisk(NbdDisk):
         super().close()
         self._end()
 
-    def _start(self, command: list[str], errors: int) -> socket.socket:
+    def _start(self, command: list[str], images: list[int], errors: int) -> socket.socket:
         """Start qemu-nbd; returns the connection to it."""
         listener, link = private_pair()
         with listener:
@@ -93,7 +98,7 @@ class QemuDisk(NbdDisk):
                 # sd_listen_fds(3) begins where spawn does.
                 self._process = spawn(
                     ["sh", "-c", _SCRIPT, "sh", *command],
-                    fds=[listener.fileno()],
+                    fds=[listener.fileno(), *images],
                     errors=errors,
                     keep=["TMPDIR"],  # where a snapshot's writes go
                 )
@@ -108,9 +113,16 @@ class QemuDisk(NbdDisk):
             process.end(_PATIENCE)
 
 
-def _refusal(path: str, format: str, errors: bytes) -> DiskError:
-    lines = errors.decode(errors="replace").strip().splitlines()
+def _refusal(chain: Chain, name: str, errors: bytes) -> DiskError:
+    """The sentence for what qemu-nbd wrote about the image that it was given as *name*."""
+    image = chain.top
+    text = errors.decode(errors="replace").replace(f"Failed to blk_new_open '{name}': ", "")
+    for n, each in enumerate(chain.files, FIRST_FD + 1):
+        text = text.replace(f"/proc/self/fd/{n}'", f"{each.path}'")
+    lines = text.strip().splitlines()
     reason = printable(lines[0].removeprefix(f"{_PROGRAM}: ")) if lines else "it gave no reason"
     if any("lock" in line for line in lines):
-        return DiskError(f"disk {path} is in use by another process; end that, or give ro here and there")
-    return DiskError(f"disk {path} cannot be opened as {format}: {_PROGRAM} says: {reason}")
+        return DiskError(
+            f"disk {image.path} is in use by another process; end that, or give ro here and there"
+        )
+    return DiskError(f"disk {image.path} cannot be opened as {image.format}: {_PROGRAM} says: {reason}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from ctypes import byref, c_char_p, c_int, c_long, c_uint, get_errno
 
 from pyvmm.backends.disk.base import BUFFER, SECTOR, Disk, DiskError
+from pyvmm.backends.disk.file import is_device, open_image
 from pyvmm.backends.disk.format import HEAD, detect
 from pyvmm.backends.disk.lock import lock
 from pyvmm.host.libc import function, ioctl
@@ -75,9 +75,9 @@ class RawDisk(Disk):
         self._guarded = guarded
         #: The error of a flush that failed: the kernel has dropped the data, so no later one succeeds.
         self._lost: OSError | None = None
-        self._fd = _open(path, readonly, direct)
+        self._fd = open_image(path, readonly, direct)
         try:
-            self._is_device = _check_kind(self._fd, path)
+            self._is_device = is_device(self._fd, path)
             lock(self._fd, path, not readonly)
             self._read_block_sizes(block_size)
             self._aligned: AlignedFile | None = None
@@ -309,41 +309,6 @@ def _has_nowait(fd: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _open(path: str, readonly: bool, direct: bool) -> int:
-    # Without O_NONBLOCK a FIFO would wait for its other end; for files it means nothing.
-    flags = (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-    if direct:
-        flags |= os.O_DIRECT
-    try:
-        if not readonly and stat.S_ISBLK(os.stat(path).st_mode):
-            flags |= os.O_EXCL  # refused while it is mounted
-        return os.open(path, flags)
-    except OSError as error:
-        number, what = error.errno, error.strerror
-    if number == errno.EBUSY:
-        raise DiskError(f"disk {path} is mounted or in use on this host; unmount it, or give it with ro")
-    if number == errno.EINVAL and direct:
-        raise DiskError(f"disk {path} lies on a file system without direct I/O; leave out direct")
-    if number == errno.EISDIR:
-        raise DiskError(f"disk {path} is a directory; give an image file, or share it with --share")
-    if number in (errno.EACCES, errno.EROFS, errno.EPERM) and not readonly and os.access(path, os.R_OK):
-        raise DiskError(f"disk {path} cannot be written: {what}; give it with ro, or change its permissions")
-    if number == errno.ENOENT:
-        raise DiskError(f"there is no disk {path}; make it with create=SIZE or give another path")
-    raise DiskError(f"disk {path} cannot be opened: {what}; give an image file or a block device")
-
-
-def _check_kind(fd: int, path: str) -> bool:
-    """Whether it is a block device; anything but that and a file is refused."""
-    mode = os.fstat(fd).st_mode
-    if stat.S_ISBLK(mode):
-        return True
-    if stat.S_ISREG(mode):
-        return False
-    what = "a directory" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a character device"
-    raise DiskError(f"disk {path} is {what}; give an image file or a block device")
 
 
 def _block_ioctl(fd: int, request: int) -> int:

@@ -28,6 +28,7 @@ def from_options(reader: OptionReader) -> Block:
         snapshot=reader.flag("snapshot"),
         create=None if create is None else parse_size(create, "--disk create"),
         block_size=None if block_size == "auto" else int(block_size),
+        backing=reader.texts("backing"),
     )
     try:
         return Block(disk, serial=serial, queues=queues or 1, cache=cache)

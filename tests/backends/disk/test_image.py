@@ -129,8 +129,10 @@ def test_format_when_said_and_not_found_is_refused(tmp_path: Path) -> None:
 def test_qemu_nbd_when_missing_is_named_with_its_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "disk"
-    path.write_bytes(HEADS["qcow2"].ljust(512))
+    path = tmp_path / "disk.qcow2"
+    path.write_bytes(
+        (HEADS["qcow2"] + bytes(12) + struct.pack(">I", 16)).ljust(100, b"\0") + struct.pack(">I", 104)
+    )
     monkeypatch.setattr(qemu.shutil, "which", lambda name: None)
 
     assert "needs qemu-nbd" in (sentence := refusal(path))
