@@ -16,6 +16,18 @@ SIZE = 4 << 20
 IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES = 0, 1, 4, 8, 11, 13
 OK, IOERR, UNSUPP = 0, 1, 2
 
+#: How an image of each format begins.
+HEADS = {
+    "qcow2": b"QFI\xfb" + struct.pack(">I", 3),
+    "qcow": b"QFI\xfb" + struct.pack(">I", 1),
+    "qed": b"QED\0",
+    "vmdk": b"KDMV",
+    "vdi": bytes(0x40) + b"\x7f\x10\xda\xbe",
+    "vhdx": b"vhdxfile",
+    "vpc": b"conectix",
+    "parallels": b"WithoutFreeSpace",
+}
+
 
 def header(kind: int, sector: int = 0) -> bytes:
     return struct.pack("<IIQ", kind, 0, sector)

@@ -16,6 +16,7 @@ from pyvmm.backends.disk.base import Disk, DiskError
 from pyvmm.backends.disk.chain import Chain
 from pyvmm.backends.disk.image import open_disk
 from pyvmm.backends.disk.qemu import QemuDisk
+from tests.support.disks import HEADS
 
 pytestmark = pytest.mark.timeout(120)
 needs_qemu = pytest.mark.skipif(not shutil.which("qemu-nbd"), reason="qemu-utils is not installed")
@@ -326,8 +327,6 @@ def test_damaged_headers_are_sentences(tmp_path: Path, seed: int) -> None:
 
 @pytest.mark.parametrize("format", ["qcow2", "qcow", "qed", "vmdk", "vdi", "vhdx", "vpc", "parallels"])
 def test_header_that_is_cut_off_is_a_sentence(tmp_path: Path, format: str) -> None:
-    from tests.backends.disk.test_image import HEADS
-
     path = tmp_path / "disk.img"
     for size in (len(HEADS[format]), 70, 100, 512):
         path.write_bytes(HEADS[format].ljust(size, b"\xff")[:size])

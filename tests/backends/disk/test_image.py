@@ -13,6 +13,7 @@ from pyvmm.backends.disk.base import DiskError
 from pyvmm.backends.disk.format import FORMATS, detect
 from pyvmm.backends.disk.image import open_disk
 from pyvmm.backends.disk.raw import RawDisk
+from tests.support.disks import HEADS
 
 
 def refusal(path: Path | str, **options: object) -> str:
@@ -83,18 +84,6 @@ def test_create_when_it_cannot_is_a_sentence(tmp_path: Path) -> None:
     assert "cannot be made: No such file" in refusal(tmp_path / "no" / "x.img", create=512)
     assert "cannot have" in refusal(tmp_path / "huge.img", create=1 << 62)
     assert not (tmp_path / "huge.img").exists()
-
-
-HEADS = {
-    "qcow2": b"QFI\xfb" + struct.pack(">I", 3),
-    "qcow": b"QFI\xfb" + struct.pack(">I", 1),
-    "qed": b"QED\0",
-    "vmdk": b"KDMV",
-    "vdi": bytes(0x40) + b"\x7f\x10\xda\xbe",
-    "vhdx": b"vhdxfile",
-    "vpc": b"conectix",
-    "parallels": b"WithoutFreeSpace",
-}
 
 
 @pytest.mark.parametrize("name", HEADS)
