@@ -23,6 +23,9 @@ class CharBackend:
     no lock of the backend held.
     """
 
+    #: Whether input may come from the other end.
+    gives_input = True
+
     def __init__(self) -> None:
         #: False while the output buffer is full; the device then withholds "transmitter empty".
         self.ready = True

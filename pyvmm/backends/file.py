@@ -21,6 +21,8 @@ class OutputFile(CharBackend):
     room.
     """
 
+    gives_input = False
+
     def __init__(self, path: str, append: bool = False) -> None:
         super().__init__()
         self.path = path

@@ -47,6 +47,8 @@ class DeviceHooks:
     feature_names: Mapping[int, str] = {}
     #: The maximum size of each queue: powers of two, 32768 at most.
     queue_sizes: Sequence[int] = ()
+    #: How many of the last queues a saved state may lack: those of a feature that its driver was not offered.
+    later_queues = 0
     #: Whether ``handle`` or ``process`` can use an IndirectChain's ``vector``.
     indirect_vectors = False
     #: The configuration space: field names and types, see ConfigSpace.

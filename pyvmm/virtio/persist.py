@@ -42,7 +42,10 @@ def load(runtime: Runtime, state: dict[str, Any]) -> None:
     config = bytes.fromhex(state["config"])
     # An older version may have had fewer fields: the others are this device's.
     device.config.restore(config + device.config.read(0, len(device.config))[len(config) :])
-    for queue, saved in zip(runtime.queues, state["queues"], strict=True):
+    queues = runtime.queues
+    if len(queues) - len(state["queues"]) == device.later_queues:
+        queues = queues[: len(state["queues"])]  # the others are as after a reset
+    for queue, saved in zip(queues, state["queues"], strict=True):
         ring.load(queue, saved)
     runtime.driver_features = state["driver_features"]
     device.load_state(state["own"])

@@ -52,8 +52,11 @@ _CONTROL_SIZE = 64
 class VirtioConsole(VirtioDevice):
     """A console device with *ports*, 1 to 31 of them. The first should be a console.
 
-    With one console port without a name it has no control queues: its driver then reads the terminal's
-    size from the configuration space, as every kernel can.
+    With one console port without a name it has no control queues unless *multiport* asks for them: its driver
+    then reads the terminal's size from the configuration space, as every kernel can.
+
+    :param multiport: offer VIRTIO_CONSOLE_F_MULTIPORT, by whose messages the driver says when it has opened
+        a port, in any case
     """
 
     device_id = ids.CONSOLE
@@ -61,12 +64,14 @@ class VirtioConsole(VirtioDevice):
     stays_plugged = True
     config_fields = {"cols": "u16", "rows": "u16", "max_nr_ports": "u32"}
 
-    def __init__(self, ports: Sequence[Port]) -> None:
+    def __init__(self, ports: Sequence[Port], multiport: bool = False) -> None:
         self.ports = tuple(ports)
         first = self.ports[0]
-        multiport = len(self.ports) > 1 or not first.console or bool(first.name)
+        several = len(self.ports) > 1 or not first.console or bool(first.name)
         sizes: tuple[int, ...] = (_RX_SIZE, _TX_SIZE)
-        if multiport:
+        if multiport and not several:
+            self.later_queues = 2
+        if multiport or several:
             sizes += (_CONTROL_SIZE, _CONTROL_SIZE) + (_RX_SIZE, _TX_SIZE) * (len(self.ports) - 1)
             self.features = F_MULTIPORT
         self.queue_sizes = sizes

@@ -34,4 +34,7 @@ def from_options(
         console = not reader.flag("port")
         reader.finish()
         ports.append(Port(make_backend(where, on_quit, "--hvc"), name, console))
-    return VirtioConsole(ports)
+    # A backend that is no terminal may have input from the start, which Linux drops until it has set the port
+    # up; its control messages tell when it has. A terminal has a size, which every kernel reads without them.
+    first = ports[0].backend
+    return VirtioConsole(ports, multiport=first.gives_input and first.size() is None)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import struct
+import termios
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +18,9 @@ from pyvmm.testing import FakeDriver
 from pyvmm.virtio.console import device as c
 from pyvmm.virtio.console.device import VirtioConsole
 from pyvmm.virtio.console.port import Port
+from pyvmm.virtio.errors import StateError
 from pyvmm.virtio.options import make_devices
+from tests.support.console_driver import give_buffers, received
 
 Message = tuple[int, int, int, bytes]
 
@@ -241,6 +245,90 @@ def test_console_alone_has_no_control_queues() -> None:
 
     assert (len(alone.queue_sizes), alone.features & c.F_MULTIPORT) == (2, 0)
     assert (len(named.queue_sizes), named.features & c.F_MULTIPORT) == (4, c.F_MULTIPORT)
+
+
+def first_input(driver: FakeDriver) -> bytes:
+    """What the first port's receive queue gets next."""
+    data = bytearray()
+    driver.run(lambda: data.extend(received(driver)) or data)
+    return bytes(data)
+
+
+def test_console_alone_of_a_pipe_takes_no_input_until_the_driver_has_opened_it(tmp_path: Path) -> None:
+    with FakeDriver(made(f"pipe:{tmp_path / 'end'}")) as driver:
+        with open(tmp_path / "end.in", "wb", buffering=0) as pipe:
+            pipe.write(b"from the start")
+        give_buffers(driver, 100)
+        driver.queues[c.CONTROL_TX].add([c.CONTROL.pack(0, c.PORT_READY, 1)])
+        driver.queues[c.CONTROL_TX].kick()
+        driver.run()
+        early = driver.queues[0].collect()
+        driver.queues[c.CONTROL_TX].add([c.CONTROL.pack(0, c.PORT_OPEN, 1)])
+        driver.queues[c.CONTROL_TX].kick()
+
+        assert (early, first_input(driver)) == ([], b"from the start")
+
+
+def test_console_alone_of_a_pipe_whose_driver_has_no_multiport_takes_input_at_once(tmp_path: Path) -> None:
+    with FakeDriver(made(f"pipe:{tmp_path / 'end'}"), features=1 << 32) as driver:
+        with open(tmp_path / "end.in", "wb", buffering=0) as pipe:
+            pipe.write(b"from the start")
+        give_buffers(driver, 100)
+
+        assert first_input(driver) == b"from the start"
+
+
+def test_console_alone_of_a_terminal_has_no_control_queues_and_the_size_in_its_configuration() -> None:
+    master, terminal = os.openpty()
+    stdin = os.dup(0)
+    try:
+        termios.tcsetwinsize(terminal, (25, 80))
+        os.dup2(terminal, 0)
+        with FakeDriver(made("stdio")) as driver:
+            assert (len(driver.queues), driver.config(0, 2), driver.config(2, 2)) == (2, 80, 25)
+    finally:
+        os.dup2(stdin, 0)
+        for descriptor in (master, terminal, stdin):
+            os.close(descriptor)
+
+
+def test_console_alone_of_an_output_file_has_no_control_queues(tmp_path: Path) -> None:
+    device = made(f"file:{tmp_path / 'out'}")
+
+    assert (len(device.queue_sizes), device.features & c.F_MULTIPORT) == (2, 0)
+
+
+def test_console_alone_of_a_pipe_continues_with_a_driver_that_was_offered_no_multiport(
+    tmp_path: Path,
+) -> None:
+    with FakeDriver(VirtioConsole([Port(End())])) as driver:
+        give_buffers(driver, 100)
+        driver.replace(lambda: made(f"pipe:{tmp_path / 'end'}"), driver.transport.save())
+        with open(tmp_path / "end.in", "wb", buffering=0) as pipe:
+            pipe.write(b"input")
+
+        assert first_input(driver) == b"input"
+
+
+def test_state_with_more_queues_than_the_console_has_is_refused(tmp_path: Path) -> None:
+    with FakeDriver(made(f"pipe:{tmp_path / 'end'}"), features=1 << 32) as driver:
+        state = driver.transport.save()
+        with pytest.raises(StateError, match="give it the options"):
+            driver.replace(lambda: VirtioConsole([Port(End())]), state)
+
+
+def test_console_alone_of_a_pipe_when_it_is_restored_is_as_open_as_it_was(tmp_path: Path) -> None:
+    with FakeDriver(made(f"pipe:{tmp_path / 'end'}")) as driver:
+        for event in (c.PORT_READY, c.PORT_OPEN):
+            driver.queues[c.CONTROL_TX].add([c.CONTROL.pack(0, event, 1)])
+        driver.queues[c.CONTROL_TX].kick()
+        driver.run()
+        driver.transport.load(driver.transport.save())
+        give_buffers(driver, 100)
+        with open(tmp_path / "end.in", "wb", buffering=0) as pipe:
+            pipe.write(b"input")
+
+        assert first_input(driver) == b"input"
 
 
 def test_state_with_open_ports_is_taken_over(ports: Ports) -> None:
