@@ -11,13 +11,16 @@ from __future__ import annotations
 import _thread
 from mmap import PAGESIZE
 
+from pyvmm.arch import native
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from pyvmm.arch.interface import Platform
     from pyvmm.board.bus import Bus
     from pyvmm.machine.clock import MachineClock
-    from pyvmm.pykvm import Vcpu, Vm
+    from pyvmm.pykvm import Kvm, Vcpu, Vm
 
 PAGE = PAGESIZE
 ENTRY = 24
@@ -167,3 +170,25 @@ class Coalescing:
     def _tick(self) -> None:
         assert self.ring is not None, "there is a timer only with a ring"
         self._clock.call_later(self.ring.tick(), self._tick)
+
+
+def coalesce(
+    kvm: Kvm,
+    vm: Vm,
+    vcpu: Vcpu,
+    bus: Bus,
+    platform: Platform,
+    clock: MachineClock,
+    failed: Callable[[str, Exception], object],
+) -> Coalescing:
+    """Have KVM queue the writes to *bus* that *platform* names, where it can; ports follow at a first write.
+
+    The arguments are those of ``CoalescedRing`` and ``Coalescing``. Raises KvmError.
+    """
+    page = kvm.check_extension("COALESCED_MMIO")
+    ring = None
+    if page and kvm.check_extension(native.chips.COALESCED_NEEDS):
+        for address, size in platform.coalesced:
+            vm.register_coalesced_mmio(address, size)
+        ring = CoalescedRing(vcpu, page, bus, failed, platform.polls)
+    return Coalescing(vm, clock, ring, native.chips.COALESCED_PORTS)

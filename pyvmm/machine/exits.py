@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pyvmm.machine.questions import Questions
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pyvmm.machine.coalesced import Coalescing
     from pyvmm.machine.gate import Gate
-    from pyvmm.machine.halt import HaltWatch
     from pyvmm.machine.reports import End, GuestReports
     from pyvmm.machine.vcpu import VcpuThread
     from pyvmm.memory.guest import GuestMemory
@@ -29,11 +30,10 @@ class ExitHandler:
         "_gate",
         "_image",
         "_over",
-        "_question",
+        "_questions",
         "_reports",
         "_vcpus",
         "end",
-        "halt",
         "memory",
     )
 
@@ -56,9 +56,7 @@ class ExitHandler:
         self.memory = memory
         self._image = image
         self._vcpus = vcpus
-        #: Looks at vCPUs that leave KVM_RUN, once the machine has run for a while.
-        self.halt: HaltWatch | None = None
-        self._question: Callable[[Vcpu], object] | None = None
+        self._questions = Questions(vcpus)
 
     def device_failed(self, name: str, error: Exception) -> None:
         """Device *name* raised *error* while it handled an access."""
@@ -66,10 +64,7 @@ class ExitHandler:
 
     def checkpoint(self, vcpu: Vcpu) -> bool:
         """The vCPU left KVM_RUN without an exit: wait during a pause. False when the machine ends."""
-        if self._question is not None:
-            self._question(vcpu)
-        if self.halt is not None:
-            self.halt.look(vcpu)
+        self._questions.answer(vcpu)
         if not self._over():
             self._gate.stand()
         return not self._over()
@@ -78,18 +73,13 @@ class ExitHandler:
         """The vCPU whose thread calls; None in another thread."""
         return next((thread.vcpu for thread in self._vcpus if thread.is_current), None)
 
-    def ask(self, question: Callable[[Vcpu], object]) -> None:
-        """Make every vCPU leave KVM_RUN, and call *question* once for each, in its thread."""
-        left = {thread.vcpu for thread in self._vcpus}
+    def ask(self, question: Callable[[Vcpu], object], answered: Callable[[], object]) -> None:
+        """Call *question* once for each vCPU in its thread, then *answered*, as ``Questions.ask`` does."""
+        self._questions.ask(question, answered)
 
-        def once(vcpu: Vcpu) -> None:
-            if vcpu in left:
-                left.discard(vcpu)
-                question(vcpu)
-
-        self._question = once
-        for thread in self._vcpus:
-            thread.kick()
+    def gone(self, vcpu: Vcpu) -> None:
+        """The thread of *vcpu* ends, and answers no more questions."""
+        self._questions.gone(vcpu)
 
     def system_event(self, kind: int) -> bool:
         """KVM_EXIT_SYSTEM_EVENT of type *kind* (KVM_SYSTEM_EVENT_*): False when that ends the machine."""

@@ -5,8 +5,6 @@ KVM does not tell: it carries out HLT and WFI itself. See docs/internals/endings
 
 from __future__ import annotations
 
-from _thread import allocate_lock
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,6 +29,7 @@ class HaltWatch:
     """Calls *halted* once, in the loop's thread, when no vCPU can ever run again.
 
     :param vcpus: those of the machine
+    :param ask: asks every vCPU something, and calls its second argument when all have answered
     """
 
     def __init__(
@@ -38,20 +37,20 @@ class HaltWatch:
         clock: MachineClock,
         vcpus: Sequence[VcpuThread],
         memory: GuestMemory,
+        ask: Callable[[Callable[[Vcpu], object], Callable[[], object]], object],
         halted: Callable[[], object],
     ) -> None:
         self._clock = clock
         self._vcpus = vcpus
         self._memory = memory
+        self._ask = ask
         self._halted = halted
         self._times: list[float] = []  # of the last tick
         self._since = 0.0  # the next look, and how long after it the one that follows
         self._interval = TICK
         self._looked = False  # at the vCPUs since the last tick
         self._rounds = 0
-        self._lock = allocate_lock()  # the two below
-        self._pending: set[Vcpu] = set()  # of this round, those that have not been looked at
-        self._alive = False
+        self._alive = False  # a vCPU that may run again was found in this round
         self._stopped: Callable[[Vcpu, GuestMemory], bool]
         self._spins = False
 
@@ -59,20 +58,14 @@ class HaltWatch:
         """Begin; the vCPUs have been started."""
         self._clock.call_later(TICK, self._tick)
 
-    def look(self, vcpu: Vcpu) -> None:
-        """*vcpu*, in whose thread this is called, has left KVM_RUN: look at it, if a round wants that."""
-        if vcpu not in self._pending:
-            return
+    def _look(self, vcpu: Vcpu) -> None:
+        """Look at *vcpu*, in whose thread this is called."""
         try:
             alive = self._alive or not self._stopped(vcpu, self._memory)
         except Exception:  # KVM gives no such state of this vCPU
             alive = True
-        with self._lock:
-            self._pending.discard(vcpu)
-            self._alive = self._alive or alive
-            if self._pending:
-                return
-        self._clock.call_later(0, self._round_over)
+        if alive:
+            self._alive = True
 
     # In the loop's thread
 
@@ -102,11 +95,8 @@ class HaltWatch:
 
     def _begin_round(self) -> None:
         self._rounds += 1
-        with self._lock:
-            self._alive = False
-            self._pending = {vcpu.vcpu for vcpu in self._vcpus}
-        for vcpu in self._vcpus:
-            vcpu.kick()
+        self._alive = False
+        self._ask(self._look, lambda: self._clock.call_later(0, self._round_over))
 
     def _round_over(self) -> None:
         if self._alive:

@@ -9,13 +9,14 @@ from pyvmm.arch import native
 from pyvmm.board.bus import Bus
 from pyvmm.board.devices import DeviceTable
 from pyvmm.board.space import MMIO, PORT, RAM, ROM
-from pyvmm.errors import ConfigError, PyvmmError, StartError
+from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.loop import Loop
 from pyvmm.machine.clock import MachineClock
-from pyvmm.machine.coalesced import CoalescedRing, Coalescing
+from pyvmm.machine.coalesced import coalesce
 from pyvmm.machine.ending import FATAL, STOPPED, TOLD, UNKNOWN, Ending
 from pyvmm.machine.exits import ExitHandler
 from pyvmm.machine.gate import Gate
+from pyvmm.machine.loop_run import LoopRun
 from pyvmm.machine.memory import regions_of
 from pyvmm.machine.payload import load_image, read_rom
 from pyvmm.machine.reports import GuestReports
@@ -26,15 +27,15 @@ from pyvmm.pykvm import Kvm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from pyvmm.backends.base import CharBackend
     from pyvmm.board.device import Device
     from pyvmm.board.devices import Placement
     from pyvmm.config import Config
+    from pyvmm.machine.coalesced import Coalescing
     from pyvmm.machine.devices import DeviceNames
     from pyvmm.machine.plugged import Plugged
-    from pyvmm.pykvm import Vcpu
     from pyvmm.virtio.console.device import VirtioConsole
     from pyvmm.virtio.device import VirtioDevice
     from pyvmm.virtio.transport.bus import VirtioBus
@@ -86,7 +87,6 @@ class Machine:
         self._closers: list[Callable[[], None]] = []
         self._state = _thread.allocate_lock()
         self._closing = _thread.allocate_lock()
-        self._loop_running = _thread.allocate_lock()
         self._pausing = _thread.allocate_lock()
         self._gate = Gate(
             config.cpus,
@@ -102,10 +102,14 @@ class Machine:
         #: Those of them that are consoles.
         self.consoles: list[VirtioConsole] = []
         try:
-            self.loop = loop if loop is not None else self._own_loop()
+            if loop is None:
+                loop = Loop()
+                self._closers.append(loop.close)
+            self.loop = loop
             #: The machine's time, for devices that act by themselves; it stands still during a pause.
             self.clock = MachineClock(self.loop)
             self._closers.append(self.clock.close)
+            self._loop_run = LoopRun(self.loop, self._loop_failed)
             self._reports = GuestReports(self.clock, self.end, self._drain)
             #: The last 16 KiB of what the guest printed on its consoles.
             self.log = self._reports.log
@@ -190,14 +194,7 @@ class Machine:
         give.
         """
         self._start_vcpus()
-        self._loop_running.acquire()
-        try:
-            _thread.start_new_thread(self._run_loop, ())
-        except RuntimeError:
-            self._loop_running.release()
-            raise StartError(
-                "this host gives no thread to the event loop; raise the limit of processes (ulimit -u)"
-            ) from None
+        self._loop_run.start()
 
     def wait(self) -> Ending:
         """Wait until the machine has ended, after ``start``; close it and return the ending.
@@ -205,8 +202,7 @@ class Machine:
         Raises what a device raises while it is closed.
         """
         assert self._started, "wait() follows start()"
-        with self._loop_running:
-            pass
+        self._loop_run.wait()
         return self._finish()
 
     def run(self) -> Ending:
@@ -216,8 +212,7 @@ class Machine:
         give, what a device raises while it is closed, and KeyboardInterrupt and its like from the event loop.
         """
         self._start_vcpus()
-        self._loop_running.acquire()
-        self._run_loop()
+        self._loop_run.run()
         ending = self._finish()
         if self.error is not None and not isinstance(self.error, Exception):
             raise self.error  # KeyboardInterrupt and its like
@@ -292,8 +287,8 @@ class Machine:
         if self._started:
             self.stop()
         with self._closing:
-            with self._loop_running:
-                pass
+            if self._started:
+                self._loop_run.wait()
             for vcpu in self.vcpus:
                 vcpu.join()
             self._drain()
@@ -313,11 +308,6 @@ class Machine:
                 first = first or error
         if first is not None:
             raise first
-
-    def _own_loop(self) -> Loop:
-        loop = Loop()
-        self._closers.append(loop.close)
-        return loop
 
     # Building, in the order things depend on each other
 
@@ -369,7 +359,15 @@ class Machine:
             self._closers.append(vcpu.close)
             platform.prepare_vcpu(vcpu, index)
             if index == 0:
-                coalescing = self._coalescing = self._coalesce(kvm, vcpu)
+                coalescing = self._coalescing = coalesce(
+                    kvm,
+                    vm,
+                    vcpu,
+                    self.ports if native.chips.COALESCED_SPACE == PORT else self.mmio,
+                    platform,
+                    self.clock,
+                    self._reports.device_failed,
+                )
                 handler = self._handler = ExitHandler(
                     self.end,
                     lambda: self.ending is not None,
@@ -391,8 +389,7 @@ class Machine:
         )
 
     def _add_virtio(self, devices: Sequence[VirtioDevice]) -> None:
-        from pyvmm.virtio import one_cpu
-        from pyvmm.virtio.ids import CONSOLE
+        from pyvmm.machine.virtio import attach_devices, consoles_of, devices_of
         from pyvmm.virtio.transport.bus import VirtioBus
 
         bus = self.virtio = VirtioBus(
@@ -406,58 +403,10 @@ class Machine:
             self._reports.device_failed,
         )
         self._closers.append(bus.close)
-        waiting = list(devices)
-        try:
-            for made in self._made():
-                waiting.insert(len(waiting) - len(devices), made)  # the config's devices come first
-            for device in waiting:
-                bus.name(device)
-            tools = None
-            if self.config.looked_at:
-                from pyvmm.virtio.tools.install import Tools
-
-                tools = Tools(self.config, waiting)
-                self._closers.append(tools.close)
-            while waiting:
-                observers = waiting[0].runtime.observers  # of a device that was in another machine before
-                if tools is not None and not observers:
-                    observers = tuple(tools.observers(waiting[0]))
-                bus.attach(waiting[0], observers)
-                del waiting[0]
-        finally:
-            for device in waiting:  # those that were not attached
-                device.runtime.close()
-        bus.spare_exits(native.chips.READS_SNOOP)
-        one_cpu.install(bus.attached, self.vm)
-        if any(attached.device.device_id == CONSOLE for attached in bus.attached):
-            self._watch_consoles(bus)
+        made = devices_of(self.config, self._plugged, self._user_quit)
+        attach_devices(bus, self.vm, self.config, made, devices, self.at_end)
+        self.consoles = consoles_of(bus, self.log.feed)
         self._platform.virtio = [(attached.base, attached.gsi) for attached in bus.attached]
-
-    def _made(self) -> Iterator[VirtioDevice]:
-        """The config's devices."""
-        if self._plugged is not None:
-            return self._plugged.devices(self.config, self._user_quit)
-        from pyvmm.virtio.options import make_devices
-
-        return make_devices(self.config.devices, self._user_quit, self.config.name)
-
-    def _watch_consoles(self, bus: VirtioBus) -> None:
-        from pyvmm.virtio.console.device import VirtioConsole
-
-        self.consoles = [a.device for a in bus.attached if isinstance(a.device, VirtioConsole)]
-        for console in self.consoles:
-            console.tap(self.log.feed)
-
-    def _coalesce(self, kvm: Kvm, vcpu: Vcpu) -> Coalescing:
-        chips, platform = native.chips, self._platform
-        page = kvm.check_extension("COALESCED_MMIO")
-        ring = None
-        if page and kvm.check_extension(chips.COALESCED_NEEDS):
-            for address, size in platform.coalesced:
-                self.vm.register_coalesced_mmio(address, size)
-            bus = self.ports if chips.COALESCED_SPACE == PORT else self.mmio
-            ring = CoalescedRing(vcpu, page, bus, self._reports.device_failed, platform.polls)
-        return Coalescing(self.vm, self.clock, ring, chips.COALESCED_PORTS)
 
     # Running and ending
 
@@ -478,17 +427,10 @@ class Machine:
     def _watch_for_halt(self) -> None:
         from pyvmm.machine.halt import HaltWatch  # few guests live that long
 
-        self._handler.halt = HaltWatch(self.clock, self.vcpus, self.memory, self._reports.halted)
-        self._handler.halt.start()
+        HaltWatch(self.clock, self.vcpus, self.memory, self._handler.ask, self._reports.halted).start()
 
-    def _run_loop(self) -> None:
-        """Run the loop until the end; ``_loop_running`` is held meanwhile."""
-        try:
-            self.loop.run()
-        except BaseException as error:  # an exception must not be lost with the thread
-            self.end(Ending(FATAL, "internal", UNKNOWN, f"event loop: {error!r}"), error)
-        finally:
-            self._loop_running.release()
+    def _loop_failed(self, error: BaseException) -> None:
+        self.end(Ending(FATAL, "internal", UNKNOWN, f"event loop: {error!r}"), error)
 
     def _finish(self) -> Ending:
         self.close()

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
         def here(self) -> Vcpu | None:
             """The vCPU whose thread calls."""
 
-        def ask(self, question: Callable[[Vcpu], object]) -> None:
-            """Make every vCPU leave KVM_RUN and call *question* in its thread."""
+        def ask(self, question: Callable[[Vcpu], object], answered: Callable[[], object]) -> None:
+            """Make every vCPU leave KVM_RUN and call *question* in its thread; *answered* when all have."""
 
 
 #: Seconds of silence on every console after which a kernel that told of its panic is taken to do no more.
@@ -178,8 +178,7 @@ class GuestReports:
                 self._log_says(line)
 
         self._search_again = False
-        self.vcpus.ask(question)
-        self._clock.call_later(SEARCH_PAUSE, self._searched_before)
+        self.vcpus.ask(question, lambda: self._clock.call_later(SEARCH_PAUSE, self._searched_before))
 
     def _log_says(self, line: str) -> None:
         """End the machine by the panic whose *line* was found in guest memory."""

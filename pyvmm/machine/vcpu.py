@@ -46,6 +46,9 @@ if TYPE_CHECKING:
         def cannot_go_on(self, vcpu: Vcpu, index: int, reason: int, number: int = 0) -> None:
             """KVM_RUN failed with errno *number*, or returned *reason*; it cannot be called again."""
 
+        def gone(self, vcpu: Vcpu) -> None:
+            """The thread ends."""
+
 
 # A thread's clock by its number: MAKE_THREAD_CPUCLOCK of Linux include/linux/posix-timers_types.h.
 _CPUCLOCK_SCHED = 2
@@ -141,7 +144,10 @@ class VcpuThread:
         except BaseException as error:  # an exception must not be lost with the thread
             self._owner.end(Ending(FATAL, "internal", UNKNOWN, f"vCPU {self.index}: {error!r}"), error)
         finally:
-            self._done.release()
+            try:
+                self._owner.gone(self.vcpu)
+            finally:
+                self._done.release()
 
     def _loop(self) -> None:
         while True:
