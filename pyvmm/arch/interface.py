@@ -104,6 +104,9 @@ class Platform(Protocol):
     def line(self, vm: Vm, gsi: int) -> Line:
         """The line of interrupt *gsi*; KVM's irqfd has the same number for it."""
 
+    def may_be_linux(self, kernel: memoryview) -> bool:
+        """Whether *kernel*'s format is one of Linux's. Raises ImageError for a file of no known format."""
+
     def load_kernel(
         self, memory: GuestMemory, kernel: memoryview, cmdline: str, initrds: Sequence[bytes | memoryview]
     ) -> BootEntry:

@@ -54,7 +54,7 @@ class Config:
     :param firmware: a ROM image that ends at 4 GiB, or an ELF
     :param initrd: paths; several are concatenated
     :param cmdline: the kernel's command line; None for a console on the first serial port, or on hvc0 when
-        there is one and ``console`` is ``none``
+        there is one and ``console`` is ``none``; a multiboot kernel then gets its file's name
     :param virtio_cmdline: whether the command line names virtio devices (``virtio_mmio.device=``): ``auto``,
         for a Linux that finds them by nothing else, ``on`` or ``off``
     :param memory: bytes, a text such as ``256M``, or a list of parts

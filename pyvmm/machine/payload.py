@@ -107,7 +107,9 @@ def load_image(
         from pyvmm.images.initramfs import exec_overlay
 
         initrds.append(memoryview(exec_overlay(native.DEBIAN)))
-    cmdline = kernel_cmdline(config, platform, serve_exec, shell, own_cmdline)
+    # What a unified kernel image has in .linux is Linux.
+    linux = kernel is not image or _named(config.kernel, platform.may_be_linux, kernel)
+    cmdline = kernel_cmdline(config, platform, serve_exec, shell, own_cmdline, linux)
     return _named(config.kernel, platform.load_kernel, memory, kernel, cmdline, initrds)
 
 
@@ -129,15 +131,23 @@ def _parts(image: memoryview) -> tuple[memoryview, Sequence[memoryview], str]:
 
 
 def kernel_cmdline(
-    config: Config, platform: Platform, serve_exec: bool, shell: bool = False, own: str = ""
+    config: Config,
+    platform: Platform,
+    serve_exec: bool,
+    shell: bool = False,
+    own: str = "",
+    linux: bool = True,
 ) -> str:
     """The kernel command line, with what the exec channel needs.
 
     It is the user's; without one the default, and behind it *own*, that of a unified kernel image, as Linux
-    takes the later of two values.
+    takes the later of two values. A kernel that is not *linux* gets nothing that is for Linux: its default is
+    the name of its file, the first word by the custom of boot loaders.
     """
     from pyvmm.boot.cmdline import add, one_line  # here: firmware starts without it
 
+    if not linux:
+        return os.path.basename(config.kernel or "") if config.cmdline is None else one_line(config.cmdline)
     if config.cmdline is None:
         console = platform.console_name if config.kernel_console == SERIAL else config.kernel_console
         quiet = QUIET if config.exec is not None else ""

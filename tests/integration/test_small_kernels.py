@@ -39,6 +39,8 @@ def test_kernel_when_it_wishes_for_a_video_mode_runs_with_a_warning(tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "line"),
     [
+        ([], "kernel"),  # the file's name and nothing that is Linux's
+        (["--cmdline", ""], ""),
         (["--cmdline", "hello"], "hello"),
         (["--cmdline", "hello", "--rng", "--virtio-cmdline", "on"], f"hello {DEVICE.format(0, 16)}"),
         (

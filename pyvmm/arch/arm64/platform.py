@@ -215,6 +215,10 @@ class Arm64Platform:
         """The line of interrupt *gsi*."""
         return spi(vm, gsi)
 
+    def may_be_linux(self, kernel: memoryview) -> bool:
+        """Whether it may: every kernel is started by Linux's boot protocol."""
+        return True
+
     def load_kernel(
         self, memory: GuestMemory, kernel: memoryview, cmdline: str, initrds: Sequence[bytes | memoryview]
     ) -> BootEntry:

@@ -132,6 +132,13 @@ class X86Platform:
         """The line of interrupt *gsi*."""
         return IrqLine(vm, gsi)
 
+    def may_be_linux(self, kernel: memoryview) -> bool:
+        """Whether it is no multiboot kernel. Raises ImageError for a file of no known format."""
+        from pyvmm.boot.x86.detect import MULTIBOOT, MULTIBOOT2, detect
+
+        how = self._config.boot
+        return (detect(kernel) if how == "auto" else how) not in (MULTIBOOT, MULTIBOOT2)
+
     def load_kernel(
         self, memory: GuestMemory, kernel: memoryview, cmdline: str, initrds: Sequence[bytes | memoryview]
     ) -> BootEntry:
