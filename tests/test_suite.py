@@ -50,6 +50,10 @@ PRIVATE: dict[str, tuple[set[str], str]] = {
     ),
     "virtio/test_save_load.py": ({"_reset_event"}, "the event follows a load that this test is about to do"),
     "virtio/transport/test_mmio.py": ({"_failed", "_kick"}, KICK),
+    "virtio/vhost/test_hostile_back_end.py": (
+        {"_patience"},
+        "a back end that stalls is to be waited for briefly, one that works for as long as it takes",
+    ),
     "virtio/vsock/test_device.py": (
         {"_clients", "_fwd_cnt", "_lingering", "_ready", "_told_fwd_cnt", "_tx_cnt"},
         "counters are brought near 2^32; sockets that are no connection yet or no more have no other sign",
