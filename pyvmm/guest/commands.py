@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 #: The streams of a command's output.
 STDOUT, STDERR = 1, 2
 #: Bytes of standard input that wait for the guest; who writes more waits until they are fewer.
-INPUT_MAX = 256 << 10
+INPUT_MAX = 512 << 10
+#: Who waits is woken when so many are left.
+INPUT_LOW = INPUT_MAX // 2
 
 _KILL = 9
 
@@ -144,8 +146,9 @@ class Command:
             if sent:
                 del self._input[:sent]
                 with self._watch.condition:
-                    self.pending -= sent
-                self._watch.changed()
+                    before, self.pending = self.pending, self.pending - sent
+                if before > INPUT_LOW >= self.pending:
+                    self._watch.changed()  # not at each credit: waking the writer takes longer than sending
         if self._eof and not self._input:
             self._eof = False
             run.eof()

@@ -6,7 +6,7 @@
 enum {
 	RUNS_MAX = 255,
 	RUNS_MIN = 16,
-	INPUT_WINDOW = 65536, /* bytes of standard input that the host may send before it gets credit */
+	INPUT_WINDOW = 262144, /* bytes of standard input that the host may send before it gets credit */
 };
 
 void runs_start(void); /* how many there may be is derived from the memory of the guest */
