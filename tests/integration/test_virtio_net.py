@@ -302,7 +302,9 @@ def names(upstream: None) -> Iterator[list[bytes]]:
 @pytest.fixture(scope="module")
 def guest(upstream: None) -> Iterator[Shell]:
     """A guest whose ports 80 (TCP) and 53 (UDP) the host's 18080 and 15353 lead to."""
-    shell = Shell([Net(Passt(parse_forwards("tcp:18080:80+udp:15353:53")))], memory="512M")
+    shell = Shell(
+        [Net(Passt(parse_forwards("tcp:18080:80+udp:15353:53"), host_loopback=True))], memory="512M"
+    )
     yield shell
     shell.close()
 

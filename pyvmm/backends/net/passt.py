@@ -3,6 +3,10 @@
 passt opens sockets of its own for the guest's connections. Frames go over a UNIX stream socket, each
 preceded by its length as 32 bits, big-endian (passt(1)); there is no room for offloads, so none are
 offered, and frames are as long as IP allows instead.
+
+Whatever passt connects to is connected to by this host. By itself it takes the gateway's address for
+127.0.0.1, and Debian 12's takes a packet *to* 127.0.0.1 for what it says; both lead to servers that are meant
+for this host's programs alone. So the first is turned off, and such packets are dropped here.
 """
 
 from __future__ import annotations
@@ -29,6 +33,14 @@ MTU = 65520
 #: Seconds passt gets to open its ports.
 START = 30.0
 _LENGTH = 4
+#: Bytes of a frame that are copied before they are looked at: the headers of Ethernet and of IPv6.
+_HEADERS = 14 + 40
+_IPV4, _IPV6 = b"\x08\x00", b"\x86\xdd"
+#: Where this host's name servers are, and where systemd-resolved, which is one on 127.0.0.53, has its own.
+_RESOLV_CONF = ("/etc/resolv.conf", "/run/systemd/resolve/resolv.conf")
+_MAX_RESOLV_CONF = 64 << 10
+#: Name servers that passt takes; resolv.conf(5) has no more.
+_MAX_NAME_SERVERS = 3
 #: Bytes of its error output that are read.
 _ERRORS = 4096
 #: Bytes read from the socket at once.
@@ -79,15 +91,19 @@ class Passt(NetBackend):
     """A guest's network through a passt of its own, which ends with the socket.
 
     :param forwards: ports that lead in
+    :param host_loopback: the gateway's address is this host's 127.0.0.1 and ::1
     :param mtu: bytes of the largest IP packet; by default 65520
     """
 
     sends_in_any_thread = True
 
-    def __init__(self, forwards: Sequence[Forward] = (), *, mtu: int | None = None) -> None:
+    def __init__(
+        self, forwards: Sequence[Forward] = (), *, host_loopback: bool = False, mtu: int | None = None
+    ) -> None:
         super().__init__()
         self.mtu = mtu or MTU
         self._forwards = forwards
+        self._host_loopback = host_loopback
         self._socket: socket.socket | None = None
         self._stage = bytearray(_STAGE)
         self._view = memoryview(self._stage)
@@ -111,6 +127,8 @@ class Passt(NetBackend):
             command += [option, "none"] if not mine else []
             for forward in mine:
                 command += [option, f"{forward.address}/{forward.outside}:{forward.inside}"]
+        if not self._host_loopback:
+            command += ["--no-map-gw", *_name_server_options()]
         errors = os.memfd_create(PROGRAM, os.MFD_CLOEXEC)
         try:
             # It goes into the background when its ports are open: its exit status says whether they are.
@@ -182,10 +200,20 @@ class Passt(NetBackend):
             size = sum(map(len, views)) - HEADER
             length = size.to_bytes(_LENGTH, "big")
             first = views[0]
-            if first.nbytes >= HEADER:
-                parts: list[memoryview | bytes] = [length, first[HEADER:], *views[1:]]
+            if first.nbytes >= HEADER + _HEADERS:
+                # What was looked at is sent: the guest may write to its buffer meanwhile.
+                head = bytes(first[HEADER : HEADER + _HEADERS])
+                parts: list[memoryview | bytes] = [length, head, first[HEADER + _HEADERS :], *views[1:]]
             else:
-                parts = [length, b"".join(views)[HEADER:]]
+                head = b"".join(views)[HEADER:]
+                parts = [length, head]
+            if not self._host_loopback and is_to_loopback(head):
+                notice(
+                    "passt loopback",
+                    "a packet of the guest's to this host's loopback was dropped; to allow that, give --net "
+                    "user,host-loopback: the gateway's address is this host's then",
+                )
+                return
             done = os.writev(fd, parts)
             if done < _LENGTH + size:
                 self._unsent = b"".join(parts)[done:]
@@ -244,3 +272,58 @@ class Passt(NetBackend):
             gone.close()
             raise BlockingIOError
         self._end += size
+
+
+def is_to_loopback(frame: bytes) -> bool:
+    """Whether *frame* begins as an IP packet to an address that a socket connects to its own host for.
+
+    These are 127.0.0.0/8 and ::1, what is unspecified (0.0.0.0/8, ::), and IPv4 addresses in IPv6's form.
+    """
+    kind = frame[12:14]
+    return _is_here(frame[30:34]) if kind == _IPV4 else kind == _IPV6 and _is_here(frame[38:54])
+
+
+def _is_here(address: bytes) -> bool:
+    """Whether *address*, of 4 or 16 bytes, is this host whichever one it is."""
+    if len(address) <= 4:
+        return address[:1] in (b"\0", b"\x7f")
+    return address[:10] == bytes(10) and address[10:12] in (b"\0\0", b"\xff\xff")
+
+
+def _name_server_options() -> list[str]:
+    """passt's options for name servers; none where it finds them itself.
+
+    It offers the guest none that is on this host's loopback, where systemd-resolved's is: then those are
+    offered that this one asks.
+    """
+    own, *others = (_name_servers(path) for path in _RESOLV_CONF)
+    if not own or any(map(_is_elsewhere, own)):
+        return []
+    found = [server for servers in others for server in servers if _is_elsewhere(server)]
+    if not found:
+        notice(
+            "passt names",
+            "this host's name server is on its loopback, which the guest does not reach: names need a "
+            "nameserver in the guest's /etc/resolv.conf, or --net user,host-loopback",
+        )
+    return [word for server in found[:_MAX_NAME_SERVERS] for word in ("--dns", server)]
+
+
+def _name_servers(path: str) -> list[str]:
+    """The addresses in a file of resolv.conf(5)'s format."""
+    try:
+        with open(path, "rb") as file:
+            lines = file.read(_MAX_RESOLV_CONF).decode(errors="replace").splitlines()
+    except OSError:
+        return []
+    return [words[1] for words in map(str.split, lines) if words[:1] == ["nameserver"] and len(words) > 1]
+
+
+def _is_elsewhere(address: str) -> bool:
+    """Whether *address* is one, without a scope, and not of a loopback."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            return not _is_here(socket.inet_pton(family, address))
+        except OSError:
+            pass
+    return False

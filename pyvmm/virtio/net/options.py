@@ -53,7 +53,8 @@ def _backend(reader: OptionReader, kind: str, rest: str, pairs: int, mtu: int | 
         from pyvmm.backends.net.passt import Passt, parse_forwards
 
         forwards = reader.text("hostfwd")
-        return Passt(parse_forwards(forwards) if forwards else (), mtu=mtu)
+        loopback = reader.flag("host-loopback")
+        return Passt(parse_forwards(forwards) if forwards else (), host_loopback=loopback, mtu=mtu)
     if kind == "switch" and rest:
         from pyvmm.backends.net.switch import named_switch
 
