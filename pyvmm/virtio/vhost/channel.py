@@ -50,7 +50,7 @@ class Channel(VhostControl):
         #: How many queues the back end has; None where it has no GET_QUEUE_NUM.
         self.queue_num: int | None = None
         self._socket = sock
-        self._receiver = p.MessageReceiver(sock)
+        self._receiver = p.MessageReceiver(sock, descriptors=False)
         self._lock = RLock()
         # When the operation under way must be over, by time.monotonic; None while there is none.
         self._until: float | None = None
@@ -140,7 +140,6 @@ class Channel(VhostControl):
         except p.ProtocolError as error:
             raise self._end(str(error)) from None
         assert answer is not None, "received to its end"
-        answer.close()  # no answer we ask for brings descriptors
         if answer.request != request or not answer.flags & p.REPLY:
             raise self._end(f"it answered {p.NAMES.get(request, request)} with {answer.name}")
         return answer
@@ -209,7 +208,6 @@ class Channel(VhostControl):
         """Close the connection; a request under way fails at once."""
         self._end("this machine is over")
         with self._lock:
-            self._receiver.close()
             self._socket.close()
 
 

@@ -117,7 +117,7 @@ class VhostUser(VhostDevice):
                 self.config.data = first
             if self.channel.protocol & p.PROTOCOL_F_BACKEND_REQ:
                 self._back = backend_channel(self.channel)
-                self._receiver = p.MessageReceiver(self._back)
+                self._receiver = p.MessageReceiver(self._back, descriptors=False)
         except BaseException:
             self.close()
             raise
@@ -271,7 +271,6 @@ class VhostUser(VhostDevice):
         self.runtime.loop.call_later(PAUSE, partial(self._handled, self._read_on))
         if message is None:
             return
-        message.close()
         known = message.request == p.BACKEND_CONFIG_CHANGE_MSG
         if message.flags & p.NEED_REPLY and not message.flags & p.REPLY:
             try:  # before we ask anything: it may wait for this
@@ -296,8 +295,6 @@ class VhostUser(VhostDevice):
             return
         if self._watching:
             self.runtime.loop.remove(self._back.fileno())
-        assert self._receiver is not None
-        self._receiver.close()
         self._back.close()
         self._back = None
 

@@ -132,14 +132,19 @@ class Message:
     def close(self) -> None:
         """Close the descriptors that were not taken out of the message."""
         while self.fds:
-            os.close(self.fds.pop())
+            close(self.fds.pop())
 
 
 class MessageReceiver:
-    """Puts messages together from a stream socket, which may give them in pieces."""
+    """Puts messages together from a stream socket, which may give them in pieces.
 
-    def __init__(self, sock: socket.socket) -> None:
+    :param descriptors: whether messages may bring any; else the kernel drops them, which unlike close(2)
+        calls nothing of their file systems
+    """
+
+    def __init__(self, sock: socket.socket, descriptors: bool = True) -> None:
         self._socket = sock
+        self._descriptors = descriptors
         self._data = b""
         self._fds: list[int] = []
 
@@ -178,19 +183,21 @@ class MessageReceiver:
     def close(self) -> None:
         """Close the descriptors of a message that never became whole."""
         while self._fds:
-            os.close(self._fds.pop())
+            close(self._fds.pop())
 
     def _part(self, wanted: int, until: float | None) -> bytes:
-        room = socket.CMSG_SPACE(MAX_REGIONS * 4)
-        flags = socket.MSG_CMSG_CLOEXEC
+        flags = 0
         if until is None:
-            flags |= socket.MSG_DONTWAIT
+            flags = socket.MSG_DONTWAIT
         else:
             seconds = until - time.monotonic()
             if seconds <= 0:
                 raise TimeoutError
             self._socket.settimeout(seconds)
-        data, ancillary, got, _ = self._socket.recvmsg(wanted, room, flags)
+        if not self._descriptors:
+            return self._socket.recv(wanted, flags)
+        room = socket.CMSG_SPACE(MAX_REGIONS * 4)
+        data, ancillary, got, _ = self._socket.recvmsg(wanted, room, flags | socket.MSG_CMSG_CLOEXEC)
         for level, kind, found in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds = array.array("i")
@@ -199,6 +206,14 @@ class MessageReceiver:
         if got & socket.MSG_CTRUNC or len(self._fds) > MAX_REGIONS:
             raise ProtocolError(f"more than {MAX_REGIONS} file descriptors came with one message")
         return data
+
+
+def close(fd: int) -> None:
+    """Close a descriptor of the other side's, of whatever file it is."""
+    try:
+        os.close(fd)
+    except OSError:
+        pass  # what that file's system made of close(2); the descriptor is closed
 
 
 def send(

@@ -132,6 +132,8 @@ class Session(Transport):
                 message.close()
         except p.ProtocolError as error:
             self._end(str(error))
+        except OSError as error:  # what it sent is a file that cannot be used, or this process has too many
+            self._end(f"a descriptor that it sent cannot be used: {error.strerror}")
 
     def _end(self, why: str) -> None:
         self.close()
@@ -219,7 +221,7 @@ class Session(Transport):
         try:
             channel = socket.socket(fileno=fd)
         except OSError as error:
-            os.close(fd)
+            p.close(fd)
             raise p.ProtocolError(f"SET_BACKEND_REQ_FD came with no socket: {error.strerror}") from None
         if channel.family != socket.AF_UNIX or channel.type != socket.SOCK_STREAM:
             channel.close()
@@ -341,7 +343,7 @@ class Session(Transport):
         ring = self._ring(index)
         fd = -1 if value & p.NO_FD else message.fd()
         if fd >= 0 and not is_eventfd(fd):
-            os.close(fd)
+            p.close(fd)
             raise p.ProtocolError(f"{message.name} came with a file that is no eventfd")
         self._replace(ring, name, fd, self._signal(fd))
         return index
@@ -355,7 +357,7 @@ class Session(Transport):
         setattr(ring, name, fd)
         if old >= 0:
             self._loop.remove(old)
-            os.close(old)
+            p.close(old)
 
     def _signal(self, fd: int) -> Callable[[], object]:
         """What signals eventfd *fd*, -1 for none. Raises ProtocolError when the host cannot."""
@@ -364,7 +366,7 @@ class Session(Transport):
         try:
             self._signaller = self._signaller or EventSignaller()
         except OSError as error:
-            os.close(fd)
+            p.close(fd)
             raise p.ProtocolError(
                 f"its eventfd cannot be signalled: io_setup: {error.strerror}; raise the host's fs.aio-max-nr"
             ) from None

@@ -27,7 +27,10 @@ class MappedFile(HostMemory):
     kind = "shared"
 
     def __init__(self, fd: int, size: int) -> None:
-        status = os.fstat(fd)
+        try:
+            status = os.fstat(fd)
+        except OSError as error:
+            raise p.ProtocolError(f"a memory region's file tells no size: {error.strerror}") from None
         if not stat.S_ISREG(status.st_mode) or status.st_size < size:
             raise p.ProtocolError(
                 f"a memory region ends at {size:#x} of what is no file, or one of {status.st_size:#x}"
