@@ -27,6 +27,10 @@ EDGE = select.EPOLLET
 ERROR = select.EPOLLERR
 HANGUP = select.EPOLLHUP
 
+#: Seconds that one source of work should have of a turn: what a guest, a peer or a stream feeds looks at the
+#: clock, and leaves the rest to the next turn.
+TURN = 0.002
+
 _EPERM = 1
 # Cancelled timers stay in the heap until they are due; when there are more than this, they are removed.
 _SWEEP = 64

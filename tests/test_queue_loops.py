@@ -16,7 +16,7 @@ BOUNDED = {
     "virtio/runtime.py Runtime.turn": "a queue's length and TURN",
     "virtio/ring/queue.py Queue.pop_with_room": "the queue's budget of refused chains",
     "virtio/ring/queue.py Queue.pop_writable": "the queue's budget of refused chains, and the bytes wanted",
-    "virtio/block/device.py Block.process": "a queue's length, in the disk's own thread",
+    "virtio/block/device.py Block.process": "a queue's length and TURN, in the disk's own thread",
     "virtio/console/port.py Port._gather": "a queue's length, since it completes none",
     "virtio/console/device.py VirtioConsole._send_messages": "one for each message, of which there are few",
 }

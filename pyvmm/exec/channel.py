@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from functools import partial
+from time import monotonic
 
 from pyvmm.backends.base import CharBackend
 from pyvmm.errors import GuestError
+from pyvmm.loop import TURN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +22,8 @@ PORT_NAME = "pyvmm.exec"
 _UNSENT_MAX = 4 << 20
 #: Bytes from the guest that the loop has not handled yet, beyond which the guest waits.
 _PENDING_MAX = 1 << 20
+#: Bytes of these that are handled before the time is looked at.
+_AT_ONCE = 8 << 10
 
 
 class ExecChannelError(GuestError):
@@ -38,8 +43,9 @@ class ExecChannel(CharBackend):
         #: The loop whose thread sends and receives, from ``attach`` on.
         self.loop: Loop | None = None
         self._to_guest = bytearray()
-        self._from_guest: list[bytes] = []
-        self._pending = 0
+        self._from_guest: deque[bytes] = deque()
+        # Bytes of the first of them that are handled, of all since the start, and those that came.
+        self._done = self._handled = self._came = 0
         self._scheduled = False
         #: Bytes of a guest that were dropped, as it went on sending where it had to wait.
         self.dropped = 0
@@ -55,7 +61,7 @@ class ExecChannel(CharBackend):
             self.dropped += len(data)
             return
         self._from_guest.append(data)
-        self._pending += len(data)
+        self._came += len(data)
         if self._pending > _PENDING_MAX:
             self.ready = False
         if not self._scheduled:
@@ -85,18 +91,39 @@ class ExecChannel(CharBackend):
                 return
             del self._to_guest[:room]
 
+    @property
+    def _pending(self) -> int:
+        return self._came - self._handled
+
     def _deliver(self) -> None:
-        self._scheduled = False
-        count = len(self._from_guest)  # more may come meanwhile, for the next call
-        pieces = self._from_guest[:count]
-        del self._from_guest[:count]
-        self._pending = 0
-        if not self.ready:
+        """Handle what came, for one turn of the loop; more may come meanwhile."""
+        pieces, end = self._from_guest, monotonic() + TURN
+        try:
+            while pieces and (part := self._next_part()):
+                if self.receiver is not None:
+                    self.receiver(part)
+                if monotonic() > end:
+                    break
+        finally:
+            assert self.loop is not None, "attach comes first"
+            self._scheduled = False  # before ``pieces`` is looked at: ``write`` may be in another thread
+            if pieces:
+                self._scheduled = True
+                self.loop.call_soon(self._deliver)
+        if not self.ready and self._pending <= _PENDING_MAX:
             self.ready = True
             if self.on_ready is not None:
                 self.on_ready()
-        if self.receiver is not None and pieces:
-            self.receiver(b"".join(pieces))
+
+    def _next_part(self) -> bytes:
+        piece = self._from_guest[0]
+        part = piece[self._done : self._done + _AT_ONCE]
+        self._done += len(part)
+        self._handled += len(part)
+        if self._done == len(piece):
+            self._done = 0
+            self._from_guest.popleft()
+        return part
 
 
 class ExecLink:

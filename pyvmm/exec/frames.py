@@ -103,7 +103,7 @@ class Decoder:
             if size - at < _HEADER_SIZE:
                 return at
             _, type, run, length, check = _HEADER.unpack_from(held, at)
-            if crc32(view[at : at + 6]) & 0xFFFF != check or length > PAYLOAD_MAX:
+            if length > PAYLOAD_MAX or crc32(view[at : at + 6]) & 0xFFFF != check:
                 self.noise += 1
                 at += 1
                 continue

@@ -12,6 +12,7 @@ from time import monotonic
 
 from pyvmm.errors import GuestError, PyvmmError
 from pyvmm.host.notice import notice
+from pyvmm.loop import TURN
 from pyvmm.memory.errors import GuestMemoryError
 from pyvmm.virtio.errors import ChainError
 from pyvmm.virtio.hooks import DEFERRED
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from pyvmm.virtio.observer import Observer
     from pyvmm.virtio.ring.chain import Chain
 
-#: Seconds that a device's queue may have of a turn of the loop.
-TURN = 0.002
 #: After how many chains the time is looked at (a power of two).
 _LOOK = 8
 #: From this many timers on, those that were cancelled or have fired are removed from the set of them.

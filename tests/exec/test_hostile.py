@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import time
@@ -10,6 +11,7 @@ import zlib
 
 import pytest
 
+from pyvmm.exec import channel as exec_channel
 from pyvmm.exec import frames
 from pyvmm.exec.channel import ExecChannel, ExecChannelError
 from pyvmm.exec.client import ExecClient, ExecProtocolError
@@ -150,12 +152,54 @@ def test_guest_that_sends_where_it_has_to_wait_is_dropped_in_the_end_and_counted
         channel.attach(loop, lambda data: False, lambda: 0)
         for _ in range(8):
             channel.write(bytes(MEGABYTE))
-        loop.run_once()
+        while loop.run_once(0):
+            pass
         assert sum(map(len, got)) == 3 * MEGABYTE
         assert channel.dropped == 5 * MEGABYTE
         channel.write(b"more")
         loop.run_once()
     assert got[-1] == b"more"
+
+
+def test_megabytes_of_a_guest_are_handled_over_many_turns(monkeypatch):
+    now = iter(range(1 << 20))
+    monkeypatch.setattr(exec_channel, "monotonic", lambda: next(now) * exec_channel.TURN * 0.4)
+    channel = ExecChannel()
+    got = []
+    channel.receiver = got.append
+    data = random.Random(1).randbytes(MEGABYTE)
+    with Loop() as loop:
+        channel.attach(loop, lambda data: False, lambda: 0)
+        for at in range(0, len(data), 100_000):
+            channel.write(data[at : at + 100_000])
+        turns = []
+        while loop.run_once(0):
+            turns.append(sum(map(len, got)))
+    longest = max(after - before for before, after in itertools.pairwise([0, *turns]))
+    assert longest <= 32 << 10
+    assert b"".join(got) == data
+
+
+def test_bytes_of_a_guest_after_those_that_broke_the_protocol_are_handled(monkeypatch):
+    channel = ExecChannel()
+    got = []
+
+    def receive(data):
+        if data.startswith(b"bad"):
+            raise ExecProtocolError("the guest is hostile")
+        got.append(data)
+
+    channel.receiver = receive
+    errors = []
+    with Loop() as loop:
+        loop.on_error = errors.append
+        channel.attach(loop, lambda data: False, lambda: 0)
+        channel.write(b"bad")
+        channel.write(b"good")
+        while loop.run_once(0):
+            pass
+    assert got == [b"good"]
+    assert [type(error) for error in errors] == [ExecProtocolError]
 
 
 @pytest.mark.parametrize("seed", range(8))

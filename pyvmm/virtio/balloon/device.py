@@ -8,6 +8,7 @@ from struct import Struct
 from pyvmm.host.notice import notice
 from pyvmm.memory.errors import GuestMemoryError
 from pyvmm.virtio import ids
+from pyvmm.virtio.balloon.steps import StepwiseRequests
 from pyvmm.virtio.device import DEFERRED, VirtioDevice
 from pyvmm.virtio.errors import ChainError
 
@@ -29,8 +30,11 @@ INFLATE, DEFLATE, STATS, FREE_PAGE, REPORTING = 0, 1, 2, 3, 4
 
 #: A page of the balloon's, whatever the guest's own pages are.
 PAGE = 4096
-#: Page numbers one request may hold.
+#: Page numbers one request may hold, and how many of them one step deals with.
 MAX_PAGES = 16 << 10
+STEP_PAGES = 64
+#: Bytes of reported free memory that one step returns to the host.
+STEP_BYTES = 8 << 20
 #: struct virtio_balloon_stat: tag, value.
 STAT = Struct("<HQ")
 #: Statistics one report may hold.
@@ -103,7 +107,8 @@ class Balloon(VirtioDevice):
         self.refused = 0
         self._interval = stats
         self._waiting: deque[Chain] = deque()  # deferred buffers for statistics: completing one asks for more
-        self._roles: dict[int, Callable[[Chain], Deferred | None]] = {}
+        self._roles: dict[int, Callable[[int, Chain], Deferred | None]] = {}
+        self._stepwise = StepwiseRequests(self.runtime)
         self.target = target
 
     @property
@@ -147,6 +152,12 @@ class Balloon(VirtioDevice):
     def stopped(self) -> None:
         """Its buffers are the driver's again."""
         self._waiting.clear()
+        self._stepwise.clear()
+
+    def process(self, queue: Queue) -> None:
+        """Take the requests of *queue*, and carry out what one turn has time for."""
+        self.runtime.serve(queue)
+        self._stepwise.go_on()
 
     def handle(self, queue: int, chain: Chain) -> Deferred | None:
         """One request."""
@@ -154,7 +165,7 @@ class Balloon(VirtioDevice):
         if role is None:
             return None
         try:
-            return role(chain)
+            return role(queue, chain)
         except ChainError:
             self.refused += 1
             raise
@@ -167,26 +178,40 @@ class Balloon(VirtioDevice):
         return f"{verb}, first page at {int.from_bytes(request[:4], 'little') * PAGE:#x}"
 
     def pending(self, queue: Queue) -> int:
-        """Buffers for statistics that wait here are taken again after a load."""
-        return len(self._waiting) if queue.index == STATS else 0
+        """Buffers for statistics that wait here, and requests under way, are taken again after a load."""
+        return (len(self._waiting) if queue.index == STATS else 0) + self._stepwise.count(queue.index)
 
     # Inflate and deflate (5.5.6)
 
-    def _inflate(self, chain: Chain) -> None:
-        discard = self.memory.discard
-        for first, count in runs(page_numbers(chain)):
-            try:
-                self.discarded += discard(first * PAGE, count * PAGE)
-            except GuestMemoryError:  # some of them are no RAM: the others may be discarded
-                for page in range(first, first + count):
-                    self._discard(page * PAGE, PAGE)
+    def _inflate(self, queue: int, chain: Chain) -> Deferred:
+        check_page_numbers(chain)
+        self._stepwise.add(queue, chain, self._inflating(chain))
+        return DEFERRED
 
-    def _deflate(self, chain: Chain) -> None:
+    def _inflating(self, chain: Chain) -> Iterator[None]:
+        discard = self.memory.discard
+        for pages in page_numbers(chain):
+            for first, count in runs(pages):
+                try:
+                    self.discarded += discard(first * PAGE, count * PAGE)
+                except GuestMemoryError:  # some of them are no RAM: the others may be discarded
+                    for page in range(first, first + count):
+                        self._discard(page * PAGE, PAGE)
+            yield
+
+    def _deflate(self, queue: int, chain: Chain) -> Deferred:
+        check_page_numbers(chain)
+        self._stepwise.add(queue, chain, self._deflating(chain))
+        return DEFERRED
+
+    def _deflating(self, chain: Chain) -> Iterator[None]:
         # The guest's first access gets a page of the host's; there is nothing to prepare.
         contains = self.memory.contains
-        for page in page_numbers(chain):
-            if not contains(page * PAGE, PAGE):
-                self._wrong(page * PAGE)
+        for pages in page_numbers(chain):
+            for page in pages:
+                if not contains(page * PAGE, PAGE):
+                    self._wrong(page * PAGE)
+            yield
 
     def _discard(self, gpa: int, size: int) -> None:
         try:
@@ -202,7 +227,7 @@ class Balloon(VirtioDevice):
 
     # Statistics (5.5.6.3)
 
-    def _report(self, chain: Chain) -> Deferred:
+    def _report(self, queue: int, chain: Chain) -> Deferred:
         data = chain.read_rest(MAX_STATS * STAT.size)
         if len(data) % STAT.size:
             raise ChainError(f"statistics of {len(data)} bytes; each has {STAT.size}")
@@ -225,17 +250,35 @@ class Balloon(VirtioDevice):
 
     # Free page reporting (5.5.6.7)
 
-    def _free_pages(self, chain: Chain) -> None:
+    def _free_pages(self, queue: int, chain: Chain) -> Deferred:
+        self._stepwise.add(queue, chain, self._returning(chain))
+        return DEFERRED
+
+    def _returning(self, chain: Chain) -> Iterator[None]:
         for view in chain.writable:
-            self._discard(self.memory.locate(view), view.nbytes)
+            gpa, left = self.memory.locate(view), view.nbytes
+            while left:  # no page lies in two steps
+                part = min(left, STEP_BYTES - gpa % STEP_BYTES)
+                self._discard(gpa, part)
+                gpa += part
+                left -= part
+                yield
 
 
-def page_numbers(chain: Chain) -> Iterable[int]:
-    """The page numbers of an inflate or deflate request. Raises ChainError."""
-    data = chain.read_rest(4 * MAX_PAGES)
-    if len(data) % 4:
-        raise ChainError(f"page numbers of {len(data)} bytes; each has 4")
-    return memoryview(data).cast("I")
+def check_page_numbers(chain: Chain) -> None:
+    """Raises ChainError for an inflate or deflate request that is too long, or no whole page numbers."""
+    size = chain.readable_size
+    if size % 4 or size > 4 * MAX_PAGES:
+        raise ChainError(f"page numbers of {size} bytes; each has 4, and a request at most {MAX_PAGES}")
+
+
+def page_numbers(chain: Chain) -> Iterator[Iterable[int]]:
+    """The page numbers of a request that ``check_page_numbers`` has seen, those of one step at a time."""
+    left = chain.readable_size
+    while left:
+        part = min(left, 4 * STEP_PAGES)
+        yield memoryview(chain.read(part)).cast("I")
+        left -= part
 
 
 def runs(pages: Iterable[int]) -> Iterator[tuple[int, int]]:

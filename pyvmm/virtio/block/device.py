@@ -37,11 +37,15 @@ MERGE_BYTES = 1 << 20
 MERGE_VIEWS = 512
 #: Seconds that completed requests may wait for others of their batch before they are published.
 HOLD = 0.0002
+#: Seconds that a queue is served before the disk's other queues, and a save, have their turn.
+TURN = 0.02
 
 #: Sectors one segment may cover: 1 GiB of a DISCARD; 32 MiB of a WRITE_ZEROES, which may have to be written.
 MAX_DISCARD = 1 << 21
 MAX_WRITE_ZEROES = 1 << 16
 MAX_SEGMENTS = 32
+#: Sectors zeroed by one call: 8 MiB, which may have to be written. A reset waits for no more than one call.
+ZEROES_AT_ONCE = 1 << 14
 
 CACHES = ("writeback", "writethrough", "unsafe")
 
@@ -175,6 +179,7 @@ class Block(VirtioDevice):
         # What would extend the run: a request of this kind at this sector, with this much room.
         kind, end, room, views = -1, 0, 0, 0
         published = perf_counter()
+        turn_ends = published + TURN
         queue.disable_notification()
         while True:
             while left and (chain := pop()) is not None:
@@ -199,10 +204,16 @@ class Block(VirtioDevice):
                         if perf_counter() - published > HOLD:
                             runtime.publish(queue)
                             published = perf_counter()
+                            if published > turn_ends:
+                                left = 0
                     if not plain:
                         run = []
                         kind = -1
                         self._serve(queue, request)
+                        if runtime.stopping:
+                            return
+                        if perf_counter() > turn_ends:
+                            left = 0
                         continue
                     run = [request]
                     kind, room, views = request.kind, MERGE_BYTES, MERGE_VIEWS
@@ -298,13 +309,14 @@ class Block(VirtioDevice):
                     f"a discard of {count} sectors at {sector}; {most} is the most, of {self.sectors}"
                 )
         for sector, count, flags in segments:
-            if not count:
-                continue
-            if zeroes:
-                unmap = bool(flags & r.UNMAP)
-                self.disk.write_zeroes(sector * SECTOR, count * SECTOR, unmap, self.transfers.durable)
-            else:
-                self.disk.discard(sector * SECTOR, count * SECTOR)
+            for at in range(sector, sector + count, ZEROES_AT_ONCE if zeroes else MAX_DISCARD):
+                if self.runtime.stopping:
+                    return r.IOERR  # the queue is about to be reset, and nobody sees the answer
+                if zeroes:
+                    size = min(ZEROES_AT_ONCE, sector + count - at) * SECTOR
+                    self.disk.write_zeroes(at * SECTOR, size, bool(flags & r.UNMAP), self.transfers.durable)
+                else:
+                    self.disk.discard(at * SECTOR, count * SECTOR)
         return r.OK
 
     # Inside

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from time import monotonic
 
+from pyvmm.loop import TURN
 from pyvmm.memory.views import cut
 from pyvmm.virtio.errors import QueueError
-from pyvmm.virtio.runtime import TURN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

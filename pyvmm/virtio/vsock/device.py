@@ -345,9 +345,8 @@ class Vsock(VirtioDevice):
             self.abort(connection)
         else:
             self._outbox.add(connection)
-        self._outbox.send()
-        if connection.sock.fileno() >= 0:  # ``send`` may have closed it
             self.wait_for(connection)
+        self._outbox.send_soon()
 
     # Connections
 

@@ -8,7 +8,9 @@ other.
 from __future__ import annotations
 
 from collections import deque
+from time import monotonic
 
+from pyvmm.loop import TURN
 from pyvmm.memory.views import cut, rest
 from pyvmm.virtio.vsock.connection import BATCH, Connection
 from pyvmm.virtio.vsock.packet import (
@@ -65,6 +67,7 @@ class Outbox:
         self._due: deque[Connection | tuple[int, int, int, int]] = deque()
         self._resets = 0
         self._buffers: deque[Chain] = deque()  # taken and not used yet
+        self._scheduled = False
 
     @property
     def full(self) -> bool:
@@ -81,6 +84,7 @@ class Outbox:
         self._due.clear()
         self._buffers.clear()
         self._resets = 0
+        self._scheduled = False
 
     def reset(self, guest_port: int, host_port: int, cid: int = CID_HOST, kind: int = TYPE_STREAM) -> None:
         """Tell the guest that there is no connection between *guest_port* and *host_port*, 32 bits each.
@@ -102,10 +106,18 @@ class Outbox:
             self._due.remove(connection)
             connection.queued = False
 
+    def send_soon(self) -> None:
+        """``send`` when this turn of the loop has dealt with every socket that is ready."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._runtime.soon(self.send)
+
     def send(self) -> None:
-        """Send what is due, as far as there are buffers, and tell the driver."""
+        """Send what is due, as far as one turn and the buffers allow, and tell the driver."""
         due, queue, runtime = self._due, self._queue, self._runtime
         left, was_full = queue.size, self.full
+        end = monotonic() + TURN
+        self._scheduled = False
         queue.disable_notification()
         while due and left > 0:
             chain = self._buffer()
@@ -126,6 +138,8 @@ class Outbox:
             op = item.next_op()
             if op == OP_RW:
                 left -= self._send_data(item, chain)
+                if monotonic() > end:
+                    left = 0
             elif op is None:
                 self._buffers.appendleft(chain)
             else:

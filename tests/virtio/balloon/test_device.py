@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from pyvmm.memory.guest import GuestMemory, Region
 from pyvmm.memory.host import Anonymous, Memfd
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio import features as f
+from pyvmm.virtio.balloon import steps
 from pyvmm.virtio.balloon.device import (
     DEFLATE,
     F_DEFLATE_ON_OOM,
@@ -24,6 +26,7 @@ from pyvmm.virtio.balloon.device import (
     PAGE,
     REPORTING,
     STATS,
+    STEP_PAGES,
     Balloon,
     runs,
 )
@@ -189,6 +192,97 @@ def test_inflate_whatever_it_names_clears_those_pages_of_ram_and_no_others(pages
         kept = [page for page in range(PAGE_NUMBER, last) if is_marked(driver, page)]
         assert kept == [page for page in range(PAGE_NUMBER, last) if page not in pages]
         assert driver.memory.read(ROM, PAGE) == b"R" * PAGE
+
+
+# Requests that take long
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by each discard; by the device's clock, two steps take a turn's time."""
+    calls: list[int] = []
+    discard = GuestMemory.discard
+
+    def counted(self: GuestMemory, gpa: int, size: int) -> int:
+        calls.append(gpa)
+        return discard(self, gpa, size)
+
+    monkeypatch.setattr(GuestMemory, "discard", counted)
+    now = iter(range(1 << 20))
+    monkeypatch.setattr(steps, "monotonic", lambda: next(now) * steps.TURN * 0.4)
+    return calls
+
+
+def name_many(driver: FakeDriver) -> int:
+    """Post one request with as many pages as it may have, no two of them adjacent; how many those are."""
+    # What lies below is the driver's own.
+    pages = list(range((BASE + SIZE // 2) // PAGE, (BASE + SIZE) // PAGE, 2)) * 16
+    pages = pages[:MAX_PAGES]
+    driver.queues[INFLATE].add([struct.pack(f"<{len(pages)}I", *pages)])
+    driver.queues[INFLATE].kick()
+    return len(pages)
+
+
+def turns(driver: FakeDriver, calls: list[int], until: Callable[[], object]) -> list[int]:
+    """The discards of each turn of the loop."""
+    found = []
+    while not until():
+        before = len(calls)
+        driver.loop.run_once(0)
+        found.append(len(calls) - before)
+    return found
+
+
+def test_pages_when_one_request_names_thousands_are_dealt_with_over_many_turns(calls: list[int]) -> None:
+    with FakeDriver(Balloon(), memory=memory()) as driver:
+        count = name_many(driver)
+
+        found = turns(driver, calls, driver.queues[INFLATE].collect)
+
+        assert sum(found) == count > 20 * STEP_PAGES
+        assert max(found) <= 2 * STEP_PAGES
+
+
+def test_reset_when_a_request_is_under_way_ends_it(calls: list[int]) -> None:
+    with FakeDriver(Balloon(), memory=memory()) as driver:
+        name_many(driver)
+        driver.loop.run_once(0)
+        before = len(calls)
+
+        driver.probe()
+        driver.run()
+
+        assert 0 < before == len(calls)
+        inflate(driver, PAGE_NUMBER)
+        assert driver.device.discarded == (before + 1) * PAGE
+
+
+def test_state_when_a_request_is_under_way_is_taken_over(calls: list[int]) -> None:
+    with FakeDriver(Balloon(), memory=memory()) as driver:
+        mark(driver, (BASE + SIZE) // PAGE - 2)
+        name_many(driver)
+        driver.loop.run_once(0)
+        state = driver.transport.save()
+        left = is_marked(driver, (BASE + SIZE) // PAGE - 2)
+
+        driver.replace(Balloon, state)
+        driver.run()
+
+        assert left and not is_marked(driver, (BASE + SIZE) // PAGE - 2)
+        assert len(driver.queues[INFLATE].collect()) == 1
+
+
+def test_free_pages_when_a_long_range_does_not_begin_at_a_page_are_all_returned() -> None:
+    big = GuestMemory([Region(BASE, 64 << 20, Anonymous(64 << 20))])
+    with FakeDriver(Balloon(reporting=True), memory=big) as driver:
+        first, pages = BASE + (40 << 20), (20 << 20) // PAGE
+        driver.memory.write(first, b"x" * pages * PAGE)
+        driver.queues[REPORTING].add_buffers([(first + 8, pages * PAGE - 16, WRITE)])
+        driver.queues[REPORTING].kick()
+        driver.run()
+
+        assert driver.device.discarded == (pages - 2) * PAGE
+        assert driver.memory.read(first + PAGE, (pages - 2) * PAGE) == bytes((pages - 2) * PAGE)
 
 
 # Target

@@ -396,3 +396,75 @@ def test_saved_device_with_blocks_of_another_size_is_refused_with_the_option_to_
 
         with pytest.raises(StateError, match="give it with block-size=512"):
             bench.driver.transport.load(state)
+
+
+# Requests that take long
+
+EIGHT_MIB = 8 << 20
+
+
+def test_zeroes_are_written_in_short_pieces(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.touch()
+    os.truncate(path, 64 << 20)
+    with Bench(path) as bench:
+        calls = spied(bench, "write_zeroes", monkeypatch)
+
+        assert bench.ask([header(WRITE_ZEROES), segment(8, 0xA000) + segment(0xF000, 0x100)], [1])[0] == OK
+        pieces = [(offset, size) for offset, size, *_ in calls]
+        assert pieces == [
+            (4096, EIGHT_MIB),
+            (4096 + EIGHT_MIB, EIGHT_MIB),
+            (4096 + 2 * EIGHT_MIB, EIGHT_MIB // 2),
+            (0xF000 * 512, 0x100 * 512),
+        ]
+
+
+@pytest.mark.parametrize(("kind", "method"), [(WRITE_ZEROES, "write_zeroes"), (DISCARD, "discard")])
+def test_reset_when_many_slow_requests_wait_for_the_disk_waits_for_one_call(
+    path: Path, monkeypatch: pytest.MonkeyPatch, kind: int, method: str
+) -> None:
+    path.touch()
+    os.truncate(path, 64 << 20)
+    with Bench(path) as bench:
+        calls: list[tuple[int, ...]] = []
+
+        def slow(*arguments: int) -> None:
+            calls.append(arguments)
+            bench.device.runtime.stopping = True  # as ``stop`` sets it, in a vCPU's thread
+
+        monkeypatch.setattr(bench.disk, method, slow)
+        for _ in range(60):
+            bench.driver.queues[0].add([header(kind), segment(0, 0x8000) * 4], [1])
+
+        bench.device.runtime.run_queue(0)
+
+        assert len(calls) == 1
+
+
+def test_queue_whose_requests_take_long_lets_the_other_queues_have_their_turn(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Bench(path, queues=2) as bench:
+        now, order = [0.0], []
+        flush, get_id = bench.disk.flush, bench.device._get_id
+
+        def slow() -> None:
+            now[0] += block.TURN * 0.4
+            order.append("slow")
+            flush()
+
+        monkeypatch.setattr(block, "perf_counter", lambda: now[0])
+        monkeypatch.setattr(bench.disk, "flush", slow)
+        monkeypatch.setattr(
+            bench.device, "_get_id", lambda request: (order.append("other"), get_id(request))[1]
+        )
+        first, second = bench.driver.queues
+        for _ in range(10):
+            first.add([header(FLUSH)], [1])
+        second.add([header(GET_ID)], [20, 1])
+        first.kick()
+        second.kick()
+        bench.driver.run()
+
+        assert order == ["slow"] * 3 + ["other"] + ["slow"] * 7
+        assert len(first.collect()) == 10

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pyvmm.virtio import features as f
 from pyvmm.virtio.vsock import device as vsock
+from pyvmm.virtio.vsock import outbox
 from pyvmm.virtio.vsock import packet as p
 from pyvmm.virtio.vsock.device import RX, TX
 from pyvmm.virtio.vsock.outbox import MAX_RESETS
@@ -275,6 +276,27 @@ def test_packets_when_they_cause_resets_and_there_are_no_buffers_stop_being_take
         assert guest.ops() == [p.OP_RST] * 400
         queue.collect()
         assert queue.free == queue.size and works(guest)
+
+
+def test_sockets_when_many_are_ready_at_once_share_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    with VsockGuest() as guest:
+        listener = guest.listen(backlog=64)
+        for port in range(32):
+            guest.send(p.OP_REQUEST, port=port)
+        assert guest.ops() == [p.OP_RESPONSE] * 32
+        programs = [listener.accept()[0] for _ in range(32)]
+        guest.sockets += programs
+        now = iter(range(1 << 20))
+        monkeypatch.setattr(outbox, "monotonic", lambda: next(now) * outbox.TURN * 0.4)
+        for program in programs:
+            program.sendall(b"x" * 100)
+
+        turns = []
+        while guest.driver.loop.run_once(0):
+            turns.append(len(guest.driver.queues[RX].collect()))
+
+        assert sum(turns) == 32
+        assert max(turns) <= 2 * 3  # by the sockets that were ready, and by the queue that is run again
 
 
 def test_port_pair_when_asked_for_again_resets_the_first() -> None:
