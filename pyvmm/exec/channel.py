@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: The name of the virtio console port that the guest's init looks for.
 PORT_NAME = "pyvmm.exec"
 #: Bytes for a guest that reads none of them. A client has less on its way (``client.WINDOW_MAX``).
-_UNSENT_MAX = 4 << 20
+UNSENT_MAX = 4 << 20
 #: Bytes from the guest that the loop has not handled yet, beyond which the guest waits.
 _PENDING_MAX = 1 << 20
 #: Bytes of these that are handled before the time is looked at.
@@ -70,9 +70,9 @@ class ExecChannel(CharBackend):
 
     def send(self, data: bytes) -> None:
         """To the guest, in the loop's thread. Raises ExecChannelError for a guest that takes nothing."""
-        if len(self._to_guest) + len(data) > _UNSENT_MAX:
+        if len(self._to_guest) + len(data) > UNSENT_MAX:
             raise ExecChannelError(
-                f"the guest asks for more on its exec channel and has left {_UNSENT_MAX >> 20} MiB unread"
+                f"the guest asks for more on its exec channel and has left {UNSENT_MAX >> 20} MiB unread"
             )
         self._to_guest += data
         self._push()

@@ -182,6 +182,7 @@ class ExecClient:
         self.lost: ExecLostError | None = None
         self._sink = send
         self._batch: list[bytes] | None = None  # what is to be sent when ``receive`` returns
+        self._greeting = False  # a greeting is among it: one is enough for all that asked for it
         self._decoder = frames.Decoder()
         self._nonce = 0
         self._credit = 0  # bytes of PART, RUN and STDIN payload that the link takes
@@ -264,7 +265,7 @@ class ExecClient:
             for frame in self._decoder.feed(data):
                 self._handle(frame)
             return
-        self._batch = []
+        self._batch, self._greeting = [], False
         try:
             for frame in self._decoder.feed(data):
                 self._handle(frame)
@@ -280,6 +281,10 @@ class ExecClient:
             self._sink(data)
 
     def _greet(self) -> None:
+        if self._batch is not None:
+            if self._greeting:
+                return
+            self._greeting = True
         self._send((frames.encode(frames.HOST_HELLO, 0, _HELLO.pack(frames.VERSION, 0, self._nonce)),))
 
     def _handle(self, frame: Frame) -> None:

@@ -6,6 +6,7 @@ import select
 import socket
 import time
 
+from pyvmm.exec.channel import UNSENT_MAX
 from pyvmm.exec.client import ExecClient
 from pyvmm.exec.request import Request
 from pyvmm.lab.errors import LabLostError
@@ -104,6 +105,11 @@ class LabChannel:
         return run.status, bytes(output)
 
     def _send(self, data: bytes) -> None:
+        if len(self._unsent) + len(data) > UNSENT_MAX:
+            raise LabLostError(
+                "the emulated host asks for more on its channel and has left "
+                f"{UNSENT_MAX >> 20} MiB unread; start another one with --fresh"
+            )
         self._unsent += data
 
     def _ready(self) -> None:

@@ -139,9 +139,24 @@ def test_guest_that_greets_for_ever_and_reads_nothing_is_an_error():
         channel.attach(loop, lambda data: False, lambda: 0)
         client = ExecClient(channel.send)
         client.connect()
-        greetings = frames.encode(frames.GUEST_HELLO, 0, b"\2" + bytes(15)) * 300_000
+        greeting = frames.encode(frames.GUEST_HELLO, 0, b"\2" + bytes(15))
+
+        def greet():
+            for _ in range(300_000):
+                client.receive(greeting)
+
         with pytest.raises(ExecChannelError, match="unread"):
-            client.receive(greetings)
+            greet()
+
+
+def test_greetings_that_come_at_once_are_answered_once():
+    sent = []
+    client = ExecClient(sent.append)
+    client.connect()
+    client.receive(frames.encode(frames.GUEST_HELLO, 0, b"\2" + bytes(15)) * 1000)
+    client.receive(frames.encode(frames.GUEST_HELLO, 0, b"\2" + bytes(15)))
+    assert len(sent) == 3
+    assert {len(data) for data in sent} == {len(sent[0])}
 
 
 def test_guest_that_sends_where_it_has_to_wait_is_dropped_in_the_end_and_counted():
