@@ -9,7 +9,11 @@ import sys
 from _thread import allocate_lock
 
 from pyvmm import host
+from pyvmm.host.printable import printable
 from pyvmm.host.rate_limit import RateLimit, with_suppressed
+
+#: Characters of a report at most.
+LENGTH = 1000
 
 #: What each place in the program may still report.
 limit = RateLimit()
@@ -19,8 +23,8 @@ _preparing = allocate_lock()
 def notice(site: str, sentence: str) -> bool:
     """Report *sentence* as a warning, unless *site* has reported enough lately; True when it was reported.
 
-    The logger is that of the calling module, by its name. The next report of the site says how many were
-    suppressed. Any thread.
+    The logger is that of the calling module, by its name. The sentence may have text of others in it: every
+    handler gets one printable line. The next report of the site says how many were suppressed. Any thread.
 
     :param site: the place in the program, without values of the guest's: there must be only so many
     """
@@ -34,5 +38,6 @@ def notice(site: str, sentence: str) -> bool:
     import logging  # here: it costs a start 5 ms
 
     logger = logging.getLogger(sys._getframe(1).f_globals["__name__"])
-    logger.warning("%s", with_suppressed(sentence, suppressed), stacklevel=2, extra={"limited": True})
+    line = with_suppressed(printable(sentence, LENGTH), suppressed)
+    logger.warning("%s", line, stacklevel=2, extra={"limited": True})
     return True

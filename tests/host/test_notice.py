@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from pyvmm.host import rate_limit
-from pyvmm.host.notice import limit, notice
+from pyvmm.host.notice import LENGTH, limit, notice
 from pyvmm.host.rate_limit import BURST, PERIOD
 
 
@@ -86,6 +86,21 @@ def test_notice_when_the_guests_words_are_not_text_is_told(
 ) -> None:
     assert notice("here", "\udcff\x00") is True
     assert len(lines(capfd)) == 1
+
+
+def test_notice_with_text_of_others_is_one_printable_line_for_every_handler(
+    clock: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where a program has a handler of its own, such as a file's."""
+    for _ in range(BURST + 3):
+        notice("here", "it said \x1b[2J\nERROR forged " + "x" * 100_000)
+    clock[0] += PERIOD
+    notice("here", "it said \x1b[2J\nERROR forged " + "x" * 100_000)
+
+    said = caplog.messages
+    assert said[0].startswith("it said \\x1b[2J ERROR forged xxx")
+    assert len(said[0]) == LENGTH
+    assert said[-1] == f"{said[0]} (3 more like this were not shown)"
 
 
 def test_notice_when_many_threads_speak_tells_no_more_than_a_burst(

@@ -13,6 +13,7 @@ from _thread import allocate_lock
 
 from pyvmm.errors import StartError
 from pyvmm.host import exceptions
+from pyvmm.host.printable import printable
 from pyvmm.host.rotated import RotatedFile
 from pyvmm.virtio import features as f
 from pyvmm.virtio import ids
@@ -127,7 +128,7 @@ class Trace(Observer):
         """A request."""
         self._taken[queue, chain.head] = time.monotonic()
         given = bytes_of(chain.readable, DESCRIBED)
-        said = self._describe(queue, given)
+        said = printable(self._describe(queue, given))  # it may be the guest's own text
         text = f"chain queue {queue} head {chain.head}: {chain.readable_size} bytes to read"
         text += f", room for {chain.writable_size}"
         self.write(text + (f": {said}" if said else "") + _hex(given, chain.readable_size))

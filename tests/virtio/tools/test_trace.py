@@ -97,6 +97,21 @@ def test_file_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
         TraceFile(str(tmp_path / "nowhere" / "trace"))
 
 
+def test_request_whose_description_has_the_guests_text_is_one_printable_line(tmp_path: Path) -> None:
+    class Repeating(Shout):
+        def describe(self, queue: int, request: bytes) -> str:
+            return request.decode()
+
+    device = Repeating()
+    with observed(device, Trace(device, TraceFile(str(tmp_path / "trace")))) as driver:
+        driver.probe()
+        driver.request(0, [b"\x1b[2J\n[ forged"], [1])
+
+    text = (tmp_path / "trace").read_text()
+    assert "\x1b" not in text and "\\x1b[2J [ forged" in text
+    assert all(line.startswith("[ ") and "] shout " in line for line in text.splitlines())
+
+
 def test_describe_that_fails_is_told_in_the_line_and_the_device_goes_on(tmp_path: Path) -> None:
     class Mumbling(Shout):
         def describe(self, queue: int, request: bytes) -> str:
