@@ -48,7 +48,8 @@ CALLS = (
     "exit",
     "exit_group",
 )
-_INPUT, _OUTPUT = 3, 4
+# The process's descriptors; its standard error is a file that ``call`` reads.
+_INPUT, _OUTPUT, _SENTENCE = 3, 4, 2
 _FAILED = 1
 
 
@@ -130,7 +131,7 @@ def main(text: str) -> None:
         while left:
             left = left[os.write(_OUTPUT, left) :]
     except BaseException as error:
-        os.write(2, str(error).encode(errors="replace")[:SENTENCE])
+        os.write(_SENTENCE, str(error).encode(errors="replace")[:SENTENCE])
         os._exit(_FAILED)
     os._exit(0)
 
