@@ -44,7 +44,7 @@ class ImageFile:
         self.format = "raw"
 
 
-class Chain:
+class ImageChain:
     """The image at *path* and, in this order, those below it: the files that *backing* names.
 
     :param format: of the first; ``auto`` takes it from the name

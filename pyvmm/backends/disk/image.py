@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from pyvmm.backends.disk.base import SECTOR, Disk, DiskError
-from pyvmm.backends.disk.chain import Chain
+from pyvmm.backends.disk.chain import ImageChain
 from pyvmm.backends.disk.format import FORMATS, named_format, partition_table_block
 from pyvmm.backends.disk.raw import RawDisk
 from pyvmm.host.notice import notice
@@ -50,7 +50,7 @@ def open_disk(
         _create(path, -(-create // block) * block, format)
     if format == "raw" and not snapshot and not backing:
         return RawDisk(path, readonly, direct, block_size=block_size)
-    chain = Chain(path, format, backing)
+    chain = ImageChain(path, format, backing)
     try:
         head = chain.top.head
         if chain.top.format == "raw" and not snapshot:

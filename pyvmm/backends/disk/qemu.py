@@ -20,7 +20,7 @@ from pyvmm.host.printable import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.backends.disk.chain import Chain
+    from pyvmm.backends.disk.chain import ImageChain
 
 _PROGRAM = "qemu-nbd"
 #: Seconds qemu-nbd may take to write out its cache when the connection has ended.
@@ -44,7 +44,7 @@ class QemuDisk(NbdDisk):
 
     def __init__(
         self,
-        chain: Chain,
+        chain: ImageChain,
         readonly: bool,
         direct: bool,
         snapshot: bool,
@@ -113,7 +113,7 @@ class QemuDisk(NbdDisk):
             process.end(_PATIENCE)
 
 
-def _refusal(chain: Chain, name: str, errors: bytes) -> DiskError:
+def _refusal(chain: ImageChain, name: str, errors: bytes) -> DiskError:
     """The sentence for what qemu-nbd wrote about the image that it was given as *name*."""
     image = chain.top
     text = errors.decode(errors="replace").replace(f"Failed to blk_new_open '{name}': ", "")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.backends.disk.base import Disk, DiskError
-from pyvmm.backends.disk.chain import Chain
+from pyvmm.backends.disk.chain import ImageChain
 from pyvmm.backends.disk.image import open_disk
 from pyvmm.backends.disk.qemu import QemuDisk
 from tests.support.disks import HEADS
@@ -53,7 +53,7 @@ def refusal(path: Path, **options: object) -> str:
 def complaint(path: Path, format: str) -> str:
     """What is wrong with an image's header; nothing where it is accepted."""
     try:
-        Chain(str(path), format, []).close()
+        ImageChain(str(path), format, []).close()
     except DiskError as problem:
         return str(problem)
     return ""
@@ -233,7 +233,7 @@ def test_raw_image_has_none_below(tmp_path: Path, secret: Path) -> None:
 @needs_qemu
 def test_server_opens_what_was_checked_whatever_has_its_name_then(tmp_path: Path, secret: Path) -> None:
     path = make(tmp_path / "disk.qcow2", "qcow2")
-    chain = Chain(str(path), "auto", [])
+    chain = ImageChain(str(path), "auto", [])
     make(tmp_path / "other.qcow2", "qcow2", "-b", str(secret), "-F", "raw").rename(path)
 
     try:
