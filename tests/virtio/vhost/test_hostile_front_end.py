@@ -452,3 +452,11 @@ def test_back_channel_that_is_no_unix_stream_is_refused(front: Front) -> None:
         front.say(p.SET_BACKEND_REQ_FD, b"", [sock.fileno()])
 
     assert "no UNIX stream" in front.over[0]
+
+
+def test_descriptor_whose_close_fails_is_no_error_here() -> None:
+    message = p.Message(p.SET_MEM_TABLE, p.VERSION, b"", [1 << 30])  # EBADF, as a file system may say EIO
+
+    message.close()
+
+    assert message.fds == []
