@@ -40,10 +40,12 @@ def seconds(driver: FakeDriver, device: Block, places: random.Random) -> float:
             sector = places.randrange(SIZE // BLOCK) * (BLOCK // 512)
             memory.write(header, struct.pack("<IIQ", 0, 0, sector))
             ring.add_buffers([(header, 16, 0), (data, BLOCK, WRITE), (status, 1, WRITE)])
-        begin = time.perf_counter()
-        device.runtime.run_queue(0)
-        spent += time.perf_counter() - begin
-        assert len(ring.collect()) == BATCH
+        done = 0
+        while done < BATCH:  # a turn that takes too long leaves some requests to the next one
+            begin = time.perf_counter()
+            device.runtime.run_queue(0)
+            spent += time.perf_counter() - begin
+            done += len(ring.collect())
     return spent
 
 
