@@ -18,6 +18,8 @@ from pyvmm.lab.errors import LabError
 DEFAULT_MEMORY = 4 << 30
 MINIMUM_MEMORY = 256 << 20
 _SOCKET_PATH_MAX = 107  # sizeof(sockaddr_un.sun_path) - 1
+#: qemu(1): whoever takes QEMU over from inside has no set*uid, no fork, no exec, no priorities.
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ def command(machine: LabMachine, booted: image.Image, directory: Path) -> list[s
     line = [
         *(find_qemu(machine.arch), "-name", "pyvmm-lab", *machine.architecture.options),
         *("-accel", "tcg,thread=multi", "-smp", str(machine.cpus)),
+        *("-sandbox", _SANDBOX),
         *(
             "-m",
             f"{machine.memory >> 20}M",

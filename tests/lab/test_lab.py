@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -191,8 +192,10 @@ def test_machine_when_its_processes_were_killed_is_started_anew(lab_host, tmp_pa
                 ["sh", "-c", f"echo {victim} >{results}/{victim}; exit 5"], timeout=LIMIT, **request
             )
             statuses.append(done.returncode)
+            status = lease.ask(directory, "status")
+            assert "\nSeccomp:\t2\n" in Path(f"/proc/{status['qemu']}/status").read_text()  # filtered
             if victim:
-                os.kill(lease.ask(directory, "status")[victim], signal.SIGKILL)
+                os.kill(status[victim], signal.SIGKILL)
     finally:
         lease.ask(directory, "stop")
 
