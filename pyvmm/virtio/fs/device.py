@@ -36,11 +36,17 @@ _READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$
 class Share(VhostUser):
     """Directory *path* under the name *tag*; with *readonly* the host refuses every write.
 
-    Raises DeviceError when there is no virtiofsd, or it does not start; BackendError when it cannot be
-    connected to.
+    The guest's root has the rights of who started pyvmm, or, where that is root, of the directory's owner.
+
+    :param as_root: the guest's root is this host's in the directory; for root alone
+
+    Raises DeviceError when there is no virtiofsd, when it does not start, for a directory of root's without
+    *as_root* and for *as_root* by another user; BackendError when it cannot be connected to.
     """
 
-    def __init__(self, path: str, tag: str, config: bytes, readonly: bool = False) -> None:
+    def __init__(
+        self, path: str, tag: str, config: bytes, readonly: bool = False, as_root: bool = False
+    ) -> None:
         if not os.path.isdir(path):
             raise DeviceError(f"--share {path} is not a directory; give one that exists")
         self._what = f"--share {path}"
@@ -48,7 +54,7 @@ class Share(VhostUser):
         self._said = b""
         self._process: Child | None = None
         try:
-            sock, self._process = _start(path, readonly, writer)
+            sock, self._process = _start(path, readonly, as_root, writer)
         except BaseException:
             self._end_process()
             raise
@@ -118,8 +124,14 @@ def find_program() -> str:
     )
 
 
-def command(program: str, path: str, readonly: bool, root: bool) -> list[str]:
-    """The arguments that start *program* for directory *path*, without those for the socket."""
+def command(
+    program: str, path: str, readonly: bool, root: bool, owner: tuple[int, int] | None = None
+) -> list[str]:
+    """The arguments that start *program* for directory *path*, without those for the socket.
+
+    :param root: it has root's rights
+    :param owner: the user and group that it is to have, by a process of root's; None: this process's
+    """
     arguments = [
         program,
         *(
@@ -132,13 +144,38 @@ def command(program: str, path: str, readonly: bool, root: bool) -> list[str]:
     # virtiofsd in Rust makes that namespace itself.
     user = () if root or (program != _IN_C and not readonly) else ("--user", "--map-root-user")
     if readonly:
-        return ["unshare", *user, "--mount", "sh", "-c", _READ_ONLY, path, *arguments]
-    return ["unshare", *user, *arguments] if user else arguments
+        arguments = ["unshare", *user, "--mount", "sh", "-c", _READ_ONLY, path, *arguments]
+    elif user:
+        arguments = ["unshare", *user, *arguments]
+    if owner is None:
+        return arguments
+    return ["setpriv", f"--reuid={owner[0]}", f"--regid={owner[1]}", "--clear-groups", "--", *arguments]
 
 
-def _start(path: str, readonly: bool, errors: int) -> tuple[socket.socket, Child]:
+def _owner(path: str) -> tuple[int, int]:
+    """The user that directory *path* belongs to, and that one's group. Raises DeviceError for root."""
+    import pwd
+
+    found = os.stat(path)
+    try:
+        group = pwd.getpwuid(found.st_uid).pw_gid
+    except KeyError:  # of a user that only another host knows
+        group = found.st_gid
+    if not found.st_uid or not group:
+        raise DeviceError(
+            f"--share {path}: the directory is root's, as this process is, so the guest could leave programs "
+            "there that run as root; give a directory of another user's, or as-root"
+        )
+    return found.st_uid, group
+
+
+def _start(path: str, readonly: bool, as_root: bool, errors: int) -> tuple[socket.socket, Child]:
     """Run virtiofsd; a connection to it, made through a socket that nobody else ever sees."""
-    arguments = command(find_program(), path, readonly, os.geteuid() == 0)
+    root = os.geteuid() == 0
+    if as_root and not root:
+        raise DeviceError(f"--share {path}: as-root is for root; leave it out, or start pyvmm as root")
+    owner = _owner(path) if root and not as_root else None
+    arguments = command(find_program(), path, readonly, as_root, owner)
     if "," in path and arguments[-1].startswith("source="):
         raise DeviceError(f"--share {path}: this virtiofsd takes no comma in a path; rename it")
     listener, sock = private_pair()

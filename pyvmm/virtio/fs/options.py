@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def from_options(reader: OptionReader) -> Share:
-    """``share``: DIR[:TAG][,tag=TAG][,ro]. Raises ConfigError, DeviceError, BackendError."""
+    """``share``: DIR[:TAG][,tag=TAG][,ro][,as-root]. Raises ConfigError, DeviceError, BackendError."""
     path = reader.need("path")
     tag = reader.text("tag")
     if tag is None and not os.path.isdir(path) and ":" in path:
@@ -23,5 +23,6 @@ def from_options(reader: OptionReader) -> Share:
         tag = os.path.basename(path) or "root"
     config = fs_config(tag, 1, reader.error)
     readonly = reader.flag("ro")
+    as_root = reader.flag("as-root")
     reader.finish()
-    return Share(path, tag, config, readonly)
+    return Share(path, tag, config, readonly, as_root)

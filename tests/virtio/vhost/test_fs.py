@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +32,8 @@ except PyvmmError as missing:
 else:
     needs_virtiofsd = pytest.mark.skipif(False, reason="")
 
+#: pytest's folders are root's where root runs it.
+AS_ROOT = "" if os.geteuid() else ",as-root"
 #: FUSE_INIT (include/uapi/linux/fuse.h): a header of 40 bytes and version, readahead, flags.
 FUSE_INIT = struct.pack("<IIQQIIII IIII", 56, 26, 1, 0, 0, 0, 0, 0, 7, 31, 0, 0)
 
@@ -50,7 +56,7 @@ def tag_of(device: Share) -> bytes:
 def test_tag_is_what_was_said_or_the_directorys_name(tmp_path: Path, text: str, tag: bytes) -> None:
     (tmp_path / "some").mkdir()
 
-    device = share(text.format(tmp_path / "some"))
+    device = share(text.format(tmp_path / "some") + AS_ROOT)
     found = tag_of(device)
     device.close()
 
@@ -60,7 +66,7 @@ def test_tag_is_what_was_said_or_the_directorys_name(tmp_path: Path, text: str, 
 @needs_virtiofsd
 @pytest.mark.parametrize("words", ["", ",ro"])
 def test_virtiofsd_speaks_fuse_and_is_gone_when_the_device_is_closed(tmp_path: Path, words: str) -> None:
-    device = share(f"{tmp_path}{words}")
+    device = share(f"{tmp_path}{words}{AS_ROOT}")
     [process] = children("virtiofsd")
 
     with FakeDriver(device) as driver:
@@ -73,10 +79,11 @@ def test_virtiofsd_speaks_fuse_and_is_gone_when_the_device_is_closed(tmp_path: P
 
 @needs_virtiofsd
 def test_virtiofsd_when_this_process_is_killed_ends_with_it(tmp_path: Path) -> None:
+    key = "" if os.geteuid() else ", 'as-root': True"
     code = (
         "from pyvmm.virtio.options import make_device\n"
         "from pyvmm.config import DeviceOptions\nimport os, signal\n"
-        f"device = make_device(DeviceOptions('share', {{'path': {str(tmp_path)!r}}}))\n"
+        f"device = make_device(DeviceOptions('share', {{'path': {str(tmp_path)!r}{key}}}))\n"
         "print(device._process.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
     )
 
@@ -99,6 +106,7 @@ def test_virtiofsd_when_this_process_is_killed_ends_with_it(tmp_path: Path) -> N
         ("/tmp,tag=" + "x" * 37, "1 to 36 bytes"),
         ("/tmp,speed=9", "'speed' is unknown"),
         ("/tmp,ro=maybe", "neither on nor off"),
+        ("/tmp,as-root=maybe", "neither on nor off"),
     ],
 )
 def test_words_that_make_no_sense_are_one_sentence(text: str, why: str) -> None:
@@ -113,7 +121,7 @@ def test_host_without_virtiofsd_is_told_which_package(
     monkeypatch.setenv("PATH", str(tmp_path))
 
     with pytest.raises(PyvmmError, match="install the package virtiofsd"):
-        share(str(tmp_path))
+        share(f"{tmp_path}{AS_ROOT}")
 
 
 #: A virtiofsd whose first answers are right, and that then has one queue too few.
@@ -142,7 +150,7 @@ def test_virtiofsd_that_fails_late_tells_its_own_reason_and_leaves_nothing(
     before = sorted(os.listdir("/proc/self/fd"))
 
     with pytest.raises(PyvmmError) as caught:
-        share(str(tmp_path))
+        share(f"{tmp_path}{AS_ROOT}")
 
     assert "virtiofsd does not start: one queue is\\x1b[2J all there is" in str(caught.value)
     assert sorted(os.listdir("/proc/self/fd")) == before
@@ -157,7 +165,7 @@ def test_virtiofsd_that_does_not_start_tells_its_own_reason(
     monkeypatch.setattr(fs, "PROGRAMS", (str(program),))
 
     with pytest.raises(PyvmmError, match="no room today"):
-        share(str(tmp_path))
+        share(f"{tmp_path}{AS_ROOT}")
 
 
 @pytest.mark.parametrize(
@@ -200,3 +208,65 @@ def test_ordinary_user_shares_with_the_program_in_c(tmp_path: Path) -> None:
     place.rmdir()
 
     assert answer[:4] == b"\1\0\0\0", said
+
+
+#: FUSE_CREATE of a program with the bit that runs it as its owner.
+NAME = b"program\0"
+CREATE = struct.pack("<IIQQIIII IIII", 56 + len(NAME), 35, 2, 1, 0, 0, 0, 0, 0o102, 0o104755, 0, 0) + NAME
+
+
+@pytest.fixture
+def anothers() -> Iterator[Path]:
+    """A directory of nobody's, that everybody can walk to."""
+    if os.geteuid():
+        pytest.skip("only root can become somebody else")
+    if subprocess.run(["unshare", "--user", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("user namespaces are not allowed here")
+    place = Path(tempfile.mkdtemp(dir="/tmp"))
+    os.chown(place, 65534, 65534)
+    yield place
+    shutil.rmtree(place)
+
+
+@needs_virtiofsd
+@pytest.mark.parametrize(("words", "owner"), [("", 65534), (",as-root", 0)])
+def test_guests_root_has_the_rights_of_the_directorys_owner_where_root_shares_it(
+    anothers: Path, words: str, owner: int
+) -> None:
+    device = share(f"{anothers}{words}")
+    [process] = children("virtiofsd")
+    status = Path(f"/proc/{process}/status").read_text()
+
+    with FakeDriver(device) as driver:
+        driver.request(1, [FUSE_INIT], [80])
+        reply = driver.request(1, [CREATE], [160])
+
+    made = os.stat(anothers / "program")
+    assert struct.unpack_from("<IiQ", reply)[1:] == (0, 2)
+    assert (made.st_uid, made.st_mode & 0o7777) == (owner, 0o4755)
+    assert f"Uid:\t{owner}\t{owner}\t{owner}\t{owner}" in status
+
+
+@needs_virtiofsd
+def test_read_only_directory_is_served_with_its_owners_rights(anothers: Path) -> None:
+    with FakeDriver(share(f"{anothers},ro")) as driver:
+        driver.request(1, [FUSE_INIT], [80])
+        reply = driver.request(1, [CREATE], [160])
+
+    assert struct.unpack_from("<Ii", reply)[1] == -errno.EROFS
+    assert not list(anothers.iterdir())
+
+
+def test_directory_of_roots_is_not_shared_by_root_unless_told_so(tmp_path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root has directories of root's to share")
+
+    with pytest.raises(PyvmmError, match="give a directory of another user's, or as-root"):
+        share(str(tmp_path))
+
+
+def test_as_root_is_for_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+
+    with pytest.raises(PyvmmError, match="as-root is for root"):
+        share(f"{tmp_path},as-root")
