@@ -186,6 +186,7 @@ class VhostUser(VhostDevice):
 
     def close(self) -> None:
         """Close the connection: most back ends end with it."""
+        self._told = True  # the loop may see the connection's end before it stops to watch it
         self.channel.end("this machine is over")  # a callback may wait for an answer
         with self._handling:
             if self._watching:
