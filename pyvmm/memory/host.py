@@ -33,6 +33,7 @@ F_SEAL_GROW = 0x4
 class HostMemory:
     """One mapping of the host's, at least a page. The base of the kinds below.
 
+    It is left out of core dumps (MADV_DONTDUMP), which are written where others may read them.
     ``fd`` is the file behind it that another process can map, or -1. The memory begins at the first
     multiple of *align* bytes (a power of two) in the mapping.
     """
@@ -59,6 +60,7 @@ class HostMemory:
         self.size = size
         self.fd = fd
         whole.release()
+        mapping.madvise(mmap.MADV_DONTDUMP)
 
     def discard(self, offset: int, size: int) -> int:
         """Return the whole pages within *size* bytes at *offset* to the host; they read as zeroes then.

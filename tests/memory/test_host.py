@@ -37,6 +37,17 @@ def test_buffer_when_made_is_zero_and_of_the_size(maker: type) -> None:
 
 
 @pytest.mark.parametrize("maker", MAKERS)
+def test_memory_is_left_out_of_core_dumps(maker: type) -> None:
+    host = maker(4 * PAGE_SIZE)
+    host.buffer[0] = 1
+
+    entry = mapping_of(host.address)
+    assert entry is not None
+    assert "dd" in entry["VmFlags"].split()
+    host.close()
+
+
+@pytest.mark.parametrize("maker", MAKERS)
 def test_address_when_written_through_shows_in_the_buffer(maker: type) -> None:
     host = maker(2 * PAGE_SIZE)
 
