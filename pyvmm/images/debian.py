@@ -249,21 +249,30 @@ def _unpack(deb: Path, place: Path) -> None:
 
     with deb.open("rb") as file, DebFile(fileobj=file).data.tgz() as archive:
         for member in archive:
-            path = Path(os.path.normpath(place / member.name))
+            path = _inside(place, member.name, deb)
             if path == place:
                 continue  # "./", the root itself
-            # Nor may a link unpacked before lead outside.
-            if not path.is_relative_to(place) or not path.parent.resolve().is_relative_to(place.resolve()):
-                raise PackageError(f"{deb.name} has a file outside its root: {member.name}")
+            if not member.isdir():
+                path.unlink(missing_ok=True)  # of that name may be a link, which would be written through
             if member.isdir():
                 path.mkdir(parents=True, exist_ok=True)
             elif member.issym():
                 path.symlink_to(member.linkname)
             elif member.islnk():
-                os.link(place / os.path.normpath(member.linkname), path)
+                os.link(_inside(place, member.linkname, deb), path, follow_symlinks=False)
             elif member.isfile():
                 source: IO[bytes] | None = archive.extractfile(member)
                 assert source is not None
-                with path.open("wb") as target:
+                with path.open("xb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
                 path.chmod(member.mode & 0o755 | 0o600)
+
+
+def _inside(place: Path, name: str, deb: Path) -> Path:
+    """The path of *name* below *place*. Raises PackageError when it, or a link on its way, leads outside."""
+    path = Path(os.path.normpath(place / name))
+    if path != place and not (
+        path.is_relative_to(place) and path.parent.resolve().is_relative_to(place.resolve())
+    ):
+        raise PackageError(f"{deb.name} has a file outside its root: {name}")
+    return path

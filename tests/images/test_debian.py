@@ -133,6 +133,34 @@ def test_package_with_a_file_behind_a_link_out_of_its_root_is_refused(apt, said,
     assert not list(tmp_path.rglob("evil"))
 
 
+def test_file_in_the_place_of_a_link_replaces_it(apt, said, tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"precious")
+    apt.offer("tool", members=[("./link", str(outside)), ("./link", b"x")])
+    package = debian.package("tool", NATIVE, said.append)
+
+    assert outside.read_bytes() == b"precious"
+    assert (package.root / "link").read_bytes() == b"x"
+
+
+def test_hard_link_to_what_a_link_names_is_one_to_the_link(apt, said, tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"precious")
+    apt.offer("tool", members=[("./link", str(outside)), ("./hard", ("./link",)), ("./hard", b"x")])
+    debian.package("tool", NATIVE, said.append)
+
+    assert outside.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("name", ["../../../../outside", "./link/file"])
+def test_hard_link_to_a_file_outside_its_root_is_refused(apt, said, tmp_path, name):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").write_bytes(b"precious")
+    apt.offer("tool", members=[("./link", str(tmp_path / "outside")), ("./hard", (name,))])
+    with pytest.raises(debian.PackageError, match="outside its root"):
+        debian.package("tool", NATIVE, said.append)
+
+
 def test_closure_names_what_apt_would_install(apt, said):
     apt.offer("tool")
     apt.chooses("Inst libtool (1 Debian [arm64])\nInst tool:arm64 (2 Debian:12 [arm64]) []\nConf tool (2)\n")

@@ -44,7 +44,10 @@ class Apt:
         return [f"{os.path.basename(words[0])} {words[3]}" for words in lines]
 
     def offer(self, name, version="1.0", depends="", members=()):
-        """A package; *members* are (name, content), a content of None being a directory."""
+        """A package; *members* are (name, content).
+
+        A content of None is a directory, a text a symbolic link, a tuple of a text a hard link.
+        """
         text = f"Package: {name}\nVersion: {version}\nDescription: a package\n which: has more lines\n"
         (self._store / name).write_text(text + (f"Depends: {depends}\n" if depends else ""))
         (self._store / f"{name}.deb").write_bytes(make_deb(members))
@@ -67,6 +70,8 @@ def make_deb(members):
                 info.type = tarfile.DIRTYPE
             elif isinstance(content, str):
                 info.type, info.linkname = tarfile.SYMTYPE, content
+            elif isinstance(content, tuple):
+                info.type, info.linkname = tarfile.LNKTYPE, *content
             else:
                 info.size = len(content)
                 info.mode = 0o755
