@@ -41,6 +41,12 @@ OPTIONS = OptionParser(
     [
         *sorted((*KEYS.values(), *DEVICE_KINDS.values()), key=lambda option: GROUPS.index(option.group)),
         Option("result", "FILE", "write how the guest ended to FILE, as JSON", group=RUN),
+        Option(
+            "untrusted",
+            "",
+            "the board file is somebody else's: it names a kernel, files in its folder and sizes alone",
+            group=RUN,
+        ),
     ],
 )
 
@@ -234,6 +240,9 @@ def _config(values: dict[str, Any], arguments: list[str]) -> tuple[Config, bool,
     """
     if len(arguments) > 1:
         raise ConfigError(f"{arguments[1]!r} is one word too many: give at most one board file")
+    untrusted = bool(values.pop("untrusted", False))
+    if untrusted and not arguments:
+        raise ConfigError("--untrusted is about a board file, and none is given; leave it out")
     for name, value in values.items():
         key = KEYS.get(name)
         if key is not None and key.parse is not None:
@@ -242,7 +251,7 @@ def _config(values: dict[str, Any], arguments: list[str]) -> tuple[Config, bool,
     if arguments:
         from pyvmm.config.toml import read_toml
 
-        keys = {**read_toml(arguments[0]), **values}
+        keys = {**read_toml(arguments[0], untrusted), **values}
     named = "name" in keys
     firmware = keys.get("firmware") is not None
     default = keys.get("kernel") is None and not firmware

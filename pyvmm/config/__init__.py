@@ -240,15 +240,18 @@ class Config:
         return Config(**{**mine, **keys})
 
     @classmethod
-    def from_toml(cls, path: str, **overrides: Unpack[AllConfigKeywords]) -> Config:
+    def from_toml(
+        cls, path: str, *, untrusted: bool = False, **overrides: Unpack[AllConfigKeywords]
+    ) -> Config:
         """Read board file *path*; *overrides*, keywords as above, win over its keys.
 
-        Relative paths in the file are taken from its own folder. Raises ConfigError for a file that cannot be
-        read or is no board file.
+        Relative paths in the file are taken from its own folder. An *untrusted* file may name a kernel,
+        an initrd and their like in that folder, a command line, memory and CPUs, and nothing else.
+        Raises ConfigError for a file that cannot be read or is no board file.
         """
         from pyvmm.config.toml import read_toml
 
-        return cls(**{**read_toml(path), **overrides})
+        return cls(**{**read_toml(path, untrusted), **overrides})
 
 
 def _optional(check: Callable[[str, object], Value], key: str, value: object) -> Value | None:

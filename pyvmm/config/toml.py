@@ -16,16 +16,24 @@ if TYPE_CHECKING:
 MAX_BOARD_FILE = 1 << 20
 #: The backends that are written ``KIND:PATH``.
 ENDPOINTS = ("append", "file", "link", "pipe", "socket")
+#: The keys of an untrusted board file that name files, and all that it may have.
+UNTRUSTED_FILES = ("kernel", "initrd", "firmware", "dtb", "dtb_overlay")
+UNTRUSTED = (*UNTRUSTED_FILES, "cmdline", "memory", "cpus")
 
 
-def read_toml(path: str) -> dict[str, Any]:
+def read_toml(path: str, untrusted: bool = False) -> dict[str, Any]:
     """The keys of board file *path*, with its relative paths taken from its own folder.
+
+    One that is *untrusted* has those of UNTRUSTED only, and names no files but those in its folder and
+    below.
 
     Raises ConfigError for a file that cannot be read, is no TOML or has a key that no machine has. The values
     are checked by ``Config``.
     """
     keys = _load(path)
     folder = os.path.dirname(os.path.abspath(path))
+    if untrusted:
+        _check_untrusted(path, keys)
     for name, value in keys.items():
         if name in DEVICE_KINDS:
             keys[name] = _each(value, lambda item, kind=DEVICE_KINDS[name]: _device(kind, item, folder))
@@ -37,7 +45,35 @@ def read_toml(path: str) -> dict[str, Any]:
                 keys[name] = _each(value, lambda item, paths=paths: _absolute(paths, item, folder))
         else:
             raise ConfigError(f"{path}: {unknown_key(name)}")
+    if untrusted:
+        for name in UNTRUSTED_FILES:
+            if name in keys:
+                keys[name] = _each(
+                    keys[name], lambda file, name=name: _inside(file, folder, f"{path}: {name}")
+                )
     return keys
+
+
+def _check_untrusted(path: str, keys: dict[str, Any]) -> None:
+    for name, value in keys.items():
+        parts = value if isinstance(value, list) else [value]
+        if name not in UNTRUSTED or (name == "memory" and any(_has(part, "path") for part in parts)):
+            raise ConfigError(
+                f"{path}: {name!r} is not for an untrusted board file, which may have {', '.join(UNTRUSTED)} "
+                "and no memory in files; give it on the command line if you want it"
+            )
+
+
+def _inside(value: Any, folder: str, what: str) -> Any:
+    """The real path of the file *value*, which must lie in *folder* or below."""
+    if not isinstance(value, str):
+        return value
+    real, top = os.path.realpath(value), os.path.realpath(folder)
+    if os.path.commonpath((real, top)) != top or not os.path.isfile(real):
+        raise ConfigError(
+            f"{what}: {value} is no file in the untrusted board file's own folder; put it there"
+        )
+    return real
 
 
 def _load(path: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def called(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
         (["run", "--parrot=5"], "--parrot is not an option"),
         (["run", "-k", "x"], "-k is not an option"),
         (["run", "--kernel"], "--kernel needs a value"),
+        (["run", "--untrusted", "--firmware", EXIT], "--untrusted is about a board file"),
         (["run", "--memory=1M", "--memory", "2M"], "--memory is given twice"),
         (["run", "a.toml", "b.toml"], "'b.toml' is one word too many"),
         (["run", "--", "a.toml", "--memory"], "'--memory' is one word too many"),
@@ -157,6 +158,21 @@ def test_board_file_when_wrong_is_refused_in_one_line(
     assert out == ""
     assert err.startswith("pyvmm: ") and err.endswith("\n") and err.count("\n") == 1
     assert words in err
+
+
+@pytest.mark.kvm
+def test_untrusted_board_file_runs_with_what_it_may_say_and_is_refused_with_more(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    board = tmp_path / "board.toml"
+    board.write_text('memory = "16M"\n')
+    words = ["run", str(board), "--untrusted", "--firmware", EXIT, "--console", "none"]
+    assert called(capfd, *words) == (32, "", "")
+
+    board.write_text('memory = "16M"\ndevice = "evil.py:Device"\n')
+    code, out, err = called(capfd, *words)
+    assert (code, out) == (65, "")
+    assert err.startswith(f"pyvmm: {board}: 'device' is not for an untrusted board file")
 
 
 def test_guest_by_default_when_something_else_is_wrong_is_not_fetched(

@@ -150,6 +150,56 @@ def test_from_toml_leaves_a_console_without_a_path_as_it_is(tmp_path: Path, cons
     assert Config.from_toml(str(board)).console == console
 
 
+def test_untrusted_board_file_says_what_is_booted_and_how_large(tmp_path: Path) -> None:
+    (tmp_path / "boot").mkdir()
+    for name in ("boot/kernel", "boot/initrd"):
+        (tmp_path / name).write_bytes(b"x")
+    board = tmp_path / "board.toml"
+    board.write_text(
+        'kernel = "boot/kernel"\ninitrd = ["boot/initrd"]\ncmdline = "quiet"\nmemory = "64M"\ncpus = 2\n'
+    )
+    config = Config.from_toml(str(board), untrusted=True, console="none")
+
+    assert config.kernel == str(tmp_path / "boot/kernel")
+    assert config.initrd == (str(tmp_path / "boot/initrd"),)
+    assert (config.cmdline, config.memory_size, config.cpus) == ("quiet", 64 << 20, 2)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'console = "append:/etc/profile"',
+        'device = ["evil.py:Device"]',
+        'disk = ["/etc/passwd"]',
+        'exec = "true"',
+        'share = ["/"]',
+        'record = ["net0=/etc/profile"]',
+        'trace_device = ["all=/etc/profile"]',
+        'name = "other"',
+        'memory = [{size = "4M", path = "/etc/passwd"}]',
+        'modules = "/lib/modules/6.1"',
+        'kernel = "host"',
+        'kernel = "/etc/passwd"',
+        'kernel = "../secret"',
+        'kernel = "link"',
+        'kernel = "."',
+        'initrd = ["kernel", "/etc/shadow"]',
+        'dtb = "/dev/zero"',
+    ],
+)
+def test_untrusted_board_file_names_no_code_and_no_other_file(tmp_path: Path, line: str) -> None:
+    (tmp_path / "secret").write_bytes(b"x")
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / "kernel").write_bytes(b"x")
+    (folder / "link").symlink_to(tmp_path / "secret")
+    board = folder / "board.toml"
+    board.write_text(f"{line}\n")
+    with pytest.raises(ConfigError, match="untrusted board file") as caught:
+        Config.from_toml(str(board), untrusted=True)
+    assert "\n" not in str(caught.value)
+
+
 def test_from_toml_of_an_endless_file_reads_no_more_than_a_board_file_may_have() -> None:
     with pytest.raises(ConfigError, match="is larger than"):
         Config.from_toml("/dev/zero")
