@@ -367,3 +367,13 @@ def test_bundle_in_a_directory_of_another_user_is_not_executed(
     os.chown(planted.parent, 65534, -1)
 
     assert works(help_of_run(environment))
+
+
+def test_launcher_of_a_checkout_imports_nothing_from_the_current_directory(tmp_path: Path) -> None:
+    (tmp_path / "pyvmm").mkdir()
+    (tmp_path / "pyvmm" / "__init__.py").write_text("raise SystemExit('somebody else')\n")
+    done = subprocess.run(
+        [ROOT / "scripts" / "pyvmm", "--version"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stdout.split()[:1], done.stderr) == (0, ["pyvmm"], "")

@@ -21,6 +21,8 @@ from pyvmm.host.cache import cache_directory, make_directory
 
 #: Number of cached kernels; the least recently used is removed first.
 MAX_ENTRIES = 8
+#: Bytes of all of them; the same ones go first.
+MAX_BYTES = 1 << 30
 
 #: After the kernel: magic, CRC-32 of the kernel, its size.
 _TRAILER = struct.Struct("<8sIQ")
@@ -110,7 +112,7 @@ def _write(path: str, data: memoryview) -> None:
     """Write an entry into the cache: under a temporary name, then renamed. Raises OSError."""
     directory = os.path.dirname(path)
     make_directory(directory)
-    _prune(directory)
+    _prune(directory, len(data))
     aside = f"{path}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -131,8 +133,8 @@ def _write_all(fd: int, data: memoryview | bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _prune(directory: str) -> None:
-    """Make room for one entry, and remove temporary files of killed processes."""
+def _prune(directory: str, size: int) -> None:
+    """Make room for an entry of *size* bytes, and remove temporary files of killed processes."""
     entries = []
     with os.scandir(directory) as found:
         for entry in found:
@@ -141,12 +143,15 @@ def _prune(directory: str) -> None:
             except OSError:
                 continue  # another process has removed it
             if entry.name.endswith(".elf"):
-                entries.append((status.st_atime, entry.path))
+                entries.append((status.st_atime, entry.path, status.st_size))
             elif entry.name.endswith(".tmp") and status.st_mtime < time.time() - _STALE_SECONDS:
                 _remove(entry.path)
-    entries.sort()
-    for _, path in entries[: max(0, len(entries) - MAX_ENTRIES + 1)]:
-        _remove(path)
+    entries.sort(reverse=True)
+    total = size
+    for number, (_, path, bytes_there) in enumerate(entries, 1):
+        total += bytes_there
+        if number >= MAX_ENTRIES or total > MAX_BYTES:
+            _remove(path)
 
 
 def _remove(path: str) -> None:

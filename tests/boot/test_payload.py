@@ -190,6 +190,21 @@ def test_unpack_cached_when_the_cache_is_full_drops_the_longest_unused(tmp_path:
     assert names[1] not in left
 
 
+def test_unpack_cached_when_the_cache_takes_too_much_drops_the_longest_unused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(payload, "MAX_BYTES", 2 * len(DATA) + 1000)
+    names: list[str] = []
+    for age in range(3):
+        unpack_cached(memoryview(COMPRESSORS["gzip"](DATA + bytes([age]))), str(tmp_path))
+        new = {entry.name for entry in tmp_path.iterdir()} - set(names)
+        names += new
+        for name in new:
+            os.utime(tmp_path / name, (1_000_000 + age, 0))
+
+    assert {entry.name for entry in tmp_path.iterdir()} == set(names[1:])
+
+
 @pytest.mark.parametrize(("age", "noted"), [(60, False), (7200, True)])
 def test_unpack_cached_when_the_entry_was_used_before_notes_it_once_an_hour(
     age: int, noted: bool, lz4_packed: memoryview, tmp_path: Path
