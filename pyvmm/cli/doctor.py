@@ -223,9 +223,9 @@ def _cache() -> Finding:
     except OSError:
         return Finding("cache", OK, f"{path}, made by the first start")
     if status.st_uid != os.geteuid():
-        advice = "set PYVMM_CACHE to a directory of yours: `pyvmm run` starts sooner then"
+        advice = "set PYVMM_CACHE to a directory of yours: no guest is taken from another user's"
         return Finding("cache", LIMITED, f"{path} is another user's", advice)
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        advice = f"`chmod go-w {shlex.quote(path)}`: `pyvmm run` starts sooner then"
-        return Finding("cache", LIMITED, f"others may write {path}: no code is loaded from it", advice)
+        advice = f"`chmod go-w {shlex.quote(path)}`: no code and no guest is taken from it as it is"
+        return Finding("cache", LIMITED, f"others may write {path}", advice)
     return Finding("cache", OK, path)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
+import stat
 from ctypes import get_errno
 from pathlib import Path
 
@@ -39,6 +41,28 @@ def directory() -> Path:
     return Path(path)
 
 
+def _checked() -> Path:
+    """``directory``, which is this user's or root's, and which nobody else may write. Raises CacheError.
+
+    What is in it is booted, by the lab as an emulated host that sees this machine's files. Such a host sees
+    the user's cache with that user's number.
+    """
+    path = directory()
+    try:
+        found = path.stat()
+    except OSError:
+        return path  # making it tells more
+    strange = found.st_uid not in (0, os.geteuid()) and "PYVMM_LAB" not in os.environ
+    if strange or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        what = f"belongs to user {found.st_uid}" if strange else "can be written by others"
+        advice = "" if strange else f"chmod go-w {shlex.quote(str(path))}, or "
+        raise CacheError(
+            f"the cache {path} {what}, and what is in it is booted; {advice}set PYVMM_CACHE to a "
+            "directory of yours"
+        )
+    return path
+
+
 def entry(name: str, build: Callable[[Path], None]) -> Path:
     """The path of the entry *name* (relative, may have directories), built if it is not there.
 
@@ -47,7 +71,7 @@ def entry(name: str, build: Callable[[Path], None]) -> Path:
     CacheError when the cache cannot be written; what *build* raises is passed on, and no entry
     is left then.
     """
-    path = directory() / name
+    path = _checked() / name
     if path.exists():
         return path
     try:
@@ -68,7 +92,7 @@ def make(path: Path) -> None:
 
     Raises OSError, and CacheError for a user without a home.
     """
-    make_directory(str(directory()))
+    make_directory(str(_checked()))
     path.mkdir(parents=True, exist_ok=True)
 
 

@@ -147,8 +147,8 @@ def test_doctor_when_a_guest_can_run_says_so_with_code_0(flags: list[str]) -> No
     [
         (None, "ok", ""),
         (0o755, "ok", ""),
-        (0o775, "limited", "`chmod go-w '{path}'`: `pyvmm run` starts sooner then"),
-        (0o707, "limited", "`chmod go-w '{path}'`: `pyvmm run` starts sooner then"),
+        (0o775, "limited", "`chmod go-w '{path}'`: no code and no guest is taken from it as it is"),
+        (0o707, "limited", "`chmod go-w '{path}'`: no code and no guest is taken from it as it is"),
     ],
 )
 def test_doctor_when_others_may_write_the_cache_tells_how_to_mend_it(

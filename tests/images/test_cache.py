@@ -10,6 +10,7 @@ import threading
 
 import pytest
 
+from pyvmm.host.notice import limit
 from pyvmm.images import cache
 from tests.support.command import until
 
@@ -122,6 +123,7 @@ def test_who_waits_for_another_process_says_for_what(directory, caplog):
             ended.set()
 
     directory.mkdir(exist_ok=True)
+    limit.sites.clear()  # tests before this one may have had such reports suppressed
     with cache.locked(path):
         thread = threading.Thread(target=want)
         thread.start()
@@ -130,3 +132,23 @@ def test_who_waits_for_another_process_says_for_what(directory, caplog):
     thread.join(10)
     assert ended.is_set()
     assert caplog.messages == [f"waiting for another process, which makes {path} in the cache"]
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702])
+def test_cache_that_others_may_write_is_refused(directory, mode):
+    directory.mkdir()
+    directory.chmod(mode)
+    with pytest.raises(cache.CacheError, match=r"written by others, .*; chmod go-w .*, or set PYVMM_CACHE"):
+        cache.entry("a", lambda place: place.touch())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's directory")
+def test_cache_of_another_user_is_refused_also_for_root(directory, monkeypatch):
+    directory.mkdir()
+    os.chown(directory, 12345, 12345)
+    monkeypatch.delenv("PYVMM_LAB", raising=False)
+    with pytest.raises(cache.CacheError, match="belongs to user 12345"):
+        cache.entry("a", lambda place: place.touch())
+
+    monkeypatch.setenv("PYVMM_LAB", "x86_64")
+    assert cache.entry("a", lambda place: place.touch()).exists()
