@@ -17,6 +17,7 @@ from pyvmm.backends.disk.nbd import NbdDisk
 from pyvmm.backends.listener import private_pair
 from pyvmm.host.child import FIRST_FD, Child, spawn
 from pyvmm.host.printable import printable
+from pyvmm.host.restricted import restricted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _PROGRAM = "qemu-nbd"
 #: Seconds qemu-nbd may take to write out its cache when the connection has ended.
 _PATIENCE = 30.0
+#: Where a snapshot's writes go without TMPDIR, or where that is /tmp (create_tmp_file in QEMU's block.c).
+_TEMPORARY = "/var/tmp"
 #: Bytes of its error output that are read.
 _ERRORS = 4096
 # The process id is known to the child alone; a shell puts it into the environment.
@@ -66,7 +69,16 @@ class QemuDisk(NbdDisk):
         if snapshot:
             command.append("--snapshot")
         # The listening socket is the first descriptor. Each image is opened anew, by its descriptor.
-        command += ["--", f"json:{json.dumps(chain.node(FIRST_FD + 1))}"]
+        first = FIRST_FD + 1
+        name = f"json:{json.dumps(chain.node(first))}"
+        command += ["--", name]
+        top_is_written = not readonly and not snapshot
+        command = restricted(
+            command,
+            reads=range(first + top_is_written, first + len(chain.files)),
+            writes=[first] if top_is_written else [],
+            folders=[os.environ.get("TMPDIR") or _TEMPORARY, _TEMPORARY] if snapshot else [],
+        )
         errors = os.memfd_create("qemu-nbd", os.MFD_CLOEXEC)
         try:
             link = self._start(command, [image.fd for image in chain.files], errors)
@@ -74,7 +86,7 @@ class QemuDisk(NbdDisk):
                 super().__init__(link, path, block_size or SECTOR)
             except OSError:
                 self._end()
-                raise _refusal(chain, command[-1], os.pread(errors, _ERRORS, 0)) from None
+                raise _refusal(chain, name, os.pread(errors, _ERRORS, 0)) from None
             except BaseException:
                 self._end()
                 raise

@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from pyvmm.backends.disk.base import Disk, DiskError
+from pyvmm.backends.disk.chain import ImageChain
 from pyvmm.backends.disk.image import open_disk
+from pyvmm.backends.disk.qemu import QemuDisk
+from pyvmm.host import landlock
 from tests.support.process import children
 
 pytestmark = pytest.mark.skipif(not shutil.which("qemu-nbd"), reason="qemu-utils is not installed")
@@ -195,3 +198,20 @@ def test_blocks_of_a_size_that_the_image_is_no_multiple_of_are_refused(tmp_path:
 
     with pytest.raises(DiskError, match="no multiple of 4096"):
         open_disk(path, block_size=4096)
+
+
+@pytest.mark.skipif(not landlock.abi(), reason="this kernel has no Landlock")
+def test_data_file_that_is_named_after_the_check_is_out_of_reach(tmp_path: Path) -> None:
+    named = tmp_path / "data"
+    other = make(tmp_path / "other.qcow2", "qcow2", "-o", f"data_file={named},data_file_raw=on")
+    named.write_bytes(b"secret".ljust(SIZE, b"\0"))
+    path = make(tmp_path / "disk.qcow2", "qcow2")
+    chain = ImageChain(path, "qcow2", ())
+    Path(path).write_bytes(Path(other).read_bytes())  # who has the image open for writing
+
+    try:
+        with pytest.raises(DiskError, match="Permission denied"):
+            QemuDisk(chain, readonly=False, direct=False, snapshot=False)
+    finally:
+        chain.close()
+    assert named.read_bytes()[:6] == b"secret"

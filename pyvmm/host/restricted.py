@@ -1,0 +1,90 @@
+"""Starts a program that reaches no file, network or process but what it is given: ``restricted(...)``.
+
+For a helper that reads what nobody vouches for and has no sandbox of its own, such as qemu-nbd. It is started
+by an interpreter that gives up the rest first: Landlock for files, TCP and signals, a network namespace where
+that is allowed. Where the kernel has neither, the program starts all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from ctypes import byref, c_int, c_ulong
+
+from pyvmm.host.landlock import (
+    EXECUTE,
+    IOCTL_DEV,
+    MAKE_REG,
+    READ_DIR,
+    READ_FILE,
+    REMOVE_FILE,
+    TRUNCATE,
+    WRITE_FILE,
+    LandlockError,
+    Ruleset,
+)
+from pyvmm.host.libc import function
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Where programs, their libraries and what these read at their start are.
+_PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store", "/gnu/store")
+_SETTINGS = ("/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime")
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG = 1, 2
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+
+
+def restricted(
+    command: Sequence[str],
+    *,
+    reads: Sequence[int] = (),
+    writes: Sequence[int] = (),
+    folders: Sequence[str] = (),
+) -> list[str]:
+    """The command that starts *command* with nothing but its descriptors and these files.
+
+    :param reads: the numbers of descriptors in the child whose files it may open anew, to read
+    :param writes: likewise, to read and write
+    :param folders: directories in which it may make files, read, write and remove them
+    """
+    task = {"command": [*command], "reads": [*reads], "writes": [*writes], "folders": [*folders]}
+    home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    start = f"import sys; sys.path.insert(0, {home!r}); from {__name__} import main; main(sys.argv[1])"
+    return [sys.executable, "-I", "-S", "-c", start, json.dumps(task)]
+
+
+def main(text: str) -> None:
+    """Give up what the task *text*, made by ``restricted``, does not name, and become its program."""
+    task = json.loads(text)
+    _leave_the_network()
+    try:
+        rules = Ruleset()
+        for path in (*_PROGRAMS, os.path.dirname(os.path.realpath(task["command"][0]))):
+            rules.allow(path, EXECUTE | READ_FILE | READ_DIR)
+        for path in _SETTINGS:
+            rules.allow(path, READ_FILE)
+        for path in _DEVICES:
+            rules.allow(path, READ_FILE | WRITE_FILE)
+        for fd in task["reads"]:
+            rules.allow_open(fd, READ_FILE | IOCTL_DEV)
+        for fd in task["writes"]:
+            rules.allow_open(fd, READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV)
+        for path in task["folders"]:
+            rules.allow(path, READ_FILE | WRITE_FILE | TRUNCATE | MAKE_REG | REMOVE_FILE | READ_DIR)
+        rules.enforce()
+    except LandlockError:
+        pass  # as above
+    os.execv(task["command"][0], task["command"])
+
+
+def _leave_the_network() -> None:
+    """A network namespace of its own, empty, where that is allowed."""
+    prctl, at_end = function("prctl"), c_int()
+    prctl(_PR_GET_PDEATHSIG, byref(at_end))
+    # Without privileges this needs a user namespace, where root may not open others' files.
+    function("unshare")(_CLONE_NEWNET | (_CLONE_NEWUSER if os.geteuid() else 0))
+    prctl(_PR_SET_PDEATHSIG, c_ulong(at_end.value))  # a new user namespace forgets it
