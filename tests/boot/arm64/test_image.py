@@ -33,6 +33,7 @@ COMPRESSORS = {
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYVMM_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
