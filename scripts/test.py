@@ -81,35 +81,35 @@ UNLIKE_GIC = ("-k", "not 16550 and not ram_base and not exec_when")
 #: On the lab's AMD-V runs what needs it, and the firmware suite a second time; the first piece is all that no
 #: other names.
 PIECES = (
-    Piece(X86_64, 150, ["-m", "hw or kvm", T, "tests/memory"]),
-    Piece(X86_64, 260, files("linux")),
+    Piece(X86_64, 580, ["-m", "hw or kvm", T, "tests/memory"]),
+    Piece(X86_64, 150, files("linux")),
     Piece(
         X86_64,
-        300,
+        150,
         files("minimal_kernel", "virtio_examples", "virtio_vsock", "virtio_tools"),
         kernel=True,
     ),
-    Piece(X86_64, 150, files("virtio_block", "virtio_balloon", "virtio_block_kill")),
-    Piece(X86_64, 240, files("virtio_console", "exec")),
-    Piece(X86_64, 200, files("virtio_net")),
-    Piece(X86_64, 300, files("guest")),
-    Piece(X86_64, 380, files("virtio_vhost", "virtio_vhost_save", "guest_files", "guest_from_outside")),
-    Piece(X86_64, 300, ["-m", "hw", "tests/docs"]),
-    Piece(ARM64, 300, [f"{T}arm64"], kernel=True),
-    Piece(ARM64, 250, files("virtio_block", "virtio_balloon", "virtio_vsock")),
-    Piece(ARM64, 340, files("virtio_block_kill", "virtio_vhost", "virtio_vhost_save")),
-    Piece(ARM64, 330, files("virtio_net")),
+    Piece(X86_64, 320, files("virtio_block", "virtio_balloon", "virtio_block_kill")),
+    Piece(X86_64, 150, files("virtio_console", "exec")),
+    Piece(X86_64, 180, files("virtio_net")),
+    Piece(X86_64, 110, files("guest")),
+    Piece(X86_64, 210, files("virtio_vhost", "virtio_vhost_save", "guest_files", "guest_from_outside")),
+    Piece(X86_64, 390, ["-m", "hw", "tests/docs"]),
+    Piece(ARM64, 440, [f"{T}arm64"], kernel=True),
+    Piece(ARM64, 210, files("virtio_block", "virtio_balloon", "virtio_vsock")),
+    Piece(ARM64, 220, files("virtio_block_kill", "virtio_vhost", "virtio_vhost_save")),
+    Piece(ARM64, 240, files("virtio_net")),
     Piece(ARM64, 300, files("virtio_console", "exec")),
-    Piece(ARM64, 200, files("virtio_tools", "virtio_examples"), kernel=True),
-    Piece(ARM64, 500, files("guest")),
-    Piece(ARM64, 400, files("guest_files", "guest_from_outside")),
+    Piece(ARM64, 240, files("virtio_tools", "virtio_examples"), kernel=True),
+    Piece(ARM64, 140, files("guest")),
+    Piece(ARM64, 190, files("guest_files", "guest_from_outside")),
     Piece(
-        GICV2, 170, [*(f"{T}arm64/test_{name}.py" for name in ("firmware", "linux", "virtio")), *UNLIKE_GIC]
+        GICV2, 340, [*(f"{T}arm64/test_{name}.py" for name in ("firmware", "linux", "virtio")), *UNLIKE_GIC]
     ),
-    Piece(GICV2, 110, [*files("virtio_block", "virtio_vhost"), "-k", "block or vhost_net_that"]),
+    Piece(GICV2, 100, [*files("virtio_block", "virtio_vhost"), "-k", "block or vhost_net_that"]),
 )
 #: The tests that run on this machine.
-LOCAL_SECONDS = 300
+LOCAL_SECONDS = 860
 
 
 @dataclass
