@@ -10,7 +10,8 @@ import importlib
 import json
 import mmap
 import os
-import sys
+
+from pyvmm.host import interpreter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,8 +73,7 @@ def call(
     from pyvmm.host.printable import printable
 
     task = {"name": name, "arguments": [*arguments], "libraries": [*libraries], "limit": limit}
-    start = f"import sys; sys.path[:] = {_path()!r}; from pyvmm.host.confined import main; main(sys.argv[1])"
-    command = [sys.executable, "-I", "-S", "-c", start, json.dumps(task)]
+    command = interpreter.command(__name__, task)
     fds: list[int] = []
     try:
         fds += map(os.memfd_create, ("pyvmm-input", "pyvmm-output", "pyvmm-error"))
@@ -147,8 +147,3 @@ def _confine() -> None:
         confine(CALLS)
     except SeccompError:
         pass  # as ``call`` says
-
-
-def _path() -> list[str]:
-    """Where this process finds modules, pyvmm first."""
-    return [os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), *sys.path]

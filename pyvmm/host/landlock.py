@@ -13,6 +13,7 @@ import struct
 from ctypes import c_long, create_string_buffer, get_errno
 
 from pyvmm.host.libc import function
+from pyvmm.host.privileges import no_new_privileges
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 REMOVE_FILE, MAKE_REG = 1 << 5, 1 << 8
@@ -28,7 +29,6 @@ _NET, _SCOPES = 3, 3
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION = 1
 _PATH_BENEATH = 1
-_PR_SET_NO_NEW_PRIVS = 38
 
 _syscall = function("syscall")
 
@@ -77,8 +77,10 @@ class Ruleset:
 
     def enforce(self) -> None:
         """From now on, for this thread and all that it starts. No new privileges. Raises LandlockError."""
-        if function("prctl")(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0:
-            raise LandlockError(f"PR_SET_NO_NEW_PRIVS: {os.strerror(get_errno())}")
+        try:
+            no_new_privileges()
+        except OSError as error:
+            raise LandlockError(str(error.strerror)) from None
         _checked("landlock_restrict_self", _RESTRICT_SELF, c_long(self._fd), c_long(0))
         os.close(self._fd)
 

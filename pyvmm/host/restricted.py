@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from ctypes import byref, c_int, c_ulong
 
+from pyvmm.host import interpreter
 from pyvmm.host.landlock import (
     EXECUTE,
     IOCTL_DEV,
@@ -52,9 +52,7 @@ def restricted(
     :param folders: directories in which it may make files, read, write and remove them
     """
     task = {"command": [*command], "reads": [*reads], "writes": [*writes], "folders": [*folders]}
-    home = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    start = f"import sys; sys.path.insert(0, {home!r}); from {__name__} import main; main(sys.argv[1])"
-    return [sys.executable, "-I", "-S", "-c", start, json.dumps(task)]
+    return interpreter.command(__name__, task)
 
 
 def main(text: str) -> None:

@@ -11,6 +11,7 @@ import struct
 from ctypes import Structure, addressof, c_ushort, c_void_p, create_string_buffer, get_errno
 
 from pyvmm.host.libc import function
+from pyvmm.host.privileges import no_new_privileges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +54,6 @@ _X32 = 0x40000000
 _KILL_PROCESS, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
 _EPERM = 1
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC = 1, 1
-_PR_SET_NO_NEW_PRIVS = 38
 # The fields of struct seccomp_data, and BPF's instructions.
 _NR, _ARCH, _ARGUMENTS = 0, 4, 16
 _LOAD, _RETURN, _EQUAL, _AT_LEAST, _ANY_BIT = 0x20, 0x06, 0x15, 0x35, 0x45
@@ -116,8 +116,10 @@ def confine(names: Iterable[str]) -> None:
     code = program(names, machine)
     buffer = create_string_buffer(code, len(code))
     fprog = sock_fprog(len(code) // 8, addressof(buffer))
-    if function("prctl")(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0:
-        raise SeccompError(f"PR_SET_NO_NEW_PRIVS: {os.strerror(get_errno())}")
+    try:
+        no_new_privileges()
+    except OSError as error:
+        raise SeccompError(str(error.strerror)) from None
     number = _ARCHITECTURES[machine][2]
     answer = function("syscall")(
         number, _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC, c_void_p(addressof(fprog))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import time
 from dataclasses import asdict
 
 from pyvmm.errors import PyvmmError
+from pyvmm.host import interpreter
 from pyvmm.images import cache
 from pyvmm.lab import image, machine
 from pyvmm.lab.channel import LabChannel
@@ -178,25 +178,16 @@ def _start(wanted: machine.LabMachine, say: Callable[[str], None], *, once: bool
 def _spawn(
     wanted: machine.LabMachine, booted: image.Image, log: int, *, once: bool
 ) -> subprocess.Popen[bytes]:
-    import pyvmm
-
-    home = os.path.dirname(os.path.dirname(os.path.abspath(pyvmm.__file__)))
-    path = [os.path.abspath(entry) for entry in sys.path]
-    argument = json.dumps(
-        {
-            "machine": asdict(wanted),
-            "kernel": str(booted.kernel),
-            "initrd": str(booted.initrd),
-            "system": str(booted.system or ""),
-            "once": once,
-        }
-    )
-    program = (
-        f"import sys; sys.path[:] = {[home, *path]!r}; from pyvmm.lab.keeper import main; main(sys.argv[1])"
-    )
+    task = {
+        "machine": asdict(wanted),
+        "kernel": str(booted.kernel),
+        "initrd": str(booted.initrd),
+        "system": str(booted.system or ""),
+        "once": once,
+    }
     try:
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", program, argument],
+            interpreter.command("pyvmm.lab.keeper", task),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
