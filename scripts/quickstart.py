@@ -19,7 +19,7 @@ from typing import BinaryIO
 from pyvmm.arch import native
 from pyvmm.arch.x86_64.host import PVM
 from pyvmm.errors import PyvmmError
-from pyvmm.images.own import default_or_host_guest
+from pyvmm.images.default_or_host import default_or_host_guest
 from pyvmm.pykvm import Kvm
 
 PROMPT = b"# "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from pyvmm import host
 from pyvmm.backends.spec import make_backend
 from pyvmm.cli.interrupt import Interruptible
 from pyvmm.cli.job import JobControl
@@ -263,11 +264,9 @@ def _config(values: dict[str, Any], arguments: list[str]) -> tuple[Config, bool,
 
     if not default and not needs_boot_files(config):
         return config, named, False
-    from pyvmm.cli.report_handler import show_progress
-
-    show_progress()
+    host.before_first_report = _show_progress
     if default:
-        from pyvmm.images.own import default_or_host_guest
+        from pyvmm.images.default_or_host import default_or_host_guest
 
         Kvm().close()
         warn_of_kernel()
@@ -278,3 +277,9 @@ def _config(values: dict[str, Any], arguments: list[str]) -> tuple[Config, bool,
     Kvm().close()
     warn_of_kernel()
     return config, named, True
+
+
+def _show_progress() -> None:
+    from pyvmm.cli.report_handler import show_progress  # loads ``logging``; most guests are in the cache
+
+    show_progress()

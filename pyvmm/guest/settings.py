@@ -42,7 +42,7 @@ class GuestSettings:
             given = {**(read_toml(os.fspath(config)) if config is not None else {}), **keys}
             if given.get("kernel") is None and given.get("firmware") is None:
                 made = Config(**{**given, "kernel": DEFAULT_KERNEL})  # what else is wrong is told first
-                from pyvmm.images.own import default_or_host_guest
+                from pyvmm.images.default_or_host import default_or_host_guest
 
                 made, self.console_shell = with_guest(made, default_or_host_guest()), True
             else:

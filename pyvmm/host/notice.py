@@ -6,18 +6,16 @@ A guest that repeats its mistake a million times gets a few lines, not a full di
 from __future__ import annotations
 
 import sys
-from _thread import allocate_lock
 
-from pyvmm import host
 from pyvmm.host.printable import printable
 from pyvmm.host.rate_limit import RateLimit, with_suppressed
+from pyvmm.host.report import logger
 
 #: Characters of a report at most.
 LENGTH = 1000
 
 #: What each place in the program may still report.
 limit = RateLimit()
-_preparing = allocate_lock()
 
 
 def notice(site: str, sentence: str) -> bool:
@@ -31,13 +29,7 @@ def notice(site: str, sentence: str) -> bool:
     suppressed = limit.take(site)
     if suppressed is None:
         return False
-    with _preparing:
-        prepare, host.before_first_report = host.before_first_report, None
-        if prepare is not None:
-            prepare()
-    import logging  # here: it costs a start 5 ms
-
-    logger = logging.getLogger(sys._getframe(1).f_globals["__name__"])
     line = with_suppressed(printable(sentence, LENGTH), suppressed)
-    logger.warning("%s", line, stacklevel=2, extra={"limited": True})
+    log = logger(sys._getframe(1).f_globals["__name__"])
+    log.warning("%s", line, stacklevel=2, extra={"limited": True})
     return True

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 from pathlib import Path
 
 from pyvmm.arch import native
+from pyvmm.host.report import progress
 from pyvmm.images import debian
 from pyvmm.images.initramfs import InitramfsError, applets, busybox_program
 
@@ -17,7 +17,6 @@ PACKAGE = "busybox-static"
 _NAMES = ("busybox.static", "busybox-static", "busybox")
 #: Searched after $PATH: root's programs are not in a user's.
 MORE_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
-_LOG = logging.getLogger(__name__)
 _MACHINES = {"amd64": "EM_X86_64", "arm64": "EM_AARCH64"}
 
 
@@ -35,7 +34,7 @@ def static_busybox() -> bytes | None:
     try:
         return busybox_program(debian.package(PACKAGE, native.DEBIAN))
     except (debian.PackageError, InitramfsError) as error:
-        _LOG.info("%s", error)
+        progress(str(error))
         return None
 
 

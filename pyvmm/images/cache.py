@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shlex
 import stat
 from ctypes import get_errno
 from pathlib import Path
@@ -54,6 +53,8 @@ def _checked() -> Path:
         return path  # making it tells more
     strange = found.st_uid not in (0, os.geteuid()) and "PYVMM_LAB" not in os.environ
     if strange or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        import shlex
+
         what = f"belongs to user {found.st_uid}" if strange else "can be written by others"
         advice = "" if strange else f"chmod go-w {shlex.quote(str(path))}, or "
         raise CacheError(

@@ -10,13 +10,13 @@ have a newer version, remove its link, ``debian/ARCHITECTURE/NAME``, from the ca
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from functools import partial
 from pathlib import Path
 
 from pyvmm.errors import StartError
+from pyvmm.host.report import progress
 from pyvmm.images import cache
 
 TYPE_CHECKING = False
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 #: Debian's names of the architectures, by the name the kernel gives the machine.
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
-_LOG = logging.getLogger(__name__)
 _SYSTEM_LISTS = Path("/var/lib/apt/lists")
 
 
@@ -68,7 +67,7 @@ def package(name: str, architecture: str = "amd64", say: Callable[[str], None] |
         raise PackageError(f"{name!r} cannot be the name of a Debian package")
     link = cache.entry(
         f"debian/{architecture}/{name}",
-        lambda place: place.symlink_to(_fetch(name, architecture, say or _LOG.info)),
+        lambda place: place.symlink_to(_fetch(name, architecture, say or progress)),
     )
     root = link.resolve()
     real, _, version = root.name.partition("_")
@@ -83,7 +82,7 @@ def closure(name: str, architecture: str = "amd64", say: Callable[[str], None] |
     _need_apt(name)
     system = _System(architecture, own=True)
     if not system.updated:
-        (say or _LOG.info)(f"fetching Debian's package lists for {architecture}")
+        (say or progress)(f"fetching Debian's package lists for {architecture}")
         system.update()
     return system.needed(name)
 

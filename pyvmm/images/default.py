@@ -10,6 +10,7 @@ import hashlib
 
 from pyvmm.arch import native
 from pyvmm.images import cache, debian
+from pyvmm.images.guest_files import GuestFiles
 from pyvmm.images.initramfs import build, busybox_program, init_program, kernel_image, on_demand
 
 TYPE_CHECKING = False
@@ -44,20 +45,7 @@ MODPROBE = "bin/modprobe"
 LAYOUT = 3
 
 
-class DefaultGuest:
-    """A guest ready to boot: the paths of its *kernel* image and *initrd*, the kernel's *release*."""
-
-    __slots__ = ("initrd", "kernel", "release")
-
-    def __init__(self, kernel: str, initrd: str, release: str) -> None:
-        self.kernel = kernel
-        self.initrd = initrd
-        self.release = release
-
-
-def default_guest(
-    architecture: str = native.DEBIAN, say: Callable[[str], None] | None = None
-) -> DefaultGuest:
+def default_guest(architecture: str = native.DEBIAN, say: Callable[[str], None] | None = None) -> GuestFiles:
     """The stock kernel and our initramfs, from the cache or fetched; *say* is called before each slow step.
 
     Raises PackageError, CacheError or InitramfsError.
@@ -81,4 +69,4 @@ def default_guest(
         place.write_bytes(build(init, busybox_program(busybox), modules=order, files=files))
 
     initrd = cache.entry(f"initramfs/{architecture}-{release}-{key}.cpio", make)
-    return DefaultGuest(str(image), str(initrd), release)
+    return GuestFiles(str(image), str(initrd), release)

@@ -9,7 +9,6 @@ configuration's hash.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import shutil
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path, PurePath
 
 from pyvmm.arch import native
 from pyvmm.errors import StartError
+from pyvmm.host.report import progress
 from pyvmm.images import cache, debian
 
 TYPE_CHECKING = False
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 SOURCE_PACKAGE = "linux-source"
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ def minimal_kernel(architecture: str = native.DEBIAN, say: Callable[[str], None]
     # The package is the same for every architecture.
     source = debian.package(SOURCE_PACKAGE, "amd64", say)
     key = hashlib.sha256(fragment(architecture).encode()).hexdigest()[:16]
-    build = partial(_build, source, architecture, say or _LOG.info)
+    build = partial(_build, source, architecture, say or progress)
     place = cache.entry(f"kernel/{architecture}-{source.version}-{key}", build)
     return place / PurePath(TARGETS[architecture].image).name
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 from pathlib import Path
 
 from pyvmm.arch import native
-from pyvmm.errors import ConfigError, PyvmmError
-from pyvmm.images import cache, debian, default
+from pyvmm.errors import ConfigError
+from pyvmm.images import cache, default
 from pyvmm.images.busybox import static_busybox
+from pyvmm.images.guest_files import GuestFiles
 from pyvmm.images.host_kernel import host_kernel
 from pyvmm.images.initramfs import build, init_program, on_demand
 from pyvmm.images.kernel_tree import built_image
@@ -25,64 +25,21 @@ from pyvmm.images.release import kernel_release
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from pyvmm.images.modules import Module
 
 #: How many such initramfs are kept: a kernel that is being developed has a new one with each build.
 _KEPT = 8
-_LOG = logging.getLogger(__name__)
 
 
-class OwnGuest:
-    """A guest ready to boot: the paths of its *kernel* image and *initrd*, the kernel's *release*.
-
-    *missing*: the modules that the kernel lacks, of those that the default guest loads. *has_programs*:
-    whether there is a busybox; without it our init is all that there is.
-    """
-
-    __slots__ = ("has_programs", "initrd", "kernel", "missing", "release")
-
-    def __init__(
-        self,
-        kernel: str,
-        initrd: str,
-        release: str,
-        missing: Iterable[str] = (),
-        has_programs: bool = True,
-    ) -> None:
-        self.kernel = kernel
-        self.initrd = initrd
-        self.release = release
-        self.missing = tuple(missing)
-        self.has_programs = has_programs
-
-
-def default_or_host_guest(say: Callable[[str], None] | None = None) -> OwnGuest:
-    """Debian's stock kernel; where its packages are not to be had, this host's own kernel.
-
-    *say* is called with a text before each slow step and for the host's kernel, by default the log.
-    Raises what ``default_guest`` raises; NoPackageError for a host whose own kernel cannot be used either.
-    """
-    try:
-        stock = default.default_guest(say=say)
-    except debian.NoPackageError as error:
-        try:
-            guest = host_guest()
-        except PyvmmError as other:
-            raise debian.NoPackageError(f"{error}. Nor can the host's kernel be taken: {other}") from None
-        (say or _LOG.info)(f"without Debian's packages the guest is this host's own kernel {guest.release}")
-        return guest
-    return OwnGuest(stock.kernel, stock.initrd, stock.release)
-
-
-def host_guest() -> OwnGuest:
+def host_guest() -> GuestFiles:
     """This host's own kernel. Raises KernelFileError, ModuleError, CacheError, InitramfsError."""
     found = host_kernel()
     return _guest(found.image, found.modules)
 
 
-def tree_guest(tree: str) -> OwnGuest:
+def tree_guest(tree: str) -> GuestFiles:
     """The kernel that was built in directory *tree*, with the modules built there.
 
     Raises KernelFileError, ModuleError, CacheError, InitramfsError, ImageError.
@@ -91,7 +48,7 @@ def tree_guest(tree: str) -> OwnGuest:
     return _guest(image, ModuleTree(Path(tree), kernel_release(image)))
 
 
-def image_guest(image: str, modules: str) -> OwnGuest:
+def image_guest(image: str, modules: str) -> GuestFiles:
     """The kernel *image*, with those of *modules*, a directory (see ``ModuleTree``), that are its own.
 
     Raises KernelFileError, ModuleError, CacheError, InitramfsError, ImageError; ConfigError for a directory
@@ -105,7 +62,7 @@ def image_guest(image: str, modules: str) -> OwnGuest:
     return _guest(Path(image), ModuleTree(Path(modules), kernel_release(Path(image))))
 
 
-def _guest(image: Path, tree: ModuleTree) -> OwnGuest:
+def _guest(image: Path, tree: ModuleTree) -> GuestFiles:
     busybox = static_busybox()
     wanted = (default.POWER_BUTTON[native.DEBIAN], *default.DEFAULT_MODULES)
     init = init_program(native.DEBIAN)
@@ -130,7 +87,7 @@ def _guest(image: Path, tree: ModuleTree) -> OwnGuest:
         os.utime(entry)  # the last used are kept
     cache.prune("initramfs/own-*", _KEPT)
     missing = (entry / "missing").read_text().split()
-    return OwnGuest(
+    return GuestFiles(
         str(image), str(entry / "initrd"), tree.release, missing, has_programs=busybox is not None
     )
 

@@ -9,7 +9,7 @@ from pyvmm.config.keys import HOST_KERNEL
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pyvmm.config import Config
-    from pyvmm.images.own import OwnGuest
+    from pyvmm.images.guest_files import GuestFiles
 
 #: What the driver of a kind of device is called; all need virtio_mmio, too.
 MODULES = {
@@ -52,7 +52,7 @@ def with_boot_files(config: Config) -> Config:
     return with_guest(config, guest)
 
 
-def with_guest(config: Config, guest: OwnGuest) -> Config:
+def with_guest(config: Config, guest: GuestFiles) -> Config:
     """*config* with the kernel of *guest* and its initramfs before the config's; reports what it lacks."""
     from pyvmm.host.notice import notice  # here: every boot of a kernel loads this module
 

@@ -23,7 +23,8 @@ from common import BENCH, ROOT, Row, SkippedError, pairs_row, program, progress
 from pyvmm.boot.payload import unpack_cached
 from pyvmm.boot.x86.bzimage import BzImage
 from pyvmm.images import cache, cpio
-from pyvmm.images.default import DefaultGuest, default_guest
+from pyvmm.images.default import default_guest
+from pyvmm.images.guest_files import GuestFiles
 
 #: A guest that has done its workloads says this.
 LINE = "bench over"
@@ -55,7 +56,7 @@ class Workload:
     target: float | None = None
 
 
-def elf(guest: DefaultGuest) -> str:
+def elf(guest: GuestFiles) -> str:
     """The kernel's ELF file, unpacked, in the cache: QEMU takes 12 s more for a bzImage."""
 
     def make(place: Path) -> None:
@@ -65,7 +66,7 @@ def elf(guest: DefaultGuest) -> str:
 
 
 def pyvmm(
-    initrd: str | None = None, cmdline: str | None = CMDLINE, guest: DefaultGuest | None = None
+    initrd: str | None = None, cmdline: str | None = CMDLINE, guest: GuestFiles | None = None
 ) -> list[str]:
     """The installed pyvmm with *guest* or the default one; *initrd* and *cmdline* in the place of its own."""
     guest = guest or default_guest()

@@ -16,6 +16,7 @@ from pyvmm.images import cpio, debian, own
 from pyvmm.images.busybox import find_busybox
 from pyvmm.images.cache import directory
 from pyvmm.images.default import DEFAULT_MODULES, POWER_BUTTON
+from pyvmm.images.default_or_host import default_or_host_guest
 from pyvmm.images.host_kernel import host_kernel
 from pyvmm.images.modules import ModuleError, ModuleTree
 from pyvmm.images.release import KernelFileError
@@ -206,12 +207,12 @@ def test_host_without_apt_gets_its_own_kernel_by_default(
     with pytest.raises(
         debian.NoPackageError, match=r"no apt-get here; .* Nor can the host's kernel be taken: "
     ):
-        own.default_or_host_guest()
+        default_or_host_guest()
     image = put_kernel(tmp_path / f"boot/vmlinuz-{RUNNING}")
     put_modules(tmp_path / "lib/modules" / RUNNING, whole())
 
     with caplog.at_level(logging.INFO):
-        guest = own.default_or_host_guest()
+        guest = default_or_host_guest()
 
     assert guest.kernel == str(image)
     assert caplog.records[-1].getMessage().endswith(f"this host's own kernel {RUNNING}")

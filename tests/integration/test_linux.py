@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from pyvmm.config import Config
-from pyvmm.images.default import DefaultGuest, default_guest
+from pyvmm.images.default import default_guest
+from pyvmm.images.guest_files import GuestFiles
 from pyvmm.machine.machine import Machine
 from tests.support.command import OnTerminal, until
 from tests.support.firmware_guest import Transcript
@@ -22,11 +23,11 @@ pytestmark = [pytest.mark.hw, pytest.mark.timeout(LIMIT + 30)]
 
 
 @pytest.fixture(scope="session")
-def stock() -> DefaultGuest:
+def stock() -> GuestFiles:
     return default_guest()
 
 
-def test_bzimage_with_its_own_decompressor_boots_to_a_shell_and_powers_off(stock: DefaultGuest) -> None:
+def test_bzimage_with_its_own_decompressor_boots_to_a_shell_and_powers_off(stock: GuestFiles) -> None:
     console = Transcript([(PROMPT, b"exit\r")])
 
     ending = boot(stock, console, boot="bzimage")
@@ -35,7 +36,7 @@ def test_bzimage_with_its_own_decompressor_boots_to_a_shell_and_powers_off(stock
     assert (ending.code, ending.reason, ending.known) == (0, "poweroff", "told"), ending
 
 
-def test_bzimage_unpacked_on_the_host_boots_two_cpus_and_reboots(stock: DefaultGuest) -> None:
+def test_bzimage_unpacked_on_the_host_boots_two_cpus_and_reboots(stock: GuestFiles) -> None:
     console = Transcript([(PROMPT, b"reboot\r")])
 
     ending = boot(stock, console, cpus=2)
@@ -45,7 +46,7 @@ def test_bzimage_unpacked_on_the_host_boots_two_cpus_and_reboots(stock: DefaultG
 
 
 def test_kernel_without_init_panics_and_that_is_inferred_from_its_log_without_any_console(
-    stock: DefaultGuest,
+    stock: GuestFiles,
 ) -> None:
     config = Config(kernel=stock.kernel, cmdline="panic=-1", console="none", timeout=LIMIT)
     console = Transcript()
@@ -58,7 +59,7 @@ def test_kernel_without_init_panics_and_that_is_inferred_from_its_log_without_an
     assert console.data == b""
 
 
-def test_panic_that_programs_write_of_is_none(stock: DefaultGuest) -> None:
+def test_panic_that_programs_write_of_is_none(stock: GuestFiles) -> None:
     text = "Kernel panic - not syncing: old log"
     command = f"for to in console kmsg; do echo '{text}' >/dev/$to; echo '<0>{text}' >/dev/$to; "
     command += f"echo '---[ end {text} ]---' >/dev/$to; done; sleep 2; echo al''ive; reboot -f\r"
@@ -70,7 +71,7 @@ def test_panic_that_programs_write_of_is_none(stock: DefaultGuest) -> None:
     assert (ending.code, ending.reason, ending.known) == (0, "reboot", "told"), ending
 
 
-def test_panic_of_a_kernel_that_is_to_stay_is_told_and_its_output_complete(stock: DefaultGuest) -> None:
+def test_panic_of_a_kernel_that_is_to_stay_is_told_and_its_output_complete(stock: GuestFiles) -> None:
     console = Transcript([(PROMPT, b"echo c >/proc/sysrq-trigger\r")])
 
     ending = boot(stock, console, cmdline=QUIET.replace("panic=-1", "panic=0"))
@@ -79,7 +80,7 @@ def test_panic_of_a_kernel_that_is_to_stay_is_told_and_its_output_complete(stock
     assert "---[ end Kernel panic - not syncing: sysrq triggered crash ]---" in console.text
 
 
-def test_power_button_makes_the_guest_power_off_by_itself(stock: DefaultGuest) -> None:
+def test_power_button_makes_the_guest_power_off_by_itself(stock: GuestFiles) -> None:
     config = Config(kernel=stock.kernel, initrd=stock.initrd, cmdline=QUIET, console="none", timeout=LIMIT)
     console = Transcript()
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from pyvmm.config import Config
-from pyvmm.images.default import DefaultGuest
+from pyvmm.images.guest_files import GuestFiles
 from pyvmm.machine.ending import Ending
 from pyvmm.machine.machine import Machine
 from tests.support.firmware_guest import Transcript
@@ -19,7 +19,7 @@ QUIET = f"console={CONSOLE} quiet panic=-1"
 PROMPT = b"~ # "
 
 
-def boot(stock: DefaultGuest, console: Transcript, *, cmdline: str = QUIET, **keys: object) -> Ending:
+def boot(stock: GuestFiles, console: Transcript, *, cmdline: str = QUIET, **keys: object) -> Ending:
     """How *stock* ended, *console* being its serial port."""
     config = Config(
         kernel=stock.kernel, initrd=stock.initrd, cmdline=cmdline, console="none", timeout=LIMIT, **keys

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pyvmm.config import Config
-from pyvmm.images.default import DefaultGuest, default_guest
+from pyvmm.images.default import default_guest
+from pyvmm.images.guest_files import GuestFiles
 from pyvmm.machine.machine import Machine
 from tests.support.firmware_guest import Transcript
 from tests.support.linux import LIMIT, PROMPT, QUIET, boot
@@ -19,11 +20,11 @@ pytestmark = [pytest.mark.arm64, pytest.mark.timeout(LIMIT + 30)]
 
 
 @pytest.fixture(scope="session")
-def stock() -> DefaultGuest:
+def stock() -> GuestFiles:
     return default_guest("arm64")
 
 
-def test_stock_kernel_boots_to_a_shell_and_powers_off(stock: DefaultGuest) -> None:
+def test_stock_kernel_boots_to_a_shell_and_powers_off(stock: GuestFiles) -> None:
     # An answer is no longer than the port's FIFO: Transcript types without asking for room.
     console = Transcript(
         [(PROMPT, b"ls /sys/class/rtc\r"), (b"rtc0", b"cat /proc/interrupts\r"), (b"uart-pl011", b"exit\r")]
@@ -36,7 +37,7 @@ def test_stock_kernel_boots_to_a_shell_and_powers_off(stock: DefaultGuest) -> No
     assert (ending.code, ending.reason, ending.known) == (0, "poweroff", "told"), ending
 
 
-def test_stock_kernel_with_two_cpus_boots_and_reboots(stock: DefaultGuest) -> None:
+def test_stock_kernel_with_two_cpus_boots_and_reboots(stock: GuestFiles) -> None:
     console = Transcript([(PROMPT, b"reboot\r")])
 
     ending = boot(stock, console, cpus=2)
@@ -45,7 +46,7 @@ def test_stock_kernel_with_two_cpus_boots_and_reboots(stock: DefaultGuest) -> No
     assert (ending.code, ending.reason, ending.known) == (0, "reboot", "told"), ending
 
 
-def test_stock_kernel_on_a_16550_boots_to_a_shell(stock: DefaultGuest) -> None:
+def test_stock_kernel_on_a_16550_boots_to_a_shell(stock: GuestFiles) -> None:
     console = Transcript([(PROMPT, b"exit\r")])
 
     ending = boot(stock, console, cmdline="console=ttyS0 quiet panic=-1", uart="16550,shift=2")
@@ -54,7 +55,7 @@ def test_stock_kernel_on_a_16550_boots_to_a_shell(stock: DefaultGuest) -> None:
     assert (ending.code, ending.reason) == (0, "poweroff"), ending
 
 
-def test_stock_kernel_at_another_ram_base_and_uart_boots(stock: DefaultGuest) -> None:
+def test_stock_kernel_at_another_ram_base_and_uart_boots(stock: GuestFiles) -> None:
     console = Transcript([(PROMPT, b"grep RAM /proc/iomem; exit\r")])
 
     ending = boot(stock, console, ram_base=0x8000_0000, uart="pl011,base=0x1c090000,irq=12")
@@ -68,7 +69,7 @@ def test_stock_kernel_at_another_ram_base_and_uart_boots(stock: DefaultGuest) ->
     ("seconds", "last"), [(-1, "Call trace:"), (0, "---[ end Kernel panic"), (2, "Rebooting in 2")]
 )
 def test_panic_when_it_happens_is_told_from_a_reboot_and_has_its_output(
-    stock: DefaultGuest, seconds: int, last: str
+    stock: GuestFiles, seconds: int, last: str
 ) -> None:
     console = Transcript([(PROMPT, b"echo c >/proc/sysrq-trigger\r")])
 
@@ -96,7 +97,7 @@ def test_input_that_is_there_from_the_start_is_all_the_shells_and_halt_ends_the_
     assert done.returncode == 8 and b"pyvmm: halt:" in done.stderr, done
 
 
-def test_power_button_when_pressed_shuts_the_guest_down(stock: DefaultGuest) -> None:
+def test_power_button_when_pressed_shuts_the_guest_down(stock: GuestFiles) -> None:
     console = Transcript()
     config = Config(kernel=stock.kernel, initrd=stock.initrd, cmdline=QUIET, console="none", timeout=LIMIT)
     with Machine(config, console=console) as machine:
