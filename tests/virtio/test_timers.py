@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from pyvmm.machine.clock import MachineClock
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio.balloon.device import STATS, Balloon
 from pyvmm.virtio.vsock import packet as p
 from pyvmm.virtio.vsock.device import PATIENCE
+from tests.support.machine_time import Time
 from tests.support.rings import Copier
 from tests.support.vsock_guest import VsockGuest
-
-
-class Time:
-    """The clock of a machine that *driver*'s device is in; it goes in ``move`` only."""
-
-    def __init__(self, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._driver = driver
-        self._now = 1000.0
-        monkeypatch.setattr(driver.loop, "clock", lambda: self._now)
-        self.machine = driver.device.runtime.timers = MachineClock(driver.loop)
-
-    def move(self, seconds: float) -> None:
-        """Let time pass and the device do what is due then."""
-        self._now += seconds
-        self._driver.run()
 
 
 def test_device_without_a_machine_has_the_clock_of_its_loop() -> None:

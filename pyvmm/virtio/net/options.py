@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pyvmm.backends.net.pcap import LIMIT, Capture
 from pyvmm.virtio.net.device import Net
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pyvmm.backends.net.base import NetBackend
     from pyvmm.virtio.options import OptionReader
 
@@ -40,7 +44,12 @@ def from_options(reader: OptionReader) -> Net:
             assert isinstance(backend, NetTap)
             return VhostNet(backend, mac=address, mtu=mtu, pairs=pairs, seed=reader.machine)
         capture = None if path is None else Capture(path, limit)
-        return Net(backend, mac=address, mtu=mtu, pairs=pairs, capture=capture, seed=reader.machine)
+        make: Callable[..., Net] = Net
+        if kind == "switch":
+            from pyvmm.virtio.net.named_switch import NamedSwitchCard
+
+            make = partial(NamedSwitchCard, switch=rest)
+        return make(backend, mac=address, mtu=mtu, pairs=pairs, capture=capture, seed=reader.machine)
     except BaseException:
         backend.close()
         raise
