@@ -30,10 +30,16 @@ TEXT_MAX = 1100
 LINE = 300
 #: Where a kernel's static data lie, as seen from its code: an image is contiguous, code first.
 BEFORE, AFTER = 16 << 20, 80 << 20
+#: Where the descriptors of a log are, as seen from a text of its: in any case on this side and on that. The
+#: descriptors of a large log lie below its text, 112 bytes for each 32 of it: those of 16 MiB begin 75 MiB
+#: below its end, those of a larger one further down.
+ASIDE = 80 << 20
 #: Seconds a search may take for each GiB of RAM, one at least, before it ends with what is near the code.
 #: That alone takes 10 to 30 ms, and longer on emulated hosts.
 BUDGET = 0.05
 PIECE = 4 << 20
+#: Bytes that are looked at together for descriptors: where they are all zero there are none.
+BLOCK = 256 << 10
 #: How many texts are looked at, and how many of them closely; for each of these, how many places that may be
 #: in a descriptor, and how many descriptors. A guest may fill its memory with all of them.
 TEXTS = 10_000
@@ -55,7 +61,12 @@ _PREFIX = 2
 # caller's number, where CONFIG_PRINTK_CALLER is set.
 _OLD_HEADERS = (16, 20)
 
-_memmem, _mincore = function("memmem"), function("mincore")
+# Bit 0 of a byte of mincore(2).
+_RESIDENT = bytes(value & 1 for value in range(256))
+_ZERO = bytes(BLOCK)
+
+_memmem, _mincore, _memcmp = function("memmem"), function("mincore"), function("memcmp")
+_memcmp.argtypes = (c_void_p, c_char_p, c_size_t)  # type: ignore[attr-defined]
 _memmem.argtypes = (c_void_p, c_size_t, c_char_p, c_size_t)  # type: ignore[attr-defined]
 _memmem.restype = c_void_p  # type: ignore[attr-defined]
 _mincore.argtypes = (c_void_p, c_size_t, c_char_p)  # type: ignore[attr-defined]
@@ -67,8 +78,8 @@ def find_panic(memory: GuestMemory, code: int | None = None, text: bytes = PANIC
     :param code: a guest-physical address in the kernel's code: its surroundings are searched first
     :param text: PANIC or END
 
-    What is near *code* is searched in any case, the rest while BUDGET lasts; no page is read that the host
-    has not given memory to.
+    What is near *code* is searched in any case, and near a text for its descriptor; the rest while BUDGET
+    lasts. No page is read that the host has not given memory to.
     """
     ram = [(region.gpa, region.end) for region in memory.regions if not region.readonly]
     deadline = time.monotonic() + BUDGET * max(1, sum(end - gpa for gpa, end in ram) / (1 << 30))
@@ -79,7 +90,7 @@ def find_panic(memory: GuestMemory, code: int | None = None, text: bytes = PANIC
             texts -= 1
             if not texts:
                 return ""
-            line = None if place & 3 else _record(memory, place, ram)
+            line = None if place & 3 else _record(memory, place, ram, deadline)
             if line is None:
                 continue
             if line:
@@ -117,19 +128,21 @@ def _occurrences(memory: GuestMemory, gpa: int, end: int, text: bytes) -> Iterat
     resident = create_string_buffer(pages)
     if _mincore(base, end - gpa, resident):
         return
-    present = bytes(byte & 1 for byte in resident.raw)
+    present = resident.raw.translate(_RESIDENT)
     page = present.find(1)
     while page >= 0:
         last = present.find(0, page)
         last = pages if last < 0 else last
         start, stop = base + page * PAGE_SIZE, base + last * PAGE_SIZE
-        while found := _memmem(start, stop - start, text, len(text)):
-            yield gpa + found - base
-            start = found + len(text)
+        # memmem is fast but where bytes repeat, as zeros do, that are also in a short text.
+        if stop - start > BLOCK or _memcmp(start, _ZERO, stop - start):
+            while found := _memmem(start, stop - start, text, len(text)):
+                yield gpa + found - base
+                start = found + len(text)
         page = present.find(1, last)
 
 
-def _record(memory: GuestMemory, place: int, ram: list[tuple[int, int]]) -> str | None:
+def _record(memory: GuestMemory, place: int, ram: list[tuple[int, int]], deadline: float) -> str | None:
     """The line of the record whose text is at *place*; None where it cannot be one at a glance.
 
     Empty where it was looked at closely and is none.
@@ -147,7 +160,8 @@ def _record(memory: GuestMemory, place: int, ram: list[tuple[int, int]]) -> str 
     text = data.split(b"\0", 1)[0].rstrip(b"\n")
     if text[-_PREFIX:] == text[-2 * _PREFIX : -_PREFIX]:
         text = text[:-_PREFIX]
-    return _line(text) if _has_descriptor(memory, place, number, len(text), ram) else ""
+    blocks = _blocks(place, ram, deadline)
+    return _line(text) if _has_descriptor(memory, blocks, number, len(text)) else ""
 
 
 def _line(text: bytes) -> str:
@@ -165,30 +179,49 @@ def _old_record_size(memory: GuestMemory, place: int) -> int:
     return 0
 
 
-def _has_descriptor(
-    memory: GuestMemory, place: int, number: int, size: int, ram: list[tuple[int, int]]
-) -> bool:
-    """Whether a struct printk_info near *place* describes an emergency of the kernel's with *size* bytes.
+def _blocks(place: int, ram: list[tuple[int, int]], deadline: float) -> Iterator[tuple[int, int]]:
+    """Where the descriptor of the text at *place* may be, in order: below it, above it, further below.
+
+    Linux puts descriptors below the text, in its image as in the memory that it takes for a large log. What
+    is further away than ASIDE is searched until *deadline*.
+    """
+    below = place + BLOCK & -BLOCK
+    for gpa, end in reversed(ram):
+        stop = min(end, below)
+        while stop > max(gpa, place - ASIDE):
+            yield max(gpa, stop - BLOCK), stop
+            stop -= BLOCK
+    for gpa, end in ram:
+        begin = max(gpa, below)
+        while begin < min(end, place + ASIDE):
+            yield begin, min(begin + BLOCK, end)
+            begin += BLOCK
+    for gpa, end in reversed(ram):
+        stop = min(end, place - ASIDE & -BLOCK)
+        while stop > gpa and time.monotonic() < deadline:
+            yield max(gpa, stop - BLOCK), stop
+            stop -= BLOCK
+
+
+def _has_descriptor(memory: GuestMemory, blocks: Iterator[tuple[int, int]], number: int, size: int) -> bool:
+    """Whether a struct printk_info in *blocks* describes an emergency of the kernel's with *size* bytes.
 
     Its sequence number is the data block's *number* less the first one.
     """
     places, left = PLACES, DESCRIPTORS
     pattern = size.to_bytes(2, "little") + bytes((0, _EMERGENCY))
-    for gpa, end in ram:
-        begin, stop = max(gpa, place - AFTER & -PAGE_SIZE), min(end, place + AFTER & -PAGE_SIZE)
-        while begin < stop:
-            for found in _occurrences(memory, begin, min(begin + PIECE, stop), pattern):
-                places -= 1
-                info = found - _TEXT_LEN
-                if not places:
-                    return False
-                if info & 7 or not memory.contains(info, 8):
-                    continue
-                sequence = int.from_bytes(memory.read(info, 8), "little")
-                if sequence - number + _NUMBERS in _COUNTS:
-                    return True
-                left -= 1
-                if not left:
-                    return False
-            begin += PIECE
+    for begin, stop in blocks:
+        for found in _occurrences(memory, begin, stop, pattern):
+            places -= 1
+            info = found - _TEXT_LEN
+            if not places:
+                return False
+            if info & 7 or not memory.contains(info, 8):
+                continue
+            sequence = int.from_bytes(memory.read(info, 8), "little")
+            if sequence - number + _NUMBERS in _COUNTS:
+                return True
+            left -= 1
+            if not left:
+                return False
     return False

@@ -15,7 +15,7 @@ from pyvmm.memory.guest import GuestMemory, Region
 from pyvmm.memory.host import Anonymous
 from tests.conftest import INSIDE_LAB
 
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 SIZE = 256 * MIB
 RAM = 0x4000_0000
 CODE = RAM + 32 * MIB
@@ -38,19 +38,26 @@ def memory() -> Iterator[GuestMemory]:
 class Log:
     """A log as printk's ring buffer keeps it: data blocks, and a descriptor each."""
 
-    def __init__(self, memory: GuestMemory, ring: int = RING, infos: int = INFOS, wraps: int = 0) -> None:
-        self.memory, self.ring, self.infos = memory, ring, infos
-        self.sequence = wraps * COUNT
+    def __init__(
+        self,
+        memory: GuestMemory,
+        ring: int = RING,
+        infos: int = INFOS,
+        wraps: int = 0,
+        count: int = COUNT,
+    ) -> None:
+        self.memory, self.ring, self.infos, self.count = memory, ring, infos, count
+        self.sequence = wraps * count
         self.at = 0
 
     def add(self, text: bytes, facility: int = 0, level: int = 0) -> None:
-        number = (1 << 32) - COUNT + self.sequence
+        number = (1 << 32) - self.count + self.sequence
         # Two bytes of a level in front were overwritten, and the end of the text is there twice.
         block = number.to_bytes(8, "little") + text + text[-2:] + b"\n\0"
         self.memory.write(self.ring + self.at, block)
         self.at += -(-len(block) // 8) * 8
         info = struct.pack("<QQHBBI", self.sequence, 10**9, len(text), facility, 2 | level << 5, 0)
-        self.memory.write(self.infos + 88 * (self.sequence % COUNT), info)
+        self.memory.write(self.infos + 88 * (self.sequence % self.count), info)
         self.sequence += 1
 
 
@@ -85,6 +92,35 @@ def test_record_in_a_log_at_the_end_of_memory_is_found(memory: GuestMemory, code
     Log(memory, end - 2 * MIB, end - 3 * MIB).add(TEXT)
 
     assert find_panic(memory, code) == TEXT.decode()
+
+
+@pytest.mark.parametrize("size", [2, 16, 32])
+def test_record_in_a_large_log_at_the_end_of_4_gib_is_found_in_the_order_of_its_budget(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """A log of *size* MiB, by log_buf_len=: Linux takes text, descriptors and infos from the end down."""
+    hosts = [Anonymous(3 * GIB), Anonymous(GIB)]
+    memory = GuestMemory([Region(0, 3 * GIB, hosts[0]), Region(4 * GIB, GIB, hosts[1])])
+    end = 5 * GIB
+    count = size * MIB >> 5
+    ring = end - size * MIB
+    infos = ring - (24 + 88) * count
+    for at in range(infos & -MIB, end, MIB):
+        memory.write(at, bytes(MIB))  # as memblock_alloc clears it
+    log = Log(memory, ring, infos, count=count)
+    for number in range(600):
+        log.add(b"a device that was found, number %d" % number, level=6)
+    log.add(TEXT)
+    monkeypatch.setattr(kernel_log, "BUDGET", 10.0)  # whatever else the host does
+    begin = time.thread_time()
+
+    found = find_panic(memory, 32 * MIB)
+
+    assert found == TEXT.decode()
+    assert time.thread_time() - begin < (20 if INSIDE_LAB else 10 * 4 * BUDGET)
+    memory.close()
+    for host in hosts:
+        host.close()
 
 
 def test_line_of_a_record_of_several_lines_is_the_first(memory: GuestMemory) -> None:
