@@ -39,6 +39,7 @@ class LabOptions:
     cpus: int | None
     timeout: float | None
     writable: tuple[str, ...]
+    exposed: tuple[str, ...]
     status: bool
     stop: bool
 
@@ -80,6 +81,7 @@ def parse(argv: list[str]) -> LabOptions:
         known.cpus,
         None if known.timeout is None else parse_seconds(known.timeout, "--timeout"),
         tuple(known.rw),
+        tuple(known.expose),
         known.status,
         known.stop,
     )
@@ -88,7 +90,15 @@ def parse(argv: list[str]) -> LabOptions:
 def run(options: LabOptions) -> int:
     """Run the command and pass on what it reads, writes and is sent."""
     name = f"fresh-{os.getpid()}" if options.fresh else ""
-    wanted = machine.wanted(options.arch, options.memory, options.cpus, options.writable, name)
+    wanted = machine.wanted(
+        options.arch,
+        options.memory,
+        options.cpus,
+        options.writable,
+        name,
+        exposed=options.exposed,
+        words=options.command,
+    )
     terminal = all(os.isatty(fd) for fd in range(3))
 
     def work(lent: lease.Lease, channel: LabChannel) -> int:
@@ -151,6 +161,9 @@ def parser() -> argparse.ArgumentParser:
     lab.add_argument("--cpus", metavar="N", type=int, help="its CPUs (default 1, of an arm64 host 2)")
     lab.add_argument("--timeout", metavar="TIME", help="kill the command after this long and exit with 124")
     lab.add_argument("--rw", metavar="DIR", action="append", default=[], help="what is written to DIR stays")
+    lab.add_argument(
+        "--expose", metavar="PATH", action="append", default=[], help="PATH is seen, where it would be hidden"
+    )
     lab.add_argument("--fresh", action="store_true", help="a machine of its own that ends with the command")
     lab.add_argument("--status", action="store_true", help="tell which machines are running")
     lab.add_argument("--stop", action="store_true", help="end the machines that are running")

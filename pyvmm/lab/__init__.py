@@ -52,18 +52,23 @@ def run(
     memory: int | None = None,
     cpus: int | None = None,
     writable: Sequence[str] = (),
+    exposed: Sequence[str] = (),
 ) -> CompletedProcess[bytes]:
     """Run *command* on the emulated host, started if need be, and give its status and output.
 
     *timeout* in seconds, from when the host is ready; *env* takes the place of this process's
-    environment; *memory* in bytes; *writable*: directories whose changes are to last. Raises
-    LabTimeoutError, LabError, and what fetching the host's kernel raises.
+    environment; *memory* in bytes; *writable*: directories whose changes are to last; *exposed*: hidden paths
+    that the command is to see (docs/guide/lab.md).
+
+    Raises LabTimeoutError, LabError, and what fetching the host's kernel raises.
     """
     from pyvmm.exec.request import Request
     from pyvmm.lab import environment, lease, machine
     from pyvmm.lab.pump import Pump, Sink
 
-    wanted = machine.wanted(arch, memory, cpus, tuple(writable))
+    wanted = machine.wanted(
+        arch, memory, cpus, tuple(writable), exposed=tuple(exposed), words=command, directory=cwd
+    )
     variables = environment.variables(env, arch)
     out, err = Sink(), Sink()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 import sysconfig
 from pathlib import Path
@@ -37,6 +38,13 @@ _LOCAL = (
     "XAUTHORITY",
     "XDG_RUNTIME_DIR",
 )
+#: A variable with one of these among the words of its name is not for the lab.
+_SECRETS = frozenset(
+    "APIKEY AUTH COOKIE CREDENTIAL CREDENTIALS KEY KEYS PASS PASSPHRASE PASSWD PASSWORD PAT SECRET SECRETS"
+    " TOKEN TOKENS".split()
+)
+#: Nor is one whose value has a password: ``https://user:password@host``.
+_CREDENTIALS = re.compile(r"://[^/@\s]+:[^/@\s]+@")
 
 
 def places(live: str, *, foreign: bool = False) -> tuple[str, ...]:
@@ -79,14 +87,23 @@ def fingerprint(shared: tuple[str, ...]) -> str:
 
 
 def variables(given: Mapping[str, str] | None = None, arch: str = "x86_64") -> dict[str, str]:
-    """A command's environment: *given*, or this process's without what is invalid there, and PYVMM_LAB."""
-    ours = {name: value for name, value in os.environ.items() if name not in _LOCAL}
+    """A command's environment: *given*, or of this process what may be seen there, and PYVMM_LAB."""
+    ours = {name: value for name, value in harmless(os.environ).items() if name not in _LOCAL}
     kept = {**(ours if given is None else given), "PYVMM_LAB": arch}
     if not find(arch).native_programs:
         # Compiled packages come from there, the others from where this machine has them.
         paths = [system.PYTHON_PACKAGES, kept.get("PYTHONPATH", ""), sysconfig.get_path("purelib")]
         kept["PYTHONPATH"] = ":".join(filter(None, paths))
     return kept
+
+
+def harmless(given: Mapping[str, str]) -> dict[str, str]:
+    """*given* without what looks like a secret: a word of the name (API_KEY), user:password@ in a URL."""
+    return {
+        name: value
+        for name, value in given.items()
+        if _SECRETS.isdisjoint(name.upper().split("_")) and not _CREDENTIALS.search(value)
+    }
 
 
 def _time(path: str) -> int:

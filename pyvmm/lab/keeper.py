@@ -9,13 +9,13 @@ It listens on the machine's control socket. A line of JSON a message::
     -> {"want": "stop"}      <- {"stopping": true}    and the end of the stream when it is gone
 
 A channel is lent for as long as the connection that asked for it stays open. Then its view is made
-again, and the channel can be lent again. The kernel kills QEMU when this process ends (PR_SET_PDEATHSIG).
+again, and the channel can be lent again. The kernel kills QEMU, which ``enclosure`` starts, when this process
+ends.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import select
@@ -23,15 +23,15 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 from pyvmm.images import cache
-from pyvmm.lab import image, inside, machine
+from pyvmm.lab import enclosure, environment, image, inside, machine
 from pyvmm.lab.channel import LabChannel
 from pyvmm.lab.errors import LabError, LabLostError
+from pyvmm.lab.log import Log, remove
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ IDLE = 600.0
 #: Emulated hosts hang sometimes: seconds that a start may take, and how often it is tried.
 START_LIMIT = 60.0
 START_ATTEMPTS = 3
+#: Seconds until QEMU has its sockets.
+SOCKETS_LIMIT = 60.0
 #: Seconds that making a view may take before the machine is ended.
 RENEW_LIMIT = 60.0
 #: Seconds between two checks that the host answers, and seconds it has for the answer.
@@ -51,7 +53,6 @@ PULSE_LIMIT = 40.0
 AHEAD = 2
 #: Seconds after which a connection that waits for a channel is told why.
 PATIENCE = 1.0
-_PR_SET_PDEATHSIG = 1
 
 _NEW, _READY, _LENT, _USED = range(4)
 
@@ -138,16 +139,18 @@ class Keeper:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         """Start QEMU and wait for its sockets. Only in the main thread: QEMU ends with its parent thread."""
-        libc = ctypes.CDLL(None)
         program = self.machine.architecture.qemu
         for number in range(inside.PORTS):
             machine.channel_path(self.directory, number).unlink(missing_ok=True)
-        qemu = subprocess.Popen(
+        command = enclosure.enclosed(
+            machine.command(self.machine, self._image, Path(enclosure.SOCKETS), enclosure.EXPORT),
             machine.command(self.machine, self._image, self.directory),
-            stdin=subprocess.DEVNULL,
-            preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
+            self.directory,
+            self.machine.exposed,
         )
-        deadline = time.monotonic() + START_LIMIT
+        variables = environment.harmless(os.environ)
+        qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=variables)
+        deadline = time.monotonic() + SOCKETS_LIMIT
         last = machine.channel_path(self.directory, inside.PULSE)
         while not last.exists():
             if qemu.poll() is not None:
@@ -155,7 +158,7 @@ class Keeper:
             if time.monotonic() > deadline:
                 qemu.kill()
                 qemu.wait()
-                raise LabLostError(f"{program} did not start within {START_LIMIT:g} s")
+                raise LabLostError(f"{program} did not start within {SOCKETS_LIMIT:g} s")
             time.sleep(0.01)
         return qemu
 
@@ -338,7 +341,7 @@ class Keeper:
             if ours:  # otherwise a new keeper has taken it
                 shutil.rmtree(self.directory, ignore_errors=True)
                 if not self._failed:
-                    machine.log_path(self.machine).unlink(missing_ok=True)
+                    remove(machine.log_path(self.machine))
         self._listener.close()
         self._gone.set()
 
@@ -351,13 +354,16 @@ def _send(stream: TextIO, message: dict[str, object]) -> None:
 def main(argument: str) -> None:
     """The keeper's process; *argument* is what ``lease`` wrote."""
     wanted = json.loads(argument)
-    for name in ("writable", "shared"):
+    for name in ("writable", "shared", "exposed"):
         wanted["machine"][name] = tuple(wanted["machine"][name])
     programs = wanted["system"]
     booted = image.Image(Path(wanted["kernel"]), Path(wanted["initrd"]), Path(programs) if programs else None)
     keeper = Keeper(machine.LabMachine(**wanted["machine"]), booted, once=wanted["once"])
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: keeper.end("the emulated host was stopped"))
-    keeper.run()
-    sys.stdout.flush()
+    log = Log(machine.log_path(keeper.machine))
+    try:
+        keeper.run()
+    finally:
+        log.close()
     os._exit(0)  # without joining threads that wait for the host

@@ -14,6 +14,7 @@ from pyvmm.host import interpreter
 from pyvmm.images import cache
 from pyvmm.lab import image, machine
 from pyvmm.lab.channel import LabChannel
+from pyvmm.lab.enclosure import refused
 from pyvmm.lab.errors import LabError, LabLostError
 
 TYPE_CHECKING = False
@@ -57,12 +58,14 @@ def borrow(
 ) -> Lease:
     """A channel of the machine *wanted*. *once*: it ends when the lease does.
 
-    *say* is called with a text before something is fetched for a first start. Raises LabError, PackageError
-    and what else ``image.prepare`` raises, each a PyvmmError.
+    *say* is called with a text before something is fetched for a first start, and when the machine that was
+    started sees what should be hidden. Raises LabError, PackageError and what else ``image.prepare`` raises,
+    each a PyvmmError.
     """
     try:
         for attempt in range(ATTEMPTS):
-            connection = _connect(wanted.directory) or _start(wanted, say, once=once)
+            running = _connect(wanted.directory)
+            connection = running or _start(wanted, say, once=once)
             try:
                 number = _ask(connection, progress)
             except LabLostError:
@@ -73,6 +76,10 @@ def borrow(
             except BaseException:
                 connection.close()
                 raise
+            reason = "" if running else refused(wanted.directory)
+            if reason:
+                progress("")
+                say(f"the lab sees this machine's home directories and /run in whole: {reason}")
             return Lease(connection, wanted.directory, number)
     finally:
         progress("")

@@ -11,9 +11,13 @@ from pathlib import Path
 
 from pyvmm.errors import ConfigError
 from pyvmm.host.private import runtime_directory
-from pyvmm.lab import environment, image, inside, system
+from pyvmm.lab import environment, exposure, image, inside, system
 from pyvmm.lab.architecture import Architecture, find
 from pyvmm.lab.errors import LabError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DEFAULT_MEMORY = 4 << 30
 MINIMUM_MEMORY = 256 << 20
@@ -28,7 +32,8 @@ class LabMachine:
 
     *arch* names its kind. *shared*, *version*: what the machine depends on beyond the request (see
     ``environment``). *name* distinguishes a machine of one command. *python*: the virtual environment whose
-    interpreter is replaced there; empty for none.
+    interpreter is replaced there; empty for none. *exposed*: hidden paths that its commands see (see
+    ``exposure``).
     """
 
     memory: int = DEFAULT_MEMORY
@@ -39,6 +44,7 @@ class LabMachine:
     name: str = ""
     arch: str = "x86_64"
     python: str = ""
+    exposed: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> Architecture:
@@ -54,7 +60,7 @@ class LabMachine:
     @property
     def family(self) -> str:
         """The part of the key that stays when the machine's software or the shared places change."""
-        request = (str(self.memory), str(self.cpus), *self.writable, self.python, *self.shared)
+        request = (str(self.memory), str(self.cpus), *self.writable, self.python, *self.shared, *self.exposed)
         return f"{self.name or self.arch}-{_hash(*request)}"
 
     @property
@@ -74,8 +80,15 @@ def wanted(
     cpus: int | None = None,
     writable: tuple[str, ...] = (),
     name: str = "",
+    exposed: tuple[str, ...] = (),
+    words: Sequence[str] = (),
+    directory: str | None = None,
 ) -> LabMachine:
     """The machine for a request, with defaults filled in; *memory* in bytes.
+
+    :param exposed: paths that are not to be hidden
+    :param words: the command, which sees the paths that it names
+    :param directory: its working directory, by default this process's
 
     Raises ConfigError and LabError.
     """
@@ -96,14 +109,18 @@ def wanted(
             raise ConfigError(
                 f"{path} cannot be written from the lab; give a directory that exists, without a comma"
             )
-    shared = environment.places(os.getcwd(), foreign=not kind.native_programs)
+    for path in exposed:
+        if not os.path.exists(path):
+            raise ConfigError(f"{path} cannot be shown in the lab: it does not exist")
+    shared = environment.places(directory or os.getcwd(), foreign=not kind.native_programs)
     programs = "" if kind.native_programs else system.plan()
-    version = f"{image.digest(kind)} {programs} {environment.fingerprint(shared)}"
+    version = f"{image.digest(kind)} {programs} {environment.fingerprint(shared)} {exposure.digest()}"
     writes = tuple(os.path.realpath(path) for path in writable)
+    seen = exposure.needed(words, directory, (*exposed, *writes))
     # By its real path: a link would point elsewhere inside the host's view.
     own = not kind.native_programs and sys.prefix != sys.base_prefix
     python = os.path.realpath(sys.prefix) if own else ""
-    return LabMachine(memory, cpus, writes, shared, version, name, arch, python)
+    return LabMachine(memory, cpus, writes, shared, version, name, arch, python, seen)
 
 
 def state_directory() -> Path:
@@ -135,13 +152,17 @@ def _hash(*parts: str) -> str:
 
 
 def log_path(machine: LabMachine) -> Path:
-    """The log of the keeper, of QEMU and of the emulated host's kernel. Raises LabError."""
+    """The log of the keeper, of QEMU and of the emulated host's kernel (``log``). Raises LabError."""
     return state_directory() / f"{machine.key}.log"
 
 
-def command(machine: LabMachine, booted: image.Image, directory: Path) -> list[str]:
-    """QEMU's command line; its sockets are in *directory*. Raises LabError when QEMU is not installed."""
-    root = "local,path=/,security_model=none,readonly=on,multidevs=remap"
+def command(machine: LabMachine, booted: image.Image, directory: Path, tree: str = "/") -> list[str]:
+    """QEMU's command line. Raises LabError when QEMU is not installed.
+
+    :param directory: where it makes its sockets
+    :param tree: what the host has as this machine's file system
+    """
+    root = f"local,path={tree},security_model=none,readonly=on,multidevs=remap"
     line = [
         *(find_qemu(machine.arch), "-name", "pyvmm-lab", *machine.architecture.options),
         *("-accel", "tcg,thread=multi", "-smp", str(machine.cpus)),
@@ -157,12 +178,8 @@ def command(machine: LabMachine, booted: image.Image, directory: Path) -> list[s
         ),
         *("-kernel", str(booted.kernel), "-initrd", str(booted.initrd), "-append"),
         machine.architecture.command_line,
-        *(
-            "-chardev",
-            f"file,id=console,path={_in_option(log_path(machine))},append=on",
-            "-serial",
-            "chardev:console",
-        ),
+        # Standard output is the log.
+        *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
         *("-device", f"virtio-serial-pci,max_ports={inside.PORTS + 1}"),
         *("-fsdev", f"{root},id=root", "-device", "virtio-9p-pci,fsdev=root,mount_tag=base"),
     ]

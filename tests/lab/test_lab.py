@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm import lab
-from pyvmm.lab import lease, machine
+from pyvmm.lab import enclosure, lease, machine
 from tests.lab.conftest import COMMAND, LIMIT, ROOT
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(LIMIT)]
@@ -84,6 +84,15 @@ def test_files_when_command_writes_them_stay_in_the_lab(call, tmp_path):
 
     assert done.stdout == b"x\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_files_of_this_machines_sessions_and_hidden_files_of_homes_are_not_seen(call, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    done = call("sh", "-c", "ls -A /run; cat ~/.[a-z]* 2>/dev/null | wc -c")
+    if reason := enclosure.refused(machine.wanted().directory):
+        pytest.skip(reason)
+
+    assert done.stdout == b"0\n"
 
 
 def test_kvm_when_python_opens_it_makes_a_machine(call):

@@ -35,6 +35,7 @@ def test_parse_when_the_command_has_options_leaves_them_alone():
         (["--cpus", "0", "--", "true"], "1 to 255"),
         (["--memory", "1M", "--", "true"], "256M"),
         (["--rw", "/no/such/place", "--", "true"], "/no/such/place"),
+        (["--expose", "/no/such/place", "--", "true"], "/no/such/place"),
     ],
 )
 def test_main_when_the_request_is_wrong_says_so_in_one_line_and_exits_65(argv, word, capfd):
@@ -144,6 +145,32 @@ def test_variables_when_they_mean_nothing_in_the_lab_are_left_out(monkeypatch):
 
     assert "DISPLAY" not in variables
     assert (variables["KEPT"], variables["PYVMM_LAB"]) == ("yes", "x86_64")
+
+
+def test_variables_when_they_look_like_secrets_are_left_out_unless_given(monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "x")
+    monkeypatch.setenv("MYTOKEN_FILE", "kept: no word of it")
+    monkeypatch.setenv("REGISTRY_TOKEN", "x")
+    monkeypatch.setenv("INDEX_URL", "https://user:word@example.org/simple")
+    monkeypatch.setenv("PROXY", "http://example.org:3128")
+    monkeypatch.setenv("GIT_AUTHOR_NAME", "A")
+
+    ours = environment.variables()
+
+    assert not {"SOME_API_KEY", "REGISTRY_TOKEN", "INDEX_URL"} & ours.keys()
+    assert {"MYTOKEN_FILE", "PROXY", "GIT_AUTHOR_NAME", "PATH", "HOME"} <= ours.keys()
+    assert environment.variables({"REGISTRY_TOKEN": "x"})["REGISTRY_TOKEN"] == "x"
+
+
+def test_key_when_a_hidden_path_is_exposed_or_named_is_another(monkeypatch, tmp_path):
+    (tmp_path / ".config").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    place = str(tmp_path / ".config")
+
+    keys = {machine.wanted().key, machine.wanted(exposed=(place,)).key, machine.wanted(words=("ls", "x")).key}
+
+    assert len(keys) == 2
+    assert machine.wanted(exposed=(place,)).key == machine.wanted(words=("ls", place)).key
 
 
 def test_wanted_when_the_architecture_is_unknown_names_those_there_are():
