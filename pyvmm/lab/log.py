@@ -26,7 +26,7 @@ _PATIENCE = 2.0
 class Log:
     """From now on this process's standard output and error, and those of what it starts, go to *path*.
 
-    A file that does not fit is renamed to ``PATH.1`` (``RotatedFile``). Raises OSError.
+    A file of more than *limit* bytes is renamed to ``PATH.1`` (``RotatedFile``). Raises OSError.
     """
 
     def __init__(self, path: Path, limit: int = LIMIT) -> None:
