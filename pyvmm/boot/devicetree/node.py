@@ -6,6 +6,8 @@ Devicetree Specification 0.4: section 2.2 (nodes, properties), 2.3.3 (phandle). 
 
 from __future__ import annotations
 
+from itertools import islice
+
 from pyvmm.boot.errors import ImageError
 
 TYPE_CHECKING = False
@@ -27,15 +29,21 @@ class DeviceTreeError(ImageError):
 
 
 class Node:
-    """One node: *name* with its unit address, properties as bytes, children by name, in order."""
+    """One node: *name* with its unit address, properties as bytes, children by name, in order.
 
-    __slots__ = ("children", "label", "name", "properties")
+    Children are never removed.
+    """
+
+    __slots__ = ("_short", "_shortened", "children", "label", "name", "properties")
 
     def __init__(self, name: str = "", label: str = "") -> None:
         self.name = name
         self.label = label
         self.properties: dict[str, bytes] = {}
         self.children: dict[str, Node] = {}
+        # Names of children by what stands before the unit address, of the first so many; None: of several.
+        self._short: dict[str, str | None] = {}
+        self._shortened = 0
 
     def set(self, name: str, *values: Value) -> None:
         """Set a property: numbers are cells of 32 bits, texts get their zero byte, bytes stay as they are.
@@ -52,6 +60,19 @@ class Node:
     def child(self, name: str) -> Node:
         """The child of that name, made if there is none."""
         return self.children.get(name) or self.add(name)
+
+    def named(self, name: str) -> Node | None:
+        """The child of that name, whose unit address may be left out where one name fits."""
+        found = self.children.get(name)
+        if found is not None or "@" in name:
+            return found
+        if self._shortened < len(self.children):  # each child once, however often one is looked for
+            for full in islice(self.children, self._shortened, None):
+                short = full.partition("@")[0]
+                self._short[short] = None if short in self._short else full
+            self._shortened = len(self.children)
+        full_name = self._short.get(name)
+        return None if full_name is None else self.children[full_name]
 
     def cells(self, name: str) -> list[int]:
         """The property as numbers of 32 bits; empty where it is not there or no such list."""
@@ -78,7 +99,10 @@ class Node:
 
 
 class Tree:
-    """A whole tree: the *root*, memory reservations ``(address, size)``, the boot CPU's number."""
+    """A whole tree: the *root*, memory reservations ``(address, size)``, the boot CPU's number.
+
+    Who gives a node a phandle in another way than by ``refer`` calls ``numbered``.
+    """
 
     __slots__ = ("_handles", "boot_cpu", "reservations", "root")
 
@@ -91,13 +115,9 @@ class Tree:
     def find(self, path: str) -> Node | None:
         """The node at *path*, such as ``/cpus/cpu@0``; a unit address may be left out where one name fits."""
         node: Node | None = self.root
+        assert node is not None
         for name in filter(None, path.split("/")):
-            assert node is not None
-            found = node.children.get(name)
-            if found is None and "@" not in name:
-                fitting = [c for key, c in node.children.items() if key.partition("@")[0] == name]
-                found = fitting[0] if len(fitting) == 1 else None
-            node = found
+            node = node.named(name)
             if node is None:
                 return None
         return node
@@ -105,21 +125,27 @@ class Tree:
     def refer(self, node: Node) -> int:
         """The phandle of *node*, which gets one if it has none. Raises DeviceTreeError."""
         if not node.phandle:
-            self._handles = max(self._handles, self.highest_phandle()) + 1
+            self._handles = (self._handles or self.highest_phandle()) + 1
             if self._handles >= _PHANDLE_MAX:
                 raise DeviceTreeError("the device tree has no phandle left; it numbers its nodes too high")
             node.set(PHANDLE, self._handles)
         return node.phandle
 
+    def numbered(self) -> None:
+        """Phandles were given, so the highest one in use is looked for again."""
+        self._handles = 0
+
     def highest_phandle(self) -> int:
         """The highest phandle in use; 0 for none."""
         return max(node.phandle for _, node in self.root.walk())
 
-    def by_phandle(self, number: int) -> tuple[str, Node] | None:
-        """Path and node of phandle *number*."""
-        if not number:
-            return None
-        return next(((path, node) for path, node in self.root.walk() if node.phandle == number), None)
+    def phandles(self) -> dict[int, tuple[str, Node]]:
+        """Path and node of each phandle; of the first of several."""
+        found: dict[int, tuple[str, Node]] = {}
+        for path, node in self.root.walk():
+            if node.phandle:
+                found.setdefault(node.phandle, (path, node))
+        return found
 
     def write_symbols(self) -> None:
         """Give labelled nodes phandles and paths in ``/__symbols__`` for overlays. Raises DeviceTreeError."""

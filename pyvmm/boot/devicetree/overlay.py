@@ -12,7 +12,7 @@ from pyvmm.boot.devicetree.node import LINUX_PHANDLE, PHANDLE, SYMBOLS, DeviceTr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 OVERLAY = "__overlay__"
 FIXUPS = "__fixups__"
@@ -25,8 +25,9 @@ def apply_overlay(tree: Tree, overlay: Tree) -> None:
     Raises DeviceTreeError; *tree* may be changed in part then.
     """
     _bind_labels(tree, overlay)
+    phandles = tree.phandles()
     targets = [
-        (f"/{name}/{OVERLAY}", fragment.children[OVERLAY], *_target(tree, fragment))
+        (f"/{name}/{OVERLAY}", fragment.children[OVERLAY], *_target(tree, phandles, fragment))
         for name, fragment in overlay.root.children.items()
         if OVERLAY in fragment.children
     ]
@@ -35,13 +36,15 @@ def apply_overlay(tree: Tree, overlay: Tree) -> None:
     _renumber(tree, overlay, [(node, target) for _, node, _, target in targets])
     for _, node, _, target in targets:
         _merge(target, node)
-    _merge_symbols(tree, overlay, [(source, path) for source, _, path, _ in targets])
+    tree.numbered()
+    _merge_symbols(tree, overlay, {source: path for source, _, path, _ in targets})
 
 
 def _bind_labels(tree: Tree, overlay: Tree) -> None:
     """Write the phandles of the tree's labels where the overlay wants them."""
     fixups = overlay.root.children.get(FIXUPS)
     symbols = tree.root.children.get(SYMBOLS)
+    references = _References(overlay)
     for label, data in fixups.properties.items() if fixups is not None else ():
         path = symbols.text(label) if symbols is not None else ""
         node = tree.find(path) if path.startswith("/") else None
@@ -56,10 +59,11 @@ def _bind_labels(tree: Tree, overlay: Tree) -> None:
             if len(words) != 3 or not words[2].isdecimal():
                 raise DeviceTreeError(f"the overlay's fixup {place!r} is not path:property:offset")
             where, name, offset = words
-            _patch(overlay, where, name, int(offset), lambda _, handle=handle: handle)  # type: ignore[misc]
+            references.change(where, name, int(offset), lambda _, handle=handle: handle)  # type: ignore[misc]
+    references.write()
 
 
-def _target(tree: Tree, fragment: Node) -> tuple[str, Node]:
+def _target(tree: Tree, phandles: Mapping[int, tuple[str, Node]], fragment: Node) -> tuple[str, Node]:
     """Path and node that *fragment* goes to."""
     path = fragment.text("target-path")
     if path:
@@ -68,7 +72,7 @@ def _target(tree: Tree, fragment: Node) -> tuple[str, Node]:
             return path.rstrip("/"), node
         raise DeviceTreeError(f"the overlay's target {path!r} is not in the device tree")
     handle = fragment.cells("target")
-    found = tree.by_phandle(handle[0]) if len(handle) == 1 else None
+    found = phandles.get(handle[0]) if len(handle) == 1 else None
     if found is None:
         raise DeviceTreeError(
             f"the overlay's fragment {fragment.name!r} has no target in the device tree; give it a label or "
@@ -89,11 +93,13 @@ def _renumber(tree: Tree, overlay: Tree, fragments: list[tuple[Node, Node]]) -> 
     def renumbered(old: int) -> int:
         return numbers.get(old, old + shift)
 
+    references = _References(overlay)
     local = overlay.root.children.get(LOCAL_FIXUPS)
     for path, node in local.walk() if local is not None else ():
         for name in node.properties:
             for offset in node.cells(name):
-                _patch(overlay, path, name, offset, renumbered)
+                references.change(path, name, offset, renumbered)
+    references.write()
     for _, node in overlay.root.walk():
         handle = node.phandle
         for name in (PHANDLE, LINUX_PHANDLE):
@@ -109,15 +115,32 @@ def _match(node: Node, target: Node, numbers: dict[int, int]) -> None:
             _match(child, target.children[name], numbers)
 
 
-def _patch(overlay: Tree, path: str, name: str, offset: int, change: Callable[[int], int]) -> None:
-    node = overlay.find(path)
-    data = node.properties.get(name) if node is not None else None
-    if node is None or data is None or offset + 4 > len(data):
-        raise DeviceTreeError(
-            f"the overlay wants a reference at {path}:{name}:{offset}, which it does not have; it is broken"
-        )
-    value = change(int.from_bytes(data[offset : offset + 4], "big"))
-    node.properties[name] = data[:offset] + value.to_bytes(4, "big") + data[offset + 4 :]
+class _References:
+    """Phandles in properties of *overlay* that change: a property is copied once, whatever it has of them."""
+
+    def __init__(self, overlay: Tree) -> None:
+        self._overlay = overlay
+        self._changed: dict[tuple[int, str], tuple[Node, bytearray]] = {}
+
+    def change(self, path: str, name: str, offset: int, number: Callable[[int], int]) -> None:
+        """Put *number* of the phandle there in its place, by ``write``. Raises DeviceTreeError."""
+        node = self._overlay.find(path)
+        data = node.properties.get(name) if node is not None else None
+        if node is None or data is None or offset + 4 > len(data):
+            raise DeviceTreeError(
+                f"the overlay wants a reference at {path}:{name}:{offset}, which it does not have; "
+                "it is broken"
+            )
+        key = id(node), name
+        if key not in self._changed:
+            self._changed[key] = node, bytearray(data)
+        copy = self._changed[key][1]
+        value = number(int.from_bytes(copy[offset : offset + 4], "big"))
+        copy[offset : offset + 4] = value.to_bytes(4, "big")
+
+    def write(self) -> None:
+        for (_, name), (node, copy) in self._changed.items():
+            node.properties[name] = bytes(copy)
 
 
 def _merge(target: Node, node: Node) -> None:
@@ -126,12 +149,12 @@ def _merge(target: Node, node: Node) -> None:
         _merge(target.child(name), child)
 
 
-def _merge_symbols(tree: Tree, overlay: Tree, moved: list[tuple[str, str]]) -> None:
-    """The overlay's labels, with the paths their nodes have now."""
+def _merge_symbols(tree: Tree, overlay: Tree, moved: Mapping[str, str]) -> None:
+    """The overlay's labels, with the paths their nodes have now; *moved*: where each fragment's have gone."""
     symbols = overlay.root.children.get(SYMBOLS)
     for label in symbols.properties if symbols is not None else ():
         assert symbols is not None
         path = symbols.text(label)
-        for source, place in moved:
-            if path == source or path.startswith(f"{source}/"):
-                tree.root.child(SYMBOLS).set(label, place + path[len(source) :] or "/")
+        source = "/".join(path.split("/", 3)[:3])
+        if source in moved:
+            tree.root.child(SYMBOLS).set(label, moved[source] + path[len(source) :] or "/")

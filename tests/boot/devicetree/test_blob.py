@@ -62,7 +62,7 @@ def test_unpack_when_given_what_dtc_made_is_the_tree() -> None:
     assert tree.root.text("model") == "a board"
     assert tree.root.properties["flag"] == b""
     gic = tree.find("/intc@8000000")
-    assert gic is not None and tree.by_phandle(gic.phandle) == ("/intc@8000000", gic)
+    assert gic is not None and tree.phandles()[gic.phandle] == ("/intc@8000000", gic)
     device = tree.find("/bus/device")
     assert device is not None and device.cells("parent") == [gic.phandle]
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyvmm.boot.devicetree import DeviceTreeError, apply_overlay, pack, unpack
+from pyvmm.boot.devicetree import DeviceTreeError, Tree, apply_overlay, pack, unpack
 from tests.support.devicetree_tools import compiled, overlaid, source_of
 
 BASE = """
@@ -98,3 +100,78 @@ def test_overlay_when_damaged_raises_only_device_tree_errors(
 
 
 CACHED: dict[str, bytes] = {}
+
+
+def _fragments(count: int) -> tuple[Tree, Tree]:
+    """An overlay with a fragment for each node, by its phandle."""
+    base, overlay = Tree(), Tree()
+    for n in range(count):
+        base.root.add(f"node@{n:x}").set("phandle", n + 1)
+        fragment = overlay.root.add(f"f{n:x}")
+        fragment.set("target", n + 1)
+        fragment.add("__overlay__")
+    return base, overlay
+
+
+def _labels(count: int) -> tuple[Tree, Tree]:
+    """An overlay with a label in each of its fragments."""
+    base, overlay = Tree(), Tree()
+    symbols = overlay.root.add("__symbols__")
+    for n in range(count):
+        fragment = overlay.root.add(f"f{n:x}")
+        fragment.set("target-path", "/")
+        fragment.add("__overlay__")
+        symbols.set(f"l{n:x}", f"/f{n:x}/__overlay__")
+    return base, overlay
+
+
+def _references(count: int) -> tuple[Tree, Tree]:
+    """References to nodes without phandles, at as many places, whose unit addresses are left out."""
+    base, overlay = Tree(), Tree()
+    symbols, fixups = base.root.add("__symbols__"), overlay.root.add("__fixups__")
+    fragment = overlay.root.add("f")
+    fragment.set("target-path", "/")
+    content = fragment.add("__overlay__")
+    for n in range(count):
+        base.root.add(f"node{n:x}@1")
+        symbols.set(f"l{n:x}", f"/node{n:x}")
+        content.add(f"user{n:x}@1").set("p", 0)
+        fixups.set(f"l{n:x}", f"/f/__overlay__/user{n:x}:p:0")
+    return base, overlay
+
+
+@pytest.mark.parametrize("make", [_fragments, _labels, _references])
+def test_overlay_of_many_parts_takes_no_time_that_grows_with_their_square(
+    make: Callable[[int], tuple[Tree, Tree]],
+) -> None:
+    base, overlay = make(15_000)  # some 1 MiB, of the 2 that are taken
+
+    begin = time.process_time()
+    apply_overlay(base, overlay)
+
+    assert time.process_time() - begin < 20  # 0.2 s; minutes where each looks through all
+
+
+def test_overlay_with_many_references_in_a_property_writes_it_once() -> None:
+    class Counted(dict[str, bytes]):
+        written = 0
+
+        def __setitem__(self, name: str, value: bytes) -> None:
+            self.written += 1
+            super().__setitem__(name, value)
+
+    base, overlay = unpack(compiled(BASE)), Tree()
+    fragment = overlay.root.add("fragment@0")
+    fragment.set("target-path", "/")
+    node = fragment.add("__overlay__")
+    node.properties = counted = Counted(p=bytes(4000))
+    places = "\0".join(f"/fragment@0/__overlay__:p:{4 * n}" for n in range(500))
+    overlay.root.add("__fixups__").set("gic", places)
+    local = overlay.root.add("__local_fixups__").add("fragment@0").add("__overlay__")
+    local.set("p", *(2000 + 4 * n for n in range(500)))
+
+    apply_overlay(base, overlay)
+
+    gic = base.find("/intc")
+    assert gic is not None and base.root.cells("p")[:500] == [gic.phandle] * 500
+    assert counted.written == 2  # once for the tree's labels, once for its own
