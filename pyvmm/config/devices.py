@@ -82,9 +82,9 @@ class DeviceKind(Option):
         self.ports = ports
 
     def parse(self, value: str) -> DeviceOptions:
-        """The options in ``FIRST,key=value,flag``; a doubled comma is a comma. Raises ConfigError."""
+        """The options in ``FIRST,key=value,flag``, as ``split`` reads it. Raises ConfigError."""
         kind, values = self.key, dict[str, "OptionValue"]()
-        for n, item in enumerate(split(value)):
+        for n, item in enumerate(self.split(value)):
             key, equals, rest = item.partition("=")
             if n == 0 and self.first is not None and (not equals or not key.isidentifier()):
                 key, equals, rest = self.first, "=", item
@@ -97,6 +97,21 @@ class DeviceKind(Option):
                 raise ConfigError(f"{kind}: {value!r} gives {key} twice; leave one of them out")
             values[key] = rest if equals else True
         return DeviceOptions(kind, values)
+
+    def split(self, value: str) -> list[str]:
+        """The items between the commas of *value*; a doubled comma is a comma.
+
+        Where a key that names a file has a value that begins with a colon, all that follows the colon is the
+        value: ``ro,path=:a,b.img``. That of FIRST becomes the first item.
+        """
+        items = value.replace(",,", "\0").split(",")
+        for n, item in enumerate(items):
+            key, _, rest = item.partition("=")
+            if rest.startswith(":") and key in self.paths:
+                literal = f"{key}=" + ",".join((rest[1:], *items[n + 1 :])).replace("\0", ",,")
+                others = [each.replace("\0", ",") for each in items[:n]]
+                return [literal, *others] if key == self.first else [*others, literal]
+        return [item.replace("\0", ",") for item in items]
 
     def read(self, value: object) -> list[DeviceOptions]:
         """The devices that *value* asks for: a text, a table of options, true, or a list of these.
@@ -123,11 +138,6 @@ class DeviceKind(Option):
         if not isinstance(value, str | int | float):
             raise ConfigError(f"{self.key}: {key} must be a text, a number, or true")
         return value if isinstance(value, bool) else str(value)
-
-
-def split(value: str) -> list[str]:
-    """The items between the commas of *value*; a doubled comma is a comma."""
-    return [item.replace("\0", ",") for item in value.replace(",,", "\0").split(",")]
 
 
 _KINDS = (

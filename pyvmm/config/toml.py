@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 
-from pyvmm.config.devices import DEVICE_KINDS, DeviceKind, split, unknown_key
+from pyvmm.config.devices import DEVICE_KINDS, DeviceKind, unknown_key
 from pyvmm.config.keys import CLASS, ENDPOINT, HOST_KERNEL, KERNEL_PATH, KEYS, NAME_AND_PATH, PATH
 from pyvmm.errors import ConfigError
 
@@ -112,7 +112,7 @@ def _device(kind: DeviceKind, value: Any, folder: str) -> Any:
     if not isinstance(value, str) or not value:
         return value
     items = []
-    for n, item in enumerate(split(value)):
+    for n, item in enumerate(kind.split(value)):
         key, equals, option = item.partition("=")
         start = key + equals
         if n == 0 and kind.first is not None and (not equals or not key.isidentifier()):

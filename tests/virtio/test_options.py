@@ -117,6 +117,23 @@ def test_parse_when_well_formed_gives_keys_and_values(text: str, want: dict[str,
 
 
 @pytest.mark.parametrize(
+    ("kind", "text", "want"),
+    [
+        ("disk", "path=:a,b=c,,d", {"path": "a,b=c,,d"}),
+        ("disk", "a,backing=b,,c,backing=:d,ro", {"path": "a", "backing": ("b,c", "d,ro")}),
+        ("disk", "path=:", {"path": ""}),
+        ("disk", "serial=:a,ro", {"serial": ":a", "ro": True}),
+        ("disk", "a,,path=:b", {"path": "a,path=:b"}),
+        ("vhost_user", "type=rng,socket=:/a,uid=0", {"type": "rng", "socket": "/a,uid=0"}),
+    ],
+)
+def test_parse_when_a_files_name_stands_behind_a_colon_takes_all_of_it(
+    kind: str, text: str, want: dict[str, str | bool]
+) -> None:
+    assert DEVICE_KINDS[kind].parse(text).values == want
+
+
+@pytest.mark.parametrize(
     ("text", "sentence"),
     [("", "empty word"), ("a,", "empty word"), ("=x", "empty word"), ("a,a=1", "gives a twice")],
 )

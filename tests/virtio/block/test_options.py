@@ -42,6 +42,15 @@ def test_every_option_is_understood(image: Path) -> None:
     assert made.config.writeback == 0
 
 
+@pytest.mark.parametrize("name", ["a,b.img", "a,,b,ro", ",serial=x", ":b=:c,path=:d", "a,snapshot"])
+def test_name_behind_a_colon_is_taken_as_it_is_whatever_is_in_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(bytes(1 << 20))
+    made = device(f"ro,serial=abc,path=:{tmp_path}/{name}")
+    made.close()
+
+    assert (made.disk.size, made.disk.readonly, made.serial) == (1 << 20, True, "abc")
+
+
 def test_create_makes_the_image(tmp_path: Path) -> None:
     made = device(f"{tmp_path}/new.img,create=64M")
     made.close()
