@@ -286,6 +286,8 @@ class Machine:
         """
         if self._started:
             self.stop()
+        if self.virtio is not None:
+            self.virtio.ending()
         with self._closing:
             if self._started:
                 self._loop_run.wait()

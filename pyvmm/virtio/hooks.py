@@ -118,6 +118,12 @@ class DeviceHooks:
     def config_written(self, offset: int, size: int) -> None:
         """The driver wrote *size* bytes at *offset* of the configuration space. A vCPU's thread."""
 
+    def ending(self) -> None:
+        """The machine is over: its vCPUs leave the guest, the device is stopped next.
+
+        What the device waits for is to come to an end. Any thread, also that of another start of the device.
+        """
+
     def detached(self) -> None:
         """The machine is over, the device stopped, and another machine may follow: ``stays_plugged``."""
 

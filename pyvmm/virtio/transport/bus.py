@@ -210,6 +210,11 @@ class VirtioBus:
             runtime.assign_eventfds(attached.kicks, line.fd)
         return attached
 
+    def ending(self) -> None:
+        """The machine is over: its vCPUs are waited for, then ``close`` is called. Any thread."""
+        for attached in [*self.attached]:
+            attached.device.ending()
+
     def close(self) -> None:
         """Close every device, the last first. Idempotent."""
         while self.attached:

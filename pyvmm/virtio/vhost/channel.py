@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
-from _thread import RLock
+from _thread import RLock, allocate_lock, start_new_thread
 from contextlib import contextmanager
 from struct import pack
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 #: Seconds a back end may take for all requests of one operation, such as the start of the device; a reset has
 #: to wait for requests on their way to a disk.
 PATIENCE = 10.0
+#: Seconds it may take for what is asked when the machine is over.
+LAST_PATIENCE = 1.0
 #: The protocol features we use.
 PROTOCOL_FEATURES = p.PROTOCOL_F_MQ | p.PROTOCOL_F_REPLY_ACK | p.PROTOCOL_F_BACKEND_REQ | p.PROTOCOL_F_CONFIG
 
@@ -56,6 +58,8 @@ class Channel(VhostControl):
         self._until: float | None = None
         self._memory_told = False
         self._patience = patience
+        self._open = allocate_lock()  # held until ``close``
+        self._open.acquire()
         try:
             with self.operation():
                 self._negotiate()
@@ -164,6 +168,19 @@ class Channel(VhostControl):
         """The connection is of no use any more. Any thread."""
         self._end(why)
 
+    def end_soon(self) -> None:
+        """The machine is over: the connection ends after LAST_PATIENCE, whoever waits for an answer then."""
+        try:
+            start_new_thread(self._end_later, ())
+        except RuntimeError:
+            pass  # no thread to be had: it has its usual time
+
+    def _end_later(self) -> None:
+        if self._open.acquire(timeout=LAST_PATIENCE):
+            self._open.release()
+        else:
+            self._end(f"it did not answer within {LAST_PATIENCE:g} s of the machine's end")
+
     # Control
 
     def begin(self, memory: GuestMemory, features: int) -> None:
@@ -209,6 +226,8 @@ class Channel(VhostControl):
         self._end("this machine is over")
         with self._lock:
             self._socket.close()
+            if self._open.locked():
+                self._open.release()
 
 
 def connect(path: str, uid: int | None = None) -> socket.socket:

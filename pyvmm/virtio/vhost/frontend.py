@@ -195,6 +195,10 @@ class VhostUser(VhostDevice):
             self._watching = False
         self.channel.close()
 
+    def ending(self) -> None:
+        """The back end has a second in all for what it is asked now, and for what it was asked before."""
+        self.channel.end_soon()
+
     def _hung_up(self) -> None:
         self.runtime.loop.remove(self.channel.fd)
         self.channel.end("its back end closed the connection")

@@ -381,6 +381,58 @@ def test_start_whose_answers_are_each_in_time_has_one_limit_for_all(back: Callab
         assert driver.status & f.DEVICE_NEEDS_RESET
 
 
+def begin(built: Machine, queues: int = 1) -> None:
+    """What a driver does to start the machine's only device."""
+    assert built.virtio is not None
+    (attached,) = built.virtio.attached
+    writes = [(mmio.STATUS, 3), (mmio.DRIVER_FEATURES_SEL, 1), (mmio.DRIVER_FEATURES, 1), (mmio.STATUS, 11)]
+    for n in range(queues):
+        place = 0x1_0000 * (n + 1)
+        writes += [(mmio.QUEUE_SEL, n), (mmio.QUEUE_SIZE, 8), (mmio.QUEUE_DESC_LOW, place)]
+        writes += [(mmio.QUEUE_DRIVER_LOW, place + 0x1000), (mmio.QUEUE_DEVICE_LOW, place + 0x2000)]
+        writes += [(mmio.QUEUE_READY, 1)]
+    for offset, value in [*writes, (mmio.STATUS, 15)]:
+        attached.transport.write(offset, 4, value)
+
+
+@pytest.mark.kvm
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("request_", [p.GET_VRING_BASE, p.SET_VRING_ENABLE])
+def test_end_of_the_machine_waits_a_second_for_a_back_end_that_is_silent(
+    back: Callable[..., Back], monkeypatch: pytest.MonkeyPatch, request_: int
+) -> None:
+    one = back()
+    monkeypatch.setattr(VhostUser, "patience", LONG)
+    device = one.device(queues=2)
+    with machine(device) as built:
+        begin(built, queues=2)
+        one.answers[request_] = None
+        at = time.monotonic()
+
+    assert time.monotonic() - at < LONG / 2
+    assert device.channel.lost == "it did not answer within 1 s of the machine's end"
+
+
+@pytest.mark.kvm
+@pytest.mark.timeout(60)
+def test_end_of_the_machine_ends_a_start_that_waits_for_the_back_end(
+    back: Callable[..., Back], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Event()
+    one = back({p.SET_VRING_ADDR: lambda sock, message: asked.set()})
+    monkeypatch.setattr(VhostUser, "patience", LONG)
+    device = one.device()
+    with machine(device) as built:
+        vcpu = threading.Thread(target=begin, args=(built,))
+        vcpu.start()
+        assert asked.wait(LONG)
+        at = time.monotonic()
+    vcpu.join(LONG)
+
+    assert not vcpu.is_alive()
+    assert time.monotonic() - at < LONG / 2
+
+
 # Descriptors that the back end shares
 
 
