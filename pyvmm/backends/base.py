@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyvmm.backends.host_objects import HostObject
 from pyvmm.errors import StartError
 
 TYPE_CHECKING = False
@@ -15,12 +16,12 @@ class BackendError(StartError):
     """A backend cannot be opened on this host."""
 
 
-class CharBackend:
+class CharBackend(HostObject):
     """Bytes to and from the host, behind one character device. This one drops output and has no input.
 
     ``write``, ``offer`` and ``resume`` are called by any thread, the rest by the loop's thread. Callbacks
-    (``receive``, ``space``, ``on_ready``, ``on_break``, ``on_connect``) are made from the loop's thread, with
-    no lock of the backend held.
+    (``receive``, ``space``, ``on_ready``, ``on_break``, ``on_quit``, ``on_connect``) are made from the loop's
+    thread, with no lock of the backend held.
     """
 
     #: Whether input may come from the other end.
@@ -33,6 +34,8 @@ class CharBackend:
         self.on_ready: Callable[[], object] | None = None
         #: Called when the user sends a break, which is not a byte (terminal: Ctrl-A b).
         self.on_break: Callable[[], object] | None = None
+        #: Called when the user asks to end the guest by a key (terminal: Ctrl-A x).
+        self.on_quit: Callable[[], object] | None = None
         #: Called when ``connected`` has changed.
         self.on_connect: Callable[[], object] | None = None
         #: Output bytes that were dropped: written with the buffer full, or with nothing connected.
@@ -47,8 +50,9 @@ class CharBackend:
         """Begin: ``receive(data)`` gets input, never more than the ``space()`` bytes that fit now.
 
         When ``space()`` said 0, or ``receive`` returned False and took nothing, input waits for ``resume``.
-        Called again for the next machine's device, when the guest has rebooted: the other end stays as it is,
-        and input that was not taken is the next device's. Raises BackendError.
+        Opens first what was not opened. Called again for the next machine's device, when the guest has
+        rebooted: the other end stays as it is, and input that was not taken is the next device's. Raises
+        BackendError.
         """
 
     def write(self, data: bytes) -> None:
@@ -76,15 +80,12 @@ class CharBackend:
     def unread(self, data: bytes) -> None:
         """The guest ended before it read *data*, its last input: it is the next device's first.
 
-        Loop's thread.
+        Before ``detach``. Loop's thread.
         """
 
     def describe(self) -> str:
         """What this is, for messages."""
         return "none"
-
-    def close(self) -> None:
-        """Release the host's objects. Idempotent."""
 
 
 class Detached(CharBackend):

@@ -8,19 +8,53 @@ from pyvmm.backends.writer import DescriptorWriter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from pyvmm.loop import Loop
 
 
 class Duplex(CharBackend):
-    """A backend over file descriptors. A subclass opens and closes them; its ``attach`` makes ``_reader``.
+    """A backend over file descriptors. A subclass opens and closes them; its ``attach`` calls ``_begin``.
 
-    Output is dropped while the writer has no descriptor.
+    Output is dropped while the writer has no descriptor, and while there is no machine.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._reader: DescriptorReader | None = None
+        self._loop: Loop | None = None  # of the machine
+        self._reader: DescriptorReader | None = None  # while there is a machine
         self._writer = DescriptorWriter(self, self._broken)
+        self._input = b""  # between two machines: what the last one's device has not taken
+
+    def _begin(
+        self,
+        loop: Loop,
+        receive: Callable[[bytes], object],
+        space: Callable[[], int],
+        on_end: Callable[[], object] | None = None,
+        sift: Callable[[bytes], bytes] | None = None,
+    ) -> DescriptorReader:
+        """Be a machine's: make its reader, which has no descriptor yet."""
+        self.open()
+        self._leave()
+        self._loop = loop
+        reader = self._reader = DescriptorReader(loop, receive, space, on_end, sift)
+        if self._input:
+            reader.unread(self._input)
+            self._input = b""
+            reader.resume()
+        return reader
+
+    def detach(self) -> None:
+        """Leave the loop; input and output that are buffered wait for the next machine."""
+        self._leave()
+
+    def _leave(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            self._input = reader.take_back()
+        self._writer.detach()
+        self._loop = None
 
     def write(self, data: bytes) -> None:
         """Send *data*, or buffer it until the other end accepts it."""

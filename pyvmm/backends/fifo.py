@@ -10,7 +10,6 @@ import stat
 
 from pyvmm.backends.base import BackendError
 from pyvmm.backends.duplex import Duplex
-from pyvmm.backends.reader import DescriptorReader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,17 +28,25 @@ class Fifo(Duplex):
     def __init__(self, path: str) -> None:
         super().__init__()
         self.path = path
-        self._fds: list[int] = []
+        self._fds: list[int] = []  # output, input
         self._made: list[str] = []
 
-    def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
+    def open(self) -> None:
         """Open both pipes. Raises BackendError when one cannot be made, or is something else."""
-        if self._reader is not None:
-            self._reader.serve(receive, space)
+        if self._fds:
             return
-        output = self._open(f"{self.path}.out")
-        self._reader = DescriptorReader(loop, receive, space)
-        self._reader.open(self._open(f"{self.path}.in"))
+        try:
+            self._open(f"{self.path}.out")
+            self._open(f"{self.path}.in")
+        except BaseException:
+            self.close()
+            raise
+
+    def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
+        """Begin. Raises BackendError as ``open``."""
+        reader = self._begin(loop, receive, space)
+        output, input_ = self._fds
+        reader.open(input_)
         self._writer.open(loop, output)
 
     def describe(self) -> str:
@@ -48,8 +55,7 @@ class Fifo(Duplex):
 
     def close(self) -> None:
         """Close the pipes and remove those that were made here. Idempotent."""
-        if self._reader is not None:
-            self._reader.close()
+        self.detach()
         self._writer.close()
         while self._fds:
             os.close(self._fds.pop())
@@ -59,7 +65,7 @@ class Fifo(Duplex):
             except OSError:
                 pass  # another process removed it
 
-    def _open(self, path: str) -> int:
+    def _open(self, path: str) -> None:
         try:
             try:
                 os.mkfifo(path, 0o600)
@@ -78,4 +84,3 @@ class Fifo(Duplex):
             raise BackendError(
                 f"named pipe {path} is of user {found.st_uid}, neither you nor root; choose another path"
             )
-        return fd

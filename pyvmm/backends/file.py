@@ -30,7 +30,7 @@ class OutputFile(CharBackend):
         self._file: RotatedFile | None = None
         self._warned = False
 
-    def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
+    def open(self) -> None:
         """Open the file. Raises BackendError when that fails, or for a directory, FIFO or socket."""
         if self._file is not None:
             return
@@ -44,6 +44,10 @@ class OutputFile(CharBackend):
             raise BackendError(
                 f"console file {self.path}: {error.strerror}; choose a file that can be written"
             ) from None
+
+    def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
+        """Take output. Raises BackendError as ``open``."""
+        self.open()
 
     def write(self, data: bytes) -> None:
         """Append *data* to the file; what cannot be written is counted in ``dropped``."""

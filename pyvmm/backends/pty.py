@@ -8,7 +8,6 @@ import termios
 
 from pyvmm.backends.base import BackendError
 from pyvmm.backends.duplex import Duplex
-from pyvmm.backends.reader import DescriptorReader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ _TICK = 0.1
 
 
 class Pty(Duplex):
-    """A new pty in raw mode; ``path`` is its slave, made by ``attach``.
+    """A new pty in raw mode; ``path`` is its slave, made by ``open``.
 
     While no program has the slave open, output is dropped; programs may open and close it at any time.
     A program that has it open and does not read makes the guest wait, as a real line would.
@@ -29,22 +28,21 @@ class Pty(Duplex):
 
     def __init__(self) -> None:
         super().__init__()
-        #: The slave, such as /dev/pts/3; empty before ``attach``.
+        #: The slave, such as /dev/pts/3; empty before ``open``.
         self.path = ""
         self._master = -1
         self._copy = -1  # the loop knows the master twice: for input and, as this, for output
-        self._loop: Loop | None = None
         self._timer: Timer | None = None
+        self._connected = False
 
     @property
     def connected(self) -> bool:
         """True while a program has the slave open."""
-        return self._master >= 0 and self._timer is None
+        return self._connected
 
-    def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
+    def open(self) -> None:
         """Make the pty. Raises BackendError when the host has none left."""
-        if self._reader is not None:
-            self._reader.serve(receive, space)
+        if self._master >= 0:
             return
         try:
             self._master, slave = os.openpty()
@@ -59,9 +57,18 @@ class Pty(Duplex):
             os.close(slave)
         os.set_blocking(self._master, False)
         self._copy = os.dup(self._master)
-        self._loop = loop
-        self._reader = DescriptorReader(loop, receive, space, self._broken)
+
+    def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
+        """Begin. Raises BackendError as ``open``."""
+        self._begin(loop, receive, space, self._broken)
         self._wait_for_program()
+
+    def detach(self) -> None:
+        """Leave the loop; a program that has the slave open notices nothing."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        super().detach()
 
     def describe(self) -> str:
         """The slave's path, as ``pty PATH``."""
@@ -71,15 +78,12 @@ class Pty(Duplex):
         """Hang up and remove the pty. Idempotent."""
         if self._master < 0:
             return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._reader is not None:
-            self._reader.close()
+        self.detach()
         self._writer.close(patience=0.2)
         os.close(self._copy)
         os.close(self._master)
         self._master = self._copy = -1
+        self._connected = False
 
     def _wait_for_program(self) -> None:
         if self._loop is None or self._reader is None or self._master < 0:
@@ -87,12 +91,16 @@ class Pty(Duplex):
         self._timer = None
         poll = select.poll()
         poll.register(self._master, 0)
-        if poll.poll(0):  # POLLHUP: no program has the slave open
+        is_open = not poll.poll(0)  # POLLHUP: no program has the slave open
+        if is_open:
+            self._writer.open(self._loop, self._copy)
+            self._reader.open(self._master)
+        else:
+            self._writer.close()
             self._timer = self._loop.call_later(_TICK, self._wait_for_program)
-            return
-        self._writer.open(self._loop, self._copy)
-        self._reader.open(self._master)
-        self._tell()
+        if is_open != self._connected:
+            self._connected = is_open
+            self._tell()
 
     def _broken(self) -> None:
         if self._reader is not None:
@@ -100,5 +108,3 @@ class Pty(Duplex):
         self._writer.close()
         if self._timer is None:
             self._wait_for_program()
-        if self._timer is not None:
-            self._tell()

@@ -58,6 +58,13 @@ class DescriptorReader:
         """Buffer *data* before what is buffered: a device took it and did not use it. Loop's thread."""
         self._waiting[:0] = data
 
+    def take_back(self) -> bytes:
+        """Stop for good; returns what is buffered. Loop's thread."""
+        self.close()
+        left = bytes(self._waiting)
+        self._waiting.clear()
+        return left
+
     def open(self, fd: int) -> None:
         """Read *fd* from now on; the caller closes it. Loop's thread."""
         self._fd = fd

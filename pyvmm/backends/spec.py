@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def make_backend(
     spec: str, on_quit: Callable[[], object] | None = None, what: str = "--console"
 ) -> CharBackend:
-    """The backend that *spec* names, not yet opened: ``attach`` opens it.
+    """The backend that *spec* names, not yet opened.
 
     ``stdio`` (terminal or pipes; *on_quit* is called at Ctrl-A x), ``pty``, ``socket:PATH``,
     ``file:PATH`` (emptied first), ``append:PATH``, ``pipe:PATH`` (PATH.out and PATH.in),

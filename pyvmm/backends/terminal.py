@@ -10,7 +10,6 @@ import errno
 import os
 
 from pyvmm.backends.duplex import Duplex
-from pyvmm.backends.reader import DescriptorReader
 from pyvmm.host.nonblocking import open_again
 from pyvmm.host.notice import notice
 
@@ -53,33 +52,46 @@ class Terminal(Duplex):
 
     def __init__(self, on_quit: Callable[[], object] | None = None, stdin: int = 0, stdout: int = 1) -> None:
         super().__init__()
-        self._on_quit = on_quit
+        self.on_quit = on_quit
         self._stdin = stdin
         self._stdout = stdout
         self._escaped = False
         self._modes: list[object] | None = None  # the terminal's own, while it is raw
         self._guard: TerminalGuard | None = None  # while it is raw
-        self._loop: Loop | None = None
         self._opened: list[int] = []
-        self._input = -1
+        self._in = self._out = -1
+        self._blocking = False  # ``_out`` is the one that other processes have, too
         self._timer: Timer | None = None
         self._is_terminal = os.isatty(stdin)
 
+    def open(self) -> None:
+        """Open both descriptors once more, for this process alone."""
+        if self._in >= 0:
+            return
+        self._out = self._own(self._stdout, os.O_WRONLY)
+        self._blocking = self._out < 0
+        if self._blocking:
+            self._out = self._stdout
+        self._in = self._own(self._stdin, os.O_RDONLY)
+        if self._in < 0:
+            self._in = self._stdin
+        atexit.register(self.release)
+
     def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
-        """Open both descriptors and put the terminal into raw mode."""
-        if self._reader is not None:
+        """Begin, and put the terminal into raw mode."""
+        if self._reader is not None and self._loop is loop:
             self._reader.serve(receive, space)
             return
-        self._loop = loop
-        output = self._own(self._stdout, os.O_WRONLY)
-        self._writer.open(loop, self._stdout if output < 0 else output, blocking=output < 0)
-        self._input = self._own(self._stdin, os.O_RDONLY)
-        if self._input < 0:
-            self._input = self._stdin
-        sift = self._sift if self._is_terminal else None
-        self._reader = DescriptorReader(loop, receive, space, sift=sift)
-        atexit.register(self.release)
+        self._begin(loop, receive, space, sift=self._sift if self._is_terminal else None)
+        self._writer.open(loop, self._out, self._blocking)
         self._take_when_in_foreground()
+
+    def detach(self) -> None:
+        """Leave the loop. A terminal stays in it, and raw: its escape key works without a machine, too."""
+        if self._is_terminal and self._reader is not None:
+            self._reader.serve(lambda _: False, lambda: 0)
+        else:
+            self._leave()
 
     def size(self) -> tuple[int, int] | None:
         """Columns and rows of the terminal."""
@@ -97,13 +109,9 @@ class Terminal(Duplex):
     def close(self) -> None:
         """Restore the mode and write what is buffered (at most 3 s without progress). Idempotent."""
         self.release()
-        if self._reader is not None:
-            self._reader.close()
+        self._leave()
         self._writer.close(_PATIENCE)
-        self._loop = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._in = self._out = -1
         atexit.unregister(self.release)
         while self._opened:
             os.close(self._opened.pop())
@@ -134,10 +142,10 @@ class Terminal(Duplex):
         if self._reader is None or self._loop is None:
             return
         if not self._is_terminal:
-            self._reader.open(self._input)
+            self._reader.open(self._in)
         elif self._in_foreground():
             self._make_raw()
-            self._reader.open(self._input)
+            self._reader.open(self._in)
         else:
             self._reader.close()
             self._timer = self._loop.call_later(_FOREGROUND_TICK, self._take_when_in_foreground)
@@ -191,8 +199,8 @@ class Terminal(Duplex):
                 continue
             self._escaped = False
             if key in b"xX":
-                if self._on_quit is not None:
-                    self._on_quit()
+                if self.on_quit is not None:
+                    self.on_quit()
             elif key in b"hH?":
                 breaks = _BREAK_HELP if self.on_break is not None else ""
                 self._writer.write(f"\r\nCtrl-A x  {self.quit_help}{breaks}{_HELP}".encode())
@@ -204,6 +212,12 @@ class Terminal(Duplex):
             else:  # no command: both keys are the guest's
                 kept += bytes((ESCAPE, key))
         return bytes(kept)
+
+    def _leave(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        super()._leave()
 
     def _own(self, fd: int, flags: int) -> int:
         """*fd* opened once more, non-blocking for us alone; -1 where that cannot be."""

@@ -8,14 +8,13 @@ import socket
 
 from pyvmm.backends.duplex import Duplex
 from pyvmm.backends.listener import Listener
-from pyvmm.backends.reader import DescriptorReader
 from pyvmm.loop import READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm.loop import Loop
+    from pyvmm.loop import Loop, Timer
 
 _ACCEPT_PAUSE = 1.0
 _BUSY = b"pyvmm: this console is in use by another client; try again when it has left\r\n"
@@ -31,25 +30,37 @@ class UnixSocket(Duplex):
     def __init__(self, path: str) -> None:
         super().__init__()
         self.path = path
-        self._loop: Loop | None = None
         self._listener: Listener | None = None
         self._client: socket.socket | None = None
         self._copy = -1  # the loop knows the client twice: for input and, as this, for output
+        self._timer: Timer | None = None  # until connections are accepted again
 
     @property
     def connected(self) -> bool:
         """True while there is a client."""
         return self._client is not None
 
-    def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
+    def open(self) -> None:
         """Listen. Raises BackendError when the path is too long, taken or not to be created."""
-        if self._reader is not None:
-            self._reader.serve(receive, space)
-            return
-        self._listener = Listener(self.path)
-        self._loop = loop
-        self._reader = DescriptorReader(loop, receive, space, self._broken)
+        if self._listener is None:
+            self._listener = Listener(self.path)
+
+    def attach(self, loop: Loop, receive: Callable[[bytes], object], space: Callable[[], int]) -> None:
+        """Accept a client, or go on with the one that there is. Raises BackendError as ``open``."""
+        reader = self._begin(loop, receive, space, self._broken)
+        if self._client is not None:
+            self._writer.open(loop, self._copy)
+            reader.open(self._client.fileno())
         self._listen()
+
+    def detach(self) -> None:
+        """Leave the loop; the client stays connected, others wait in the listener's backlog."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._listener is not None and self._loop is not None:
+            self._loop.remove(self._listener.socket.fileno())
+        super().detach()
 
     def describe(self) -> str:
         """The path, as ``socket PATH``."""
@@ -57,14 +68,14 @@ class UnixSocket(Duplex):
 
     def close(self) -> None:
         """Hang up, stop listening and remove the socket if it is still ours. Idempotent."""
+        self.detach()
         listener, self._listener = self._listener, None
-        if listener is None or self._loop is None:
-            return
-        self._loop.remove(listener.socket.fileno())
-        listener.close()
-        self._hang_up(patience=0.2)
+        if listener is not None:
+            listener.close()
+            self._hang_up(patience=0.2)
 
     def _listen(self) -> None:
+        self._timer = None
         if self._listener is not None and self._loop is not None:
             self._loop.add(self._listener.socket.fileno(), READ, self._accept)
 
@@ -77,7 +88,7 @@ class UnixSocket(Duplex):
             return  # it has disconnected
         except OSError:  # no descriptor or memory left: stop asking for a while
             self._loop.remove(self._listener.socket.fileno())
-            self._loop.call_later(_ACCEPT_PAUSE, self._listen)
+            self._timer = self._loop.call_later(_ACCEPT_PAUSE, self._listen)
             return
         client.setblocking(False)
         if self._client is not None and _has_left(self._client):
@@ -100,9 +111,10 @@ class UnixSocket(Duplex):
 
     def _hang_up(self, patience: float = 0.0) -> None:
         client, self._client = self._client, None
-        if client is None or self._reader is None:
+        if client is None:
             return
-        self._reader.close()
+        if self._reader is not None:
+            self._reader.close()
         self._writer.close(patience)
         os.close(self._copy)
         client.close()

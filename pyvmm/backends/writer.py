@@ -34,7 +34,7 @@ class DescriptorWriter:
     """Writes to one file descriptor for *owner*, and keeps the owner's ``ready`` and ``dropped``.
 
     *on_broken* is called from the loop's thread when the other end is closed: a pipe without a reader, a
-    terminal that hung up, a socket. Until ``open`` is called again, output is dropped.
+    terminal that hung up, a socket. Until ``open`` is called again, output is dropped, as after ``detach``.
     """
 
     def __init__(self, owner: CharBackend, on_broken: Callable[[], object] | None = None) -> None:
@@ -60,6 +60,19 @@ class DescriptorWriter:
             self._loop = loop
             self._fd = fd
             self._blocking = blocking
+            if self._buffer:
+                loop.call_soon(self._watch)
+
+    def detach(self) -> None:
+        """Leave the loop. What is buffered is sent after the next ``open``, or by ``close``.
+
+        Loop's thread, or after the loop. Idempotent.
+        """
+        with self._lock:
+            self._unwatch()
+            self._loop = None
+            self._awaited = False
+            self._owner.ready = len(self._buffer) < _FULL
 
     def write(self, data: bytes) -> None:
         """Send or buffer *data*; drop and count what does not fit. Any thread."""
@@ -128,10 +141,13 @@ class DescriptorWriter:
         if full and self._owner.on_ready is not None:
             self._owner.on_ready()
 
-    def _forget(self) -> bool:
+    def _unwatch(self) -> None:
         if self._watched and self._loop is not None:
             self._loop.remove(self._fd)
         self._watched = False
+
+    def _forget(self) -> bool:
+        self._unwatch()
         self._fd = -1
         self._awaited = False
         self._buffer.clear()

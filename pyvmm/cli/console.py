@@ -27,8 +27,8 @@ class AttachedTerminal(Terminal):
     quit_help = "leave this console; the guest goes on"
 
     def _broken(self) -> None:
-        if self._on_quit is not None:
-            self._on_quit()
+        if self.on_quit is not None:
+            self.on_quit()
 
 
 def main(argv: list[str]) -> int:

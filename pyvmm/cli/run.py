@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pyvmm.backends.base import CharBackend
+    from pyvmm.backends.host_objects import HostObjects
     from pyvmm.backends.terminal import Terminal
     from pyvmm.cli.served import Served
-    from pyvmm.machine.plugged import Plugged
     from pyvmm.virtio.console.port import Port
 
 #: Seconds after which other processes can reach a guest that has started: many end sooner.
@@ -110,11 +110,11 @@ class GuestRun:
         self._machine: Machine | None = None
         self._console: CharBackend | None = None
         self._over: Ending | None = None
-        self._plugged: Plugged | None = None  # where another machine may follow
+        self._host_objects: HostObjects | None = None  # where another machine may follow
         if config.devices and config.on_reboot == "restart":
-            from pyvmm.machine.plugged import Plugged
+            from pyvmm.backends.host_objects import HostObjects
 
-            self._plugged = Plugged()
+            self._host_objects = HostObjects()
         self._left = config.timeout  # seconds that the guest has left
 
     def until_end(self) -> Ending:
@@ -126,12 +126,13 @@ class GuestRun:
             ending = None
             self._console = make_backend(self._config.console, on_quit=self._quit)
             try:
+                self._console.open()
                 ending = self._boots(loop)
                 return ending
             finally:
                 try:
-                    if self._plugged is not None:
-                        self._plugged.close()
+                    if self._host_objects is not None:
+                        self._host_objects.close()
                 finally:
                     self._console.close()
                     if self._served is not None:
@@ -170,7 +171,7 @@ class GuestRun:
             self._config.replace(timeout=None),
             loop=loop,
             console=console,
-            plugged=self._plugged,
+            host_objects=self._host_objects,
             **exec_channel,
         ) as machine:
             if self._machine is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from threading import Thread
 
+from pyvmm.backends.host_objects import HostObjects
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.guest.commands import Commands
 from pyvmm.guest.control import ControlServer, Target
@@ -15,7 +16,6 @@ from pyvmm.host.notice import notice
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import FATAL, TOLD, UNKNOWN, Ending
 from pyvmm.machine.machine import Machine
-from pyvmm.machine.plugged import Plugged
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Life:
         self._watch = watch
         self._console = console
         self._devices = tuple(devices)
-        self._plugged = Plugged()
+        self._host_objects = HostObjects()
         self._console_shell = settings.console_shell
         self._kvm_path = kvm_path
         self._deadline: float | None = None
@@ -76,7 +76,7 @@ class Life:
         try:
             self.machine = self._build(config)
         except BaseException:
-            self._plugged.close()
+            self._host_objects.close()
             self.loop.close()
             raise
 
@@ -191,7 +191,7 @@ class Life:
             channel=commands.serial if commands is not None else None,
             console_shell=self._console_shell,
             devices=[*self._devices, *([commands.device] if commands is not None else [])],
-            plugged=self._plugged,
+            host_objects=self._host_objects,
             kvm_path=self._kvm_path,
         )
         if commands is not None:
@@ -244,7 +244,7 @@ class Life:
             if self._control is not None:
                 self._control.close(ending)
             try:
-                self._plugged.close()
+                self._host_objects.close()
             finally:
                 self.loop.close()
         finally:  # whoever waits is told, come what may

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pyvmm.backends.base import CharBackend
+    from pyvmm.backends.host_objects import HostObjects
     from pyvmm.board.device import Device
     from pyvmm.board.devices import Placement
     from pyvmm.config import Config
     from pyvmm.machine.coalesced import Coalescing
     from pyvmm.machine.devices import DeviceNames
-    from pyvmm.machine.plugged import Plugged
     from pyvmm.virtio.console.device import VirtioConsole
     from pyvmm.virtio.device import VirtioDevice
     from pyvmm.virtio.transport.bus import VirtioBus
@@ -56,7 +56,8 @@ class Machine:
         that has this server (docs/internals/exec-protocol.md). Without one there is neither
     :param console_shell: with *channel*: this init gives a shell on the console, too; its end powers off
     :param devices: virtio devices besides those ``config`` names; the machine closes them
-    :param plugged: keeps the config's devices for the next machine; stays the caller's
+    :param host_objects: keeps open what the config's devices have on the host, for the next machine; stays
+        the caller's
     :param kvm_path: the KVM device
 
     Raises ConfigError for what the config asks for and cannot be, StartError (ImageError, HostMemoryError,
@@ -72,7 +73,7 @@ class Machine:
         channel: CharBackend | None = None,
         console_shell: bool = False,
         devices: Sequence[VirtioDevice] = (),
-        plugged: Plugged | None = None,
+        host_objects: HostObjects | None = None,
         kvm_path: str = "/dev/kvm",
     ) -> None:
         if config.kernel is not None:
@@ -80,7 +81,7 @@ class Machine:
 
             config = with_boot_files(config)
         self.config = config
-        self._plugged = plugged
+        self._host_objects = host_objects
         self.ending: Ending | None = None
         #: The exception that caused the ending, if one did.
         self.error: BaseException | None = None
@@ -349,6 +350,10 @@ class Machine:
         if console is None:
             console = make_backend(config.console, on_quit=self._user_quit)
             self._closers.append(console.close)
+        for backend in (console, channel):
+            if backend is not None:
+                backend.open()
+                self._closers.append(backend.detach)
         self._closers += [self.mmio.close, self.ports.close]
         events = self._reports.events()
         table = self._table = DeviceTable(
@@ -391,9 +396,11 @@ class Machine:
         )
 
     def _add_virtio(self, devices: Sequence[VirtioDevice]) -> None:
-        from pyvmm.machine.virtio import attach_devices, consoles_of, devices_of
+        from pyvmm.machine.virtio import attach_devices, consoles_of
+        from pyvmm.virtio.options import make_devices
         from pyvmm.virtio.transport.bus import VirtioBus
 
+        config = self.config
         bus = self.virtio = VirtioBus(
             self.vm,
             self.board,
@@ -405,8 +412,8 @@ class Machine:
             self._reports.device_failed,
         )
         self._closers.append(bus.close)
-        made = devices_of(self.config, self._plugged, self._user_quit)
-        attach_devices(bus, self.vm, self.config, made, devices, self.at_end)
+        made = make_devices(config.devices, self._user_quit, config.name, self._host_objects)
+        attach_devices(bus, self.vm, config, made, devices, self.at_end)
         self.consoles = consoles_of(bus, self.log.feed)
         self._platform.virtio = [(attached.base, attached.gsi) for attached in bus.attached]
 

@@ -11,25 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from pyvmm.config import Config
-    from pyvmm.machine.plugged import Plugged
     from pyvmm.pykvm import Vm
     from pyvmm.virtio.console.device import VirtioConsole
     from pyvmm.virtio.device import VirtioDevice
-
-
-def devices_of(
-    config: Config, plugged: Plugged | None, on_quit: Callable[[], object]
-) -> Iterator[VirtioDevice]:
-    """The devices that *config* names, one after the other, out of *plugged* if that is given.
-
-    *on_quit* is called when the user ends the guest by a key on a console's terminal. Raises ConfigError, or
-    a StartError when this host cannot.
-    """
-    if plugged is not None:
-        return plugged.devices(config, on_quit)
-    from pyvmm.virtio.options import make_devices
-
-    return make_devices(config.devices, on_quit, config.name)
 
 
 def attach_devices(
@@ -59,10 +43,7 @@ def attach_devices(
             tools = Tools(config, waiting)
             at_end(tools.close)
         while waiting:
-            observers = waiting[0].runtime.observers  # of a device that was in another machine before
-            if tools is not None and not observers:
-                observers = tuple(tools.observers(waiting[0]))
-            bus.attach(waiting[0], observers)
+            bus.attach(waiting[0], tools.observers(waiting[0]) if tools is not None else ())
             del waiting[0]
     finally:
         for device in waiting:  # those that were not attached

@@ -61,9 +61,6 @@ class DeviceHooks:
     external = False
     #: True when another process serves it, which must be able to map guest RAM.
     shares_memory = False
-    #: Whether the device stays when its guest reboots and another machine follows, with all that it has on
-    #: the host; then ``detached`` is called instead of ``close``, and ``attached`` again.
-    stays_plugged = False
     #: Host memory it shares with the guest besides RAM, by identifier (2.10).
     shared_regions: Mapping[int, HostMemory] = {}
 
@@ -99,8 +96,7 @@ class DeviceHooks:
     def attached(self) -> None:
         """The device has its final name, its event loop and its queues. Before everything below.
 
-        Once; where ``stays_plugged``, for each machine. Raises StartError when the host's objects behind the
-        device cannot be opened.
+        Once. Raises StartError when the host's objects behind the device cannot be opened.
         """
 
     def started(self) -> None:
@@ -123,9 +119,6 @@ class DeviceHooks:
 
         What the device waits for is to come to an end. Any thread, also that of another start of the device.
         """
-
-    def detached(self) -> None:
-        """The machine is over, the device stopped, and another machine may follow: ``stays_plugged``."""
 
     def close(self) -> None:
         """The machine is over, the device stopped: close the host's objects. Idempotent."""

@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from pyvmm.backends.host_objects import HostObjects, Opened
     from pyvmm.config.devices import DeviceOptions
     from pyvmm.virtio.device import VirtioDevice
 
@@ -28,11 +29,21 @@ class OptionReader:
 
     :param options: the device as asked for
     :param machine: the name of the machine that the device is for
+    :param host_objects: keeps what the device has on the host for the next machine's; None: there is none
+    :param number: which of all the devices that were asked for it is
     """
 
-    def __init__(self, options: DeviceOptions, machine: str = "guest") -> None:
+    def __init__(
+        self,
+        options: DeviceOptions,
+        machine: str = "guest",
+        host_objects: HostObjects | None = None,
+        number: int = 0,
+    ) -> None:
         self.kind = options.kind
         self.machine = machine
+        self._host_objects = host_objects
+        self._number = number
         self._values = dict(options.values)
         self._known: list[str] = []
 
@@ -103,6 +114,23 @@ class OptionReader:
         rest, self._values = self._values, {}
         return {key: value for key, value in rest.items() if not isinstance(value, tuple)}
 
+    def open(self, what: str, make: Callable[[], Opened]) -> Opened:
+        """What the device has on the host: what *make* returns, opened; *what* tells it from its others.
+
+        Kept from the machine before where there was one, so all options are read before. The device calls
+        ``close_unless_kept`` at its end. Raises what ``finish``, *make* and its ``open`` raise.
+        """
+        self.finish()
+        if self._host_objects is not None:
+            return self._host_objects.open((self._number, what), make)
+        made = make()
+        try:
+            made.open()
+        except BaseException:
+            made.close()
+            raise
+        return made
+
     def error(self, what: str) -> ConfigError:
         """The error for something wrong with these options: the sentence names the kind."""
         return ConfigError(f"--{self.kind.replace('_', '-')}: {what}")
@@ -114,9 +142,17 @@ class OptionReader:
             raise self.error(f"{next(iter(self._values))!r} is unknown; {known}")
 
 
-def make_device(options: DeviceOptions, machine: str = "guest") -> VirtioDevice:
-    """The device that was asked for. Raises ConfigError, or a StartError when this host cannot."""
-    reader = OptionReader(options, machine)
+def make_device(
+    options: DeviceOptions,
+    machine: str = "guest",
+    host_objects: HostObjects | None = None,
+    number: int = 0,
+) -> VirtioDevice:
+    """The device that was asked for, with what it has on the host opened; the parameters are OptionReader's.
+
+    Raises ConfigError, or a StartError when this host cannot.
+    """
+    reader = OptionReader(options, machine, host_objects, number)
     device: VirtioDevice = _maker(options.kind)(reader)
     try:
         reader.finish()
@@ -130,30 +166,23 @@ def make_devices(
     devices: Sequence[DeviceOptions],
     on_quit: Callable[[], object] | None = None,
     machine: str = "guest",
-    kept: dict[object, VirtioDevice] | None = None,
+    host_objects: HostObjects | None = None,
 ) -> Iterator[VirtioDevice]:
     """The devices that were asked for, as by ``make_device``; every ``hvc`` is a port of one console.
 
-    *on_quit* is called when the user ends the guest by a key on a console's terminal. Those in *kept* are not
-    made, and those that are made and can stay (``stays_plugged``) are put into it.
+    *on_quit* is called when the user ends the guest by a key on a console's terminal.
     """
-
-    def plugged(key: object, make: Callable[[], VirtioDevice]) -> VirtioDevice:
-        device = kept.get(key) if kept is not None else None
-        if device is None:
-            device = make()
-            if kept is not None and device.stays_plugged:
-                kept[key] = device
-        return device
-
     for kind in DEVICE_KINDS.values():
-        ports = [OptionReader(options) for options in devices if kind.ports and options.kind == kind.key]
+        ports = [
+            OptionReader(options, machine, host_objects, number)
+            for number, options in enumerate(devices)
+            if kind.ports and options.kind == kind.key
+        ]
         if ports:
-            maker = _maker(kind.key)
-            yield plugged(kind.key, lambda: maker(ports, on_quit))  # noqa: B023
+            yield _maker(kind.key)(ports, on_quit)
     for number, options in enumerate(devices):
         if not DEVICE_KINDS[options.kind].ports:
-            yield plugged(number, lambda: make_device(options, machine))  # noqa: B023
+            yield make_device(options, machine, host_objects, number)
 
 
 def _maker(kind: str) -> Callable[..., VirtioDevice]:

@@ -86,8 +86,6 @@ class Runtime:
         self.stopping = False
         #: True from a load on until the reset after it.
         self.restored = False
-        #: True while the device outlives its machine: ``close`` then only detaches it.
-        self.kept = False
         #: Held while anything of the device runs; ``stop`` therefore waits for it.
         self.lock = allocate_lock()
         #: Who sees what passes between the device and its driver.
@@ -266,7 +264,7 @@ class Runtime:
         """Run the device in *loop*, seen by *observers*, the nearest to the device first.
 
         *timers* makes its calls in *loop*'s thread; without it, ``later`` goes by the loop's own clock.
-        Once a machine, before everything below. Raises what the device's ``attached`` raises.
+        Once, before everything below. Raises what the device's ``attached`` raises.
         """
         device = self.device
         self.loop, self.timers = loop, timers or loop
@@ -334,10 +332,7 @@ class Runtime:
                 self.driver_features = 0
 
     def close(self) -> None:
-        """Close the device, which is stopped, and its observers; detach it while it is kept. Idempotent."""
-        if self.kept:
-            self.device.detached()
-            return
+        """Close the device, which is stopped, and its observers. Idempotent."""
         try:
             self.device.close()
         finally:

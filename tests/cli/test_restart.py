@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.backends.host_objects import HostObjects
 from pyvmm.config import Config
 from pyvmm.loop import Loop
 from pyvmm.machine.machine import Machine
-from pyvmm.machine.plugged import Plugged
 from tests.support import programs
 from tests.support.command import LIMIT, MODULE, environment, read_until, until
 from tests.support.firmware_guest import Transcript
@@ -128,7 +128,7 @@ def test_input_that_came_before_a_reboot_is_the_next_boots(tmp_path: Path, start
 
 
 @pytest.fixture
-def boots(tmp_path: Path) -> Iterator[tuple[Loop, Config, Plugged]]:
+def boots(tmp_path: Path) -> Iterator[tuple[Loop, Config, HostObjects]]:
     (tmp_path / "disk").write_bytes(bytes(1 << 20))
     config = Config(
         firmware=programs.rom(tmp_path, RESET),
@@ -142,22 +142,22 @@ def boots(tmp_path: Path) -> Iterator[tuple[Loop, Config, Plugged]]:
         balloon=True,
     )
     with Loop() as loop:
-        plugged = Plugged()
+        host_objects = HostObjects()
         try:
-            yield loop, config, plugged
+            yield loop, config, host_objects
         finally:
-            plugged.close()
+            host_objects.close()
 
 
-def test_devices_stay_and_so_does_what_they_have_on_the_host(
-    tmp_path: Path, boots: tuple[Loop, Config, Plugged]
+def test_what_devices_have_on_the_host_stays_and_they_are_made_anew(
+    tmp_path: Path, boots: tuple[Loop, Config, HostObjects]
 ) -> None:
-    loop, config, plugged = boots
-    seen = []
+    loop, config, host_objects = boots
+    seen, made = [], []
     data = bytearray(b"written in the first boot".ljust(512))
     paths = [tmp_path / name for name in ("hvc", "vsock", "link", "log", "frames")]
     for boot in range(3):
-        machine = Machine(config, loop=loop, console=Transcript(), plugged=plugged)
+        machine = Machine(config, loop=loop, console=Transcript(), host_objects=host_objects)
         assert machine.virtio is not None
         devices = {one.name: one.device for one in machine.virtio.attached}
         disk = devices["disk0"].disk  # type: ignore[attr-defined]
@@ -172,16 +172,32 @@ def test_devices_stay_and_so_does_what_they_have_on_the_host(
         assert (tmp_path / "log").read_bytes() == b"output"
         pty = devices["console0"].ports[0].backend.path  # type: ignore[attr-defined]
         assert os.path.exists(pty)
-        seen.append((sorted(devices), list(devices.values()), pty, [path.stat().st_ino for path in paths]))
+        seen.append((sorted(devices), pty, [path.stat().st_ino for path in paths]))
+        made += devices.values()
 
+    assert len(set(made)) == len(made)
     assert seen[0] == seen[1] == seen[2]
     assert (tmp_path / "disk").read_bytes() == bytes(1 << 20)
-    plugged.close()
+    host_objects.close()
     assert not any((tmp_path / name).exists() for name in ("hvc", "vsock", "link"))
 
 
-def test_device_that_cannot_stay_is_made_anew(tmp_path: Path, boots: tuple[Loop, Config, Plugged]) -> None:
-    loop, _, plugged = boots
+def test_what_the_user_has_set_of_devices_stays(boots: tuple[Loop, Config, HostObjects]) -> None:
+    loop, config, host_objects = boots
+    for boot in range(2):
+        machine = Machine(config, loop=loop, console=Transcript(), host_objects=host_objects)
+        balloon, net = machine.devices["balloon0"], machine.devices["net0"]
+        assert (balloon.target, balloon.config.num_pages) == ((0, 0) if not boot else (8 << 20, 2 << 10))
+        assert net.link_up is not bool(boot)
+        balloon.target = 8 << 20
+        net.set_link(False)
+        machine.run()
+
+
+def test_device_of_the_users_own_is_made_anew(
+    tmp_path: Path, boots: tuple[Loop, Config, HostObjects]
+) -> None:
+    loop, _, host_objects = boots
     program = tmp_path / "own.py"
     program.write_text(
         "import pyvmm\n\n\nclass Own(pyvmm.VirtioDevice):\n"
@@ -191,11 +207,11 @@ def test_device_that_cannot_stay_is_made_anew(tmp_path: Path, boots: tuple[Loop,
     config = Config(
         firmware=programs.rom(tmp_path, RESET), memory="1M", timeout=LIMIT, device=f"{program}:Own"
     )
-    first = Machine(config, loop=loop, console=Transcript(), plugged=plugged)
+    first = Machine(config, loop=loop, console=Transcript(), host_objects=host_objects)
     assert first.virtio is not None
     one = first.virtio.attached[0].device
     first.run()
-    second = Machine(config, loop=loop, console=Transcript(), plugged=plugged)
+    second = Machine(config, loop=loop, console=Transcript(), host_objects=host_objects)
     assert second.virtio is not None
     assert second.virtio.attached[0].device is not one
     second.run()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
+from pyvmm.backends.host_objects import HostObjects
 from pyvmm.config import DEVICE_KINDS, Config, DeviceOptions
 from pyvmm.errors import ConfigError
-from pyvmm.virtio.options import OptionReader, make_device
+from pyvmm.virtio.options import OptionReader, make_device, make_devices
 from pyvmm.virtio.rng.device import Rng
 
 
@@ -26,6 +29,49 @@ def test_make_device_when_words_are_right_gives_the_device() -> None:
 def test_make_device_when_a_word_is_left_over_names_it() -> None:
     with pytest.raises(ConfigError, match="--rng: 'speed' is unknown; it has no options"):
         make_device(DeviceOptions("rng", {"speed": "9"}))
+
+
+#: By a kind: a device with options of every sort, without those that need root; a program that it needs.
+ASKED = [
+    ("disk", "{}/disk,create=1M,format=raw,serial=x,queues=2,cache=unsafe,block-size=512", ""),
+    ("disk", "{}/image,create=1M,snapshot", "qemu-nbd"),
+    ("hvc", "pty,name=x,port", ""),
+    ("net", "none,mac=52:54:00:12:34:56,mtu=1400,pcap={}/frames,pcap-limit=1M", ""),
+    ("net", "link:{}/link,mtu=1400", ""),
+    ("net", "switch:options,queues=2", ""),
+    ("net", "user,host-loopback,mtu=1400", "passt"),
+    ("vsock", "7,path={}/vsock", ""),
+    ("balloon", "target=1M,stats=5s,reporting,deflate-on-oom", ""),
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "program"), ASKED)
+def test_device_of_the_next_machine_is_made_of_the_same_options(
+    tmp_path: Path, kind: str, text: str, program: str
+) -> None:
+    if program and shutil.which(program) is None:
+        pytest.skip(f"there is no {program}")
+    options = DEVICE_KINDS[kind].parse(text.format(tmp_path))
+    keeper = HostObjects()
+    try:
+        found = []
+        for _ in range(2):
+            (device,) = make_devices([options], host_objects=keeper)
+            found.append((type(device), device.features, device.queue_sizes, device.config.fields()))
+            device.close()
+    finally:
+        keeper.close()
+
+    assert found[0] == found[1]
+
+
+def test_nothing_is_opened_for_options_with_one_too_many(tmp_path: Path) -> None:
+    for kind, text, _ in ASKED:
+        with pytest.raises(ConfigError, match="'colour' is unknown"):
+            for _ in make_devices([DEVICE_KINDS[kind].parse(f"{text.format(tmp_path)},colour=red")]):
+                pass
+
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", DEVICE_KINDS)

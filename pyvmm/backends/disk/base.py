@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyvmm.backends.host_objects import HostObject
 from pyvmm.errors import StartError
 
 TYPE_CHECKING = False
@@ -23,11 +24,12 @@ class DiskError(StartError):
     """A disk image that cannot be used as asked for."""
 
 
-class Disk:
+class Disk(HostObject):
     """Bytes at offsets, which are whole sectors within ``size``, as sizes are.
 
-    One thread uses it, or several read and write at once where it is ``parallel``.
-    Methods that touch the image raise OSError when the host cannot: a full file system, a broken disk.
+    Making one opens the image; it needs no event loop. One thread uses it, or several read and write at once
+    where it is ``parallel``. Methods that touch the image raise OSError when the host cannot: a full file
+    system, a broken disk.
     """
 
     #: Bytes; a multiple of ``block_size``. Only ``refresh`` changes it.

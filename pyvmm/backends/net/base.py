@@ -5,6 +5,7 @@ from __future__ import annotations
 from _thread import allocate_lock
 from functools import partial
 
+from pyvmm.backends.host_objects import HostObject
 from pyvmm.errors import StartError
 
 TYPE_CHECKING = False
@@ -32,7 +33,7 @@ class NetBackendError(StartError):
     """A network backend cannot be opened on this host."""
 
 
-class NetBackend:
+class NetBackend(HostObject):
     """Frames to and from the host, behind one network device. This one has no other end.
 
     A frame comes and goes as a list of views: ``HEADER`` bytes of virtio_net_hdr_v1, then the frame.
@@ -58,6 +59,8 @@ class NetBackend:
     def __init__(self) -> None:
         #: False while there is no other end: the guest's link is down.
         self.carrier = True
+        #: False: the user has taken the guest's link down, in whatever machine.
+        self.plugged = True
         #: The device's lock. What the backend does in the loop by itself, it does with this held.
         self.lock = allocate_lock()
         #: Called in the loop, with ``lock`` held, when ``carrier`` or a descriptor changes. A descriptor is
@@ -67,7 +70,8 @@ class NetBackend:
         self.sink: FrameSink | None = None
 
     def attach(self, loop: Loop) -> None:
-        """Open what needs the loop. Raises NetBackendError."""
+        """Begin, for the next machine's device; opens first what was not opened. Raises NetBackendError."""
+        self.open()
 
     def speed(self) -> tuple[int, int] | None:
         """(Mb/s, duplex: 0 half, 1 full) of the link, where they are known."""
@@ -131,9 +135,6 @@ class NetBackend:
     def describe(self) -> str:
         """What this is, for messages."""
         return "none"
-
-    def close(self) -> None:
-        """Release the host's objects. Idempotent."""
 
 
 class FrameSink:

@@ -63,17 +63,32 @@ class Link(NetBackend):
         """Which of the two ends."""
         return "link listens" if self.listens else "link connects"
 
-    def attach(self, loop: Loop) -> None:
-        """Listen, or begin to connect. Raises NetBackendError."""
-        self._loop = loop
-        if not self.listens:
-            self._connect()
+    def open(self) -> None:
+        """Listen, if this end does. Raises NetBackendError."""
+        if not self.listens or self._listener is not None:
             return
         try:
             self._listener = Listener(self.path, socket.SOCK_SEQPACKET)
         except BackendError as error:
             raise NetBackendError(str(error)) from None
-        loop.add(self._listener.socket.fileno(), READ, self._accept)
+
+    def attach(self, loop: Loop) -> None:
+        """Accept the other end, or connect to it where it is not connected. Raises as ``open``."""
+        super().attach(loop)
+        self._loop = loop
+        if self._listener is not None:
+            loop.add(self._listener.socket.fileno(), READ, self._accept)
+        elif self._peer is None:
+            self._connect()
+
+    def detach(self) -> None:
+        """Leave the loop; the other end stays connected, and has a carrier."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        loop, self._loop = self._loop, None
+        if loop is not None and self._listener is not None:
+            loop.remove(self._listener.socket.fileno())
 
     def fd(self, pair: int) -> int:
         """The connection; -1 while there is none."""
@@ -107,13 +122,11 @@ class Link(NetBackend):
 
     def close(self) -> None:
         """Disconnect; the listening end removes the socket."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self.detach()
         if self._peer is not None:
             self._peer.close()
             self._peer = None
-        if self._listener is not None and self._loop is not None:
-            self._loop.remove(self._listener.socket.fileno())
+        if self._listener is not None:
             self._listener.close()
             self._listener = None
         if self._lock >= 0:

@@ -25,8 +25,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyvmm.loop import Loop
-
 PROGRAM = "passt"
 #: The largest MTU passt has: 65535 less an Ethernet header, in whole words.
 MTU = 65520
@@ -104,14 +102,18 @@ class Passt(NetBackend):
         self.mtu = mtu or MTU
         self._forwards = forwards
         self._host_loopback = host_loopback
+        self._started = False
         self._socket: socket.socket | None = None
         self._stage = bytearray(_STAGE)
         self._view = memoryview(self._stage)
         self._start = self._end = 0  # what was read and not parsed
         self._unsent = b""
 
-    def attach(self, loop: Loop) -> None:
+    def open(self) -> None:
         """Start passt. Raises NetBackendError with its error output."""
+        if self._started:
+            return
+        self._started = True
         ours, theirs = socket.socketpair()
         with theirs:
             self._socket = ours

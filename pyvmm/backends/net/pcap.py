@@ -11,6 +11,7 @@ from _queue import SimpleQueue
 from _thread import allocate_lock, start_new_thread
 from struct import Struct
 
+from pyvmm.backends.host_objects import HostObject
 from pyvmm.backends.net.base import NetBackendError
 from pyvmm.host.notice import notice
 from pyvmm.host.private import open_private
@@ -29,7 +30,7 @@ _RECORD = Struct("<IIII")
 _BATCH = 256
 
 
-class Capture:
+class Capture(HostObject):
     """A capture in *path*, of at most *limit* bytes.
 
     A thread of its own writes, so no queue waits for the disk. Raises NetBackendError when the
@@ -55,7 +56,7 @@ class Capture:
             ) from None
 
     def start(self) -> None:
-        """Begin to write."""
+        """Begin to write, until ``detach``."""
         self._running.acquire()
         self._started = True
         start_new_thread(self._write, ())
@@ -82,15 +83,20 @@ class Capture:
         seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
         self._queue.put(_RECORD.pack(seconds, nanoseconds, size, size) + data)
 
+    def detach(self) -> None:
+        """Write what is queued, and end the thread. Idempotent."""
+        if self._started:
+            self._started = False
+            self._queue.put(b"")
+            with self._running:
+                pass
+
     def close(self) -> None:
         """Write what is queued, and close. Idempotent."""
         if self._closed:
             return
+        self.detach()
         self._closed = True
-        if self._started:
-            self._queue.put(b"")
-            with self._running:
-                pass
         os.close(self._fd)
         if self.dropped:
             notice(

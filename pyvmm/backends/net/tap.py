@@ -134,6 +134,12 @@ class NetTap(NetBackend):
         if self._interface is not None:
             loop.add(self._interface.fd, READ, self._refresh)
 
+    def detach(self) -> None:
+        """Leave the loop; what becomes of the interface meanwhile is read in the next machine's."""
+        loop, self._loop = self._loop, None
+        if loop is not None and self._interface is not None:
+            loop.remove(self._interface.fd)
+
     def speed(self) -> tuple[int, int] | None:
         """What the interface's driver says, or what was set there (``ethtool -s``)."""
         return None if self._interface is None else self._interface.speed()
@@ -182,7 +188,8 @@ class NetTap(NetBackend):
         return f"tap {self.name}"
 
     def close(self) -> None:
-        """Close the queues; an interface that was made for this run ends with them."""
+        """Close the queues; an interface that was made for this run ends with them. Idempotent."""
+        self.detach()
         self._forget_interface()
         while self._fds:
             os.close(self._fds.pop())

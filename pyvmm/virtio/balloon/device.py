@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from struct import Struct
 
+from pyvmm.backends.host_objects import HostObject
 from pyvmm.host.notice import notice
 from pyvmm.memory.errors import GuestMemoryError
 from pyvmm.virtio import ids
@@ -61,6 +62,13 @@ STAT_NAMES = (
 _LAST_PAGE = 0xFFFF_FFFF
 
 
+class BalloonTarget(HostObject):
+    """How many bytes the guest is to give up, *size*, whichever of its machines runs."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
 class Balloon(VirtioDevice):
     """The memory balloon.
 
@@ -72,7 +80,6 @@ class Balloon(VirtioDevice):
 
     device_id = ids.BALLOON
     name = "balloon"
-    stays_plugged = True
     feature_names = {
         F_STATS_VQ: "STATS_VQ",
         F_DEFLATE_ON_OOM: "DEFLATE_ON_OOM",
@@ -85,7 +92,7 @@ class Balloon(VirtioDevice):
 
     def __init__(
         self,
-        target: int = 0,
+        target: int | BalloonTarget = 0,
         *,
         deflate_on_oom: bool = False,
         stats: float | None = None,
@@ -109,7 +116,8 @@ class Balloon(VirtioDevice):
         self._waiting: deque[Chain] = deque()  # deferred buffers for statistics: completing one asks for more
         self._roles: dict[int, Callable[[int, Chain], Deferred | None]] = {}
         self._stepwise = StepwiseRequests(self.runtime)
-        self.target = target
+        self._target = BalloonTarget(target) if isinstance(target, int) else target
+        self.target = self._target.size
 
     @property
     def target(self) -> int:
@@ -123,6 +131,7 @@ class Balloon(VirtioDevice):
     def target(self, size: int) -> None:
         if not 0 <= size // PAGE <= _LAST_PAGE:
             raise ValueError(f"a balloon of {size} bytes; it may have 0 to {_LAST_PAGE * PAGE}")
+        self._target.size = size
         self.config.num_pages = size // PAGE
         self.config_changed()
 

@@ -54,7 +54,7 @@ _NAMES = {r.IN: "read", r.OUT: "write", r.FLUSH: "flush", r.DISCARD: "discard", 
 
 
 class Block(VirtioDevice):
-    """A disk whose contents are *disk*, which the device closes.
+    """A disk whose contents are *disk*, which the device closes unless it is ``kept``.
 
     :param serial: what GET_ID answers, 20 characters of ASCII at most
     :param queues: request queues, 1 to 16; one thread serves them all
@@ -69,7 +69,6 @@ class Block(VirtioDevice):
     config_fields = r.CONFIG_FIELDS
     config_writable = frozenset(("writeback",))
     own_thread = True
-    stays_plugged = True
     indirect_vectors = True
 
     def __init__(self, disk: Disk, *, serial: str = "", queues: int = 1, cache: str = "writeback") -> None:
@@ -165,9 +164,9 @@ class Block(VirtioDevice):
         persist.check(self.name, state, self.disk.path, (config.capacity, config.blk_size), saved)
 
     def close(self) -> None:
-        """End the pool and close the image."""
+        """End the pool, and close the image unless it is kept."""
         self.transfers.close()
-        self.disk.close()
+        self.disk.close_unless_kept()
 
     # Requests
 

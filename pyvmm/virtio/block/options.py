@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pyvmm.backends.disk.image import open_disk
 from pyvmm.units import parse_size
 from pyvmm.virtio.block.device import CACHES, MAX_QUEUES, Block
@@ -20,7 +22,8 @@ def from_options(reader: OptionReader) -> Block:
     serial = reader.text("serial", "") or ""
     create = reader.text("create")
     block_size = reader.choice("block-size", BLOCK_SIZES, "auto")
-    disk = open_disk(
+    make = partial(
+        open_disk,
         reader.need("path"),
         readonly=reader.flag("ro"),
         format=reader.text("format", "auto") or "auto",
@@ -30,8 +33,9 @@ def from_options(reader: OptionReader) -> Block:
         block_size=None if block_size == "auto" else int(block_size),
         backing=reader.texts("backing"),
     )
+    disk = reader.open("image", make)
     try:
         return Block(disk, serial=serial, queues=queues or 1, cache=cache)
     except BaseException:
-        disk.close()
+        disk.close_unless_kept()
         raise

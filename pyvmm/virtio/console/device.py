@@ -61,7 +61,6 @@ class VirtioConsole(VirtioDevice):
 
     device_id = ids.CONSOLE
     name = "console"
-    stays_plugged = True
     config_fields = {"cols": "u16", "rows": "u16", "max_nr_ports": "u32"}
 
     def __init__(self, ports: Sequence[Port], multiport: bool = False) -> None:
@@ -91,7 +90,7 @@ class VirtioConsole(VirtioDevice):
     # The device's life
 
     def attached(self) -> None:
-        """Open the backends. Raises BackendError."""
+        """Attach the backends. Raises BackendError."""
         runtime = self.runtime
         queues = runtime.queues
         self._served.clear()
@@ -128,9 +127,9 @@ class VirtioConsole(VirtioDevice):
         self._messages.clear()
 
     def close(self) -> None:
-        """Close the backends. Idempotent."""
+        """Detach the backends, and close those that are not kept. Idempotent."""
         for port in self.ports:
-            port.backend.close()
+            port.backend.close_unless_kept()
 
     def process(self, queue: Queue) -> None:
         """A port's queue, or a control queue."""

@@ -35,7 +35,7 @@ SILENCE = 1.0
 class Port:
     """A port between *backend* and two queues; ``attach`` connects it to its device.
 
-    :param backend: the host's end; the device closes it
+    :param backend: the host's end; the device closes it unless it is ``kept``
     :param name: how the guest finds it (/dev/virtio-ports/NAME on Linux); empty for none
     :param console: a terminal of the guest's (/dev/hvcN on Linux), or a plain stream of bytes
 
@@ -83,7 +83,7 @@ class Port:
         tell_size: Callable[[Port], object],
         connection_changed: Callable[[Port], object],
     ) -> None:
-        """Be port *number* of *runtime*'s device, and open the backend. Raises BackendError.
+        """Be port *number* of *runtime*'s device, and attach the backend. Raises BackendError.
 
         :param tell_size: tells the driver the size of the terminal again
         :param connection_changed: called when somebody connects to the backend, or leaves

@@ -55,7 +55,7 @@ PUBLISH_EACH = 32
 
 
 class Net(VirtioDevice):
-    """A network device in front of *backend*, which it closes.
+    """A network device in front of *backend*, which it closes unless it is ``kept``, as *capture*.
 
     :param mac: the driver's address, 6 bytes; by default one that belongs to *seed*
     :param mtu: the largest packet the driver shall send, 68 to 65535; by default the backend's, if it has one
@@ -66,7 +66,6 @@ class Net(VirtioDevice):
 
     device_id = ids.NET
     name = "net"
-    stays_plugged = True
     feature_names = NAMES
     config_fields = {"mac": "bytes6", "status": "u16", "max_virtqueue_pairs": "u16", "mtu": "u16"}
 
@@ -102,9 +101,6 @@ class Net(VirtioDevice):
             self.features |= F_SPEED_DUPLEX
         self.config.max_virtqueue_pairs = pairs
         self._updating_link = allocate_lock()
-        #: False takes the link down, whatever the backend says.
-        self._plugged = True
-        self._opened = False
         #: Frames of the driver's that were lost or broke a rule.
         self.dropped = 0
         self._filter = Filter(bytes(6))
@@ -127,12 +123,10 @@ class Net(VirtioDevice):
         backend.on_change = self._backend_changed
 
     def attached(self) -> None:
-        """Open the backend, the first time. Raises NetBackendError."""
-        if not self._opened:
-            self.backend.attach(self.runtime.loop)
-            if self._capture is not None:
-                self._capture.start()
-            self._opened = True
+        """Attach the backend, and begin the capture. Raises NetBackendError."""
+        self.backend.attach(self.runtime.loop)
+        if self._capture is not None:
+            self._capture.start()
         self.config.mac = self._mac or derived_mac(f"{self._seed} {self.name} {self.backend.identity}")
         self._update_link()
 
@@ -144,11 +138,11 @@ class Net(VirtioDevice):
     @property
     def link_up(self) -> bool:
         """Whether frames go through."""
-        return self._plugged and self.backend.carrier
+        return self.backend.plugged and self.backend.carrier
 
     def set_link(self, up: bool) -> None:
         """Plug the cable in, or pull it out. Any thread."""
-        self._plugged = up
+        self.backend.plugged = up
         self.backend.set_carrier(up)
         self._update_link()
 
@@ -226,10 +220,10 @@ class Net(VirtioDevice):
             receiver.close()
 
     def close(self) -> None:
-        """Close backend and capture."""
-        self.backend.close()
+        """Detach backend and capture, and close them unless they are kept."""
+        self.backend.close_unless_kept()
         if self._capture is not None:
-            self._capture.close()
+            self._capture.close_unless_kept()
 
     # Queues
 

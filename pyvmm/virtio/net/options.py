@@ -35,7 +35,7 @@ def from_options(reader: OptionReader) -> Net:
     vhost = kind == "tap" and reader.flag("vhost")
     if vhost and path is not None:
         raise reader.error("pcap sees no frames with vhost: leave one of them out")
-    backend = _backend(reader, kind, rest, pairs, mtu)
+    backend = reader.open("backend", _backend(reader, kind, rest, pairs, mtu))
     try:
         if vhost:
             from pyvmm.backends.net.tap import NetTap
@@ -43,7 +43,7 @@ def from_options(reader: OptionReader) -> Net:
 
             assert isinstance(backend, NetTap)
             return VhostNet(backend, mac=address, mtu=mtu, pairs=pairs, seed=reader.machine)
-        capture = None if path is None else Capture(path, limit)
+        capture = None if path is None else reader.open("capture", lambda: Capture(path, limit))
         make: Callable[..., Net] = Net
         if kind == "switch":
             from pyvmm.virtio.net.named_switch import NamedSwitchCard
@@ -51,41 +51,44 @@ def from_options(reader: OptionReader) -> Net:
             make = partial(NamedSwitchCard, switch=rest)
         return make(backend, mac=address, mtu=mtu, pairs=pairs, capture=capture, seed=reader.machine)
     except BaseException:
-        backend.close()
+        backend.close_unless_kept()
         raise
 
 
-def _backend(reader: OptionReader, kind: str, rest: str, pairs: int, mtu: int | None) -> NetBackend:
+def _backend(
+    reader: OptionReader, kind: str, rest: str, pairs: int, mtu: int | None
+) -> Callable[[], NetBackend]:
+    """What makes the backend that *reader* asks for."""
     if kind == "tap" and not rest:
         return _tap(reader, pairs, mtu)
     if kind == "user" and not rest:
         from pyvmm.backends.net.passt import Passt, parse_forwards
 
-        forwards = reader.text("hostfwd")
-        loopback = reader.flag("host-loopback")
-        return Passt(parse_forwards(forwards) if forwards else (), host_loopback=loopback, mtu=mtu)
+        text = reader.text("hostfwd")
+        forwards = parse_forwards(text) if text else ()
+        return partial(Passt, forwards, host_loopback=reader.flag("host-loopback"), mtu=mtu)
     if kind == "switch" and rest:
         from pyvmm.backends.net.switch import named_switch
 
-        return named_switch(rest).port(pairs)
+        return partial(named_switch(rest).port, pairs)
     if kind == "link" and rest:
         from pyvmm.backends.net.link import Link
 
-        return Link(rest)
+        return partial(Link, rest)
     if kind == "none" and not rest:
         from pyvmm.backends.net.base import NetBackend
 
-        return NetBackend()
+        return NetBackend
     raise reader.error(f"{kind}{':' if rest else ''}{rest} is not offered; choose {', '.join(TYPES)}")
 
 
-def _tap(reader: OptionReader, pairs: int, mtu: int | None) -> NetBackend:
+def _tap(reader: OptionReader, pairs: int, mtu: int | None) -> Callable[[], NetBackend]:
     from pyvmm.backends.net.tap import adopt, open_tap
 
     fds, name = reader.text("fd"), reader.text("ifname")
     bridge, address = reader.text("bridge"), reader.text("address")
     if fds is None:
-        return open_tap(name or "tap%d", pairs, mtu=mtu, bridge=bridge, address=address)
+        return partial(open_tap, name or "tap%d", pairs, mtu=mtu, bridge=bridge, address=address)
     if name or bridge or address:
         raise reader.error("fd is a tap that is open already: leave ifname, bridge and address out")
     try:
@@ -94,7 +97,7 @@ def _tap(reader: OptionReader, pairs: int, mtu: int | None) -> NetBackend:
         raise reader.error(f"fd={fds} is not a descriptor; write fd=3, or fd=3:4 for two queues") from None
     if len(numbers) != pairs:
         raise reader.error(f"fd={fds} are {len(numbers)} queues; write queues={len(numbers)}")
-    return adopt(numbers)
+    return partial(adopt, numbers)
 
 
 def _mac(reader: OptionReader, text: str) -> bytes:

@@ -20,7 +20,6 @@ class Rng(VirtioDevice):
 
     device_id = ids.ENTROPY
     name = "rng"
-    stays_plugged = True
     queue_sizes = (64,)
 
     def handle(self, queue: int, chain: Chain) -> None:

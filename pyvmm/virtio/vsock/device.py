@@ -62,19 +62,19 @@ class Vsock(VirtioDevice):
 
     :param cid: the guest's context identifier, 3 to 2**32 - 2
     :param path: the UNIX socket for connections into the guest; those out of it go to PATH_PORT
+    :param listener: the one on *path*, which the device closes unless it is ``kept``; by default it makes one
 
     Raises DeviceError when *path* cannot be listened on.
     """
 
     device_id = ids.SOCKET
     name = "vsock"
-    stays_plugged = True
     features = F_STREAM
     feature_names = {F_STREAM: "STREAM"}
     queue_sizes = (256, 256, 16)
     config_fields = {"guest_cid": "u64"}
 
-    def __init__(self, cid: int, path: str) -> None:
+    def __init__(self, cid: int, path: str, listener: VsockListener | None = None) -> None:
         super().__init__()
         self.config.guest_cid = self.cid = cid
         self.path = path
@@ -82,7 +82,7 @@ class Vsock(VirtioDevice):
         self.connections: dict[tuple[int, int], Connection] = {}
         #: Packets and buffers of the driver's that broke a rule.
         self.refused = 0
-        self._listener = VsockListener(path)
+        self._listener = VsockListener(path) if listener is None else listener
         self._clients = Clients(
             self.runtime,
             self._listener,
@@ -127,8 +127,8 @@ class Vsock(VirtioDevice):
         self._lingering.clear()
 
     def close(self) -> None:
-        """Remove the socket."""
-        self._listener.close()
+        """Remove the socket unless it is kept."""
+        self._listener.close_unless_kept()
 
     def pending(self, queue: Queue) -> int:
         """Receive buffers that wait here for packets are taken again after a load."""

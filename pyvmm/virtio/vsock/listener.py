@@ -6,6 +6,7 @@ import errno
 import socket
 
 from pyvmm.backends.base import BackendError
+from pyvmm.backends.host_objects import HostObject
 from pyvmm.backends.listener import PATH_MAX, Listener, check_path
 from pyvmm.host.peer import stranger
 from pyvmm.virtio.errors import DeviceError
@@ -14,7 +15,7 @@ from pyvmm.virtio.errors import DeviceError
 _LONGEST = PATH_MAX - 1 - len(str(0xFFFF_FFFF))
 
 
-class VsockListener(Listener):
+class VsockListener(Listener, HostObject):
     """A socket that listens at *path*. Raises DeviceError when the path is too long, taken or impossible."""
 
     def __init__(self, path: str) -> None:

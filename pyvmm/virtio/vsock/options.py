@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyvmm.virtio.vsock.device import Vsock
+from pyvmm.virtio.vsock.listener import VsockListener
 from pyvmm.virtio.vsock.packet import CID_FIRST_GUEST, CID_LAST_GUEST
 
 TYPE_CHECKING = False
@@ -23,4 +24,5 @@ def from_options(reader: OptionReader) -> VirtioDevice:
         from pyvmm.virtio.vsock.vhost import VhostVsock
 
         return VhostVsock(cid)
-    return Vsock(cid, reader.need("path"))
+    path = reader.need("path")
+    return Vsock(cid, path, reader.open("listener", lambda: VsockListener(path)))

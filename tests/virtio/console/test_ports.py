@@ -294,6 +294,7 @@ def test_console_alone_of_a_terminal_has_no_control_queues_and_the_size_in_its_c
 
 def test_console_alone_of_an_output_file_has_no_control_queues(tmp_path: Path) -> None:
     device = made(f"file:{tmp_path / 'out'}")
+    device.close()
 
     assert (len(device.queue_sizes), device.features & c.F_MULTIPORT) == (2, 0)
 
@@ -372,15 +373,16 @@ def made(*words: str, **keys: object) -> VirtioConsole:
     return device
 
 
-def test_words_make_one_device_of_all_ports() -> None:
-    device = made("none", "none,name=data,port", "socket:/tmp/s,name=second")
+def test_words_make_one_device_of_all_ports(tmp_path: Path) -> None:
+    device = made("none", "none,name=data,port", f"socket:{tmp_path / 's'},name=second")
+    device.close()
 
     assert [(port.name, port.console) for port in device.ports] == [
         ("", True),
         ("data", False),
         ("second", True),
     ]
-    assert device.ports[2].backend.describe() == "socket /tmp/s"
+    assert device.ports[2].backend.describe() == f"socket {tmp_path / 's'}"
 
 
 @pytest.mark.parametrize(
