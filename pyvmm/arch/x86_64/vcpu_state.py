@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 SPINS = False
 
 _RFLAGS_IF = 1 << 9
+_USER = 3
 
 
 def stopped(vcpu: Vcpu, memory: GuestMemory) -> bool:
@@ -28,6 +29,17 @@ def stopped(vcpu: Vcpu, memory: GuestMemory) -> bool:
         return False
     events = vcpu.get_vcpu_events()
     return not (events.nmi.pending or events.nmi.injected or events.smi.pending)
+
+
+def kernel_place(vcpu: Vcpu, memory: GuestMemory) -> int | None:
+    """The address of the instruction that *vcpu* is at, outside user mode; None when it is there or halted.
+
+    In the vCPU's thread. Raises KvmError.
+    """
+    code = vcpu.get_sregs().cs
+    if code.dpl == _USER or vcpu.get_mp_state() == KVM_MP_STATE_HALTED:
+        return None
+    return int(code.base + vcpu.get_regs().rip)
 
 
 def code_address(vcpu: Vcpu, memory: GuestMemory) -> int | None:

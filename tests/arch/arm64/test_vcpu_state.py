@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pyvmm.arch.arm64.registers import REGISTERS
-from pyvmm.arch.arm64.vcpu_state import stopped, translate
+from pyvmm.arch.arm64.vcpu_state import kernel_place, stopped, translate
 from pyvmm.memory.guest import GuestMemory, Region
 from pyvmm.memory.host import Anonymous
 from pyvmm.pykvm.const import KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_STOPPED
@@ -71,6 +71,26 @@ def test_vcpu_that_branches_to_itself_with_interrupts_masked_has_stopped(
 
 def test_vcpu_outside_memory_has_not_stopped(memory: GuestMemory) -> None:
     assert not stopped(vcpu(0x1000), memory)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("code", "pstate", "place"),
+    [
+        (0xD503205F, 0x5, PAGE + 4),  # wfe, of a delay
+        (0xD503205F, 0x0, None),  # user mode
+        (0xD503207F, 0x5, None),  # wfi: idle
+    ],
+)
+def test_place_in_a_kernel_is_that_of_a_vcpu_that_works_there(
+    memory: GuestMemory, code: int, pstate: int, place: int | None
+) -> None:
+    memory.write(PAGE, code.to_bytes(4, "little"))
+
+    assert kernel_place(vcpu(PAGE + 4, pstate), memory) == place  # type: ignore[arg-type]
+
+
+def test_vcpu_that_is_off_is_at_no_place_of_a_kernel(memory: GuestMemory) -> None:
+    assert kernel_place(FakeVcpu(KVM_MP_STATE_STOPPED, PSTATE=0x5), memory) is None  # type: ignore[arg-type]
 
 
 def mapped(memory: GuestMemory, address: int, granule: int, bits: int, block: bool) -> FakeVcpu:

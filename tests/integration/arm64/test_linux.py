@@ -80,6 +80,16 @@ def test_panic_when_it_happens_is_told_from_a_reboot_and_has_its_output(
     assert last in console.text
 
 
+def test_panicked_kernel_that_stays_is_found_by_its_log_though_nothing_tells_of_it(stock: GuestFiles) -> None:
+    config = Config(kernel=stock.kernel, cmdline="panic=0 loglevel=0", console="none", cpus=2, timeout=LIMIT)
+
+    with Machine(config, console=Transcript()) as machine:
+        ending = machine.run()
+
+    assert (ending.code, ending.reason, ending.known) == (7, "panic", "inferred"), ending
+    assert "---[ end Kernel panic - not syncing: VFS" in ending.detail
+
+
 def test_input_that_is_there_from_the_start_is_all_the_shells_and_halt_ends_the_guest() -> None:
     number = 1
     for _ in range(12):

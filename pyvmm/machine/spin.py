@@ -1,0 +1,111 @@
+"""Sees a vCPU that stays at one place of a kernel: Linux does so after a panic that is not to reboot.
+
+That is no evidence of a panic, but a reason to look for one in the kernel's log. See
+docs/internals/endings.md.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pyvmm.machine.clock import MachineClock
+    from pyvmm.machine.vcpu import VcpuThread
+    from pyvmm.memory.guest import GuestMemory
+    from pyvmm.pykvm import Vcpu
+
+#: Seconds between two looks at the processor time of the vCPUs' threads.
+TICK = 1.0
+#: Part of a tick that a vCPU which works all the time gets at least, on a host that is busy with others.
+SHARE = 0.05
+#: Ticks in which a vCPU must have worked before its registers are looked at, and looks that must find it at
+#: one place.
+WORKED, LOOKS = 8, 4
+#: Bytes of code that are one place.
+PLACE = 4096
+#: Ticks until the next look after LOOKS in vain, doubled each time until no vCPU works; at most.
+FIRST_REST, LONGEST_REST = 8, 900
+
+
+class SpinWatch:
+    """Calls *spins*, in the loop's thread, when a vCPU has been at one place of a kernel for LOOKS looks.
+
+    :param vcpus: those of the machine
+    :param ask: asks every vCPU something, and calls its second argument when all have answered
+    """
+
+    def __init__(
+        self,
+        clock: MachineClock,
+        vcpus: Sequence[VcpuThread],
+        memory: GuestMemory,
+        ask: Callable[[Callable[[Vcpu], object], Callable[[], object]], object],
+        spins: Callable[[], object],
+    ) -> None:
+        self._clock = clock
+        self._vcpus = vcpus
+        self._memory = memory
+        self._ask = ask
+        self._spins = spins
+        self._times = [0.0] * len(vcpus)
+        self._worked = [0] * len(vcpus)  # ticks in a row
+        self._rest = FIRST_REST
+        self._ticks_to_rest = 0
+        self._asking = False
+        # Of the looks in a row: where each vCPU was at the first one, and whether it has stayed there.
+        self._looks = 0
+        self._places: dict[Vcpu, int] = {}
+        self._seen: dict[Vcpu, int | None] = {}
+
+    def start(self) -> None:
+        """Begin; the vCPUs have been started."""
+        self._clock.call_later(TICK, self._tick)
+
+    def _look(self, vcpu: Vcpu) -> None:
+        """Look at *vcpu*, in whose thread this is called."""
+        from pyvmm.arch import native
+
+        try:
+            self._seen[vcpu] = native.vcpu_state().kernel_place(vcpu, self._memory)
+        except Exception:  # KVM gives no such state of this vCPU
+            self._seen[vcpu] = None
+
+    # In the loop's thread
+
+    def _tick(self) -> None:
+        self._clock.call_later(TICK, self._tick)
+        for number, thread in enumerate(self._vcpus):
+            now = thread.processor_time()
+            works = now - self._times[number] > SHARE * TICK
+            self._worked[number] = self._worked[number] + 1 if works else 0
+            self._times[number] = now
+        if not any(self._worked):
+            self._rest = FIRST_REST
+        if self._ticks_to_rest:
+            self._ticks_to_rest -= 1
+        elif max(self._worked) < WORKED:
+            self._looks = 0
+        elif not self._asking:
+            self._asking = True
+            self._seen = {}
+            self._ask(self._look, lambda: self._clock.call_later(0, self._looked))
+
+    def _looked(self) -> None:
+        self._asking = False
+        working = {
+            thread.vcpu for thread, ticks in zip(self._vcpus, self._worked, strict=True) if ticks >= WORKED
+        }
+        here = {vcpu: at for vcpu, at in self._seen.items() if at is not None and vcpu in working}
+        if self._looks:
+            places = self._places.items()
+            here = {vcpu: at for vcpu, at in places if abs(here.get(vcpu, -PLACE) - at) < PLACE}
+        self._places = here
+        self._looks += 1
+        if here and self._looks < LOOKS:
+            return
+        if here:
+            self._spins()
+        self._looks = 0
+        self._ticks_to_rest = self._rest
+        self._rest = min(2 * self._rest, LONGEST_REST)
