@@ -110,6 +110,8 @@ def _read(path: str) -> memoryview | None:
 
 def _write(path: str, data: memoryview) -> None:
     """Write an entry into the cache: under a temporary name, then renamed. Raises OSError."""
+    from pyvmm.host.writing import write_all
+
     directory = os.path.dirname(path)
     make_directory(directory)
     _prune(directory, len(data))
@@ -117,20 +119,14 @@ def _write(path: str, data: memoryview) -> None:
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(fd, "wb", buffering=0) as file:
-            _write_all(file.fileno(), data)
-            _write_all(file.fileno(), _TRAILER.pack(_TRAILER_MAGIC, zlib.crc32(data), len(data)))
+            write_all(file.fileno(), data)
+            write_all(file.fileno(), _TRAILER.pack(_TRAILER_MAGIC, zlib.crc32(data), len(data)))
             os.fsync(file.fileno())
             os.utime(file.fileno(), ns=(time.time_ns(), _SEALED))
         os.replace(aside, path)
     except BaseException:
         os.unlink(aside)
         raise
-
-
-def _write_all(fd: int, data: memoryview | bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
 
 
 def _prune(directory: str, size: int) -> None:

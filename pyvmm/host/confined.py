@@ -12,6 +12,7 @@ import mmap
 import os
 
 from pyvmm.host import interpreter
+from pyvmm.host.writing import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,9 +79,7 @@ def call(
     try:
         fds += map(os.memfd_create, ("pyvmm-input", "pyvmm-output", "pyvmm-error"))
         given, result, sentence = fds
-        left = data
-        while left:
-            left = left[os.write(given, left) :]
+        write_all(given, data)
         child = spawn(command, fds=(given, result), errors=sentence)
         try:
             status = child.wait(TIME_LIMIT)
@@ -127,9 +126,7 @@ def main(text: str) -> None:
         resource.setrlimit(which, (most, most))
     _confine()
     try:
-        left = memoryview(called(data, *task["arguments"]))
-        while left:
-            left = left[os.write(_OUTPUT, left) :]
+        write_all(_OUTPUT, memoryview(called(data, *task["arguments"])))
     except BaseException as error:
         os.write(_SENTENCE, str(error).encode(errors="replace")[:SENTENCE])
         os._exit(_FAILED)

@@ -41,8 +41,8 @@ _NUMBERS = {"x86_64": (206, 207, 209, 208), "aarch64": (0, 1, 2, 4)}
 class EventSignaller:
     """Adds 1 to eventfds that other processes share. Any thread; not in a child made by fork.
 
-    Raises OSError when the kernel gives no context for asynchronous requests: fs.aio-max-nr is used up, or it
-    was built without CONFIG_AIO.
+    Raises OSError, whose ``strerror`` says what to do, when the kernel gives no context for asynchronous
+    requests: fs.aio-max-nr is used up, or it was built without CONFIG_AIO.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,11 @@ class EventSignaller:
         context = c_ulong(0)
         if self._syscall(setup, c_long(1), byref(context)):
             number = get_errno()
-            raise OSError(number, os.strerror(number))
+            raise OSError(
+                number,
+                f"another process's eventfds cannot be signalled: io_setup: {os.strerror(number)}; raise "
+                "this host's limit (sysctl fs.aio-max-nr)",
+            )
         self._context = c_ulong(context.value)
         self._ready = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 

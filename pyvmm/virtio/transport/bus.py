@@ -246,10 +246,7 @@ class VirtioBus:
             try:
                 self._signaller = EventSignaller()
             except OSError as error:
-                raise StartError(
-                    f"this host cannot signal another process's eventfds: io_setup: {error.strerror}; raise "
-                    "its limit (sysctl fs.aio-max-nr)"
-                ) from None
+                raise StartError(str(error.strerror)) from None
             self._closers.append(self._signaller.close)
         return self._signaller.signal(fd)
 

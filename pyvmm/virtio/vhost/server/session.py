@@ -6,7 +6,6 @@ Messages of a front end are checked as accesses of a guest are.
 
 from __future__ import annotations
 
-import os
 import socket
 
 from pyvmm.errors import PyvmmError
@@ -17,6 +16,7 @@ from pyvmm.virtio import features as f
 from pyvmm.virtio.ring.queue import MAX_SIZE
 from pyvmm.virtio.runtime import Transport
 from pyvmm.virtio.vhost import user_protocol as p
+from pyvmm.virtio.vhost.server.ring import ServedRing, checked_eventfd
 from pyvmm.virtio.vhost.server.shared_memory import SharedMemory
 
 TYPE_CHECKING = False
@@ -29,40 +29,6 @@ if TYPE_CHECKING:
 #: one completed after which the rest is not waited for. Those are taken again when the ring goes on.
 LOOK = 0.005
 STALLED = 0.2
-
-
-def _nobody() -> None:
-    """Signals no eventfd: the front end has given none."""
-
-
-class ServedRing:
-    """What the front end said of one queue."""
-
-    __slots__ = (
-        "base",
-        "begun",
-        "call",
-        "enabled",
-        "err",
-        "kick",
-        "signal_call",
-        "signal_err",
-        "size",
-        "users",
-    )
-
-    def __init__(self) -> None:
-        self.size = 0
-        #: User addresses of descriptor table, available ring and used ring.
-        self.users: tuple[int, int, int] | None = None
-        self.base = 0
-        self.kick = self.call = self.err = -1
-        #: They signal ``call`` and ``err``, without waiting for the front end.
-        self.signal_call: Callable[[], object] = _nobody
-        self.signal_err: Callable[[], object] = _nobody
-        self.enabled = False
-        #: Whether the device has it, since it was started.
-        self.begun = False
 
 
 class Session(Transport):
@@ -341,36 +307,21 @@ class Session(Transport):
         (value,) = message.unpack(p.U64)
         index: int = value & p.RING_MASK
         ring = self._ring(index)
-        fd = -1 if value & p.NO_FD else message.fd()
-        if fd >= 0 and not is_eventfd(fd):
-            p.close(fd)
-            raise p.ProtocolError(f"{message.name} came with a file that is no eventfd")
-        self._replace(ring, name, fd, self._signal(fd))
+        fd = -1 if value & p.NO_FD else checked_eventfd(message)
+        if fd >= 0 and self._signaller is None:
+            try:
+                self._signaller = EventSignaller()
+            except OSError as error:
+                p.close(fd)
+                raise p.ProtocolError(str(error.strerror)) from None
+        self._replace(ring, name, fd)
         return index
 
-    def _replace(self, ring: ServedRing, name: str, fd: int, signal: Callable[[], object] = _nobody) -> None:
-        old = getattr(ring, name)
-        if name == "call":
-            ring.signal_call = signal
-        elif name == "err":
-            ring.signal_err = signal
-        setattr(ring, name, fd)
+    def _replace(self, ring: ServedRing, name: str, fd: int) -> None:
+        old = ring.replace(name, fd, self._signaller)
         if old >= 0:
             self._loop.remove(old)
             p.close(old)
-
-    def _signal(self, fd: int) -> Callable[[], object]:
-        """What signals eventfd *fd*, -1 for none. Raises ProtocolError when the host cannot."""
-        if fd < 0:
-            return _nobody
-        try:
-            self._signaller = self._signaller or EventSignaller()
-        except OSError as error:
-            p.close(fd)
-            raise p.ProtocolError(
-                f"its eventfd cannot be signalled: io_setup: {error.strerror}; raise the host's fs.aio-max-nr"
-            ) from None
-        return self._signaller.signal(fd)
 
     # The device
 
@@ -485,14 +436,6 @@ class Session(Transport):
     def failed(self, error: Exception) -> None:
         """A defect in the device's code."""
         self._on_failure(error)
-
-
-def is_eventfd(fd: int) -> bool:
-    """Whether *fd* is one: reading or writing anything else could block this process."""
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventfd]"
-    except OSError:
-        return False
 
 
 def _config(message: p.Message) -> tuple[int, int, int, bytes]:
