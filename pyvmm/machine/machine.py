@@ -413,7 +413,7 @@ class Machine:
         )
         self._closers.append(bus.close)
         made = make_devices(config.devices, self._user_quit, config.name, self._host_objects)
-        attach_devices(bus, self.vm, config, made, devices, self.at_end)
+        attach_devices(bus, self.vm, config, made, devices, self.at_end, self._host_objects)
         self.consoles = consoles_of(bus, self.log.feed)
         self._platform.virtio = [(attached.base, attached.gsi) for attached in bus.attached]
 

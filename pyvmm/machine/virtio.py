@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from pyvmm.backends.host_objects import HostObjects
     from pyvmm.config import Config
     from pyvmm.pykvm import Vm
     from pyvmm.virtio.console.device import VirtioConsole
@@ -23,12 +24,13 @@ def attach_devices(
     made: Iterator[VirtioDevice],
     given: Sequence[VirtioDevice],
     at_end: Callable[[Callable[[], None]], object],
+    host_objects: HostObjects | None,
 ) -> None:
     """Attach the devices of *config*, which *made* yields, and then those *given* to *bus*, which is empty.
 
-    *at_end* gets what is to be called before the bus is closed. When something raises, the devices that
-    were not attached are closed. Raises what *made* raises, PlacementError, KvmError, StartError and
-    ConfigError.
+    *at_end* gets what is to be called before the bus is closed, *host_objects* the files of tools. When
+    something raises, the devices that were not attached are closed. Raises what *made* raises,
+    PlacementError, KvmError, StartError and ConfigError.
     """
     waiting = list(given)
     try:
@@ -40,7 +42,7 @@ def attach_devices(
         if config.looked_at:
             from pyvmm.virtio.tools.install import Tools
 
-            tools = Tools(config, waiting)
+            tools = Tools(config, waiting, host_objects)
             at_end(tools.close)
         while waiting:
             bus.attach(waiting[0], tools.observers(waiting[0]) if tools is not None else ())

@@ -17,6 +17,8 @@ from pyvmm.backends.host_objects import HostObjects
 from pyvmm.config import Config
 from pyvmm.loop import Loop
 from pyvmm.machine.machine import Machine
+from pyvmm.virtio.tools.record import Recording
+from pyvmm.virtio.transport.mmio import CONFIG
 from tests.support import programs
 from tests.support.command import LIMIT, MODULE, environment, read_until, until
 from tests.support.firmware_guest import Transcript
@@ -192,6 +194,27 @@ def test_what_the_user_has_set_of_devices_stays(boots: tuple[Loop, Config, HostO
         balloon.target = 8 << 20
         net.set_link(False)
         machine.run()
+
+
+def test_trace_and_recording_of_a_device_have_every_boot(
+    tmp_path: Path, boots: tuple[Loop, Config, HostObjects]
+) -> None:
+    loop, config, host_objects = boots
+    trace, recording = tmp_path / "trace", tmp_path / "recording"
+    config = config.replace(
+        trace_device=[f"balloon0={trace}", f"net={trace}"], record=[f"balloon0={recording}"]
+    )
+    for boot in range(3):
+        with Machine(config, loop=loop, console=Transcript(), host_objects=host_objects) as machine:
+            assert machine.virtio is not None
+            (balloon,) = [one for one in machine.virtio.attached if one.name == "balloon0"]
+            balloon.transport.write(CONFIG + 4, 4, boot)  # what its driver does: "actual"
+            machine.run()
+    host_objects.close()
+
+    lines = trace.read_text().splitlines()
+    assert [line.rsplit(" ", 1)[-1] for line in lines if "balloon0" in line] == ["0x0", "0x1", "0x2"]
+    assert [entry.config() for entry in Recording(str(recording))] == [(4, 4, 0), (4, 4, 1), (4, 4, 2)]
 
 
 def test_device_of_the_users_own_is_made_anew(

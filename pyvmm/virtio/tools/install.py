@@ -11,6 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pyvmm.backends.host_objects import HostObjects
     from pyvmm.config import Config
     from pyvmm.virtio.device import VirtioDevice
     from pyvmm.virtio.observer import Observer
@@ -23,10 +24,14 @@ class Tools:
     """What *config* asks for, of *devices* that have their names.
 
     From the device to the driver stand the recorder, the faults, the trace: a recording has what the device
-    did, a trace what the driver sees. Raises ConfigError for what cannot be done.
+    did, a trace what the driver sees. *host_objects* keeps their files open for the next machine. Raises
+    ConfigError for what cannot be done.
     """
 
-    def __init__(self, config: Config, devices: Sequence[VirtioDevice]) -> None:
+    def __init__(
+        self, config: Config, devices: Sequence[VirtioDevice], host_objects: HostObjects | None = None
+    ) -> None:
+        self._host_objects = host_objects
         # (devices, file), (devices, faults, seed), (devices, file).
         self._traces: list[tuple[list[VirtioDevice], str]] = []
         self._faults: list[tuple[list[VirtioDevice], dict[str, inject.Fault], int]] = []
@@ -64,7 +69,7 @@ class Tools:
         Raises StartError for a file that cannot be written, ConfigError for faults that cannot be made.
         """
         found: list[Observer] = [
-            Recorder(device, path) for devices, path in self._records if device in devices
+            self._recorder(device, path) for devices, path in self._records if device in devices
         ]
         found += [
             inject.Injector(device, faults, seed)
@@ -85,8 +90,19 @@ class Tools:
 
     def _file(self, path: str) -> TraceFile:
         if path not in self._files:
-            self._files[path] = TraceFile(path)
+            if self._host_objects is None:
+                self._files[path] = TraceFile(path)
+            else:
+                kept = self._host_objects.open(("trace", path), lambda: TraceFile(path))
+                self._files[path] = kept.share()
         return self._files[path]
+
+    def _recorder(self, device: VirtioDevice, path: str) -> Recorder:
+        if self._host_objects is None:
+            return Recorder(device, path)
+        recorder = self._host_objects.open(("record", path), lambda: Recorder(device, path))
+        recorder.device = device
+        return recorder
 
 
 def _named(option: str, name: str, devices: Sequence[VirtioDevice]) -> list[VirtioDevice]:

@@ -11,6 +11,7 @@ import struct
 import time
 from _thread import allocate_lock
 
+from pyvmm.backends.host_objects import HostObject
 from pyvmm.errors import ConfigError, StartError
 from pyvmm.host.notice import notice
 from pyvmm.host.private import open_private
@@ -52,14 +53,15 @@ class RecordingError(ConfigError):
     """A file that is not a recording, or not one this version reads."""
 
 
-class Recorder(Observer):
+class Recorder(Observer, HostObject):
     """Writes what *device* and its driver do to *path*, at most *limit* bytes.
 
-    Raises StartError when the file cannot be opened.
+    It may be kept for the device of the next machine. Raises StartError when the file cannot be opened.
     """
 
     def __init__(self, device: VirtioDevice, path: str, limit: int = LIMIT) -> None:
-        self._device = device
+        #: The device of the machine that runs.
+        self.device = device
         self._path = path
         self._left = limit
         self._lock = allocate_lock()
@@ -73,7 +75,7 @@ class Recorder(Observer):
 
     def started(self) -> None:
         """What was negotiated."""
-        runtime = self._device.runtime
+        runtime = self.device.runtime
         sizes = [queue.size if queue.ready else 0 for queue in runtime.queues]
         payload = _START.pack(runtime.driver_features) + struct.pack(f"<{len(sizes)}H", *sizes)
         self._entry(START, 0, 0, payload)
@@ -83,7 +85,11 @@ class Recorder(Observer):
         self._entry(STOP, 0, 0, b"")
 
     def closed(self) -> None:
-        """Close the file."""
+        """The machine is over."""
+        self.close_unless_kept()
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
         with self._lock:
             self._end()
 

@@ -11,6 +11,7 @@ import logging
 import time
 from _thread import allocate_lock
 
+from pyvmm.backends.host_objects import HostObject
 from pyvmm.errors import StartError
 from pyvmm.host import exceptions
 from pyvmm.host.printable import printable
@@ -80,7 +81,7 @@ class Trace(Observer):
         self._device = device
         self._name = device.name
         self._file = file
-        self._began = time.monotonic()
+        self._began = time.monotonic() if file is None else file.began
         self._selected = {mmio.DEVICE_FEATURES_SEL: 0, mmio.DRIVER_FEATURES_SEL: 0}
         self._taken: dict[tuple[int, int], float] = {}
         self._fields = {device.config.place(name): name for name in device.config.fields()}
@@ -193,10 +194,10 @@ class Trace(Observer):
         return f"{offset:#x}:{offset + size:#x}, past the end"
 
 
-class TraceFile:
+class TraceFile(HostObject):
     """The file of one trace or several, emptied, of at most ``rotated.LIMIT`` bytes as a RotatedFile.
 
-    It is closed when all users have closed it. Raises StartError when it cannot be opened.
+    It is closed when each user has closed it, once. Raises StartError when it cannot be opened.
     """
 
     def __init__(self, path: str) -> None:
@@ -204,6 +205,8 @@ class TraceFile:
             self._file = RotatedFile(path)
         except OSError as error:
             raise StartError(f"--trace-device: {path} cannot be written: {error.strerror}") from None
+        #: When it was opened, by ``time.monotonic``.
+        self.began = time.monotonic()
         self._lock = allocate_lock()
         self._users = 1
 
