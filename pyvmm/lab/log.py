@@ -46,8 +46,7 @@ class Log:
 
     def _flush(self, fd: int) -> None:
         """Make *fd* standard output and error; what was printed before goes to the old ones."""
-        sys.stdout.flush()
-        sys.stderr.flush()
+        sys.stdout.flush()  # standard error is at the end of each line, by Python itself
         os.dup2(fd, 1)
         os.dup2(fd, 2)
 

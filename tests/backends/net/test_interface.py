@@ -116,6 +116,19 @@ def test_link_pulled_out_and_plugged_in_by_the_vmm_comes_back() -> None:
         link_is(driver, up=True)
 
 
+def test_change_of_the_link_between_two_machines_is_seen_by_the_next() -> None:
+    tap = open_tap("pvtest")
+    tap.kept = True
+    with NetDriver(Net(tap)) as driver:
+        link_is(driver, up=True)
+    change("pvtest", state="down")
+    with NetDriver(Net(tap)) as driver:
+        link_is(driver, up=False)
+        change("pvtest", state="up")
+        link_is(driver, up=True)
+    tap.close()
+
+
 def test_change_of_the_link_comes_with_the_devices_lock_held() -> None:
     """A vCPU may be sending at that time."""
     tap = open_tap("pvtest")
