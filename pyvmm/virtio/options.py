@@ -118,7 +118,8 @@ class OptionReader:
         """What the device has on the host: what *make* returns, opened; *what* tells it from its others.
 
         Kept from the machine before where there was one, so all options are read before. The device calls
-        ``close_unless_kept`` at its end. Raises what ``finish``, *make* and its ``open`` raise.
+        ``close_unless_kept`` at its end. Raises ConfigError for an option that was not read, and what *make*
+        and its ``open`` raise.
         """
         self.finish()
         if self._host_objects is not None:
@@ -149,6 +150,8 @@ def make_device(
     number: int = 0,
 ) -> VirtioDevice:
     """The device that was asked for, with what it has on the host opened; the parameters are OptionReader's.
+
+    :param number: which of the config's devices it is, from 0
 
     Raises ConfigError, or a StartError when this host cannot.
     """

@@ -146,10 +146,10 @@ def test_output_that_was_buffered_at_the_end_is_written_by_close(end: End) -> No
     with Loop() as loop:
         Device().attach(end.backend, loop)
         until(loop, lambda: end.backend.connected)
-        end.backend.write(b"the last words")
+        end.backend.write(b"the last bytes")
         end.backend.detach()
 
-        assert drain(end.output, 14) == b"the last words"
+        assert drain(end.output, 14) == b"the last bytes"
 
 
 def test_program_that_left_between_two_machines_is_missed_in_the_next(tmp_path: Path) -> None:
