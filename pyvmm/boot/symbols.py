@@ -27,11 +27,12 @@ SHN_UNDEF, SHN_LORESERVE = 0, 0xFF00
 def symbol_at(path: str, address: int) -> str:
     """``start_kernel+0x1c`` for *address*, virtual or physical; empty where the file names nothing there.
 
-    For a file that is damaged, missing or no ELF image it is empty, too: no exception is raised.
+    For a file that is damaged, missing or no ELF image it is empty, too: no exception is raised. Nor is one
+    where the library cannot be loaded: a process in the sandbox has no files.
     """
-    from elftools.elf.elffile import ELFFile
-
     try:
+        from elftools.elf.elffile import ELFFile
+
         with open(path, "rb") as file:
             elf = ELFFile(file)
             table: Any = elf.get_section_by_name(".symtab")

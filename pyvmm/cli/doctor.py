@@ -67,7 +67,7 @@ def examine() -> tuple[list[Finding], bool]:
     kvm_findings, able = _kvm()
     findings += kvm_findings
     findings += [_device("/dev/net/tun", "tap networking"), *map(_vhost, ("net", "vsock"))]
-    findings += [_huge_pages(), _transparent_huge_pages(), _memory()]
+    findings += [_huge_pages(), _transparent_huge_pages(), _memory(), _sandbox()]
     findings += [*map(_lab, ARCHITECTURES.values()), _apt(), _host_kernel(), _busybox(), _cache()]
     return findings, able
 
@@ -171,6 +171,24 @@ def _memory() -> Finding:
     return Finding(
         "host", OK, f"{os.cpu_count()} CPUs, {memory.available >> 20} of {memory.total >> 20} MiB free"
     )
+
+
+def _sandbox() -> Finding:
+    from pyvmm.host.sandbox import lacking_here
+
+    try:
+        lacking = lacking_here()
+    except OSError as error:
+        return Finding("sandbox", LIMITED, str(error))
+    if not lacking:
+        return Finding(
+            "sandbox", OK, "namespaces, empty root, no capabilities, Landlock, limits, seccomp: all of it"
+        )
+    advice = (
+        "a newer kernel, or one with Landlock and seccomp, has these steps; for namespaces, allow this user "
+        "its own (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone)"
+    )
+    return Finding("sandbox", LIMITED, f"without {'; '.join(lacking)}", advice)
 
 
 def _lab(architecture: Architecture) -> Finding:

@@ -34,7 +34,14 @@ else:
     import ctypes
     import mmap
 
-    _page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    from pyvmm.host.libc import function
+
+    _page = mmap.mmap(-1, mmap.PAGESIZE)
     _page[:8] = bytes.fromhex("bf3b03d5c0035fd6")
-    _machine_code = ctypes.PYFUNCTYPE(None)(ctypes.addressof(ctypes.c_char.from_buffer(_page)))
+    _address = ctypes.addressof(ctypes.c_char.from_buffer(_page))
+    # Never writable and executable at once: who can write memory cannot write code.
+    _protection = ctypes.c_int(mmap.PROT_READ | mmap.PROT_EXEC)
+    if function("mprotect")(ctypes.c_void_p(_address), ctypes.c_size_t(mmap.PAGESIZE), _protection):
+        raise OSError(ctypes.get_errno(), "mprotect of the memory barrier's code failed")
+    _machine_code = ctypes.PYFUNCTYPE(None)(_address)
     full_barrier = _dmb

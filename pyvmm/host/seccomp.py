@@ -1,7 +1,6 @@
 """Filters for system calls (seccomp(2)): an allow-list, made into a BPF program, in force for good.
 
-Sources: Linux include/uapi/linux/seccomp.h, filter.h, audit.h; system call numbers from
-arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h (arm64).
+Source: Linux include/uapi/linux/seccomp.h, filter.h, audit.h.
 """
 
 from __future__ import annotations
@@ -9,50 +8,29 @@ from __future__ import annotations
 import os
 import struct
 from ctypes import Structure, addressof, c_ushort, c_void_p, create_string_buffer, get_errno
+from errno import ENOSYS, EPERM
 
 from pyvmm.host.libc import function
 from pyvmm.host.privileges import no_new_privileges
+from pyvmm.host.syscalls import SYSCALLS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-#: Numbers by name: on x86-64, on arm64.
-SYSCALLS = {
-    "brk": (12, 214),
-    "clock_gettime": (228, 113),
-    "close": (3, 57),
-    "exit": (60, 93),
-    "exit_group": (231, 94),
-    "futex": (202, 98),
-    "getpid": (39, 172),
-    "getrandom": (318, 278),
-    "gettid": (186, 178),
-    "lseek": (8, 62),
-    "madvise": (28, 233),
-    "mmap": (9, 222),
-    "mprotect": (10, 226),
-    "mremap": (25, 216),
-    "munmap": (11, 215),
-    "read": (0, 63),
-    "restart_syscall": (219, 128),
-    "rt_sigaction": (13, 134),
-    "rt_sigprocmask": (14, 135),
-    "rt_sigreturn": (15, 139),
-    "sched_yield": (24, 124),
-    "sigaltstack": (131, 132),
-    "write": (1, 64),
-}
-#: Of these the argument with that index must have none of these bits.
-FORBIDDEN_BITS = {"mmap": (2, 4), "mprotect": (2, 4)}  # PROT_EXEC
+# clone(2): CLONE_THREAD, and CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET.
+_CLONE_THREAD, _CLONE_NEW = 0x00010000, 0x7E020000
+#: Of these calls the argument with that index must have none of these bits.
+FORBIDDEN_BITS = {"mmap": (2, 4), "mprotect": (2, 4), "clone": (0, _CLONE_NEW)}  # 4: PROT_EXEC
+#: Of these it must have this bit.
+REQUIRED_BIT = {"clone": (0, _CLONE_THREAD)}
 
-# By the machine's name: the column in SYSCALLS, AUDIT_ARCH_*, and the number of seccomp itself.
-_ARCHITECTURES = {"x86_64": (0, 0xC000003E, 317), "aarch64": (1, 0xC00000B7, 277)}
+# By the machine's name: the column in SYSCALLS, and AUDIT_ARCH_*.
+_ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 #: From this number on they are those of x32, another ABI of x86-64's.
 _X32 = 0x40000000
 
 _KILL_PROCESS, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
-_EPERM = 1
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC = 1, 1
 # The fields of struct seccomp_data, and BPF's instructions.
 _NR, _ARCH, _ARGUMENTS = 0, 4, 16
@@ -75,12 +53,26 @@ class sock_fprog(Structure):
     _fields_ = [("len", c_ushort), ("filter", c_void_p)]
 
 
-def program(names: Iterable[str], machine: str) -> bytes:
+def program(
+    names: Iterable[str],
+    machine: str,
+    *,
+    only: Mapping[str, tuple[int, Iterable[int]]] | None = None,
+    errors: Mapping[str, int] | None = None,
+    kill: bool = False,
+) -> bytes:
     """The BPF program that allows the system calls *names* and fails all others with EPERM.
 
+    The first of *names* are found soonest. One that *machine* does not have is left out.
+
     :param machine: ``x86_64`` or ``aarch64``; a call by another machine's ABI kills the process
+    :param only: of these calls the argument with that index, 32 bits of it, must be one of these numbers
+    :param errors: calls that fail with another errno
+    :param kill: what is not allowed kills the process; only ENOSYS of *errors* remains an answer
     """
-    column, architecture, _ = _ARCHITECTURES[machine]
+    column, architecture = _ARCHITECTURES[machine]
+    only, errors = only or {}, errors or {}
+    refused = _KILL_PROCESS if kill else _ERRNO | EPERM
     code = [
         _instruction(_LOAD, _ARCH),
         _instruction(_EQUAL, architecture, 1, 0),
@@ -91,18 +83,49 @@ def program(names: Iterable[str], machine: str) -> bytes:
     ]
     for name in names:
         number = SYSCALLS[name][column]
-        if name in FORBIDDEN_BITS:
-            index, bits = FORBIDDEN_BITS[name]
-            code += [
-                _instruction(_EQUAL, number, 0, 4),
-                _instruction(_LOAD, _ARGUMENTS + 8 * index),  # the lower half; both are little-endian
-                _instruction(_ANY_BIT, bits, 1, 0),
-                _instruction(_RETURN, _ALLOW),
-                _instruction(_RETURN, _ERRNO | _EPERM),
-            ]
-        else:
-            code += [_instruction(_EQUAL, number, 0, 1), _instruction(_RETURN, _ALLOW)]
-    return b"".join([*code, _instruction(_RETURN, _ERRNO | _EPERM)])
+        if number is not None:
+            block = _allowed(name, only.get(name), refused)
+            code += [_instruction(_EQUAL, number, 0, len(block)), *block]
+    for name, error in errors.items():
+        number = SYSCALLS[name][column]
+        if number is not None:
+            answer = _ERRNO | error if error == ENOSYS or not kill else refused
+            code += [_instruction(_EQUAL, number, 0, 1), _instruction(_RETURN, answer)]
+    return b"".join([*code, _instruction(_RETURN, refused)])
+
+
+def _allowed(name: str, only: tuple[int, Iterable[int]] | None, refused: int) -> list[bytes]:
+    """What decides over the call *name*; at most 255 instructions."""
+    code: list[bytes] = []
+    if only is not None:
+        index, values = only
+        code.append(_instruction(_LOAD, _ARGUMENTS + 8 * index))  # the lower half; both are little-endian
+        for value in values:
+            code += [_instruction(_EQUAL, value, 0, 1), _instruction(_RETURN, _ALLOW)]
+        return [*code, _instruction(_RETURN, refused)]
+    if name in FORBIDDEN_BITS:
+        index, bits = FORBIDDEN_BITS[name]
+        code += [
+            _instruction(_LOAD, _ARGUMENTS + 8 * index),
+            _instruction(_ANY_BIT, bits, 0, 1),
+            _instruction(_RETURN, refused),
+        ]
+    if name in REQUIRED_BIT:
+        index, bit = REQUIRED_BIT[name]
+        code += [
+            _instruction(_LOAD, _ARGUMENTS + 8 * index),
+            _instruction(_ANY_BIT, bit, 1, 0),
+            _instruction(_RETURN, refused),
+        ]
+    return [*code, _instruction(_RETURN, _ALLOW)]
+
+
+def machine() -> str:
+    """This machine, as ``program`` calls it. Raises SeccompError for one that it does not know."""
+    name = os.uname().machine
+    if name not in _ARCHITECTURES:
+        raise SeccompError(f"there is no list of system calls for {name}")
+    return name
 
 
 def confine(names: Iterable[str]) -> None:
@@ -110,19 +133,26 @@ def confine(names: Iterable[str]) -> None:
 
     No new privileges either (PR_SET_NO_NEW_PRIVS). Raises SeccompError.
     """
-    machine = os.uname().machine
-    if machine not in _ARCHITECTURES:
-        raise SeccompError(f"there is no list of system calls for {machine}")
-    code = program(names, machine)
+    enforce(program(names, machine()))
+
+
+def enforce(code: bytes) -> None:
+    """Put this process, all its threads and children under *code*, made by ``program``, from now on.
+
+    No new privileges either (PR_SET_NO_NEW_PRIVS). Raises SeccompError.
+    """
+    column, _ = _ARCHITECTURES[machine()]
     buffer = create_string_buffer(code, len(code))
     fprog = sock_fprog(len(code) // 8, addressof(buffer))
     try:
         no_new_privileges()
     except OSError as error:
         raise SeccompError(str(error.strerror)) from None
-    number = _ARCHITECTURES[machine][2]
     answer = function("syscall")(
-        number, _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC, c_void_p(addressof(fprog))
+        SYSCALLS["seccomp"][column],
+        _SECCOMP_SET_MODE_FILTER,
+        _SECCOMP_FILTER_FLAG_TSYNC,
+        c_void_p(addressof(fprog)),
     )
     if answer:
         raise SeccompError(f"seccomp: {os.strerror(get_errno()) if answer < 0 else 'a thread has another'}")

@@ -86,6 +86,7 @@ class Machine:
         #: The exception that caused the ending, if one did.
         self.error: BaseException | None = None
         self._closers: list[Callable[[], None]] = []
+        self._starters: list[Callable[[], None]] = []
         self._state = _thread.allocate_lock()
         self._closing = _thread.allocate_lock()
         self._pausing = _thread.allocate_lock()
@@ -298,6 +299,13 @@ class Machine:
             self._coalescing = None  # the ring is unmapped with the vCPU
             self._release()
 
+    def at_start(self, function: Callable[[], None]) -> None:
+        """Call *function* when the machine is started, before any of its vCPUs runs and any thread of theirs.
+
+        In the thread that calls ``run`` or ``start``; those raise what it raises, and no guest ran.
+        """
+        self._starters.append(function)
+
     def at_end(self, function: Callable[[], None]) -> None:
         """Call *function* when the guest has ended, before its memory and its VM are closed."""
         self._closers.append(function)
@@ -429,6 +437,8 @@ class Machine:
             self.clock.call_later(self.config.timeout, self._timed_out)
         if self._platform.coalesced and self._coalescing is not None:
             self._coalescing.start()
+        for function in self._starters:
+            function()
         for vcpu in self.vcpus:
             vcpu.start()
         self.clock.call_later(HALT_WATCHED, self._watch_for_halt)

@@ -8,6 +8,7 @@ import stat
 from pyvmm.arch import native
 from pyvmm.boot.errors import ImageError
 from pyvmm.errors import ConfigError
+from pyvmm.host.opened import open_file
 from pyvmm.memory.errors import HostMemoryError
 from pyvmm.memory.host import PAGE_SIZE, Anonymous
 from pyvmm.units import format_size
@@ -46,7 +47,7 @@ def read_image(path: str, what: str, limit: int = IMAGE_MAX, remedy: str = "") -
     """
     try:
         # O_NONBLOCK: opening a FIFO must not wait for its other end.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = open_file(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise ImageError(f"{what} {path} cannot be read: {error.strerror}") from None
     try:

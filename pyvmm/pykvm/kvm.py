@@ -7,6 +7,7 @@ from ctypes import get_errno
 from errno import EINTR
 
 from pyvmm.host.libc import ioctl
+from pyvmm.host.opened import open_file
 from pyvmm.pykvm import cpuid, ioctls, ioctls_x86, msrs
 from pyvmm.pykvm.caps import capability
 from pyvmm.pykvm.errors import KvmError, failed
@@ -35,7 +36,7 @@ class Kvm(Handle):
     def __init__(self, path: str = "/dev/kvm") -> None:
         self.path = path
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            fd = open_file(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
             from pyvmm.pykvm import advice
 

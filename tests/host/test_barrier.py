@@ -8,6 +8,7 @@ is not, and tests/integration/test_virtio_firmware.py does the same with one.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 import time
@@ -136,3 +137,11 @@ def test_barrier_when_many_threads_use_it_at_once_lets_all_go_on() -> None:
         thread.join(60)
 
     assert not any(thread.is_alive() for thread in threads)
+
+
+def test_no_page_of_the_process_is_both_writable_and_executable() -> None:
+    program = "import pyvmm.host.barrier; print(open('/proc/self/maps').read())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    rights = {line.split()[1][:3] for line in done.stdout.splitlines() if line}
+    assert "r-x" in rights and "rwx" not in rights

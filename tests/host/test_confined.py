@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.host import confined, seccomp
+from pyvmm.host import confined
 from tests.support import confined_acts
 from tests.support.confined_acts import ACTS
 
@@ -92,27 +92,3 @@ def test_nothing_is_left_open() -> None:
         call("fail")
 
     assert len(os.listdir("/proc/self/fd")) == len(before)
-
-
-@pytest.mark.parametrize(
-    ("column", "header"),
-    [(0, "/usr/include/x86_64-linux-gnu/asm/unistd_64.h"), (1, "/usr/include/asm-generic/unistd.h")],
-)
-def test_numbers_are_the_kernels(column: int, header: str) -> None:
-    if not os.path.exists(header):
-        pytest.skip(f"no {header}")
-    found = dict(re.findall(r"#define __NR(?:3264)?_(\w+) (\d+)", Path(header).read_text()))
-    assert {name: int(found[name]) for name in seccomp.SYSCALLS} == {
-        name: numbers[column] for name, numbers in seccomp.SYSCALLS.items()
-    }
-
-
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_program_is_short_and_its_jumps_stay_in_it(machine: str) -> None:
-    code = seccomp.program(seccomp.SYSCALLS, machine)
-    count = len(code) // 8
-    assert count < 256
-    for at in range(count):
-        kind, if_true, if_false = code[8 * at], code[8 * at + 2], code[8 * at + 3]
-        if kind & 7 == 5:  # BPF_JMP
-            assert at + 1 + max(if_true, if_false) < count

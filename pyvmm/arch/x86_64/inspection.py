@@ -64,9 +64,13 @@ def instruction(vcpu: Vcpu, memory: GuestMemory) -> tuple[str, str]:
 def disassemble(code: bytes, width: int) -> tuple[str, str]:
     """Mnemonic with prefixes, and operands, of the first instruction; *width* is 16, 32 or 64.
 
-    Both are empty for bytes that are no instruction.
+    Both are empty for bytes that are no instruction, and where the disassembler cannot be loaded: a process
+    in the sandbox has no files.
     """
-    import capstone
+    try:
+        import capstone
+    except ImportError:
+        return "", ""
 
     mode = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}[width]
     for _, _, mnemonic, operands in capstone.Cs(capstone.CS_ARCH_X86, mode).disasm_lite(code, 0, 1):

@@ -10,6 +10,7 @@ from ctypes import addressof, create_string_buffer, get_errno
 from struct import Struct
 
 from pyvmm.host.libc import ioctl
+from pyvmm.host.opened import open_file
 from pyvmm.virtio.errors import DeviceError
 from pyvmm.virtio.vhost.device import Ring, VhostControl
 
@@ -64,7 +65,7 @@ class KernelVhost(VhostControl):
 
     def __init__(self, path: str, module: str) -> None:
         try:
-            self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            self.fd = open_file(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
             raise DeviceError(
                 f"cannot open {path}: {error.strerror}; load it with `modprobe {module}` and give this "

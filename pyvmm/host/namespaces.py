@@ -1,0 +1,83 @@
+"""A process leaves the host's namespaces and file system, for good.
+
+Sources: unshare(2), user_namespaces(7), mount_namespaces(7), pivot_root(2). The process must have one thread:
+only such a one gets a user namespace, and other threads would keep the host's.
+"""
+
+from __future__ import annotations
+
+import os
+from ctypes import c_char_p, c_long, c_ulong, get_errno
+
+from pyvmm.host.libc import function
+from pyvmm.host.syscalls import SYSCALLS
+
+_CLONE_NEWNS, _CLONE_NEWCGROUP, _CLONE_NEWUTS = 0x00020000, 0x02000000, 0x04000000
+_CLONE_NEWIPC, _CLONE_NEWUSER, _CLONE_NEWNET = 0x08000000, 0x10000000, 0x40000000
+#: mount(2): MS_RDONLY, NOSUID, NODEV, NOEXEC; MS_REC, MS_PRIVATE.
+_SEALED = 1 | 2 | 4 | 8
+_REC, _PRIVATE = 0x4000, 1 << 18
+_MNT_DETACH = 2
+#: One page, one inode: the root directory itself, which nobody may read.
+_EMPTY = b"size=4096,nr_inodes=1,mode=0"
+#: A directory that is always there, to mount what becomes the root.
+_MOUNT_POINT = b"/proc"
+
+
+class NamespaceError(Exception):
+    """This host does not allow it; the sentence says what it answered."""
+
+
+def leave_host() -> None:
+    """New namespaces for mounts, network, IPC, host name and control groups; without root a user one before.
+
+    There are no interfaces in it but a loopback that is down. Without root, the process has all capabilities
+    over its namespaces afterwards. Raises NamespaceError; the process is as it was then, but for a user
+    namespace.
+    """
+    user, group = os.geteuid(), os.getegid()
+    if user:
+        _unshare("user namespace", _CLONE_NEWUSER)
+        try:
+            for name, text in (
+                ("setgroups", "deny"),
+                ("uid_map", f"{user} {user} 1"),
+                ("gid_map", f"{group} {group} 1"),
+            ):
+                fd = os.open(f"/proc/self/{name}", os.O_WRONLY | os.O_CLOEXEC)
+                try:
+                    os.write(fd, text.encode())
+                finally:
+                    os.close(fd)
+        except OSError as error:
+            raise NamespaceError(f"user namespace: {name}: {error.strerror}") from None
+    _unshare(
+        "mount, network, IPC, UTS and cgroup namespaces",
+        _CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS | _CLONE_NEWCGROUP,
+    )
+
+
+def empty_root() -> None:
+    """Give the process an empty root directory, read-only; the host's is detached, ``leave_host`` was before.
+
+    Raises NamespaceError; the root is as it was then.
+    """
+    mount = function("mount")
+    _checked("mount private", mount(None, b"/", None, c_ulong(_REC | _PRIVATE), None))
+    _checked("mount tmpfs", mount(b"none", _MOUNT_POINT, b"tmpfs", c_ulong(_SEALED), c_char_p(_EMPTY)))
+    os.chdir(_MOUNT_POINT)
+    number = SYSCALLS["pivot_root"][os.uname().machine == "aarch64"]
+    # The old root lies on the new one then, at the same place (pivot_root(2), "pivot_root(".", ".")").
+    _checked("pivot_root", function("syscall")(c_long(number or 0), b".", b"."))
+    _checked("umount", function("umount2")(b".", _MNT_DETACH))
+    os.chdir("/")
+
+
+def _unshare(what: str, flags: int) -> None:
+    if function("unshare")(flags):
+        raise NamespaceError(f"{what}: {os.strerror(get_errno())}")
+
+
+def _checked(what: str, answer: int) -> None:
+    if answer:
+        raise NamespaceError(f"empty root: {what}: {os.strerror(get_errno())}")

@@ -1,0 +1,68 @@
+"""What a machine imports while it is built, runs and ends: loaded before the process has no file system.
+
+A module that is missing here is an ImportError in the sandbox (``host/sandbox.py``);
+tests/machine/test_sandbox.py looks for such.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from pyvmm.arch import native
+
+#: Packages of which every module is loaded, and modules besides.
+_ROOMS = ("pyvmm.machine", "pyvmm.pykvm", "pyvmm.host", "pyvmm.board", f"pyvmm.arch.{native.NAME}")
+_MODULES = (
+    "array",
+    "errno",
+    "logging",
+    "mmap",
+    "re",
+    "time",
+    "pyvmm.arch.fwcfg",
+    "pyvmm.backends.spec",
+    "pyvmm.boot.cmdline",
+    "pyvmm.boot.elf",
+    "pyvmm.boot.symbols",
+    "pyvmm.boot.uki",
+    "pyvmm.boot.virtio_cmdline",
+)
+#: The same for a machine with virtio devices, besides the modules of each device.
+_VIRTIO_ROOMS = ("pyvmm.virtio", "pyvmm.virtio.ring", "pyvmm.virtio.transport")
+_VIRTIO_MODULES = (
+    "pyvmm.backends.disk.aligned",
+    "pyvmm.backends.disk.pool",
+    "pyvmm.virtio.block.device",
+    "pyvmm.virtio.console.device",
+    "pyvmm.virtio.net.device",
+)
+_ARCHITECTURE = {
+    "arm64": ("pyvmm.boot.devicetree", "pyvmm.devices.serial", "pyvmm.devices.spaced"),
+    "x86_64": (
+        "pyvmm.boot.acpi",
+        "pyvmm.boot.payload",
+        "pyvmm.boot.pe",
+        "pyvmm.boot.x86.biosdata",
+        "pyvmm.boot.x86.detect",
+        "pyvmm.boot.x86.e820",
+        "pyvmm.boot.x86.firmware",
+        "pyvmm.boot.x86.lowmem",
+        "pyvmm.boot.x86.mptable",
+        "pyvmm.boot.x86.params",
+        "pyvmm.boot.x86.reset",
+    ),
+}
+
+
+def load(*, virtio: bool) -> None:
+    """Import it all; *virtio*: the machine has virtio devices.
+
+    The libraries that name an instruction (capstone) and a place in a kernel (elftools) are not among it, for
+    they take 0.4 s: a message about a guest that KVM cannot run goes without.
+    """
+    names = [*_MODULES, *_ARCHITECTURE[native.NAME], *(_VIRTIO_MODULES if virtio else ())]
+    for room in (*_ROOMS, *(_VIRTIO_ROOMS if virtio else ())):
+        names += [f"{room}.{found.name}" for found in iter_modules(import_module(room).__path__)]
+    for name in names:
+        import_module(name)
