@@ -162,7 +162,8 @@ def test_every_thread_is_seen_confined_from_outside(confined: Seen) -> None:
         for capabilities in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
             assert int(status[capabilities], 16) == 0, status
         assert "0" not in status["Uid"].split() + status["Gid"].split()
-    if os.geteuid() == 0:
+    # An ordinary user may empty the bounding set in a user namespace only.
+    if not any("namespace" in sentence for sentence in confined.end["lacking"]):
         assert {int(status["CapBnd"], 16) for status in confined.status} == {0}
 
 
