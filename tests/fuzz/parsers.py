@@ -1,6 +1,7 @@
-"""Parsers of what users give: kernel images, unified kernels, firmware, device trees, command lines.
+"""Parsers of what comes from outside: kernel images, unified kernels, firmware, device trees, command lines.
 
 A parser is one line in PARSERS: valid inputs to begin with, and a function that raises whatever is a defect.
+Those of ``inputs`` are there, too.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ import random
 import struct
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from pyvmm.arch.arm64 import layout, loader
+from pyvmm.backends.disk.base import DiskError
 from pyvmm.boot.cmdline import add, encoded, one_line, parameters
 from pyvmm.boot.devicetree import DeviceTreeError, Tree, pack, unpack
 from pyvmm.boot.elf import ElfImage, section
@@ -20,9 +23,12 @@ from pyvmm.boot.uki import describe, unified_kernel
 from pyvmm.boot.x86.detect import load
 from pyvmm.boot.x86.firmware import is_elf, load_firmware_elf, load_firmware_rom
 from pyvmm.boot.x86.vmlinux import pvh_entry
-from pyvmm.errors import PyvmmError
+from pyvmm.errors import ConfigError, PyvmmError
+from pyvmm.exec.client import ExecProtocolError
 from pyvmm.memory.guest import GuestMemory
 from pyvmm.memory.layout import Part, assemble
+from pyvmm.virtio.errors import DeviceError
+from tests.fuzz import inputs
 from tests.fuzz.machine import silence
 from tests.support import arm64_image, images
 from tests.support.images import MIB
@@ -165,18 +171,46 @@ _LINES = [
     b"\xc3\xa0\xff",
 ]
 
-#: Valid inputs, and what is done with them and their mutations.
-PARSERS: dict[str, tuple[Sequence[bytes], Callable[[bytes], None]]] = {
-    "kernel": ([*_KERNELS, *_UNIFIED], kernel),
-    "arm64-kernel": (
+
+def _repair(data: bytearray) -> None:
+    """Make the checksum of a multiboot header what it must be: without it nothing else of it is read."""
+    for magic, words in ((_MULTIBOOT, 2), (_MULTIBOOT2, 3)):
+        at = data.find(magic)
+        if 0 <= at <= len(data) - 4 * (words + 1):
+            total = sum(struct.unpack_from(f"<{words}I", data, at))
+            struct.pack_into("<I", data, at + 4 * words, -total & 0xFFFFFFFF)
+
+
+class Parser(NamedTuple):
+    """*seeds*: valid inputs; *run*: what is done with them and their mutations.
+
+    *refusal*: what it raises for those that are not valid; *repair* makes checksums valid again.
+    """
+
+    seeds: Sequence[bytes]
+    run: Callable[[bytes], None]
+    refusal: type[PyvmmError] = ImageError
+    repair: Callable[[bytearray], None] = _repair
+
+
+PARSERS = {
+    "kernel": Parser([*_KERNELS, *_UNIFIED], kernel),
+    "arm64-kernel": Parser(
         [arm64_image.image(), images.elf([(0x40000000, b"code", 64)], 0x40000000, machine=183)],
         arm64_kernel,
     ),
-    "unified": (_UNIFIED, unified),
-    "elf": (_ELVES, elf),
-    "firmware": ([_ELVES[0], _ELVES[1], bytes(0x100) + images.CODE], firmware),
-    "device-tree": ([_tree()], device_tree),
-    "command-line": (_LINES, command_line),
+    "unified": Parser(_UNIFIED, unified),
+    "elf": Parser(_ELVES, elf),
+    "firmware": Parser([_ELVES[0], _ELVES[1], bytes(0x100) + images.CODE], firmware),
+    "device-tree": Parser([_tree()], device_tree, DeviceTreeError),
+    "command-line": Parser(_LINES, command_line),
+    "disk-header": Parser(inputs.HEADERS, inputs.disk_header, DiskError),
+    "overlay": Parser(inputs.OVERLAYS, inputs.overlay, DeviceTreeError),
+    "exec-frames": Parser(inputs.FRAMES, inputs.exec_frames, ExecProtocolError, inputs.valid_frames),
+    "board": Parser(inputs.BOARDS, inputs.board, ConfigError),
+    "options": Parser(inputs.OPTIONS, inputs.options, ConfigError),
+    "vhost-front": Parser(inputs.FRONTS, inputs.vhost_front, DeviceError),
+    "vhost-back": Parser(inputs.BACKS, inputs.vhost_back, DeviceError),
 }
 
 
@@ -188,8 +222,7 @@ class ParserTarget:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.seeds, self._run = PARSERS[name]
-        self._refusal = DeviceTreeError if name == "device-tree" else ImageError
+        self.seeds, self._run, self._refusal, self._repair = PARSERS[name]
         self.programs = self.accepted = 0
 
     def __call__(self, data: bytes) -> None:
@@ -218,7 +251,7 @@ class ParserTarget:
         data = bytearray(rng.choice(self.seeds))
         for _ in range(rng.randrange(1, 6)):
             _change(rng, data, rng.choice(self.seeds))
-        _repair(data)
+        self._repair(data)
         return bytes(data[:LONGEST])
 
 
@@ -239,12 +272,3 @@ def _change(rng: random.Random, data: bytearray, other: bytes) -> None:
         data[at : at + size] = rng.randbytes(size)
     else:
         del data[at:]
-
-
-def _repair(data: bytearray) -> None:
-    """Make the checksum of a multiboot header what it must be: without it nothing else of it is read."""
-    for magic, words in ((_MULTIBOOT, 2), (_MULTIBOOT2, 3)):
-        at = data.find(magic)
-        if 0 <= at <= len(data) - 4 * (words + 1):
-            total = sum(struct.unpack_from(f"<{words}I", data, at))
-            struct.pack_into("<I", data, at + 4 * words, -total & 0xFFFFFFFF)

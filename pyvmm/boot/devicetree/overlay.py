@@ -9,6 +9,7 @@ label's phandle, ``__local_fixups__`` those that hold one of the overlay's own.
 from __future__ import annotations
 
 from pyvmm.boot.devicetree.node import LINUX_PHANDLE, PHANDLE, SYMBOLS, DeviceTreeError, Node, Tree
+from pyvmm.host.printable import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 OVERLAY = "__overlay__"
 FIXUPS = "__fixups__"
 LOCAL_FIXUPS = "__local_fixups__"
+#: Characters of a name, and of a list of names, in an error.
+_NAME_SHOWN, _NAMES_SHOWN = 120, 300
 
 
 def apply_overlay(tree: Tree, overlay: Tree) -> None:
@@ -50,6 +53,7 @@ def _bind_labels(tree: Tree, overlay: Tree) -> None:
         node = tree.find(path) if path.startswith("/") else None
         if node is None:
             known = ", ".join(sorted(symbols.properties)) if symbols is not None else "none"
+            known, label = printable(known, _NAMES_SHOWN), printable(label, _NAME_SHOWN)
             raise DeviceTreeError(
                 f"the overlay refers to the label {label!r}, which the device tree has not; it has {known}"
             )
@@ -57,7 +61,9 @@ def _bind_labels(tree: Tree, overlay: Tree) -> None:
         for place in data.rstrip(b"\0").split(b"\0"):
             words = place.decode("ascii", "replace").rsplit(":", 2)
             if len(words) != 3 or not words[2].isdecimal():
-                raise DeviceTreeError(f"the overlay's fixup {place!r} is not path:property:offset")
+                raise DeviceTreeError(
+                    f"the overlay's fixup {place[:_NAME_SHOWN]!r} is not path:property:offset"
+                )
             where, name, offset = words
             references.change(where, name, int(offset), lambda _, handle=handle: handle)  # type: ignore[misc]
     references.write()
@@ -70,13 +76,13 @@ def _target(tree: Tree, phandles: Mapping[int, tuple[str, Node]], fragment: Node
         node = tree.find(path)
         if node is not None:
             return path.rstrip("/"), node
-        raise DeviceTreeError(f"the overlay's target {path!r} is not in the device tree")
+        raise DeviceTreeError(f"the overlay's target {path[:_NAME_SHOWN]!r} is not in the device tree")
     handle = fragment.cells("target")
     found = phandles.get(handle[0]) if len(handle) == 1 else None
     if found is None:
         raise DeviceTreeError(
-            f"the overlay's fragment {fragment.name!r} has no target in the device tree; give it a label or "
-            "a target-path that is there"
+            f"the overlay's fragment {fragment.name[:_NAME_SHOWN]!r} has no target in the device tree; "
+            "give it a label or a target-path that is there"
         )
     return found[0].rstrip("/"), found[1]
 
@@ -91,7 +97,12 @@ def _renumber(tree: Tree, overlay: Tree, fragments: list[tuple[Node, Node]]) -> 
         raise DeviceTreeError("the device tree and the overlay number their nodes too high to be joined")
 
     def renumbered(old: int) -> int:
-        return numbers.get(old, old + shift)
+        new = numbers.get(old, old + shift)
+        if new >= 0xFFFF_FFFF:
+            raise DeviceTreeError(
+                f"the overlay refers to its node of number {old:#x}, and has none; it is broken"
+            )
+        return new
 
     references = _References(overlay)
     local = overlay.root.children.get(LOCAL_FIXUPS)
@@ -127,8 +138,9 @@ class _References:
         node = self._overlay.find(path)
         data = node.properties.get(name) if node is not None else None
         if node is None or data is None or offset + 4 > len(data):
+            place = f"{path}:{name}:{offset}"
             raise DeviceTreeError(
-                f"the overlay wants a reference at {path}:{name}:{offset}, which it does not have; "
+                f"the overlay wants a reference at {printable(place, _NAME_SHOWN)}, which it does not have; "
                 "it is broken"
             )
         key = id(node), name

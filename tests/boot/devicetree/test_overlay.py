@@ -102,6 +102,25 @@ def test_overlay_when_damaged_raises_only_device_tree_errors(
 CACHED: dict[str, bytes] = {}
 
 
+def test_overlay_when_its_reference_to_itself_is_too_high_for_any_node_is_refused() -> None:
+    base, overlay = unpack(compiled(BASE)), unpack(compiled(OVERLAYS["local"]))
+    node = overlay.root.children["fragment@0"].children["__overlay__"].children["two"]
+    node.properties["other"] = b"\xff" * len(node.properties["other"])
+
+    with pytest.raises(DeviceTreeError, match="number 0xffffffff"):
+        apply_overlay(base, overlay)
+
+
+def test_overlay_when_its_names_drive_a_terminal_is_refused_in_a_printable_sentence() -> None:
+    base, overlay = unpack(compiled(BASE)), unpack(compiled(OVERLAYS["nodes"]))
+    overlay.root.children["__fixups__"].set("gic", f"/\x1b[2J{'x' * 5000}:p:0")
+
+    with pytest.raises(DeviceTreeError) as raised:
+        apply_overlay(base, overlay)
+
+    assert str(raised.value).isprintable() and len(str(raised.value)) < 400
+
+
 def _fragments(count: int) -> tuple[Tree, Tree]:
     """An overlay with a fragment for each node, by its phandle."""
     base, overlay = Tree(), Tree()
