@@ -31,7 +31,8 @@ def test_inputs_when_mutated_are_parsed_or_refused_in_one_sentence(target: Parse
     seed = time.time_ns()
     rng = random.Random(seed)
     end = time.monotonic() + SECONDS
-    while time.monotonic() < end or target.programs < LEAST:
+    # Few mutations of some formats are valid: until one is, on a busy host.
+    while time.monotonic() < end or target.programs < LEAST or not target.accepted:
         data = target.mutation(rng)
         try:
             target(data)
