@@ -17,7 +17,7 @@ from pyvmm.loop import READ
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from pyvmm.loop import Loop
 
@@ -110,6 +110,11 @@ class SignalFd:
         self._fd = -1
         _change_mask(_SIG_SETMASK, self._old)
 
+    def close_copy(self) -> None:
+        """In a forked child: close what the fork has copied. The signals stay blocked there."""
+        os.close(self._fd)
+        self._fd = -1
+
     def unblock_here(self) -> None:
         """Restore the former mask in the calling thread: for a child between fork and exec.
 
@@ -142,7 +147,7 @@ def heard(*numbers: int) -> list[int]:
     return [number for number in numbers if _signal.getsignal(number) != _signal.SIG_IGN]
 
 
-def _sigset(numbers: Mapping[int, object]) -> ctypes.Array[ctypes.c_char]:
+def _sigset(numbers: Iterable[int]) -> ctypes.Array[ctypes.c_char]:
     mask = 0
     for number in numbers:
         mask |= 1 << number - 1

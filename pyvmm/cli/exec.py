@@ -10,6 +10,7 @@ from pyvmm.backends.spec import make_backend
 from pyvmm.cli.job import JobControl
 from pyvmm.cli.local_terminal import environment, terminal_size
 from pyvmm.cli.messages import announce, message, write_line
+from pyvmm.cli.vm_parent import tell_ended
 from pyvmm.errors import PyvmmError
 from pyvmm.exec.channel import PORT_NAME, ExecChannel, ExecLink
 from pyvmm.exec.client import ExecClient
@@ -19,14 +20,16 @@ from pyvmm.host.printable import printable
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import CRASHED, OK, TOLD, Ending
 from pyvmm.machine.machine import Machine
-from pyvmm.signals import ENDING, SIGINT, SIGWINCH, SignalFd, heard, name_of
+from pyvmm.sandbox.link import CLIENT, ENDING, SIGNAL
+from pyvmm.signals import SIGCONT, SIGINT, SIGTSTP, SIGWINCH, name_of
 from pyvmm.virtio.console.device import VirtioConsole
 from pyvmm.virtio.console.port import Port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.cli.served import Served
     from pyvmm.config import Config
+    from pyvmm.guest.control import ControlServer
+    from pyvmm.sandbox.vm_process import Parent
 
 #: Characters of each line of the console that is shown when the command has not ended.
 _LOG_WIDTH = 300
@@ -34,12 +37,10 @@ _LOG_WIDTH = 300
 _CHANNEL_BUFFER = 65536
 
 
-def run_exec(config: Config, named: bool, warned: bool, control_delay: float) -> tuple[int | None, Ending]:
-    """Boot, run ``config.exec``, end the guest: the command's status (None if it never ended), the ending.
+def run_exec(config: Config, warned: bool, parent: Parent) -> None:
+    """In the VM process: boot, run ``config.exec``, end the guest, and tell the *parent*.
 
-    :param named: whether the guest's name is the user's choice. Raises NameTakenError
     :param warned: whether ``warn_of_kernel`` was called for this guest
-    :param control_delay: seconds from the start until other processes can reach the guest
     """
     assert config.exec is not None, "there is a command"
     size = terminal_size()
@@ -54,49 +55,58 @@ def run_exec(config: Config, named: bool, warned: bool, control_delay: float) ->
     console = CharBackend() if quiet else make_backend(config.console)
     with contextlib.closing(console), Loop() as loop:
         runner: ExecRunner | None = None
-        served: Served | None = None
-        if named:
-            served = _served(loop, config, client, named)
+        server: ControlServer | None = None
 
         def exited(code: int) -> None:
             status.append(code)
             machine.end(Ending(OK, "exec", TOLD, f"the command ended with status {code}"))
 
-        def forward(number: int) -> None:
+        def stop(detail: str) -> None:
+            parent.link.send(ENDING)
+            machine.stop("stopped", detail)
+
+        job = JobControl(
+            lambda: machine, lambda: runner.terminal if runner is not None else None, parent.link
+        )
+
+        def signalled(number: int) -> None:
+            if number == SIGTSTP:
+                job.stop()
+            elif number == SIGCONT:
+                job.go_on()
+            elif number == SIGWINCH:
+                if size and runner is not None:
+                    runner.resized()
             # The guest's command gets it first; a second one, or a guest that has not
             # answered yet, ends the machine.
-            if number == SIGINT and runner is not None and client.ready and not interrupted:
+            elif number == SIGINT and runner is not None and client.ready and not interrupted:
                 interrupted.append(number)
                 runner.signal(number)
             else:
-                machine.stop("stopped", f"ended by {name_of(number)}")
+                stop(f"ended by {name_of(number)}")
 
-        def resized(number: int) -> None:
-            if runner is not None:
-                runner.resized()
+        def told(message: bytes, fd: int) -> None:
+            nonlocal server
+            kind, rest = message[:1], message[1:]
+            if kind == SIGNAL:
+                signalled(rest[0])
+            elif kind == CLIENT:
+                from pyvmm.cli.served import control_server
 
-        job = JobControl(lambda: machine, lambda: runner.terminal if runner is not None else None)
-
-        def serve() -> None:
-            nonlocal served
-            served = served or _served(loop, config, client, False)
-            served.uses(machine, console)
-            served.serve()
+                server = server or control_server(
+                    loop, rest.decode(), parent.pid, config, lambda: machine, lambda: console, lambda: client
+                )
+                server.serve(fd)
 
         interrupted: list[int] = []
-        handlers = {**dict.fromkeys(heard(*ENDING), forward), **job.handlers()}
-        if size:
-            handlers[SIGWINCH] = resized
-        with (
-            SignalFd(loop, handlers),
-            Machine(
-                config,
-                loop=loop,
-                console=console,
-                channel=channel,
-                devices=[VirtioConsole([Port(port, PORT_NAME, console=False)])],
-            ) as machine,
-        ):
+        parent.link.serve(loop, told)
+        with Machine(
+            config,
+            loop=loop,
+            console=console,
+            channel=channel,
+            devices=[VirtioConsole([Port(port, PORT_NAME, console=False)])],
+        ) as machine:
             loop.call_soon(client.connect)
             runner = ExecRunner(
                 loop,
@@ -106,33 +116,26 @@ def run_exec(config: Config, named: bool, warned: bool, control_delay: float) ->
                 stdin=0,
                 stdout=1,
                 stderr=2,
-                on_quit=lambda: machine.stop("stopped", "ended by the user"),
+                on_quit=lambda: stop("ended by the user"),
             )
             loop.on_error = lambda error: _failed(machine, error)
             announce(config, console, warn=not warned)
-            loop.call_later(control_delay, serve)
             try:
                 ending = machine.run()
             finally:
                 runner.close()
-                if served is not None:
-                    served.close(machine.ending)
+        console.close()
         if not status and quiet and ending.code != OK:
             _show_log(machine, ending)
         if machine.error is not None and os.environ.get("PYVMM_DEBUG"):
             raise machine.error
-    if not status and ending.code == OK:
-        # Not the command's success, which is what 0 would say.
-        ending = Ending(CRASHED, ending.reason, ending.known, f"{ending.detail} before the command had ended")
-    return (status[0] if status else None), ending
-
-
-def _served(loop: Loop, config: Config, client: ExecClient, named: bool) -> Served:
-    from pyvmm.cli.served import Served  # what it loads costs more than the start of a small guest
-
-    served = Served(loop, config, named)
-    served.commands = lambda: client
-    return served
+        if not status and ending.code == OK:
+            # Not the command's success, which is what 0 would say.
+            detail = f"{ending.detail} before the command had ended"
+            ending = Ending(CRASHED, ending.reason, ending.known, detail)
+        tell_ended(parent, ending, status[0] if status else None, False)
+        if server is not None:
+            server.close(ending)
 
 
 def _failed(machine: Machine, error: BaseException) -> None:

@@ -6,9 +6,7 @@ while would report soft lockups.
 
 from __future__ import annotations
 
-import os
-
-from pyvmm.signals import SIGCONT, SIGTSTP, heard
+from pyvmm.sandbox.link import PAUSED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,39 +14,40 @@ if TYPE_CHECKING:
 
     from pyvmm.backends.terminal import Terminal
     from pyvmm.machine.machine import Machine
-
-_SIGSTOP = 19
+    from pyvmm.sandbox.link import Link
 
 
 class JobControl:
-    """What SIGTSTP and SIGCONT do.
+    """What SIGTSTP and SIGCONT do, in the VM process.
 
     :param machine: gives the machine that runs now; None before the first
     :param terminal: gives the terminal that is in raw mode; None where there is none
+    :param parent: which stops the job once it is told that the machine is paused
     """
 
     def __init__(
-        self, machine: Callable[[], Machine | None], terminal: Callable[[], Terminal | None]
+        self,
+        machine: Callable[[], Machine | None],
+        terminal: Callable[[], Terminal | None],
+        parent: Link,
     ) -> None:
         self._machine = machine
         self._terminal = terminal
+        self._parent = parent
         self._paused: Machine | None = None
 
-    def handlers(self) -> dict[int, Callable[[int], object]]:
-        """By signal, for a SignalFd; none where the process was started with SIGTSTP ignored."""
-        return {SIGTSTP: self._stop, SIGCONT: self._continue} if heard(SIGTSTP) else {}
-
-    def _stop(self, number: int) -> None:
+    def stop(self) -> None:
+        """SIGTSTP."""
         machine, terminal = self._machine(), self._terminal()
         if machine is not None and not machine.paused:
             machine.pause()
             self._paused = machine
         if terminal is not None:
-            terminal.stop_job()
-        else:
-            os.kill(os.getpid(), _SIGSTOP)
+            terminal.release()
+        self._parent.send(PAUSED)
 
-    def _continue(self, number: int) -> None:
+    def go_on(self) -> None:
+        """SIGCONT."""
         terminal = self._terminal()
         if terminal is not None:
             terminal.continue_job()

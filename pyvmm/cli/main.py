@@ -1,9 +1,8 @@
-"""Finds the verb, runs it, and turns what went wrong into one line and an exit code."""
+"""Finds the verb and runs it."""
 
 from __future__ import annotations
 
 import _signal  # without the enums of ``signal``
-import errno
 import gc
 import os
 import sys
@@ -11,7 +10,7 @@ import sys
 from pyvmm import host
 from pyvmm.cli.interrupt import Interruptible
 from pyvmm.cli.messages import message
-from pyvmm.errors import PyvmmError, StartError
+from pyvmm.cli.outcome import code_of, leave
 
 VERBS = {
     "run": "boot a guest",
@@ -26,7 +25,6 @@ VERBS = {
     "new-device": "begin a virtio device of your own, with its tests",
     "replay": "play recorded queue traffic to a virtio device and compare",
 }
-INTERRUPTED = 130
 #: Objects made until garbage is looked for: while modules are loaded nothing is, and a search costs 0.5 ms.
 _GC_THRESHOLD = 10_000
 USAGE = 65
@@ -43,26 +41,7 @@ def usage() -> str:
 def main(argv: list[str]) -> int:
     """Run the command line *argv* (without the program's name); returns the exit code."""
     host.before_first_report = _handle_reports
-    try:
-        return _dispatch(argv)
-    except SystemExit as stop:  # --help of a verb
-        return stop.code if isinstance(stop.code, int) else 0
-    except PyvmmError as error:
-        message(str(error))
-        return error.exit_code
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        _forget_stdout()
-        return 0
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            message("no space is left on a device that is written to; make room there")
-            return StartError.exit_code
-        if os.environ.get("PYVMM_DEBUG"):
-            raise
-        message(f"internal error: {error!r}; set PYVMM_DEBUG=1 to see where, and report it")
-        return PyvmmError.exit_code
+    return code_of(lambda: _dispatch(argv))
 
 
 def module_of(verb: str) -> str:
@@ -71,18 +50,14 @@ def module_of(verb: str) -> str:
 
 
 def entry() -> None:
-    """The process's way in and out: no interpreter teardown, nothing is left to tidy."""
+    """The process's way in and out."""
     _open_standard_files()
     gc.set_threshold(_GC_THRESHOLD)
     # Ctrl-C ends the process on the spot until a verb has something to tidy: a KeyboardInterrupt
     # while modules are loaded can get lost in the import machinery's own callbacks.
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-    code = _flushed(main(sys.argv[1:]))
-    # Whoever reads our terminal may close it when we have: that must not change how we end.
-    _signal.signal(_signal.SIGHUP, _signal.SIG_IGN)
-    os.closerange(0, 3)  # a child that shares them may outlive this process: cli/late_close.py
-    os._exit(code)
+    leave(main(sys.argv[1:]))
 
 
 def _open_standard_files() -> None:
@@ -94,18 +69,6 @@ def _open_standard_files() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(fd, "r" if fd == 0 else "w", closefd=False))
-
-
-def _flushed(code: int) -> int:
-    """Write out what was printed; *code*, or another where that fails."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        pass
-    except OSError as error:
-        message(f"standard output: {error.strerror}; give it a place where it fits")
-        return code or StartError.exit_code
-    return code
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -137,10 +100,3 @@ def _handle_reports() -> None:
     from pyvmm.cli.report_handler import install
 
     install()
-
-
-def _forget_stdout() -> None:
-    """The reader of stdout is gone: later flushes must not complain."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)

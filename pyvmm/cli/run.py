@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from pyvmm import host
 from pyvmm.backends.spec import make_backend
 from pyvmm.cli.interrupt import Interruptible
 from pyvmm.cli.job import JobControl
-from pyvmm.cli.late_close import GRACE, close_in_child
 from pyvmm.cli.messages import announce, message, warn_of_kernel
 from pyvmm.cli.options import Option, OptionParser
+from pyvmm.cli.outcome import code_of, leave
+from pyvmm.cli.vm_parent import VmParent, tell_ended
 from pyvmm.config import DEVICE_KINDS, Config
 from pyvmm.config.keys import DEFAULT_KERNEL, GROUPS, KEYS, RUN
 from pyvmm.errors import ConfigError
@@ -18,21 +20,27 @@ from pyvmm.loop import Loop
 from pyvmm.machine.ending import FATAL, GUEST_FIRST, OK, STOPPED, TOLD, Ending
 from pyvmm.machine.machine import Machine
 from pyvmm.pykvm import Kvm
-from pyvmm.signals import ENDING, SIGWINCH, SignalFd, heard, name_of
+from pyvmm.sandbox.link import CLIENT, ENDING, SIGNAL
+from pyvmm.sandbox.vm_process import fork
+from pyvmm.signals import SIGCONT, SIGTSTP, SIGWINCH, name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from pyvmm.backends.base import CharBackend
     from pyvmm.backends.host_objects import HostObjects
     from pyvmm.backends.terminal import Terminal
-    from pyvmm.cli.served import Served
+    from pyvmm.exec.client import ExecClient
+    from pyvmm.guest.control import ControlServer
+    from pyvmm.guest.port import ExecPort
+    from pyvmm.guest.registry import Claim
+    from pyvmm.sandbox.vm_process import Parent
     from pyvmm.virtio.console.port import Port
 
-#: Seconds after which other processes can reach a guest that has started: many end sooner.
-CONTROL_DELAY = 0.25
+#: Seconds from the making of a VM in which closing its last descriptor waits 20 ms: the grace periods
+#: of its interrupt controllers (``kvm_destroy_vm`` in Linux virt/kvm/kvm_main.c).
+_CLOSES_SLOWLY = 0.03
 
 OPTIONS = OptionParser(
     "pyvmm run [BOARD.toml] [OPTION ...]",
@@ -77,12 +85,18 @@ def main(argv: list[str]) -> int:
         from pyvmm.cli import result as result_file
 
         result_file.prepare(result)
-    if config.exec is not None:
-        from pyvmm.cli.exec import run_exec
-
-        status, ending = run_exec(config, named, ours, CONTROL_DELAY)
-    else:
-        status, ending = None, GuestRun(config, named, ours).until_end()
+    claim = _claimed(config.name) if named else None
+    sys.stdout.flush()  # what a module of the user's has printed is not the VM process's to print again
+    with VmParent(config, claim) as guest:
+        process, parent = fork()
+        if parent is not None:
+            guest.close_copy()
+            leave(code_of(lambda: _in_vm_process(config, ours, parent)))
+        assert process is not None, "fork returns one of them"
+        ending = guest.until_end_of(process)
+    if isinstance(ending, int):
+        return ending
+    status = guest.command_status
     if result is not None:
         result_file.write(result, ending, status)
     if status is not None:
@@ -92,21 +106,44 @@ def main(argv: list[str]) -> int:
     return ending.code
 
 
+def _in_vm_process(config: Config, ours: bool, parent: Parent) -> int:
+    """Run the guest and tell the *parent* how it ended. Raises what has to be said instead."""
+    if config.exec is not None:
+        from pyvmm.cli.exec import run_exec
+
+        run_exec(config, ours, parent)
+    else:
+        GuestRun(config, ours, parent).until_end()
+    return OK
+
+
+def _claimed(name: str) -> Claim | None:
+    """The name that the user has chosen. Raises NameTakenError; None, said, where there can be no socket."""
+    from pyvmm.guest.registry import RegistryError, claim
+
+    try:
+        return claim(name)
+    except RegistryError as error:
+        message(f"no other process can reach this guest: {error}")
+        return None
+
+
 class GuestRun:
-    """One ``pyvmm run``, over all the guest's restarts.
+    """One ``pyvmm run`` in its VM process, over all the guest's restarts.
 
-    The signals of ``signals.ENDING``, --timeout and Ctrl-A x end it with code 3. The signals are blocked
-    from before the first machine is built, so that none comes while it is half built and the terminal is raw.
+    Signals, which the parent passes on, --timeout and Ctrl-A x end it with code 3.
 
-    :param named: whether the guest's name is the user's choice
     :param ours: whether its user space is ours, which runs commands for ``pyvmm exec``
     """
 
-    def __init__(self, config: Config, named: bool, ours: bool) -> None:
+    def __init__(self, config: Config, ours: bool, parent: Parent) -> None:
         self._config = config
-        self._named = named
         self._ours = ours
-        self._served: Served | None = None
+        self._parent = parent
+        self._server: ControlServer | None = None
+        self._port: ExecPort | None = None
+        self._job = JobControl(lambda: self._machine, self._terminal, parent.link)
+        self._lingers = False
         self._machine: Machine | None = None
         self._console: CharBackend | None = None
         self._over: Ending | None = None
@@ -119,24 +156,22 @@ class GuestRun:
 
     def until_end(self) -> Ending:
         """Run the guest in this thread, again after a reboot where that is asked for."""
-        with Loop() as loop, SignalFd(loop, self._handlers()):
-            if self._named or self._ours:
-                self._make_served(loop)
-            loop.call_later(CONTROL_DELAY, lambda: self._serve(loop))
-            ending = None
+        with Loop() as loop:
+            self._parent.link.serve(loop, lambda message, fd: self._told(loop, message, fd))
             self._console = make_backend(self._config.console, on_quit=self._quit)
             try:
                 self._console.open()
                 ending = self._boots(loop)
-                return ending
             finally:
                 try:
                     if self._host_objects is not None:
                         self._host_objects.close()
                 finally:
                     self._console.close()
-                    if self._served is not None:
-                        self._served.close(ending)
+            tell_ended(self._parent, ending, None, self._lingers)
+            if self._server is not None:
+                self._server.close(ending)
+            return ending
 
     def _boots(self, loop: Loop) -> Ending:
         while True:
@@ -147,38 +182,63 @@ class GuestRun:
             if self._over is not None:
                 return self._over
 
-    def _make_served(self, loop: Loop) -> Served:
-        from pyvmm.cli.served import Served
+    def _told(self, loop: Loop, message: bytes, fd: int) -> None:
+        """The parent has sent *message*, perhaps with *fd*. The loop runs after a machine is built."""
+        kind, rest = message[:1], message[1:]
+        if kind == SIGNAL:
+            self._signalled(rest[0])
+        elif kind == CLIENT:
+            if self._server is None:
+                from pyvmm.cli.served import control_server
 
-        self._served = Served(loop, self._config, self._named)
-        return self._served
+                self._server = control_server(
+                    loop,
+                    rest.decode(),
+                    self._parent.pid,
+                    self._config,
+                    self._current_machine,
+                    self._console_backend,
+                    self._commands,
+                )
+            self._server.serve(fd)
 
-    def _serve(self, loop: Loop) -> None:
-        """The guest has started: other processes may reach it."""
-        served = self._served or self._make_served(loop)
-        assert self._machine is not None and self._console is not None, (
-            "the loop runs after a machine is built"
-        )
-        served.uses(self._machine, self._console)
-        served.serve()
+    def _current_machine(self) -> Machine:
+        assert self._machine is not None, "the loop runs after a machine is built"
+        return self._machine
+
+    def _console_backend(self) -> CharBackend:
+        assert self._console is not None, "until_end makes it"
+        return self._console
+
+    def _commands(self) -> ExecClient | str:
+        port = self._port
+        if port is None:
+            return "it runs no commands for others: only pyvmm run's default guest and pyvmm.Guest do"
+        return port.client if port.error is None else str(port.error)
+
+    def _exec_channel(self, loop: Loop) -> dict[str, Any]:
+        """What the next machine is given so that its user space, ours, runs commands for others."""
+        if not self._ours:
+            return {}
+        from pyvmm.guest.port import ExecPort
+
+        port = self._port = ExecPort()
+        loop.call_soon(port.client.connect)
+        return {"channel": port.serial, "devices": [port.device], "console_shell": True}
 
     def _once(self, loop: Loop) -> Ending:
         began = loop.clock()
-        console = self._console
-        assert console is not None, "until_end makes it"
-        exec_channel = self._served.channel() if self._ours and self._served is not None else {}
+        console = self._console_backend()
         with Machine(
             self._config.replace(timeout=None),
             loop=loop,
             console=console,
             host_objects=self._host_objects,
-            **exec_channel,
+            **self._exec_channel(loop),
         ) as machine:
             if self._machine is None:
                 announce(self._config, console, _ports(machine), warn=not self._ours)
             self._machine = machine
-            if self._served is not None:
-                self._served.uses(machine, console)
             made = loop.clock()
             if self._left is not None:
                 machine.clock.call_later(max(self._left - (made - began), 0), self._timed_out)
@@ -192,14 +252,9 @@ class GuestRun:
 
     def _leave(self, machine: Machine, age: float) -> None:
         """The guest has ended *age* seconds after it was made; nothing of it is closed yet."""
-        if age < GRACE and self._config.on_reboot != "restart":
-            close_in_child(machine.vm)
-
-    def _handlers(self) -> dict[int, Callable[[int], object]]:
-        handlers = JobControl(lambda: self._machine, self._terminal).handlers()
-        if self._config.uses_stdio:
-            handlers[SIGWINCH] = self._resized
-        return {**dict.fromkeys(heard(*ENDING), self._signalled), **handlers}
+        if age < _CLOSES_SLOWLY and self._config.on_reboot != "restart":
+            os.dup(machine.vm.fd)  # so that the end of this process waits, not the parent
+            self._lingers = True
 
     def _terminal(self) -> Terminal | None:
         if not self._config.uses_stdio:
@@ -210,18 +265,26 @@ class GuestRun:
         backends = [self._console, *(port.backend for port in ports)]
         return next(backend for backend in backends if isinstance(backend, Terminal))
 
-    def _resized(self, number: int) -> None:
+    def _resized(self) -> None:
         if self._machine is not None:
             for console in self._machine.consoles:
                 console.resized()
 
     def _end(self, reason: str, detail: str) -> None:
         self._over = Ending(STOPPED, reason, TOLD, detail)
+        self._parent.link.send(ENDING)
         assert self._machine is not None, "the loop runs after a machine is built"
         self._machine.end(self._over)
 
     def _signalled(self, number: int) -> None:
-        self._end("stopped", f"ended by {name_of(number)}")
+        if number == SIGTSTP:
+            self._job.stop()
+        elif number == SIGCONT:
+            self._job.go_on()
+        elif number == SIGWINCH:
+            self._resized()
+        else:
+            self._end("stopped", f"ended by {name_of(number)}")
 
     def _timed_out(self) -> None:
         self._end("timeout", f"the guest did not end within {self._config.timeout:g} seconds")

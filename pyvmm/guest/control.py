@@ -24,7 +24,6 @@ from _thread import allocate_lock
 
 from pyvmm.errors import PyvmmError
 from pyvmm.guest.relay import ExecRelay
-from pyvmm.host.peer import credentials
 from pyvmm.loop import READ, WRITE
 
 TYPE_CHECKING = False
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from pyvmm.backends.base import Detached
     from pyvmm.config import Config
     from pyvmm.exec.client import ExecClient
-    from pyvmm.guest.registry import Claim
     from pyvmm.loop import Loop, Timer
     from pyvmm.machine.ending import Ending
     from pyvmm.machine.machine import Machine
@@ -59,13 +57,12 @@ TYPED_RETRY = 0.05
 STOP_MAX = 3600.0
 
 _CHUNK = 16384
-_ACCEPT_PAUSE = 0.5
-_ACCEPT_BATCH = 16
 
 
 class Target:
     """The guest that a control socket is for. The functions are called in the loop's thread.
 
+    :param pid: the process to be known by
     :param machine: the machine of now
     :param commands: the exec protocol's client, or why there is none
     :param console: the console to attach to, or why there is none
@@ -74,12 +71,14 @@ class Target:
     def __init__(
         self,
         name: str,
+        pid: int,
         config: Config,
         machine: Callable[[], Machine],
         commands: Callable[[], ExecClient | str],
         console: Callable[[], Detached | str],
     ) -> None:
         self.name = name
+        self.pid = pid
         self.config = config
         self.machine = machine
         self.commands = commands
@@ -92,7 +91,7 @@ class Target:
         state = "ended" if machine.ending is not None else "paused" if machine.paused else "running"
         return {
             "name": self.name,
-            "pid": os.getpid(),
+            "pid": self.pid,
             "memory": self.config.memory_size,
             "cpus": self.config.cpus,
             "state": state,
@@ -101,25 +100,23 @@ class Target:
 
 
 class ControlServer:
-    """Serves the connections to *claim*'s socket.
+    """Serves connections of processes of this user, which a ``ControlListener`` accepts.
 
     Made and closed in the loop's thread, or while the loop does not run.
     """
 
-    def __init__(self, loop: Loop, claim: Claim, target: Target) -> None:
+    def __init__(self, loop: Loop, target: Target) -> None:
         self.loop = loop
         self.target = target
-        self._claim = claim
         self._clients: set[_Client] = set()
         self._closed = False
 
     def close(self, ending: Ending | None = None) -> None:
-        """Tell who waits for the *ending*, hang up, give up the name. Idempotent."""
-        if self._closed:
-            return
+        """Tell who waits for the *ending*, and hang up. Idempotent.
+
+        After the guest's name was given up: whoever is told of the end may take it.
+        """
         self._closed = True
-        self.loop.remove(self._claim.socket.fileno())
-        self._claim.close()  # first: whoever is told of the end may take the name
         deadline = time.monotonic() + LAST_PATIENCE
         for client in tuple(self._clients):
             client.ended(ending, deadline)
@@ -128,25 +125,12 @@ class ControlServer:
         """*client* has closed."""
         self._clients.discard(client)
 
-    def listen(self) -> None:
-        """Begin to serve."""
-        if not self._closed:
-            self.loop.add(self._claim.socket.fileno(), READ, self._accept)
-
-    def _accept(self, events: int) -> None:
-        for _ in range(_ACCEPT_BATCH):
-            try:
-                link, _ = self._claim.socket.accept()
-            except BlockingIOError:
-                return
-            except OSError:  # no descriptor left: stop asking for a while
-                self.loop.remove(self._claim.socket.fileno())
-                self.loop.call_later(_ACCEPT_PAUSE, self.listen)
-                return
-            if len(self._clients) >= CLIENTS_MAX or credentials(link)[1] != os.geteuid():
-                link.close()
-            else:
-                self._clients.add(_Client(self, link))
+    def serve(self, fd: int) -> None:
+        """Serve the connection *fd*, which becomes the server's, unless there are too many. Loop's thread."""
+        if self._closed or len(self._clients) >= CLIENTS_MAX:
+            os.close(fd)
+        else:
+            self._clients.add(_Client(self, socket.socket(fileno=fd)))
 
 
 class _Client:

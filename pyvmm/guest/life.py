@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from threading import Thread
 
@@ -9,6 +10,7 @@ from pyvmm.backends.host_objects import HostObjects
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.guest.commands import Commands
 from pyvmm.guest.control import ControlServer, Target
+from pyvmm.guest.control_listener import ControlListener
 from pyvmm.guest.errors import GuestEnded, GuestTimeout, NoCommandsError
 from pyvmm.guest.registry import RegistryError, check_free, claim
 from pyvmm.guest.watch import Until, deadline_of
@@ -66,6 +68,7 @@ class Life:
         self._closing = False
         self._thread: Thread | None = None
         self._control: ControlServer | None = None
+        self._listener: ControlListener | None = None
         #: What the guest is called, and from the start on what other processes reach it by.
         self.name = config.name
         self._chosen_name = settings.name
@@ -172,9 +175,19 @@ class Life:
 
     def _serve_control(self, claim: Claim) -> None:
         self.name = claim.name
-        target = Target(claim.name, self.config, lambda: self.machine, self._client, lambda: self._console)
-        server = self._control = ControlServer(self.loop, claim, target)
-        self.loop.call_soon(server.listen)
+        target = Target(
+            claim.name,
+            os.getpid(),
+            self.config,
+            lambda: self.machine,
+            self._client,
+            lambda: self._console,
+        )
+        server = self._control = ControlServer(self.loop, target)
+        listener = self._listener = ControlListener(
+            self.loop, claim, lambda connection: server.serve(os.dup(connection.fileno()))
+        )
+        self.loop.call_soon(listener.listen)
 
     def _client(self) -> ExecClient | str:
         commands = self.commands
@@ -241,6 +254,8 @@ class Life:
 
     def _end(self, ending: Ending | None) -> None:
         try:
+            if self._listener is not None:
+                self._listener.close()
             if self._control is not None:
                 self._control.close(ending)
             try:

@@ -65,6 +65,11 @@ class Claim:
         self._file = file
         self._inode = os.stat(file, dir_fd=folder, follow_symlinks=False).st_ino
 
+    def close_copy(self) -> None:
+        """Close what a fork has copied: the name stays the other process's."""
+        self.socket.close()
+        os.close(self._folder)
+
     def close(self) -> None:
         """Listen no more and give the name up. Idempotent."""
         if self.socket.fileno() < 0:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -234,17 +235,17 @@ def test_kill_when_it_cannot_be_refused_leaves_no_result_and_no_lock(tmp_path: P
     assert os.listdir(tmp_path) == ["result.json"]
 
 
-def test_defect_after_the_start_is_told(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from pyvmm.cli import run
-    from pyvmm.machine.ending import FATAL, UNKNOWN, Ending
+def test_defect_after_the_start_is_told() -> None:
+    code = """
+from pyvmm.cli import main, run
+from pyvmm.machine.ending import FATAL, UNKNOWN, Ending
 
-    ending = Ending(FATAL, "internal", UNKNOWN, "a timer failed")
-    monkeypatch.setattr(run.GuestRun, "until_end", lambda self: ending)
+run.GuestRun._boots = lambda self, loop: Ending(FATAL, "internal", UNKNOWN, "a timer failed")
+main.entry()
+"""
+    done = pyvmm("--firmware", SPIN, "--console", "none", way=[sys.executable, "-c", code, "run"])
 
-    assert run.main(["--firmware", SPIN, "--console", "none"]) == FATAL
-    assert "internal: a timer failed" in capfd.readouterr().err
+    complains(done, 96, "internal: a timer failed")
 
 
 @pytest.mark.parametrize(

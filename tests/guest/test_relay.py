@@ -17,6 +17,7 @@ from pyvmm.exec import frames
 from pyvmm.exec.client import ExecClient
 from pyvmm.guest import registry, relay
 from pyvmm.guest.control import ControlServer, Target
+from pyvmm.guest.control_listener import ControlListener
 from pyvmm.guest.reach import Reached
 from pyvmm.loop import READ, LoopThread
 from tests.support.command import LIMIT, OnTerminal, pyvmm, start, until
@@ -36,14 +37,19 @@ class Served:
         self.client = ExecClient(lambda data: self._send(fd, data))
         machine = SimpleNamespace(ending=None, paused=False)
         config = SimpleNamespace(memory_size=1, cpus=1)
-        target = Target("web", config, lambda: machine, lambda: self.client, lambda: "none")  # type: ignore[arg-type]
-        self.server = ControlServer(self.loop, registry.claim("web"), target)
+        target = Target("web", 1, config, lambda: machine, lambda: self.client, lambda: "none")  # type: ignore[arg-type]
+        self.server = ControlServer(self.loop, target)
+        self.listener = ControlListener(
+            self.loop,
+            registry.claim("web"),
+            lambda connection: self.server.serve(os.dup(connection.fileno())),
+        )
         self.loop.call_soon(lambda: self._begin(fd))
 
     def _begin(self, fd: int) -> None:
         self.loop.add(fd, READ, lambda events: self.client.receive(os.read(fd, 65536)))
         self.client.connect()
-        self.server.listen()
+        self.listener.listen()
 
     def _send(self, fd: int, data: bytes) -> None:
         view = memoryview(data)
@@ -55,6 +61,7 @@ class Served:
 
     def close(self) -> None:
         self.thread.close()
+        self.listener.close()
         self.server.close()
 
 

@@ -1,0 +1,249 @@
+"""The parent of a guest's VM process: the process that the shell knows as ``pyvmm run``.
+
+It has no guest memory and waits for no answer of the VM process without a limit, so that it can end the
+machine at any time.
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm.errors import StartError
+from pyvmm.loop import READ, Loop
+from pyvmm.machine.ending import FATAL, STOPPED, TOLD, UNKNOWN, Ending
+from pyvmm.sandbox.link import CLIENT, ENDED, ENDING, NAME_GIVEN_UP, PAUSED, SIGNAL
+from pyvmm.signals import ENDING as ENDING_SIGNALS
+from pyvmm.signals import SIGCONT, SIGINT, SIGSTOP, SIGTSTP, SIGWINCH, SignalFd, heard, name_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.config import Config
+    from pyvmm.guest.control_listener import ControlListener
+    from pyvmm.guest.registry import Claim
+    from pyvmm.loop import Timer
+    from pyvmm.sandbox.vm_process import Parent, VmProcess
+
+#: Seconds that a machine gets to end once somebody has asked for it; then it is killed.
+GRACE = 5.0
+#: Seconds that a machine gets to be paused before the job stops.
+_PAUSE_PATIENCE = 2.0
+#: Seconds after which other processes can reach a guest that has started: many end sooner.
+_CONTROL_DELAY = 0.25
+#: How often, and after how many seconds again, a name is looked for that is not the user's choice.
+_TRIES = 5
+_PAUSE = 0.5
+
+
+def tell_ended(parent: Parent, ending: Ending, status: int | None, linger: bool) -> None:
+    """In the VM process: tell the *parent* how the guest ended, and its command's *status*.
+
+    :param linger: whether this process goes on for some milliseconds, for which nobody need wait
+    """
+    command = "" if status is None else str(status)
+    parent.ended(
+        (str(ending.code), command, "linger" if linger else "", ending.reason, ending.known, ending.detail)
+    )
+
+
+class VmParent:
+    """Passes signals and clients of the control socket to a VM process, and waits for its end.
+
+    The signals of ``signals.ENDING`` ask the machine to end, as --timeout and Ctrl-A x do; GRACE later it is
+    killed.
+
+    Made before the VM process, so that no signal is lost and the VM process sees none. Raises StartError when
+    the host gives no descriptors.
+
+    :param claim: the guest's name, where that is the user's choice
+    """
+
+    def __init__(self, config: Config, claim: Claim | None) -> None:
+        self._config = config
+        self._claim = claim
+        self._tries = 0 if claim is not None else _TRIES
+        self._listener: ControlListener | None = None
+        job = [SIGTSTP, SIGCONT] if heard(SIGTSTP) else []
+        taken = [*heard(*ENDING_SIGNALS), *job, *([SIGWINCH] if config.uses_stdio else [])]
+        try:
+            self._loop = Loop()
+        except OSError as error:
+            raise StartError(f"no event loop: {error.strerror}; raise the limit (ulimit -n)") from None
+        self._signals = SignalFd(self._loop, dict.fromkeys(taken, self._signalled))
+        self._process: VmProcess
+        self._ending: Ending | None = None
+        self._status: int | None = None
+        self._interrupted = False
+        self._lingers = False  # the VM process ends by itself, after this one
+        self._deadlines: list[_Deadline] = []  # at which it is killed
+        self._asked = False
+        self._pausing: Timer | None = None
+        #: The command's exit status, for ``--exec``.
+        self.command_status: int | None = None
+
+    def __enter__(self) -> VmParent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._give_up_name()
+        self._signals.close()
+        self._loop.close()
+
+    def close_copy(self) -> None:
+        """In the VM process: close what the fork has copied. The signals stay blocked."""
+        if self._claim is not None:
+            self._claim.close_copy()
+        self._signals.close_copy()
+        self._loop.close()
+
+    def until_end_of(self, process: VmProcess) -> Ending | int:
+        """How the guest of *process* ended; where it never began, its exit code: it has said why."""
+        self._process = process
+        loop = self._loop
+        loop.add(process.fd, READ, lambda events: loop.stop())
+        process.link.serve(loop, self._received)
+        limit = self._config.timeout
+        if limit is not None:
+            self._kill_after(limit + GRACE, "timeout", f"the guest did not end within {limit:g} seconds")
+        loop.call_later(_CONTROL_DELAY, self._serve)
+        try:
+            loop.run()
+            return self._outcome()
+        finally:
+            process.close()
+
+    def _outcome(self) -> Ending | int:
+        if self._ending is not None and self._lingers:
+            return self._ending
+        status = self._process.wait()
+        while self._ending is None and (found := self._process.link.receive()) is not None and found[0]:
+            self._received(*found)
+        if self._ending is not None:
+            return self._ending
+        if status >= 0:
+            return status
+        return Ending(
+            FATAL, "internal", UNKNOWN, f"the guest's process was ended by {name_of(-status)}; report it"
+        )
+
+    # From the VM process
+
+    def _received(self, message: bytes, fd: int) -> None:
+        if fd >= 0:
+            os.close(fd)  # it has none to give
+        kind, rest = message[:1], message[1:]
+        if kind == ENDING:
+            self._kill_later("stopped", "ended by the user")
+        elif kind == PAUSED:
+            if self._pausing is not None:
+                self._stop_job()
+        elif kind == ENDED and self._ending is None:
+            self._ended(rest)
+
+    def _ended(self, record: bytes) -> None:
+        try:
+            code, status, linger, reason, known, detail = record.decode(errors="replace").split("\0")
+            self._ending = Ending(int(code) & 0xFF, reason, known, detail)
+            self.command_status = int(status) & 0xFF if status else None
+        except ValueError:  # no record of ours: how the process ends tells more
+            return
+        self._give_up_name()
+        self._process.link.send(NAME_GIVEN_UP)
+        if linger:
+            self._lingers = True
+            self._loop.stop()
+        else:
+            self._kill_later("", "")
+
+    # Signals
+
+    def _signalled(self, number: int) -> None:
+        if number == SIGTSTP:
+            if self._pausing is None:
+                self._pausing = self._loop.call_later(_PAUSE_PATIENCE, self._stop_job)
+        elif number == SIGCONT:
+            os.kill(self._process.pid, SIGCONT)
+        elif number != SIGWINCH:
+            # A command's terminal or pipe has its own Ctrl-C: the first is the command's.
+            if self._config.exec is None or number != SIGINT or self._interrupted:
+                self._kill_later("stopped", f"ended by {name_of(number)}")
+            self._interrupted = True
+        self._process.link.send(SIGNAL + bytes([number]))
+
+    def _stop_job(self) -> None:
+        """The machine is paused, or does not answer: stop as a job does, with the VM process."""
+        if self._pausing is not None:
+            self._pausing.cancel()
+            self._pausing = None
+        os.kill(self._process.pid, SIGSTOP)
+        began = self._loop.clock()
+        os.kill(os.getpid(), SIGSTOP)
+        # Continued: SIGCONT is in the signalfd. What the guest has left is as much as it was.
+        for deadline in self._deadlines:
+            deadline.move(self._loop.clock() - began)
+
+    # The end
+
+    def _kill_later(self, reason: str, detail: str) -> None:
+        if not self._asked:
+            self._asked = True
+            self._kill_after(GRACE, reason, detail)
+
+    def _kill_after(self, seconds: float, reason: str, detail: str) -> None:
+        self._deadlines.append(_Deadline(self._loop, seconds, lambda: self._kill(reason, detail)))
+
+    def _kill(self, reason: str, detail: str) -> None:
+        if self._ending is None:
+            detail = f"{detail}; it did not react for {GRACE:g} seconds and was killed"
+            self._ending = Ending(STOPPED, reason, TOLD, detail)
+        self._process.kill()
+        self._process.wait()
+        self._loop.stop()
+
+    # The control socket
+
+    def _serve(self) -> None:
+        """The guest has started: other processes may reach it."""
+        from pyvmm.guest.control_listener import ControlListener
+        from pyvmm.guest.registry import RegistryError, claim
+
+        if self._ending is not None:
+            return
+        if self._claim is None:
+            if not self._tries:
+                return
+            self._tries -= 1
+            try:
+                self._claim = claim(None, patience=0)
+            except RegistryError:  # locked by another process this moment, or no place for sockets
+                self._loop.call_later(_PAUSE, self._serve)
+                return
+        name = self._claim.name.encode()
+        self._listener = ControlListener(
+            self._loop, self._claim, lambda client: self._process.link.send(CLIENT + name, client.fileno())
+        )
+        self._listener.listen()
+
+    def _give_up_name(self) -> None:
+        self._tries = 0
+        if self._listener is not None:
+            self._listener.close()
+        elif self._claim is not None:
+            self._claim.close()
+
+
+class _Deadline:
+    """A timer of *loop* that can be moved."""
+
+    def __init__(self, loop: Loop, seconds: float, function: Callable[[], object]) -> None:
+        self._loop = loop
+        self._function = function
+        self._timer = loop.call_later(seconds, function)
+
+    def move(self, seconds: float) -> None:
+        """Make it so much later, unless it is over."""
+        if self._timer.active:
+            self._timer.cancel()
+            left = self._timer.when + seconds - self._loop.clock()
+            self._timer = self._loop.call_later(max(0.0, left), self._function)

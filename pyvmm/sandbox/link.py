@@ -1,0 +1,129 @@
+"""The messages between a VM process and its parent: datagrams of a socket pair, one a message.
+
+Nothing that either end does blocks the other: a message that finds no room is not sent.
+"""
+
+from __future__ import annotations
+
+import _socket  # without the enums of ``socket``
+import os
+import sys
+
+from pyvmm.loop import READ
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.loop import Loop
+
+# From the parent.
+#: A signal that the parent got; one byte with its number follows.
+SIGNAL = b"s"
+#: A client of the control socket, whose descriptor comes with the message.
+CLIENT = b"c"
+#: The guest's name is free again: the answer to ENDED.
+NAME_GIVEN_UP = b"n"
+
+# From the VM process.
+#: The machine is ending because somebody asked for it: what is left must not take long.
+ENDING = b"e"
+#: The machine is paused and the terminal restored, because of a SIGTSTP.
+PAUSED = b"p"
+#: The guest has ended; a record follows (``VmProcess.ended``).
+ENDED = b"d"
+
+#: Bytes of a message at most.
+LIMIT = 4096
+#: Messages of one turn of the loop: an end that sends without pause holds up nothing else of the other's.
+_BATCH = 16
+_PEER_GONE = (107, 104, 32)  # ENOTCONN, ECONNRESET, EPIPE
+_INT = 4  # bytes of a descriptor in SCM_RIGHTS
+
+
+class Link:
+    """One end of the socket pair. Used by the thread that runs its loop.
+
+    :param end: a connected SOCK_SEQPACKET socket, which becomes the link's
+    """
+
+    def __init__(self, end: _socket.socket) -> None:
+        self._socket = end
+        self._loop: Loop | None = None
+        end.setblocking(False)
+
+    def send(self, message: bytes, fd: int = -1) -> bool:
+        """Send *message* of at most LIMIT bytes, and a copy of *fd*; False when that cannot be now."""
+        rights = []
+        if fd >= 0:
+            rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(_INT, sys.byteorder))]
+        try:
+            self._socket.sendmsg([message], rights, _socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        return True
+
+    def receive(self) -> tuple[bytes, int] | None:
+        """The next message and its descriptor, which is the caller's, or -1; None when there is none now.
+
+        The message is empty when the other end is gone.
+        """
+        try:
+            message, rights, _, _ = self._socket.recvmsg(
+                LIMIT, _socket.CMSG_SPACE(_INT), _socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno in _PEER_GONE:
+                return b"", -1
+            return None
+        fds = [
+            int.from_bytes(data[at : at + _INT], sys.byteorder)
+            for level, kind, data in rights
+            if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS)
+            for at in range(0, len(data) - _INT + 1, _INT)
+        ]
+        for fd in fds[1:]:
+            os.close(fd)
+        return message, fds[0] if fds else -1
+
+    def serve(self, loop: Loop, receive: Callable[[bytes, int], object]) -> None:
+        """Call ``receive(message, fd)`` from *loop* for each message.
+
+        The last one is empty: the other end is gone.
+        """
+        self._loop = loop
+
+        def ready(events: int) -> None:
+            for _ in range(_BATCH):
+                found = self.receive()
+                if found is None:
+                    return
+                if not found[0]:
+                    loop.remove(self._socket.fileno())
+                receive(*found)
+                if not found[0]:
+                    return
+
+        loop.add(self._socket.fileno(), READ, ready)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until there is a message, at most *seconds*."""
+        import select
+
+        poll = select.poll()
+        poll.register(self._socket.fileno(), select.POLLIN)
+        poll.poll(seconds * 1000)
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._loop is not None:
+            self._loop.remove(self._socket.fileno())
+            self._loop = None
+        self._socket.close()
+
+
+def pair() -> tuple[_socket.socket, _socket.socket]:
+    """Both ends of a link. Raises OSError."""
+    return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)

@@ -1,0 +1,101 @@
+"""The process that has a guest's machine, and its parent's hold on it.
+
+Sources: prctl(2), PR_SET_PDEATHSIG; pidfd_open(2).
+"""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm.errors import PyvmmError, StartError
+from pyvmm.host.libc import function
+from pyvmm.sandbox.link import ENDED, LIMIT, Link, pair
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    pass
+
+_PR_SET_PDEATHSIG = 1
+_SIGKILL = 9
+_SEPARATOR = "\0"
+#: Seconds that the VM process waits until its parent has given up the guest's name.
+_PATIENCE = 1.0
+
+
+class Parent:
+    """The parent as the VM process sees it.
+
+    :param pid: its process, which the user knows
+    """
+
+    def __init__(self, pid: int, link: Link) -> None:
+        self.pid = pid
+        self.link = link
+
+    def ended(self, values: tuple[str, ...]) -> None:
+        """Tell that the guest has ended, what its devices had on the host is closed, and how: by *values*.
+
+        Returns when no other process can find the guest any more, or after a second.
+        """
+        room = LIMIT - len(ENDED) - len(values)
+        record = _SEPARATOR.join(value.replace(_SEPARATOR, " ") for value in values).encode(errors="replace")
+        if not self.link.send(ENDED + record[:room]):
+            return
+        self.link.wait(_PATIENCE)
+
+
+class VmProcess:
+    """The VM process as its parent sees it.
+
+    :param pid: its number, a child of this process that was not waited for
+    """
+
+    def __init__(self, pid: int, link: Link) -> None:
+        self.pid = pid
+        self.link = link
+        #: Readable once the process has ended.
+        self.fd = os.pidfd_open(pid)
+        #: What ``wait`` found: its exit status, minus the signal that ended it.
+        self.status: int | None = None
+
+    def kill(self) -> None:
+        """End it, whatever it does."""
+        if self.status is None:
+            os.kill(self.pid, _SIGKILL)
+
+    def wait(self) -> int:
+        """Its exit status, minus the signal that ended it; waits for its end. Idempotent."""
+        if self.status is None:
+            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.status
+
+    def close(self) -> None:
+        """Listen to it no more; it may go on. Idempotent."""
+        self.link.close()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def fork() -> tuple[VmProcess | None, Parent | None]:
+    """Make the VM process: returns twice, in the parent with the first, in the VM process with the second.
+
+    Called in a process with one thread. The VM process is killed when its parent ends. It has all
+    descriptors and blocked signals of the parent. Raises StartError when the host gives no process.
+    """
+    ours = os.getpid()
+    try:
+        parents, childs = pair()
+        pid = os.fork()
+    except OSError as error:
+        raise StartError(
+            f"the host gives no process for the guest: {error.strerror}; raise the limit of processes "
+            "(ulimit -u)"
+        ) from None
+    if pid:
+        childs.close()
+        return VmProcess(pid, Link(parents)), None
+    parents.close()
+    if function("prctl")(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0) or os.getppid() != ours:
+        os._exit(PyvmmError.exit_code)  # the parent is gone already
+    return None, Parent(ours, Link(childs))
