@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pyvmm.backends.terminal import Terminal
     from pyvmm.machine.machine import Machine
-    from pyvmm.sandbox.link import Link
+    from pyvmm.sandbox.link import MessageLink
 
 
 class JobControl:
@@ -29,7 +29,7 @@ class JobControl:
         self,
         machine: Callable[[], Machine | None],
         terminal: Callable[[], Terminal | None],
-        parent: Link,
+        parent: MessageLink,
     ) -> None:
         self._machine = machine
         self._terminal = terminal

@@ -253,7 +253,10 @@ class GuestRun:
     def _leave(self, machine: Machine, age: float) -> None:
         """The guest has ended *age* seconds after it was made; nothing of it is closed yet."""
         if age < _CLOSES_SLOWLY and self._config.on_reboot != "restart":
-            os.dup(machine.vm.fd)  # so that the end of this process waits, not the parent
+            try:
+                os.dup(machine.vm.fd)  # the end of this process waits for it then, and the parent does not
+            except OSError:
+                return  # no descriptor: closing it waits
             self._lingers = True
 
     def _terminal(self) -> Terminal | None:

@@ -41,7 +41,7 @@ _PEER_GONE = (107, 104, 32)  # ENOTCONN, ECONNRESET, EPIPE
 _INT = 4  # bytes of a descriptor in SCM_RIGHTS
 
 
-class Link:
+class MessageLink:
     """One end of the socket pair. Used by the thread that runs its loop.
 
     :param end: a connected SOCK_SEQPACKET socket, which becomes the link's

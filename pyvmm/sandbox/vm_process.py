@@ -9,7 +9,7 @@ import os
 
 from pyvmm.errors import PyvmmError, StartError
 from pyvmm.host.libc import function
-from pyvmm.sandbox.link import ENDED, LIMIT, Link, pair
+from pyvmm.sandbox.link import ENDED, LIMIT, MessageLink, pair
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Parent:
     :param pid: its process, which the user knows
     """
 
-    def __init__(self, pid: int, link: Link) -> None:
+    def __init__(self, pid: int, link: MessageLink) -> None:
         self.pid = pid
         self.link = link
 
@@ -50,7 +50,7 @@ class VmProcess:
     :param pid: its number, a child of this process that was not waited for
     """
 
-    def __init__(self, pid: int, link: Link) -> None:
+    def __init__(self, pid: int, link: MessageLink) -> None:
         self.pid = pid
         self.link = link
         #: Readable once the process has ended.
@@ -94,8 +94,8 @@ def fork() -> tuple[VmProcess | None, Parent | None]:
         ) from None
     if pid:
         childs.close()
-        return VmProcess(pid, Link(parents)), None
+        return VmProcess(pid, MessageLink(parents)), None
     parents.close()
     if function("prctl")(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0) or os.getppid() != ours:
         os._exit(PyvmmError.exit_code)  # the parent is gone already
-    return None, Parent(ours, Link(childs))
+    return None, Parent(ours, MessageLink(childs))

@@ -10,7 +10,7 @@ import pytest
 from pyvmm.backends.terminal import Terminal
 from pyvmm.cli.job import JobControl
 from pyvmm.machine.machine import Machine
-from pyvmm.sandbox.link import PAUSED, Link, pair
+from pyvmm.sandbox.link import PAUSED, MessageLink, pair
 from tests.support import programs
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(60)]
@@ -34,7 +34,7 @@ class Watched:
 def test_machine_is_paused_from_the_stop_to_the_continuation_unless_the_user_paused_it(
     tmp_path: Path, by_the_user: bool
 ) -> None:
-    parents, ours = (Link(end) for end in pair())
+    parents, ours = (MessageLink(end) for end in pair())
     with programs.machine(tmp_path, programs.COUNT) as machine:
         machine.start()
         if by_the_user:
