@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 TICK = 1.0
 #: Part of a tick that a vCPU which works all the time gets at least, on a host that is busy with others.
 SHARE = 0.05
-#: Ticks in which a vCPU must have worked before its registers are looked at, and looks that must find it at
-#: one place.
-WORKED, LOOKS = 8, 4
+#: Ticks in which a vCPU must have worked before its registers are looked at.
+WORKED = 8
+#: How many of so many looks must find it at one place: the others may meet it in an interrupt.
+AT_PLACE, LOOKS = 4, 10
 #: Bytes of code that are one place.
 PLACE = 4096
 #: Ticks until the next look after LOOKS in vain, doubled each time until no vCPU works; at most.
@@ -29,7 +30,7 @@ FIRST_REST, LONGEST_REST = 8, 900
 
 
 class SpinWatch:
-    """Calls *spins*, in the loop's thread, when a vCPU has been at one place of a kernel for LOOKS looks.
+    """Calls *spins*, in the loop's thread, when AT_PLACE of LOOKS looks found a vCPU at one place of code.
 
     :param vcpus: those of the machine
     :param ask: asks every vCPU something, and calls its second argument when all have answered
@@ -53,9 +54,8 @@ class SpinWatch:
         self._rest = FIRST_REST
         self._ticks_to_rest = 0
         self._asking = False
-        # Of the looks in a row: where each vCPU was at the first one, and whether it has stayed there.
-        self._looks = 0
-        self._places: dict[Vcpu, int] = {}
+        self._looks = 0  # so far, and how many of them found which vCPU at which place
+        self._found: dict[tuple[Vcpu, int], int] = {}
         self._seen: dict[Vcpu, int | None] = {}
 
     def start(self) -> None:
@@ -85,7 +85,7 @@ class SpinWatch:
         if self._ticks_to_rest:
             self._ticks_to_rest -= 1
         elif max(self._worked) < WORKED:
-            self._looks = 0
+            self._forget()
         elif not self._asking:
             self._asking = True
             self._seen = {}
@@ -93,19 +93,21 @@ class SpinWatch:
 
     def _looked(self) -> None:
         self._asking = False
-        working = {
-            thread.vcpu for thread, ticks in zip(self._vcpus, self._worked, strict=True) if ticks >= WORKED
-        }
-        here = {vcpu: at for vcpu, at in self._seen.items() if at is not None and vcpu in working}
-        if self._looks:
-            places = self._places.items()
-            here = {vcpu: at for vcpu, at in places if abs(here.get(vcpu, -PLACE) - at) < PLACE}
-        self._places = here
         self._looks += 1
-        if here and self._looks < LOOKS:
-            return
-        if here:
+        for thread, ticks in zip(self._vcpus, self._worked, strict=True):
+            at = self._seen.get(thread.vcpu)
+            if at is None or ticks < WORKED:
+                continue
+            place = thread.vcpu, at // PLACE
+            self._found[place] = self._found.get(place, 0) + 1
+        spins = AT_PLACE in self._found.values()
+        if spins:
             self._spins()
+        if spins or self._looks == LOOKS:
+            self._forget()
+            self._ticks_to_rest = self._rest
+            self._rest = min(2 * self._rest, LONGEST_REST)
+
+    def _forget(self) -> None:
         self._looks = 0
-        self._ticks_to_rest = self._rest
-        self._rest = min(2 * self._rest, LONGEST_REST)
+        self._found.clear()
