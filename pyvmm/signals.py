@@ -62,6 +62,10 @@ ENDING = (
     SIGPWR,
 )
 
+#: True in a process whose end follows that of its SignalFd: the signals stay blocked then, so that none that
+#: comes late ends the process in another way.
+end_follows = False
+
 _SIG_BLOCK = 0
 _SIG_SETMASK = 2
 _SFD_CLOEXEC = 0o2000000
@@ -98,7 +102,9 @@ class SignalFd:
         self.close()
 
     def close(self) -> None:
-        """Restore the signal mask of the calling thread, which is the one that made this. Idempotent.
+        """Restore the signal mask of the calling thread, the one that made this, unless ``end_follows``.
+
+        Idempotent.
 
         Raises PyvmmError when the kernel refuses.
         """
@@ -108,7 +114,8 @@ class SignalFd:
         self._read()  # else a signal that came during shutdown kills the process just below
         os.close(self._fd)
         self._fd = -1
-        _change_mask(_SIG_SETMASK, self._old)
+        if not end_follows:
+            _change_mask(_SIG_SETMASK, self._old)
 
     def close_copy(self) -> None:
         """In a forked child: close what the fork has copied. The signals stay blocked there."""

@@ -57,6 +57,10 @@ def entry() -> None:
     # while modules are loaded can get lost in the import machinery's own callbacks.
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    if sys.argv[1:2] in (["run"], ["exec"]):
+        from pyvmm import signals
+
+        signals.end_follows = True
     leave(main(sys.argv[1:]))
 
 

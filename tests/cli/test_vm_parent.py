@@ -115,6 +115,16 @@ def test_machine_whose_loop_is_held_is_killed_when_it_was_asked_to_end(
     }
 
 
+def test_signals_that_come_until_the_process_has_ended_do_not_change_how_it_ends(run: Run) -> None:
+    process = run()
+    vm_process(process)
+
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+
+    assert process.returncode == 3
+
+
 def test_timeout_of_a_machine_whose_loop_is_held_kills_it(run: Run, stuck: list[str]) -> None:
     process = run(*stuck, "--timeout", "500ms")
 
