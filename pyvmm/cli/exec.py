@@ -10,7 +10,7 @@ from pyvmm.backends.spec import make_backend
 from pyvmm.cli.job import JobControl
 from pyvmm.cli.local_terminal import environment, terminal_size
 from pyvmm.cli.messages import announce, message, write_line
-from pyvmm.cli.vm_parent import tell_ended
+from pyvmm.cli.orders import Orders
 from pyvmm.errors import PyvmmError
 from pyvmm.exec.channel import PORT_NAME, ExecChannel, ExecLink
 from pyvmm.exec.client import ExecClient
@@ -20,8 +20,7 @@ from pyvmm.host.printable import printable
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import CRASHED, OK, TOLD, Ending
 from pyvmm.machine.machine import Machine
-from pyvmm.sandbox.link import CLIENT, ENDING, SIGNAL
-from pyvmm.signals import SIGCONT, SIGINT, SIGTSTP, SIGWINCH, name_of
+from pyvmm.signals import SIGINT, name_of
 from pyvmm.virtio.console.device import VirtioConsole
 from pyvmm.virtio.console.port import Port
 
@@ -55,51 +54,40 @@ def run_exec(config: Config, warned: bool, parent: Parent) -> None:
     console = CharBackend() if quiet else make_backend(config.console)
     with contextlib.closing(console), Loop() as loop:
         runner: ExecRunner | None = None
-        server: ControlServer | None = None
 
         def exited(code: int) -> None:
             status.append(code)
             machine.end(Ending(OK, "exec", TOLD, f"the command ended with status {code}"))
 
         def stop(detail: str) -> None:
-            parent.link.send(ENDING)
+            orders.ending()
             machine.stop("stopped", detail)
 
-        job = JobControl(
-            lambda: machine, lambda: runner.terminal if runner is not None else None, parent.link
-        )
-
         def signalled(number: int) -> None:
-            if number == SIGTSTP:
-                job.stop()
-            elif number == SIGCONT:
-                job.go_on()
-            elif number == SIGWINCH:
-                if size and runner is not None:
-                    runner.resized()
             # The guest's command gets it first; a second one, or a guest that has not
             # answered yet, ends the machine.
-            elif number == SIGINT and runner is not None and client.ready and not interrupted:
+            if number == SIGINT and runner is not None and client.ready and not interrupted:
                 interrupted.append(number)
                 runner.signal(number)
             else:
                 stop(f"ended by {name_of(number)}")
 
-        def told(message: bytes, fd: int) -> None:
-            nonlocal server
-            kind, rest = message[:1], message[1:]
-            if kind == SIGNAL:
-                signalled(rest[0])
-            elif kind == CLIENT:
-                from pyvmm.cli.served import control_server
+        def resized() -> None:
+            if size and runner is not None:
+                runner.resized()
 
-                server = server or control_server(
-                    loop, rest.decode(), parent.pid, config, lambda: machine, lambda: console, lambda: client
-                )
-                server.serve(fd)
+        def server(name: str) -> ControlServer:
+            from pyvmm.cli.served import control_server
+
+            return control_server(
+                loop, name, parent.pid, config, lambda: machine, lambda: console, lambda: client
+            )
 
         interrupted: list[int] = []
-        parent.link.serve(loop, told)
+        job = JobControl(
+            lambda: machine, lambda: runner.terminal if runner is not None else None, parent.link
+        )
+        orders = Orders(loop, parent, job=job, resized=resized, signalled=signalled, server=server)
         with Machine(
             config,
             loop=loop,
@@ -133,9 +121,7 @@ def run_exec(config: Config, warned: bool, parent: Parent) -> None:
             # Not the command's success, which is what 0 would say.
             detail = f"{ending.detail} before the command had ended"
             ending = Ending(CRASHED, ending.reason, ending.known, detail)
-        tell_ended(parent, ending, status[0] if status else None, False)
-        if server is not None:
-            server.close(ending)
+        orders.ended(ending, status[0] if status else None)
 
 
 def _failed(machine: Machine, error: BaseException) -> None:

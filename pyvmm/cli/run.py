@@ -11,8 +11,9 @@ from pyvmm.cli.interrupt import Interruptible
 from pyvmm.cli.job import JobControl
 from pyvmm.cli.messages import announce, message, warn_of_kernel
 from pyvmm.cli.options import Option, OptionParser
+from pyvmm.cli.orders import Orders
 from pyvmm.cli.outcome import code_of, leave
-from pyvmm.cli.vm_parent import VmParent, tell_ended
+from pyvmm.cli.vm_parent import VmParent
 from pyvmm.config import DEVICE_KINDS, Config
 from pyvmm.config.keys import DEFAULT_KERNEL, GROUPS, KEYS, RUN
 from pyvmm.errors import ConfigError
@@ -20,9 +21,8 @@ from pyvmm.loop import Loop
 from pyvmm.machine.ending import FATAL, GUEST_FIRST, OK, STOPPED, TOLD, Ending
 from pyvmm.machine.machine import Machine
 from pyvmm.pykvm import Kvm
-from pyvmm.sandbox.link import CLIENT, ENDING, SIGNAL
 from pyvmm.sandbox.vm_process import fork
-from pyvmm.signals import SIGCONT, SIGTSTP, SIGWINCH, name_of
+from pyvmm.signals import name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,9 +140,8 @@ class GuestRun:
         self._config = config
         self._ours = ours
         self._parent = parent
-        self._server: ControlServer | None = None
+        self._orders: Orders
         self._port: ExecPort | None = None
-        self._job = JobControl(lambda: self._machine, self._terminal, parent.link)
         self._lingers = False
         self._machine: Machine | None = None
         self._console: CharBackend | None = None
@@ -154,10 +153,17 @@ class GuestRun:
             self._host_objects = HostObjects()
         self._left = config.timeout  # seconds that the guest has left
 
-    def until_end(self) -> Ending:
-        """Run the guest in this thread, again after a reboot where that is asked for."""
+    def until_end(self) -> None:
+        """Run the guest in this thread, again after a reboot where that is asked for, and tell the parent."""
         with Loop() as loop:
-            self._parent.link.serve(loop, lambda message, fd: self._told(loop, message, fd))
+            orders = self._orders = Orders(
+                loop,
+                self._parent,
+                job=JobControl(lambda: self._machine, self._terminal, self._parent.link),
+                resized=self._resized,
+                signalled=self._signalled,
+                server=lambda name: self._control_server(loop, name),
+            )
             self._console = make_backend(self._config.console, on_quit=self._quit)
             try:
                 self._console.open()
@@ -168,10 +174,7 @@ class GuestRun:
                         self._host_objects.close()
                 finally:
                     self._console.close()
-            tell_ended(self._parent, ending, None, self._lingers)
-            if self._server is not None:
-                self._server.close(ending)
-            return ending
+            orders.ended(ending, linger=self._lingers)
 
     def _boots(self, loop: Loop) -> Ending:
         while True:
@@ -182,25 +185,11 @@ class GuestRun:
             if self._over is not None:
                 return self._over
 
-    def _told(self, loop: Loop, message: bytes, fd: int) -> None:
-        """The parent has sent *message*, perhaps with *fd*. The loop runs after a machine is built."""
-        kind, rest = message[:1], message[1:]
-        if kind == SIGNAL:
-            self._signalled(rest[0])
-        elif kind == CLIENT:
-            if self._server is None:
-                from pyvmm.cli.served import control_server
+    def _control_server(self, loop: Loop, name: str) -> ControlServer:
+        from pyvmm.cli.served import control_server
 
-                self._server = control_server(
-                    loop,
-                    rest.decode(),
-                    self._parent.pid,
-                    self._config,
-                    self._current_machine,
-                    self._console_backend,
-                    self._commands,
-                )
-            self._server.serve(fd)
+        pid, machine, backend = self._parent.pid, self._current_machine, self._console_backend
+        return control_server(loop, name, pid, self._config, machine, backend, self._commands)
 
     def _current_machine(self) -> Machine:
         assert self._machine is not None, "the loop runs after a machine is built"
@@ -275,19 +264,12 @@ class GuestRun:
 
     def _end(self, reason: str, detail: str) -> None:
         self._over = Ending(STOPPED, reason, TOLD, detail)
-        self._parent.link.send(ENDING)
+        self._orders.ending()
         assert self._machine is not None, "the loop runs after a machine is built"
         self._machine.end(self._over)
 
     def _signalled(self, number: int) -> None:
-        if number == SIGTSTP:
-            self._job.stop()
-        elif number == SIGCONT:
-            self._job.go_on()
-        elif number == SIGWINCH:
-            self._resized()
-        else:
-            self._end("stopped", f"ended by {name_of(number)}")
+        self._end("stopped", f"ended by {name_of(number)}")
 
     def _timed_out(self) -> None:
         self._end("timeout", f"the guest did not end within {self._config.timeout:g} seconds")

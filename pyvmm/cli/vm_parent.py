@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pyvmm.guest.control_listener import ControlListener
     from pyvmm.guest.registry import Claim
     from pyvmm.loop import Timer
-    from pyvmm.sandbox.vm_process import Parent, VmProcess
+    from pyvmm.sandbox.vm_process import VmProcess
 
 #: Seconds that a machine gets to end once somebody has asked for it; then it is killed.
 GRACE = 5.0
@@ -34,17 +34,6 @@ _CONTROL_DELAY = 0.25
 #: How often, and after how many seconds again, a name is looked for that is not the user's choice.
 _TRIES = 5
 _PAUSE = 0.5
-
-
-def tell_ended(parent: Parent, ending: Ending, status: int | None, linger: bool) -> None:
-    """In the VM process: tell the *parent* how the guest ended, and its command's *status*.
-
-    :param linger: whether this process goes on for some milliseconds, for which nobody need wait
-    """
-    command = "" if status is None else str(status)
-    parent.ended(
-        (str(ending.code), command, "linger" if linger else "", ending.reason, ending.known, ending.detail)
-    )
 
 
 class VmParent:
@@ -65,7 +54,8 @@ class VmParent:
         self._tries = 0 if claim is not None else _TRIES
         self._listener: ControlListener | None = None
         job = [SIGTSTP, SIGCONT] if heard(SIGTSTP) else []
-        taken = [*heard(*ENDING_SIGNALS), *job, *([SIGWINCH] if config.uses_stdio else [])]
+        sized = config.uses_stdio or config.exec is not None
+        taken = [*heard(*ENDING_SIGNALS), *job, *([SIGWINCH] if sized else [])]
         try:
             self._loop = Loop()
         except OSError as error:

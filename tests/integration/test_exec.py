@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import termios
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from pyvmm.config import Config
 from pyvmm.exec.request import EXIT_REFUSED, Request, failure
 from pyvmm.exec.tree import Packer, Unpacker, archive_of
+from pyvmm.images.default import default_guest
+from tests.support.command import OnTerminal
 from tests.support.exec_guest import ExecGuest
 from tests.support.host_layouts import put_stock_modules
 from tests.support.native import volume
@@ -125,3 +128,17 @@ def test_server_answers_while_every_cpu_is_busy(guest: ExecGuest) -> None:
         guest.machine.loop.call_soon(lambda run=command.run: run.signal(9))  # type: ignore[misc]
         guest.finish(command)
     assert answered == [1]
+
+
+@pytest.mark.parametrize("console", ["stdio", "none"])
+def test_size_of_the_terminal_follows_whatever_the_guests_console_is(console: str) -> None:
+    default_guest()  # fetched before the clock runs
+    waits = "trap 'stty size; exit' WINCH; echo ready$((4 + 5)); while :; do sleep 0.1; done"
+    terminal = OnTerminal("run", "--console", console, "--timeout", str(LIMIT), "--exec", waits)
+    try:
+        terminal.expect(b"ready9")
+        termios.tcsetwinsize(terminal.master, (31, 97))
+        terminal.expect(b"31 97")
+        assert terminal.wait() == 0
+    finally:
+        terminal.close()

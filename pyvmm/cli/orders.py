@@ -1,0 +1,79 @@
+"""What the parent of a VM process passes on to it, and what the VM process tells when its guest has ended."""
+
+from __future__ import annotations
+
+from pyvmm.sandbox.link import CLIENT, ENDING, SIGNAL
+from pyvmm.signals import SIGCONT, SIGTSTP, SIGWINCH
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyvmm.cli.job import JobControl
+    from pyvmm.guest.control import ControlServer
+    from pyvmm.loop import Loop
+    from pyvmm.machine.ending import Ending
+    from pyvmm.sandbox.vm_process import Parent
+
+
+class Orders:
+    """Takes the messages of *parent* from *loop*, which runs after a machine is built. Loop's thread.
+
+    :param job: gets SIGTSTP and SIGCONT
+    :param resized: called for SIGWINCH
+    :param signalled: called with the number of any other signal, which ends a process
+    :param server: makes the control server of a guest of that name, for its first client
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        parent: Parent,
+        *,
+        job: JobControl,
+        resized: Callable[[], object],
+        signalled: Callable[[int], object],
+        server: Callable[[str], ControlServer],
+    ) -> None:
+        self._parent = parent
+        self._job = job
+        self._resized = resized
+        self._signalled = signalled
+        self._make_server = server
+        self._server: ControlServer | None = None
+        parent.link.serve(loop, self._received)
+
+    def ending(self) -> None:
+        """Tell the parent that the machine is ending because somebody asked for it."""
+        self._parent.link.send(ENDING)
+
+    def ended(self, ending: Ending, status: int | None = None, linger: bool = False) -> None:
+        """Tell the parent how the guest ended, then the clients of its control server, and hang up on them.
+
+        :param status: the exit status of the command of ``--exec``
+        :param linger: whether this process goes on for some milliseconds, for which nobody need wait
+        """
+        command = "" if status is None else str(status)
+        how = ending.reason, ending.known, ending.detail
+        self._parent.ended((str(ending.code), command, "linger" if linger else "", *how))
+        if self._server is not None:
+            self._server.close(ending)
+
+    def _received(self, message: bytes, fd: int) -> None:
+        kind, rest = message[:1], message[1:]
+        if kind == SIGNAL:
+            self._signal(rest[0])
+        elif kind == CLIENT:
+            if self._server is None:
+                self._server = self._make_server(rest.decode())
+            self._server.serve(fd)
+
+    def _signal(self, number: int) -> None:
+        if number == SIGTSTP:
+            self._job.stop()
+        elif number == SIGCONT:
+            self._job.go_on()
+        elif number == SIGWINCH:
+            self._resized()
+        else:
+            self._signalled(number)
