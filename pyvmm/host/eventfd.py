@@ -17,6 +17,8 @@ from ctypes import PyDLL, addressof, byref, c_long, c_ulong, c_void_p, create_st
 from select import POLLIN
 from struct import Struct
 
+from pyvmm.host.syscalls import number
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,9 +36,6 @@ _REAP = 64
 #: Attempts before a signal is lost: the ring has room after the first, unless other threads fill it.
 _ATTEMPTS = 16
 
-#: io_setup, io_destroy, io_submit, io_getevents: syscall_64.tbl, and asm-generic/unistd.h.
-_NUMBERS = {"x86_64": (206, 207, 209, 208), "aarch64": (0, 1, 2, 4)}
-
 
 class EventSignaller:
     """Adds 1 to eventfds that other processes share. Any thread; not in a child made by fork.
@@ -49,14 +48,15 @@ class EventSignaller:
         # Other Python threads wait during a call, which takes a microsecond and never blocks.
         self._syscall = PyDLL(None, use_errno=True)["syscall"]
         self._syscall.restype = c_long
-        setup, destroy, submit, events = map(c_long, _NUMBERS[os.uname().machine])
+        calls = "io_setup", "io_destroy", "io_submit", "io_getevents"
+        setup, destroy, submit, events = (c_long(number(call)) for call in calls)
         self._destroy, self._submit, self._events = destroy, submit, events
         context = c_ulong(0)
         if self._syscall(setup, c_long(1), byref(context)):
-            number = get_errno()
+            problem = get_errno()
             raise OSError(
-                number,
-                f"another process's eventfds cannot be signalled: io_setup: {os.strerror(number)}; raise "
+                problem,
+                f"another process's eventfds cannot be signalled: io_setup: {os.strerror(problem)}; raise "
                 "this host's limit (sysctl fs.aio-max-nr)",
             )
         self._context = c_ulong(context.value)

@@ -10,7 +10,7 @@ import os
 from ctypes import c_char_p, c_long, c_ulong, get_errno
 
 from pyvmm.host.libc import function
-from pyvmm.host.syscalls import SYSCALLS
+from pyvmm.host.syscalls import number
 
 _CLONE_NEWNS, _CLONE_NEWCGROUP, _CLONE_NEWUTS = 0x00020000, 0x02000000, 0x04000000
 _CLONE_NEWIPC, _CLONE_NEWUSER, _CLONE_NEWNET = 0x08000000, 0x10000000, 0x40000000
@@ -35,26 +35,48 @@ def leave_host() -> None:
     over its namespaces afterwards. Raises NamespaceError; the process is as it was then, but for a user
     namespace.
     """
-    user, group = os.geteuid(), os.getegid()
-    if user:
-        _unshare("user namespace", _CLONE_NEWUSER)
-        try:
-            for name, text in (
-                ("setgroups", "deny"),
-                ("uid_map", f"{user} {user} 1"),
-                ("gid_map", f"{group} {group} 1"),
-            ):
-                fd = os.open(f"/proc/self/{name}", os.O_WRONLY | os.O_CLOEXEC)
-                try:
-                    os.write(fd, text.encode())
-                finally:
-                    os.close(fd)
-        except OSError as error:
-            raise NamespaceError(f"user namespace: {name}: {error.strerror}") from None
+    if os.geteuid():
+        own_users()
     _unshare(
         "mount, network, IPC, UTS and cgroup namespaces",
         _CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS | _CLONE_NEWCGROUP,
     )
+
+
+def own_users() -> None:
+    """A user namespace: the process keeps its user and group, and has all capabilities over its namespaces.
+
+    Files of other users appear as nobody's. Raises NamespaceError.
+    """
+    user, group = os.geteuid(), os.getegid()
+    _unshare("user namespace", _CLONE_NEWUSER)
+    try:
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{user} {user} 1"),
+            ("gid_map", f"{group} {group} 1"),
+        ):
+            fd = os.open(f"/proc/self/{name}", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, text.encode())
+            finally:
+                os.close(fd)
+    except OSError as error:
+        raise NamespaceError(f"user namespace: {name}: {error.strerror}") from None
+
+
+def own_mounts() -> None:
+    """A mount namespace. Raises NamespaceError."""
+    _unshare("mount namespace", _CLONE_NEWNS)
+
+
+def change_root(path: str | bytes) -> None:
+    """Make the mount point *path* the root directory; the old root is detached. Raises NamespaceError."""
+    os.chdir(path)
+    # The old root lies on the new one then, at the same place (pivot_root(2), "pivot_root(".", ".")").
+    _checked("root directory: pivot_root", function("syscall")(c_long(number("pivot_root")), b".", b"."))
+    _checked("root directory: umount", function("umount2")(b".", _MNT_DETACH))
+    os.chdir("/")
 
 
 def empty_root() -> None:
@@ -63,14 +85,11 @@ def empty_root() -> None:
     Raises NamespaceError; the root is as it was then.
     """
     mount = function("mount")
-    _checked("mount private", mount(None, b"/", None, c_ulong(_REC | _PRIVATE), None))
-    _checked("mount tmpfs", mount(b"none", _MOUNT_POINT, b"tmpfs", c_ulong(_SEALED), c_char_p(_EMPTY)))
-    os.chdir(_MOUNT_POINT)
-    number = SYSCALLS["pivot_root"][os.uname().machine == "aarch64"]
-    # The old root lies on the new one then, at the same place (pivot_root(2), "pivot_root(".", ".")").
-    _checked("pivot_root", function("syscall")(c_long(number or 0), b".", b"."))
-    _checked("umount", function("umount2")(b".", _MNT_DETACH))
-    os.chdir("/")
+    _checked("empty root: mount private", mount(None, b"/", None, c_ulong(_REC | _PRIVATE), None))
+    _checked(
+        "empty root: mount tmpfs", mount(b"none", _MOUNT_POINT, b"tmpfs", c_ulong(_SEALED), c_char_p(_EMPTY))
+    )
+    change_root(_MOUNT_POINT)
 
 
 def _unshare(what: str, flags: int) -> None:
@@ -80,4 +99,4 @@ def _unshare(what: str, flags: int) -> None:
 
 def _checked(what: str, answer: int) -> None:
     if answer:
-        raise NamespaceError(f"empty root: {what}: {os.strerror(get_errno())}")
+        raise NamespaceError(f"{what}: {os.strerror(get_errno())}")

@@ -12,6 +12,11 @@ from struct import pack
 
 from pyvmm.host.libc import function
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_PR_SET_PDEATHSIG, _SIGKILL = 1, 9
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 4, 24, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 #: struct __user_cap_header_struct's version: two words a set.
@@ -33,12 +38,14 @@ def become(uid: int, gid: int) -> None:
     os.setresuid(uid, uid, uid)
 
 
-def no_bounding_capabilities() -> None:
-    """This thread, and what it starts, gains no capability any more by executing a file. Raises OSError.
+def no_bounding_capabilities(keep: Iterable[int] = ()) -> None:
+    """This thread, and what it starts, gains no capability but *keep* any more by executing a file.
 
-    It must have CAP_SETPCAP.
+    It must have CAP_SETPCAP. Raises OSError.
+
+    :param keep: numbers, CAP_CHOWN (0)...
     """
-    for capability in range(64):
+    for capability in sorted({*range(64)} - {*keep}):
         try:
             _prctl("PR_CAPBSET_DROP", _PR_CAPBSET_DROP, capability)
         except OSError as error:
@@ -53,6 +60,14 @@ def no_capabilities() -> None:
     header, none = pack("=Ii", _CAPABILITY_VERSION_3, 0), bytes(24)
     if function("capset")(create_string_buffer(header, len(header)), create_string_buffer(none, len(none))):
         _failed("capset")
+
+
+def end_with_parent() -> None:
+    """The kernel kills this process when the thread that made it ends (PR_SET_PDEATHSIG). Raises OSError.
+
+    A parent that had ended before is not noticed. A new user namespace forgets it.
+    """
+    _prctl("PR_SET_PDEATHSIG", _PR_SET_PDEATHSIG, _SIGKILL)
 
 
 def not_dumpable() -> None:

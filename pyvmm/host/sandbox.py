@@ -21,6 +21,7 @@ from pyvmm.host.privileges import (
     no_new_privileges,
     not_dumpable,
 )
+from pyvmm.host.syscalls import number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ DESCRIPTORS = 64
 KILL = "PYVMM_SANDBOX_KILL"
 _LOCALE = ("LANG", "LC_ALL", "LC_CTYPE")
 _LAST_FD = 0xFFFFFFFF
-_CLOSE_RANGE = 436  # on every architecture
 
 try:
     CDLL("libgcc_s.so.1")  # the C library opens it by name when a thread ends (pthread_exit)
@@ -133,9 +133,9 @@ def main(_: str) -> None:
 
 def _close_all_but(keep: Iterable[int]) -> None:
     """Close every descriptor but *keep*. Raises OSError on kernels before 5.9."""
-    first = 0
+    first, call = 0, c_long(number("close_range"))
     for fd in [*sorted(set(keep)), _LAST_FD]:
-        if fd > first and function("syscall")(c_long(_CLOSE_RANGE), c_uint(first), c_uint(fd - 1), c_uint(0)):
-            number = get_errno()
-            raise OSError(number, f"close_range: {os.strerror(number)}")
+        if fd > first and function("syscall")(call, c_uint(first), c_uint(fd - 1), c_uint(0)):
+            problem = get_errno()
+            raise OSError(problem, f"close_range: {os.strerror(problem)}")
         first = fd + 1

@@ -12,7 +12,7 @@ from errno import ENOSYS, EPERM
 
 from pyvmm.host.libc import function
 from pyvmm.host.privileges import no_new_privileges
-from pyvmm.host.syscalls import SYSCALLS
+from pyvmm.host.syscalls import SYSCALLS, number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -141,7 +141,6 @@ def enforce(code: bytes) -> None:
 
     No new privileges either (PR_SET_NO_NEW_PRIVS). Raises SeccompError.
     """
-    column, _ = _ARCHITECTURES[machine()]
     buffer = create_string_buffer(code, len(code))
     fprog = sock_fprog(len(code) // 8, addressof(buffer))
     try:
@@ -149,7 +148,7 @@ def enforce(code: bytes) -> None:
     except OSError as error:
         raise SeccompError(str(error.strerror)) from None
     answer = function("syscall")(
-        SYSCALLS["seccomp"][column],
+        number("seccomp"),
         _SECCOMP_SET_MODE_FILTER,
         _SECCOMP_FILTER_FLAG_TSYNC,
         c_void_p(addressof(fprog)),

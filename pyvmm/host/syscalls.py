@@ -5,6 +5,8 @@ Sources: arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/uni
 
 from __future__ import annotations
 
+import os
+
 #: On x86-64, on arm64; None where that architecture has no such call.
 SYSCALLS: dict[str, tuple[int, int | None]] = {
     "accept4": (288, 242),
@@ -20,6 +22,7 @@ SYSCALLS: dict[str, tuple[int, int | None]] = {
     "clone": (56, 220),
     "clone3": (435, 435),
     "close": (3, 57),
+    "close_range": (436, 436),
     "creat": (85, None),
     "epoll_create1": (291, 20),
     "epoll_ctl": (233, 21),
@@ -54,7 +57,9 @@ SYSCALLS: dict[str, tuple[int, int | None]] = {
     "getuid": (102, 174),
     "getxattr": (191, 8),
     "inotify_add_watch": (254, 27),
+    "io_destroy": (207, 1),
     "io_getevents": (208, 4),
+    "io_setup": (206, 0),
     "io_submit": (209, 2),
     "ioctl": (16, 29),
     "lchown": (94, None),
@@ -199,3 +204,11 @@ PATH_CALLS = (
     "utimensat",
     "utimes",
 )
+
+
+def number(name: str) -> int:
+    """The number of the call *name* on this machine. Raises KeyError for one that is not in the table."""
+    found = SYSCALLS[name][os.uname().machine == "aarch64"]
+    if found is None:
+        raise KeyError(name)
+    return found

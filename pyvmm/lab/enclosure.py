@@ -8,16 +8,17 @@ the whole tree, and ``refused`` says why.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import signal
 import stat
-from ctypes import c_char_p, c_long, c_ulong, get_errno
+from ctypes import c_char_p, c_ulong, get_errno
 from pathlib import Path
 
 from pyvmm.host import interpreter
 from pyvmm.host.libc import function
-from pyvmm.host.privileges import no_new_privileges
+from pyvmm.host.namespaces import NamespaceError, change_root, own_mounts, own_users
+from pyvmm.host.privileges import end_with_parent, no_bounding_capabilities, no_new_privileges
 from pyvmm.lab import exposure
 
 TYPE_CHECKING = False
@@ -34,15 +35,11 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 _ROOT = "root"
 _REFUSED = "refused"
 
-# Sources: Linux include/uapi/linux/mount.h, sched.h, prctl.h, capability.h.
+# Sources: Linux include/uapi/linux/mount.h, capability.h.
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_SLAVE = 1, 1 << 5, 1 << 12, 1 << 14, 1 << 19
 _MNT_DETACH = 2
-_CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
-_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP = 1, 24
 #: CAP_CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID: root's rights to files, for 9p.
 _KEPT_CAPABILITIES = frozenset(range(5))
-_CAPABILITIES = 64
-_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 
 def enclosed(
@@ -80,34 +77,28 @@ def main(text: str) -> None:
     try:
         _enter_namespaces()
         root = _new_root(directory, task["exposed"])
-        _become_root(root)
-    except OSError as error:
-        reason = f"{error.filename}: {error.strerror}"
+        change_root(root)
+    except (OSError, NamespaceError) as error:
+        reason = str(error) if isinstance(error, NamespaceError) else f"{error.filename}: {error.strerror}"
         print(f"pyvmm: QEMU has no root of its own: {reason}", flush=True)
         Path(directory, _REFUSED).write_text(reason)
         command = task["fallback"]
-    for capability in range(_CAPABILITIES):
-        if capability not in _KEPT_CAPABILITIES:
-            function("prctl")(_PR_CAPBSET_DROP, c_ulong(capability), 0, 0, 0)
+    with contextlib.suppress(OSError):  # a user who has none may not
+        no_bounding_capabilities(_KEPT_CAPABILITIES)
     no_new_privileges()
-    # Last: a new user namespace forgets it.
-    function("prctl")(_PR_SET_PDEATHSIG, c_ulong(signal.SIGKILL))
+    end_with_parent()  # last: a new user namespace forgets it
     if os.getppid() == parent:
         os.execv(command[0], command)
 
 
 def _enter_namespaces() -> None:
-    """A mount namespace in which nothing that is mounted here is seen outside. Raises OSError."""
-    user, group = os.geteuid(), os.getegid()
-    _checked("unshare", _CLONE_NEWNS | (_CLONE_NEWUSER if user else 0))
-    if user:
-        # Without an identity nothing could be made. Files of other users appear as nobody's.
-        for name, line in (
-            ("setgroups", "deny"),
-            ("uid_map", f"{user} {user} 1"),
-            ("gid_map", f"{group} {group} 1"),
-        ):
-            Path("/proc/self", name).write_text(line)
+    """A mount namespace in which nothing that is mounted here is seen outside.
+
+    Raises OSError, NamespaceError.
+    """
+    if os.geteuid():
+        own_users()
+    own_mounts()
     _mount(None, "/", _MS_REC | _MS_SLAVE)
 
 
@@ -141,14 +132,6 @@ def _new_root(directory: str, exposed: Sequence[str]) -> str:
             os.symlink(f"{EXPORT}/{name}", f"{root}/{name}")
     _mount(None, root, _MS_REMOUNT | _MS_RDONLY)
     return root
-
-
-def _become_root(root: str) -> None:
-    """Make *root* the root directory, with nothing above or below of the old one. Raises OSError."""
-    os.chdir(root)
-    _checked("pivot_root", c_long(_PIVOT_ROOT[os.uname().machine]), b".", b".", name="syscall")
-    _checked("umount2", c_char_p(b"."), _MNT_DETACH)
-    os.chdir("/")
 
 
 def _make(path: str, like: str) -> None:
