@@ -5,12 +5,12 @@ KVM does not tell: it carries out HLT and WFI itself. See docs/internals/endings
 
 from __future__ import annotations
 
+from pyvmm.machine.vcpu_watch import VcpuWatch
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from pyvmm.machine.clock import MachineClock
-    from pyvmm.machine.vcpu import VcpuThread
     from pyvmm.memory.guest import GuestMemory
     from pyvmm.pykvm import Vcpu
 
@@ -25,26 +25,11 @@ WORKED = 0.0005
 ROUNDS = 2
 
 
-class HaltWatch:
-    """Calls *halted* once, in the loop's thread, when no vCPU can ever run again.
+class HaltWatch(VcpuWatch):
+    """Tells once, in the loop's thread, when no vCPU can ever run again."""
 
-    :param vcpus: those of the machine
-    :param ask: asks every vCPU something, and calls its second argument when all have answered
-    """
-
-    def __init__(
-        self,
-        clock: MachineClock,
-        vcpus: Sequence[VcpuThread],
-        memory: GuestMemory,
-        ask: Callable[[Callable[[Vcpu], object], Callable[[], object]], object],
-        halted: Callable[[], object],
-    ) -> None:
-        self._clock = clock
-        self._vcpus = vcpus
-        self._memory = memory
-        self._ask = ask
-        self._halted = halted
+    def start(self) -> None:
+        """Begin; the vCPUs have been started."""
         self._times: list[float] = []  # of the last tick
         self._since = 0.0  # the next look, and how long after it the one that follows
         self._interval = TICK
@@ -53,9 +38,6 @@ class HaltWatch:
         self._alive = False  # a vCPU that may run again was found in this round
         self._stopped: Callable[[Vcpu, GuestMemory], bool]
         self._spins = False
-
-    def start(self) -> None:
-        """Begin; the vCPUs have been started."""
         self._clock.call_later(TICK, self._tick)
 
     def _look(self, vcpu: Vcpu) -> None:
@@ -96,7 +78,7 @@ class HaltWatch:
     def _begin_round(self) -> None:
         self._rounds += 1
         self._alive = False
-        self._ask(self._look, lambda: self._clock.call_later(0, self._round_over))
+        self._look_at_all(self._look, self._round_over)
 
     def _round_over(self) -> None:
         if self._alive:
@@ -107,4 +89,4 @@ class HaltWatch:
         elif self._rounds < ROUNDS:
             self._begin_round()
         else:
-            self._halted()
+            self._tell()

@@ -6,13 +6,10 @@ docs/internals/endings.md.
 
 from __future__ import annotations
 
+from pyvmm.machine.vcpu_watch import VcpuWatch
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from pyvmm.machine.clock import MachineClock
-    from pyvmm.machine.vcpu import VcpuThread
-    from pyvmm.memory.guest import GuestMemory
     from pyvmm.pykvm import Vcpu
 
 #: Seconds between two looks at the processor time of the vCPUs' threads.
@@ -29,37 +26,19 @@ PLACE = 4096
 FIRST_REST, LONGEST_REST = 8, 900
 
 
-class SpinWatch:
-    """Calls *spins*, in the loop's thread, when AT_PLACE of LOOKS looks found a vCPU at one place of code.
+class SpinWatch(VcpuWatch):
+    """Tells, in the loop's thread, when AT_PLACE of LOOKS looks have found a vCPU at one place of code."""
 
-    :param vcpus: those of the machine
-    :param ask: asks every vCPU something, and calls its second argument when all have answered
-    """
-
-    def __init__(
-        self,
-        clock: MachineClock,
-        vcpus: Sequence[VcpuThread],
-        memory: GuestMemory,
-        ask: Callable[[Callable[[Vcpu], object], Callable[[], object]], object],
-        spins: Callable[[], object],
-    ) -> None:
-        self._clock = clock
-        self._vcpus = vcpus
-        self._memory = memory
-        self._ask = ask
-        self._spins = spins
-        self._times = [0.0] * len(vcpus)
-        self._worked = [0] * len(vcpus)  # ticks in a row
+    def start(self) -> None:
+        """Begin; the vCPUs have been started."""
+        self._times = [0.0] * len(self._vcpus)
+        self._worked = [0] * len(self._vcpus)  # ticks in a row
         self._rest = FIRST_REST
         self._ticks_to_rest = 0
         self._asking = False
         self._looks = 0  # so far, and how many of them found which vCPU at which place
         self._found: dict[tuple[Vcpu, int], int] = {}
         self._seen: dict[Vcpu, int | None] = {}
-
-    def start(self) -> None:
-        """Begin; the vCPUs have been started."""
         self._clock.call_later(TICK, self._tick)
 
     def _look(self, vcpu: Vcpu) -> None:
@@ -89,7 +68,7 @@ class SpinWatch:
         elif not self._asking:
             self._asking = True
             self._seen = {}
-            self._ask(self._look, lambda: self._clock.call_later(0, self._looked))
+            self._look_at_all(self._look, self._looked)
 
     def _looked(self) -> None:
         self._asking = False
@@ -102,7 +81,7 @@ class SpinWatch:
             self._found[place] = self._found.get(place, 0) + 1
         spins = AT_PLACE in self._found.values()
         if spins:
-            self._spins()
+            self._tell()
         if spins or self._looks == LOOKS:
             self._forget()
             self._ticks_to_rest = self._rest

@@ -23,6 +23,7 @@ from tests.support.command import (
     pyvmm,
     read_until,
     start,
+    starter,
     until,
 )
 from tests.support.firmware_guest import BIN
@@ -38,17 +39,8 @@ Boot = Callable[..., subprocess.Popen[bytes]]
 @pytest.fixture
 def boot(runtime: Path) -> Iterator[Boot]:
     """Starts ``pyvmm run`` of a firmware program."""
-    processes = []
-
-    def boot(program: str, *options: str) -> subprocess.Popen[bytes]:
-        words = ["--firmware", str(BIN / f"{program}.bin"), "--memory", "64M", "--timeout", str(LIMIT)]
-        processes.append(start("run", *words, *options))
-        return processes[-1]
-
-    yield boot
-    for process in processes:
-        process.kill()
-        process.communicate()
+    with starter("run", "--memory", "64M", "--timeout", str(LIMIT)) as begin:
+        yield lambda program, *options: begin("--firmware", str(BIN / f"{program}.bin"), *options)
 
 
 def listed() -> list[dict[str, object]]:

@@ -23,7 +23,7 @@ from tests.support.command import (
     complains,
     pyvmm,
     read_until,
-    start,
+    starter,
     until,
 )
 from tests.support.runtime import runtime
@@ -59,16 +59,8 @@ Run = Callable[..., subprocess.Popen[bytes]]
 @pytest.fixture
 def run() -> Iterator[Run]:
     """Starts ``pyvmm run`` of a guest that never ends."""
-    processes = []
-
-    def run(*options: str) -> subprocess.Popen[bytes]:
-        processes.append(start("run", "--firmware", SPIN, "--console", "none", *options))
-        return processes[-1]
-
-    yield run
-    for process in processes:
-        process.kill()
-        process.communicate()
+    with starter("run", "--firmware", SPIN, "--console", "none") as begin:
+        yield begin
 
 
 @pytest.fixture

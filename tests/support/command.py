@@ -9,7 +9,8 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,23 @@ def start(*arguments: str, way: Sequence[str] = MODULE, **keys: Any) -> subproce
     """Start; stdout and stderr are pipes unless told otherwise."""
     keys = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **keys}
     return subprocess.Popen([*way, *arguments], env=environment(), **keys)
+
+
+@contextmanager
+def starter(*first: str) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts ``pyvmm`` with *first* and what it is called with; what still runs at the end is killed."""
+    processes = []
+
+    def begin(*arguments: str) -> subprocess.Popen[bytes]:
+        processes.append(start(*first, *arguments))
+        return processes[-1]
+
+    try:
+        yield begin
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
 def complains(done: subprocess.CompletedProcess[bytes], code: int, *words: str) -> None:
