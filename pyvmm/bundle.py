@@ -197,9 +197,9 @@ def _import() -> "list[Entry]":
     try:
         from pyvmm.arch import native
         from pyvmm.backends import terminal  # the default console
-        from pyvmm.cli import main, run
+        from pyvmm.cli import guest_run, main, run
 
-        _ = main, run, terminal, native.platform(), native.read_rom()
+        _ = guest_run, main, run, terminal, native.platform(), native.read_rom()
     finally:
         sys.meta_path.remove(Finder)
     return entries

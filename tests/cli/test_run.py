@@ -237,10 +237,10 @@ def test_kill_when_it_cannot_be_refused_leaves_no_result_and_no_lock(tmp_path: P
 
 def test_defect_after_the_start_is_told() -> None:
     code = """
-from pyvmm.cli import main, run
+from pyvmm.cli import guest_run, main
 from pyvmm.machine.ending import FATAL, UNKNOWN, Ending
 
-run.GuestRun._boots = lambda self, loop: Ending(FATAL, "internal", UNKNOWN, "a timer failed")
+guest_run.GuestRun._boots = lambda self, loop: Ending(FATAL, "internal", UNKNOWN, "a timer failed")
 main.entry()
 """
     done = pyvmm("--firmware", SPIN, "--console", "none", way=[sys.executable, "-c", code, "run"])
