@@ -12,9 +12,13 @@ from types import ModuleType
 
 import pytest
 
+from tests.soak import kill, machines
 from tests.soak.campaign import Campaign
 from tests.soak.campaigns import CAMPAIGNS
 from tests.soak.fuzz import by_chance
+
+#: Seconds of a campaign's short form on a busy machine, which gets less done.
+LIMIT = 60
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -99,3 +103,13 @@ def test_fuzzing_by_chance_when_given_a_moment_completes_chains() -> None:
     programs, chains = by_chance("rng", 0.5, 1)
 
     assert programs > 0 and chains > 0
+
+
+@pytest.mark.kvm
+def test_commands_that_are_killed_leave_nothing() -> None:
+    assert re.match(r"[1-9]\d* starts, killed ", kill.rounds(LIMIT, 20, 2026))
+
+
+@pytest.mark.kvm
+def test_many_machines_with_devices_in_one_process_leave_nothing() -> None:
+    assert re.match(r"[1-9]\d* machines in one process: ", machines.rounds(LIMIT, 40, 2026))

@@ -1,8 +1,9 @@
 """The running guests of this user, by name: a control socket each, in a directory of the user's own.
 
 A name belongs to whoever listens on its socket. A socket nobody listens on is left from a process that was
-killed; whoever finds it removes it. A lock of the kernel (flock(2)), which ends with its holder, makes
-finding and removing, or finding and binding, one step.
+killed; whoever finds it removes it, and whoever takes a name that nobody has chosen looks for others of that
+kind. A lock of the kernel (flock(2)), which ends with its holder, makes finding and removing, or finding and
+binding, one step.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ BACKLOG = 128
 CONNECT_PATIENCE = 1.0
 
 _SUFFIX = ".sock"
+#: Begins a name that nobody has chosen; the number of the guest's process follows.
+_UNNAMED = "guest-"
 _LOCK = "lock"
 _LOCK_EX, _LOCK_NB = 2, 4
 
@@ -98,10 +101,11 @@ def claim(name: str | None, patience: float = LOCK_PATIENCE) -> Claim:
         with _as_registry_error(), _locked(folder, patience):
             if name is not None:
                 return _bind(folder, name)
+            _remove_stale(folder)
             number = 1
             while True:
                 try:
-                    return _bind(folder, f"guest-{os.getpid()}" + (f"-{number}" if number > 1 else ""))
+                    return _bind(folder, f"{_UNNAMED}{os.getpid()}" + (f"-{number}" if number > 1 else ""))
                 except NameTakenError:
                     number += 1
     except BaseException:
@@ -272,6 +276,23 @@ def _connect(folder: int, file: str, locked: bool = False) -> socket.socket | No
             return _connect(folder, file, locked=True)
     os.unlink(file, dir_fd=folder)
     return None
+
+
+def _remove_stale(folder: int) -> None:
+    """Remove the sockets of guests without a chosen name whose processes are gone; with the lock held.
+
+    Nobody asks for such a name again, as for a chosen one.
+    """
+    for file in os.listdir(folder):
+        process = _name(file).removeprefix(_UNNAMED).partition("-")[0]
+        if not (file.startswith(_UNNAMED) and process.isdigit()) or os.path.exists(f"/proc/{process}"):
+            continue
+        try:
+            link = _connect(folder, file, locked=True)
+        except (OSError, RegistryError, NoAnswerError):
+            continue
+        if link is not None:  # of another PID namespace
+            link.close()
 
 
 def _names(folder: int) -> list[str]:

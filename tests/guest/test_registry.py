@@ -21,7 +21,7 @@ from tests.support.command import until
 LIMIT = 30
 
 
-def left_by_a_process_that_was_killed(name: str) -> None:
+def left_by_a_process_that_was_killed(name: str | None) -> None:
     """A socket nobody listens on."""
     code = (
         "import os, sys; from pyvmm.guest.registry import claim\n"
@@ -66,6 +66,20 @@ def test_what_a_killed_process_left_is_removed_by_who_finds_it(runtime: Path) ->
 
     left_by_a_process_that_was_killed("dead")
     claim("dead").close()
+
+
+def test_what_a_killed_process_without_a_chosen_name_left_is_removed_by_the_next(runtime: Path) -> None:
+    left_by_a_process_that_was_killed(None)
+    (left,) = runtime.glob("guest-*.sock")
+    alive = claim("guest-4194305")  # no process can have this number
+
+    one = claim(None)
+
+    assert not left.exists()
+    assert registry.names() == sorted([alive.name, one.name])
+    one.close()
+    alive.close()
+    assert sorted(path.name for path in runtime.iterdir()) == ["lock"]
 
 
 def test_of_many_starters_with_one_name_one_wins_each_time(runtime: Path) -> None:
