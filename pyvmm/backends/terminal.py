@@ -94,17 +94,16 @@ class Terminal(Duplex):
             self._leave()
 
     def size(self) -> tuple[int, int] | None:
-        """Columns and rows of the terminal."""
-        if not self._is_terminal:
-            return None
+        """Columns and rows of the terminal that shows the output; None where there is none."""
         try:
-            return os.get_terminal_size(self._stdin)
+            return os.get_terminal_size(self._stdin if self._is_terminal else self._stdout)
         except OSError:
-            return None  # hung up
+            return None  # none, or it hung up
 
     def describe(self) -> str:
         """Whether there is a terminal."""
-        return "the terminal" if self._is_terminal else "standard input and output"
+        terminal = self._is_terminal or os.isatty(self._stdout)
+        return "the terminal" if terminal else "standard input and output"
 
     def close(self) -> None:
         """Restore the mode and write what is buffered (at most 3 s without progress). Idempotent."""
@@ -113,6 +112,14 @@ class Terminal(Duplex):
         self._writer.close(_PATIENCE)
         self._in = self._out = -1
         atexit.unregister(self.release)
+        while self._opened:
+            os.close(self._opened.pop())
+
+    def close_copy(self) -> None:
+        """In a forked child: close what the fork has copied. The terminal's mode is the parent's."""
+        atexit.unregister(self.release)
+        if self._guard is not None:
+            self._guard.close_copy()
         while self._opened:
             os.close(self._opened.pop())
 

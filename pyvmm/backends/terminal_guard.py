@@ -60,6 +60,11 @@ class TerminalGuard:
         os.waitpid(process, 0)
         os.close(self._held)
 
+    def close_copy(self) -> None:
+        """In a forked child: its end is not to be waited for."""
+        if self._process:
+            os.close(self._held)
+
 
 def _stty(modes: list[Any]) -> str:
     """The text that ``stty -g`` prints for *modes*."""

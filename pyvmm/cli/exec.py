@@ -8,7 +8,6 @@ import os
 from pyvmm.backends.base import CharBackend
 from pyvmm.backends.spec import make_backend
 from pyvmm.cli.job import JobControl
-from pyvmm.cli.local_terminal import environment, terminal_size
 from pyvmm.cli.messages import announce, message, write_line
 from pyvmm.cli.orders import Orders
 from pyvmm.errors import PyvmmError
@@ -26,6 +25,7 @@ from pyvmm.virtio.console.port import Port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pyvmm.cli.local_terminal import LocalTerminal
     from pyvmm.config import Config
     from pyvmm.guest.control import ControlServer
     from pyvmm.sandbox.vm_process import Parent
@@ -36,15 +36,16 @@ _LOG_WIDTH = 300
 _CHANNEL_BUFFER = 65536
 
 
-def run_exec(config: Config, warned: bool, parent: Parent) -> None:
+def run_exec(config: Config, warned: bool, parent: Parent, terminal: LocalTerminal) -> None:
     """In the VM process: boot, run ``config.exec``, end the guest, and tell the *parent*.
 
     :param warned: whether ``warn_of_kernel`` was called for this guest
+    :param terminal: what the command is told of ours
     """
     assert config.exec is not None, "there is a command"
-    size = terminal_size()
+    size = terminal.size
     window = PTY_WINDOW if size else _CHANNEL_BUFFER
-    request = Request(["/bin/sh", "-c", config.exec], pty=size, window=window, env=environment())
+    request = Request(["/bin/sh", "-c", config.exec], pty=size, window=window, env=terminal.environment)
     status: list[int] = []
     channel, port = ExecChannel(), ExecChannel()
     link = ExecLink((channel, port))
@@ -84,10 +85,15 @@ def run_exec(config: Config, warned: bool, parent: Parent) -> None:
             )
 
         interrupted: list[int] = []
-        job = JobControl(
-            lambda: machine, lambda: runner.terminal if runner is not None else None, parent.link
+        orders = Orders(
+            loop,
+            parent,
+            job=JobControl(lambda: machine, parent.link),
+            resized=resized,
+            signalled=signalled,
+            stopped=stop,
+            server=server,
         )
-        orders = Orders(loop, parent, job=job, resized=resized, signalled=signalled, server=server)
         with Machine(
             config,
             loop=loop,
@@ -104,7 +110,6 @@ def run_exec(config: Config, warned: bool, parent: Parent) -> None:
                 stdin=0,
                 stdout=1,
                 stderr=2,
-                on_quit=lambda: stop("ended by the user"),
             )
             loop.on_error = lambda error: _failed(machine, error)
             announce(config, console, warn=not warned)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from pyvmm.cli.local_terminal import environment, terminal_size
+from pyvmm.cli.local_terminal import LocalTerminal
 from pyvmm.cli.messages import message
 from pyvmm.cli.options import OptionParser
 from pyvmm.errors import ConfigError
@@ -57,8 +57,9 @@ class _Conversation:
     def __init__(self, reached: Reached, command: list[str]) -> None:
         self._name = reached.name
         self._reached = reached
-        size = terminal_size()
-        self._request = Request(command, pty=size, window=PTY_WINDOW if size else _WINDOW, env=environment())
+        terminal = LocalTerminal()
+        window = PTY_WINDOW if terminal.size else _WINDOW
+        self._request = Request(command, pty=terminal.size, window=window, env=terminal.environment)
         self._status: int | None = None
         self._signalled = False
 

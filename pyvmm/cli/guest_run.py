@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from pyvmm.backends.base import CharBackend
     from pyvmm.backends.host_objects import HostObjects
-    from pyvmm.backends.terminal import Terminal
     from pyvmm.config import Config
     from pyvmm.exec.client import ExecClient
     from pyvmm.guest.control import ControlServer
@@ -63,12 +62,14 @@ class GuestRun:
             orders = self._orders = Orders(
                 loop,
                 self._parent,
-                job=JobControl(lambda: self._machine, self._terminal, self._parent.link),
+                job=JobControl(lambda: self._machine, self._parent.link),
                 resized=self._resized,
                 signalled=self._signalled,
+                stopped=lambda reason: self._end("stopped", reason),
+                broken=self._broken,
                 server=lambda name: self._control_server(loop, name),
             )
-            self._console = make_backend(self._config.console, on_quit=self._quit)
+            self._console = make_backend(self._config.console)
             try:
                 self._console.open()
                 ending = self._boots(loop)
@@ -152,14 +153,10 @@ class GuestRun:
                 return  # no descriptor: closing it waits
             self._lingers = True
 
-    def _terminal(self) -> Terminal | None:
-        if not self._config.uses_stdio:
-            return None
-        from pyvmm.backends.terminal import Terminal
-
-        ports = _ports(self._machine) if self._machine is not None else []
-        backends = [self._console, *(port.backend for port in ports)]
-        return next(backend for backend in backends if isinstance(backend, Terminal))
+    def _broken(self) -> None:
+        console = self._console_backend()
+        if console.on_break is not None:
+            console.on_break()
 
     def _resized(self) -> None:
         if self._machine is not None:
@@ -177,9 +174,6 @@ class GuestRun:
 
     def _timed_out(self) -> None:
         self._end("timeout", f"the guest did not end within {self._config.timeout:g} seconds")
-
-    def _quit(self) -> None:
-        self._end("stopped", "ended by the user")
 
 
 def _ports(machine: Machine) -> list[Port]:

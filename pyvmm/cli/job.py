@@ -12,7 +12,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyvmm.backends.terminal import Terminal
     from pyvmm.machine.machine import Machine
     from pyvmm.sandbox.link import MessageLink
 
@@ -21,36 +20,28 @@ class JobControl:
     """What SIGTSTP and SIGCONT do, in the VM process.
 
     :param machine: gives the machine that runs now; None before the first
-    :param terminal: gives the terminal that is in raw mode; None where there is none
     :param parent: which stops the job once it is told that the machine is paused
     """
 
     def __init__(
         self,
         machine: Callable[[], Machine | None],
-        terminal: Callable[[], Terminal | None],
         parent: MessageLink,
     ) -> None:
         self._machine = machine
-        self._terminal = terminal
         self._parent = parent
         self._paused: Machine | None = None
 
     def stop(self) -> None:
         """SIGTSTP."""
-        machine, terminal = self._machine(), self._terminal()
+        machine = self._machine()
         if machine is not None and not machine.paused:
             machine.pause()
             self._paused = machine
-        if terminal is not None:
-            terminal.release()
         self._parent.send(PAUSED)
 
     def go_on(self) -> None:
         """SIGCONT."""
-        terminal = self._terminal()
-        if terminal is not None:
-            terminal.continue_job()
         machine, self._paused = self._paused, None
         if machine is not None:
             machine.resume()

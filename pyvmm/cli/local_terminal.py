@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 
 
-def terminal_size() -> tuple[int, int] | None:
-    """(rows, columns) when a command in a guest is to have a terminal: ours is one, both ways."""
-    if not (os.isatty(0) and os.isatty(1)):
-        return None
-    size = os.get_terminal_size(0)
-    return size.lines, size.columns
+class LocalTerminal:
+    """What is true of standard input and output when it is made."""
 
-
-def environment() -> dict[str, str]:
-    """What it is told by variables."""
-    term = os.environ.get("TERM")
-    return {"TERM": term} if term and os.isatty(0) else {}
+    def __init__(self) -> None:
+        #: (rows, columns) when a command in a guest is to have a terminal: ours is one, both ways.
+        self.size: tuple[int, int] | None = None
+        #: What the command is told by variables.
+        self.environment: dict[str, str] = {}
+        if not os.isatty(0):
+            return
+        term = os.environ.get("TERM")
+        if term:
+            self.environment["TERM"] = term
+        if os.isatty(1):
+            size = os.get_terminal_size(0)
+            self.size = size.lines, size.columns

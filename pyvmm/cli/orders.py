@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm.sandbox.link import CLIENT, ENDING, SIGNAL
+from pyvmm.sandbox.link import BREAK, CLIENT, ENDING, SIGNAL, STOP
 from pyvmm.signals import SIGCONT, SIGTSTP, SIGWINCH
 
 TYPE_CHECKING = False
@@ -22,6 +22,8 @@ class Orders:
     :param job: gets SIGTSTP and SIGCONT
     :param resized: called for SIGWINCH
     :param signalled: called with the number of any other signal, which ends a process
+    :param stopped: called with the reason when the machine is to end
+    :param broken: called when the user sends a break by a key
     :param server: makes the control server of a guest of that name, for its first client
     """
 
@@ -33,12 +35,16 @@ class Orders:
         job: JobControl,
         resized: Callable[[], object],
         signalled: Callable[[int], object],
+        stopped: Callable[[str], object],
+        broken: Callable[[], object] | None = None,
         server: Callable[[str], ControlServer],
     ) -> None:
         self._parent = parent
         self._job = job
         self._resized = resized
         self._signalled = signalled
+        self._stopped = stopped
+        self._broken = broken
         self._make_server = server
         self._server: ControlServer | None = None
         parent.link.serve(loop, self._received)
@@ -63,6 +69,11 @@ class Orders:
         kind, rest = message[:1], message[1:]
         if kind == SIGNAL:
             self._signal(rest[0])
+        elif kind == STOP:
+            self._stopped(rest.decode())
+        elif kind == BREAK:
+            if self._broken is not None:
+                self._broken()
         elif kind == CLIENT:
             if self._server is None:
                 self._server = self._make_server(rest.decode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from pyvmm import host
@@ -20,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pyvmm.cli.local_terminal import LocalTerminal
     from pyvmm.guest.registry import Claim
     from pyvmm.sandbox.vm_process import Parent
 
@@ -68,11 +70,17 @@ def main(argv: list[str]) -> int:
         result_file.prepare(result)
     claim = _claimed(config.name) if named else None
     sys.stdout.flush()  # what a module of the user's has printed is not the VM process's to print again
-    with VmParent(config, claim) as guest:
+    terminal = None
+    if config.exec is not None:
+        from pyvmm.cli.local_terminal import LocalTerminal
+
+        terminal = LocalTerminal()
+    keys = config.uses_stdio and os.isatty(0) if terminal is None else terminal.size is not None
+    with VmParent(config, claim, keys) as guest:
         process, parent = fork()
         if parent is not None:
             guest.close_copy()
-            leave(code_of(lambda: _in_vm_process(config, ours, parent)))
+            leave(code_of(lambda: _in_vm_process(config, ours, parent, terminal)))
         assert process is not None, "fork returns one of them"
         ending = guest.until_end_of(process)
     if isinstance(ending, int):
@@ -87,12 +95,12 @@ def main(argv: list[str]) -> int:
     return ending.code
 
 
-def _in_vm_process(config: Config, ours: bool, parent: Parent) -> int:
+def _in_vm_process(config: Config, ours: bool, parent: Parent, terminal: LocalTerminal | None) -> int:
     """Run the guest and tell the *parent* how it ended. Raises what has to be said instead."""
-    if config.exec is not None:
+    if terminal is not None:
         from pyvmm.cli.exec import run_exec
 
-        run_exec(config, ours, parent)
+        run_exec(config, ours, parent, terminal)
     else:
         from pyvmm.cli.guest_run import GuestRun
 

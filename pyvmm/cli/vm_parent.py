@@ -11,7 +11,7 @@ import os
 from pyvmm.errors import StartError
 from pyvmm.loop import READ, Loop
 from pyvmm.machine.ending import FATAL, STOPPED, TOLD, UNKNOWN, Ending
-from pyvmm.sandbox.link import CLIENT, ENDED, ENDING, NAME_GIVEN_UP, PAUSED, SIGNAL
+from pyvmm.sandbox.link import BREAK, CLIENT, ENDED, ENDING, NAME_GIVEN_UP, PAUSED, SIGNAL, STOP
 from pyvmm.signals import ENDING as ENDING_SIGNALS
 from pyvmm.signals import SIGCONT, SIGINT, SIGSTOP, SIGTSTP, SIGWINCH, SignalFd, heard, name_of
 
@@ -19,6 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pyvmm.cli.keyboard import Keyboard
     from pyvmm.config import Config
     from pyvmm.guest.control_listener import ControlListener
     from pyvmm.guest.registry import Claim
@@ -33,6 +34,7 @@ _PAUSE_PATIENCE = 2.0
 _CONTROL_DELAY = 0.25
 #: How often, and after how many seconds again, a name is looked for that is not the user's choice.
 _TRIES = 5
+_BY_KEY = "ended by the user"
 _PAUSE = 0.5
 
 
@@ -46,9 +48,10 @@ class VmParent:
     the host gives no descriptors.
 
     :param claim: the guest's name, where that is the user's choice
+    :param keys: whether standard input is a terminal whose keys are for the guest
     """
 
-    def __init__(self, config: Config, claim: Claim | None) -> None:
+    def __init__(self, config: Config, claim: Claim | None, keys: bool = False) -> None:
         self._config = config
         self._claim = claim
         self._tries = 0 if claim is not None else _TRIES
@@ -61,6 +64,12 @@ class VmParent:
         except OSError as error:
             raise StartError(f"no event loop: {error.strerror}; raise the limit (ulimit -n)") from None
         self._signals = SignalFd(self._loop, dict.fromkeys(taken, self._signalled))
+        self._keyboard: Keyboard | None = None
+        if keys:
+            from pyvmm.cli.keyboard import Keyboard
+
+            breaks = config.exec is None and config.console == "stdio"
+            self._keyboard = Keyboard(self._quit, self._break if breaks else None)
         self._process: VmProcess
         self._ending: Ending | None = None
         self._status: int | None = None
@@ -76,6 +85,8 @@ class VmParent:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._keyboard is not None:
+            self._keyboard.close()
         self._give_up_name()
         self._signals.close()
         self._loop.close()
@@ -84,6 +95,8 @@ class VmParent:
         """In the VM process: close what the fork has copied. The signals stay blocked."""
         if self._claim is not None:
             self._claim.close_copy()
+        if self._keyboard is not None:
+            self._keyboard.close_copy()
         self._signals.close_copy()
         self._loop.close()
 
@@ -93,6 +106,8 @@ class VmParent:
         loop = self._loop
         loop.add(process.fd, READ, lambda events: loop.stop())
         process.link.serve(loop, self._received)
+        if self._keyboard is not None:
+            self._keyboard.attach(loop)
         limit = self._config.timeout
         if limit is not None:
             self._kill_after(limit + GRACE, "timeout", f"the guest did not end within {limit:g} seconds")
@@ -146,6 +161,15 @@ class VmParent:
         else:
             self._kill_later("", "")
 
+    # Keys
+
+    def _quit(self) -> None:
+        self._process.link.send(STOP + _BY_KEY.encode())
+        self._kill_later("stopped", _BY_KEY)
+
+    def _break(self) -> None:
+        self._process.link.send(BREAK)
+
     # Signals
 
     def _signalled(self, number: int) -> None:
@@ -154,6 +178,8 @@ class VmParent:
                 self._pausing = self._loop.call_later(_PAUSE_PATIENCE, self._stop_job)
         elif number == SIGCONT:
             os.kill(self._process.pid, SIGCONT)
+            if self._keyboard is not None:
+                self._keyboard.continue_job()
         elif number != SIGWINCH:
             # A command's terminal or pipe has its own Ctrl-C: the first is the command's.
             if self._config.exec is None or number != SIGINT or self._interrupted:
@@ -166,6 +192,8 @@ class VmParent:
         if self._pausing is not None:
             self._pausing.cancel()
             self._pausing = None
+        if self._keyboard is not None:
+            self._keyboard.release()
         os.kill(self._process.pid, SIGSTOP)
         began = self._loop.clock()
         os.kill(os.getpid(), SIGSTOP)

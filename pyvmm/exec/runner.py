@@ -51,7 +51,6 @@ class ExecRunner:
     ) -> None:
         self._on_exit = on_exit
         self._done = False
-        self._stdin = stdin
         #: Our terminal with a pty, else None; a job's signals go to its methods.
         self.terminal: Terminal | None = None
         self._reader: DescriptorReader | None = None
@@ -85,8 +84,10 @@ class ExecRunner:
 
     def resized(self) -> None:
         """Our terminal's size changed (SIGWINCH): tell the command's."""
-        size = os.get_terminal_size(self._stdin)
-        self.run.resize(size.lines, size.columns)
+        size = self.terminal.size() if self.terminal is not None else None
+        if size is not None:
+            columns, lines = size
+            self.run.resize(lines, columns)
 
     def close(self) -> None:
         """Put the terminal back and stop reading. Idempotent; nothing is called afterwards."""

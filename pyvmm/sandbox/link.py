@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 # From the parent.
 #: A signal that the parent got; one byte with its number follows.
 SIGNAL = b"s"
+#: End the machine; the sentence that tells why follows.
+STOP = b"q"
+#: The user has sent a break by the terminal's keys.
+BREAK = b"b"
 #: A client of the control socket, whose descriptor comes with the message.
 CLIENT = b"c"
 #: The guest's name is free again: the answer to ENDED.

@@ -133,7 +133,8 @@ def test_terminal_that_somebody_else_has_changed_meanwhile_is_left_alone(run: St
     terminal.expect(b"ing")
     shell = terminal.process.pid
     process = int(Path(f"/proc/{shell}/task/{shell}/children").read_text())
-    (guard,) = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    (guard,) = [pid for pid in children if Path(f"/proc/{pid}/comm").read_text() in ("sh\n", "dash\n")]
     theirs = termios.tcgetattr(terminal.master)
     theirs[3] |= termios.ISIG
     termios.tcsetattr(terminal.master, termios.TCSANOW, theirs)

@@ -181,6 +181,38 @@ def test_terminal_of_a_machine_that_was_killed_is_put_back(stuck: list[str]) -> 
         terminal.close()
 
 
+def test_escape_key_ends_a_machine_whose_loop_is_held(stuck: list[str]) -> None:
+    terminal = OnTerminal("run", "--firmware", SPIN, *stuck)
+    try:
+        terminal.expect(b"held")
+        until(lambda: terminal.raw)
+        terminal.press(b"\x01x")
+        assert terminal.wait() == 3
+        until(lambda: terminal.restored)
+        assert b"ended by the user; it did not react" in terminal.rest
+    finally:
+        terminal.close()
+
+
+def test_vm_process_has_keys_by_a_pipe_and_not_the_terminal_to_read() -> None:
+    terminal = OnTerminal("run", "--firmware", SPIN)
+    try:
+        terminal.expect(b"ing")
+        held = f"/proc/{vm_process(terminal.process)}/fd"
+        readable = []
+        for entry in os.scandir(held):
+            flags = Path(held + "info", entry.name).read_text().split("flags:")[1].split()[0]
+            if (
+                os.readlink(entry.path).startswith("/dev/pts/")
+                and int(flags, 8) & os.O_ACCMODE != os.O_WRONLY
+            ):
+                readable.append(entry.name)
+        assert readable == []
+        assert os.readlink(f"{held}/0").startswith("pipe:")
+    finally:
+        terminal.close()
+
+
 def test_job_whose_machine_does_not_answer_stops_and_goes_on_nevertheless(stuck: list[str]) -> None:
     terminal = OnTerminal("run", "--firmware", SPIN, *stuck)
     try:
