@@ -9,6 +9,10 @@ import stat
 
 from pyvmm.backends.base import BackendError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 #: Bytes a socket's path may have: sun_path less its NUL.
 PATH_MAX = 107
 
@@ -25,6 +29,7 @@ class Listener:
         self.path = path
         _remove_stale(path, kind)
         self.socket = socket.socket(socket.AF_UNIX, kind)
+        self._remove: Callable[[], object] = self._remove_file
         try:
             self.socket.bind(path)
             os.chmod(path, 0o600)  # before listen: no client can be connected yet
@@ -37,11 +42,23 @@ class Listener:
                 f"cannot listen on socket {path}: {error.strerror}; choose another path"
             ) from None
 
+    def remove_from_outside(self) -> None:
+        """From now on another process removes the file: at ``close``, or when this process ends without it.
+
+        For a process that is about to lose the file system. It must have one thread. Raises OSError.
+        """
+        from pyvmm.host.afterwards import afterwards
+
+        self._remove = afterwards(self._remove)
+
     def close(self) -> None:
         """Listen no more. Idempotent."""
         if self.socket.fileno() < 0:
             return
         self.socket.close()
+        self._remove()
+
+    def _remove_file(self) -> None:
         try:
             if os.path.samestat(os.lstat(self.path), self._file):
                 os.unlink(self.path)

@@ -26,6 +26,19 @@ LIMIT = 1000
 PATIENCE = 2.0
 
 
+#: What standard error is written to, once ``keep_standard_error`` was called.
+_kept: int | None = None
+
+
+def keep_standard_error() -> None:
+    """Open standard error for all later lines: the process is about to lose the file system."""
+    global _kept
+    from pyvmm.host.nonblocking import open_again
+
+    own = open_again(2, os.O_WRONLY)
+    _kept = 2 if own < 0 else own
+
+
 def message(sentence: str) -> None:
     """Print one line on standard error; waits two seconds at most where nobody reads it."""
     write_line(f"pyvmm: {printable(sentence, LIMIT)}", PATIENCE)
@@ -43,6 +56,8 @@ def write(text: str, patience: float = 0.0) -> bool:
 
     data = text.encode(errors="backslashreplace")
     try:
+        if _kept is not None:
+            return _write(_kept, data, patience)
         own = open_again(2, os.O_WRONLY)
         try:
             return _write(2 if own < 0 else own, data, patience)

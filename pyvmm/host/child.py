@@ -17,6 +17,8 @@ import shutil
 import signal
 from threading import get_native_id
 
+from pyvmm.host.descriptors import inheritable
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,7 +99,7 @@ def spawn(
         for target, fd in given.items():
             source = 0 if fd is None else _copy_above(fd, last, copies)
             actions.append((os.POSIX_SPAWN_DUP2, source, target))
-        actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable() if fd not in given]
+        actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in inheritable() if fd not in given]
         return Child(
             os.posix_spawn(
                 command[0],
@@ -132,16 +134,3 @@ def _copy_above(fd: int, last: int, copies: list[int]) -> int:
         copies.append(fd)
         if fd > last:
             return fd
-
-
-def _inheritable() -> list[int]:
-    """Descriptors of this process that a program it starts would get: Python makes none (PEP 446)."""
-    found = []
-    for name in os.listdir("/proc/self/fd"):
-        fd = int(name)
-        try:
-            if fd >= FIRST_FD and os.get_inheritable(fd):
-                found.append(fd)
-        except OSError:
-            pass  # closed meanwhile: such as the directory that was listed
-    return found

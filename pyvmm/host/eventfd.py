@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: ``__s16 aio_reqprio; __u32 aio_fildes; __u64 aio_buf; __u64 aio_nbytes; __s64 aio_offset;``
 #: ``__u64 aio_reserved2; __u32 aio_flags; __u32 aio_resfd; }``
 _IOCB = Struct("=QIIHhIQQqQII")
-_IOCB_CMD_POLL = 5
+_IOCB_CMD_PREAD, _IOCB_CMD_POLL = 0, 5
 _IOCB_FLAG_RESFD = 1
 #: Bytes of a ``struct io_event``.
 _EVENT = 32
@@ -61,6 +61,21 @@ class EventSignaller:
             )
         self._context = c_ulong(context.value)
         self._ready = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        unread, self._write_only = os.pipe2(os.O_CLOEXEC)
+        os.close(unread)
+
+    def is_eventfd(self, fd: int) -> bool:
+        """Whether the open file *fd* is one; nothing is read from it or written to it.
+
+        The kernel looks at the file that a request is to signal before it refuses the request, which is to
+        read from a file that is not open for reading: EBADF, and EINVAL where the first is no eventfd.
+        """
+        iocb = create_string_buffer(
+            _IOCB.pack(0, 0, 0, _IOCB_CMD_PREAD, 0, self._write_only, 0, 0, 0, 0, _IOCB_FLAG_RESFD, fd),
+            _IOCB.size,
+        )
+        answer = self._syscall(self._submit, self._context, c_long(1), (c_void_p * 1)(addressof(iocb)))
+        return bool(answer < 0 and get_errno() == errno.EBADF)
 
     def signal(self, fd: int) -> Callable[[], None]:
         """What signals eventfd *fd* when it is called; nothing happens when that file is no eventfd.
@@ -86,6 +101,7 @@ class EventSignaller:
         if fd >= 0:
             self._syscall(self._destroy, self._context)
             os.close(fd)
+            os.close(self._write_only)
 
     def _again(self, iocb: object, requests: object) -> None:
         """The ring of completions is full: fetch them, and submit again. *requests* points to *iocb*."""

@@ -16,8 +16,11 @@ from pyvmm.host.libc import function
 from pyvmm.host.privileges import no_new_privileges
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
-REMOVE_FILE, MAKE_REG = 1 << 5, 1 << 8
-TRUNCATE, IOCTL_DEV = 1 << 14, 1 << 15
+REMOVE_DIR, REMOVE_FILE, MAKE_DIR, MAKE_REG = 1 << 4, 1 << 5, 1 << 7, 1 << 8
+REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
+#: To look at, read, write, make, rename and remove files and directories; to control devices.
+CONTENTS = READ_FILE | WRITE_FILE | READ_DIR | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG
+CONTENTS |= REFER | TRUNCATE | IOCTL_DEV
 #: What there is for something that is no directory.
 _OF_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 #: All rights to files, by ABI from 1 on; later ones add none.

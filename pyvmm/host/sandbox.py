@@ -8,11 +8,11 @@ docs/internals/isolation.md has the order and its reasons.
 from __future__ import annotations
 
 import os
-from ctypes import CDLL, c_long, c_uint, get_errno
+from ctypes import CDLL
 
 from pyvmm.host import interpreter, limits, opened, seccomp, vm_filter
-from pyvmm.host.landlock import LandlockError, Ruleset
-from pyvmm.host.libc import function
+from pyvmm.host.descriptors import close_all_but
+from pyvmm.host.landlock import CONTENTS, LandlockError, Ruleset
 from pyvmm.host.namespaces import NamespaceError, empty_root, leave_host
 from pyvmm.host.privileges import (
     become,
@@ -21,11 +21,10 @@ from pyvmm.host.privileges import (
     no_new_privileges,
     not_dumpable,
 )
-from pyvmm.host.syscalls import number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 #: The user and the group of a VM that root starts: Debian's nobody, whom no file belongs to.
 NOBODY = 65534
@@ -34,7 +33,6 @@ DESCRIPTORS = 64
 #: Set in tests: a system call that is not allowed kills the process.
 KILL = "PYVMM_SANDBOX_KILL"
 _LOCALE = ("LANG", "LC_ALL", "LC_CTYPE")
-_LAST_FD = 0xFFFFFFFF
 
 try:
     CDLL("libgcc_s.so.1")  # the C library opens it by name when a thread ends (pthread_exit)
@@ -47,12 +45,18 @@ class Sandbox:
 
     A step that this host cannot do is left out and named in ``lacking``; the others are taken.
 
+    Files and directories of the host's can stay reachable by their names, with all below them: to look at, to
+    read, to write, to make, to rename and to remove. So do UNIX sockets in them, to connect to. For these
+    root becomes the owner of the first; where that is root it remains root, without capabilities.
+
     :param uid: for root: the user that the process becomes
     :param gid: likewise its group
+    :param paths: absolute names of what stays reachable
     """
 
-    def __init__(self, *, uid: int = NOBODY, gid: int = NOBODY) -> None:
+    def __init__(self, *, uid: int = NOBODY, gid: int = NOBODY, paths: Sequence[str] = ()) -> None:
         self._uid, self._gid = uid, gid
+        self._paths = [*paths]
         self._kill = bool(os.environ.get(KILL))
         #: What this host could not do: for each step one sentence, which says what it answered.
         self.lacking: list[str] = []
@@ -61,38 +65,55 @@ class Sandbox:
         """Give up files, network, other processes, capabilities; *keep* are the descriptors that stay open.
 
         The process must have one thread. Landlock and capabilities are a thread's own: those that begin
-        later inherit them. Raises OSError on kernels before 5.9, which have no close_range(2).
+        later inherit them. Raises OSError on kernels before 5.9, which have no close_range(2), and for a path
+        that is not there.
         """
         os.umask(0o077)
+        if self._paths:
+            self._uid, self._gid = _owner(self._paths[0])
         for name in [name for name in os.environ if name not in _LOCALE]:
             del os.environ[name]
-        _close_all_but(keep)
+        close_all_but(keep)
         root = os.geteuid() == 0
         left = self._step(leave_host)
         if left:
-            self._step(empty_root)
+            self._step(lambda: empty_root(self._paths))
         if root or left:
             self._step(no_bounding_capabilities)
         if root:
             self._step(lambda: become(self._uid, self._gid))
         self._step(no_capabilities)
         self._step(no_new_privileges)
-        self._step(lambda: Ruleset().enforce())
+        self._step(self._no_files)
 
-    def seal(self, *, descriptors: int = DESCRIPTORS, file_size: int = limits.UNLIMITED) -> None:
+    def seal(
+        self,
+        *,
+        descriptors: int = DESCRIPTORS,
+        file_size: int = limits.UNLIMITED,
+        program: Callable[..., bytes] = vm_filter.program,
+    ) -> None:
         """Limits, no core dump, and the filter of system calls on every thread.
 
         What was opened for the build (``opened.keep``) is closed.
 
         :param descriptors: how many more than now may be open
         :param file_size: bytes of the largest file that is written to
+        :param program: makes the filter; its parameters are those of ``vm_filter.program``
         """
         opened.close_all()
         self._step(not_dumpable)
         self._step(lambda: limits.limit(descriptors=descriptors, file_size=file_size))
+        files = bool(self._paths)
         self._step(
-            lambda: seccomp.enforce(vm_filter.program(seccomp.machine(), os.getpid(), kill=self._kill))
+            lambda: seccomp.enforce(program(seccomp.machine(), os.getpid(), files=files, kill=self._kill))
         )
+
+    def _no_files(self) -> None:
+        rules = Ruleset()
+        for path in self._paths:
+            rules.allow(path, CONTENTS)
+        rules.enforce()
 
     def _step(self, function: Callable[[], object]) -> bool:
         try:
@@ -131,11 +152,7 @@ def main(_: str) -> None:
     os.write(1, json.dumps(sandbox.lacking).encode())
 
 
-def _close_all_but(keep: Iterable[int]) -> None:
-    """Close every descriptor but *keep*. Raises OSError on kernels before 5.9."""
-    first, call = 0, c_long(number("close_range"))
-    for fd in [*sorted(set(keep)), _LAST_FD]:
-        if fd > first and function("syscall")(call, c_uint(first), c_uint(fd - 1), c_uint(0)):
-            problem = get_errno()
-            raise OSError(problem, f"close_range: {os.strerror(problem)}")
-        first = fd + 1
+def _owner(path: str) -> tuple[int, int]:
+    """The user and the group that *path* belongs to; never root's group with another user. Raises OSError."""
+    found = os.stat(path)
+    return found.st_uid, found.st_gid if found.st_gid or not found.st_uid else NOBODY

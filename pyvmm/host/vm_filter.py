@@ -120,7 +120,10 @@ IOCTLS = {
     "TCGETS": 0x5401,
     "TCSETS": 0x5402,
     "TIOCGWINSZ": 0x5413,
+    "SIOCETHTOOL": 0x8946,
     "TUNSETOFFLOAD": 0x400454D0,
+    "TUNSETVNETHDRSZ": 0x400454D8,
+    "TUNSETVNETLE": 0x400454DC,
     "TUNSETQUEUE": 0x400454D9,
     "TUNSETCARRIER": 0x400454E2,
     "VHOST_GET_FEATURES": 0x8008AF00,
@@ -173,11 +176,45 @@ NUMBERS = {"ioctl": (1, (*IOCTLS.values(), *X86_IOCTLS.values())), "fcntl": (1, 
 ERRORS = {**dict.fromkeys(PATH_CALLS, EACCES), "clone3": ENOSYS}
 
 
-def program(machine: str, pid: int, *, kill: bool = False) -> bytes:
+#: Besides, where files stay reachable: their names are looked up, what is in them is used.
+FILE_CALLS = (
+    "openat",
+    "open",
+    "newfstatat",
+    "stat",
+    "lstat",
+    "statx",
+    "access",
+    "faccessat",
+    "faccessat2",
+    "readlink",
+    "readlinkat",
+    "getdents64",
+    "getcwd",
+    "mkdir",
+    "mkdirat",
+    "rmdir",
+    "unlink",
+    "unlinkat",
+    "rename",
+    "renameat",
+    "renameat2",
+    "ftruncate",
+    "flock",
+    "socket",
+    "connect",
+    "setsockopt",
+)
+_AF_UNIX = 1
+
+
+def program(machine: str, pid: int, *, files: bool = False, kill: bool = False) -> bytes:
     """The filter of a running VM in process *pid*, which may signal its own threads.
 
     :param machine: ``x86_64`` or ``aarch64``
+    :param files: names of files may be given, and UNIX sockets connected to
     :param kill: what is not allowed kills the process instead of failing
     """
-    only = {**NUMBERS, "tgkill": (0, (pid,))}
-    return seccomp.program(CALLS, machine, only=only, errors=ERRORS, kill=kill)
+    only = {**NUMBERS, "tgkill": (0, (pid,)), "socket": (0, (_AF_UNIX,))}
+    calls = (*CALLS, *FILE_CALLS) if files else CALLS
+    return seccomp.program(calls, machine, only=only, errors=ERRORS, kill=kill)

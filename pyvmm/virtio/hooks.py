@@ -61,6 +61,9 @@ class DeviceHooks:
     external = False
     #: True when another process serves it, which must be able to map guest RAM.
     shares_memory = False
+    #: Names of this host's files and directories that it uses while it runs: where its process is confined,
+    #: these stay reachable, directories with all below them and the UNIX sockets in them, and no others.
+    paths: Sequence[str] = ()
     #: Host memory it shares with the guest besides RAM, by identifier (2.10).
     shared_regions: Mapping[int, HostMemory] = {}
 

@@ -22,6 +22,7 @@ from pyvmm.errors import ConfigError
 from pyvmm.exec import frames
 from pyvmm.exec.client import ExecClient
 from pyvmm.exec.request import Request
+from pyvmm.host.eventfd import EventSignaller
 from pyvmm.loop import Loop
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio import features as f
@@ -257,7 +258,8 @@ def vhost_front(data: bytes) -> None:
     loop, device, over, defects = Loop(), Rng(), list[str](), list[Exception]()
     device.runtime.attach(loop)
     ours, theirs = socket.socketpair()
-    session = Session(device, theirs, loop, over.append, defects.append)
+    signaller = EventSignaller()
+    session = Session(device, theirs, loop, over.append, defects.append, signaller)
     try:
         for request, flags, kind, payload in islice(_messages(data), 64):
             fds = _descriptors(kind)
@@ -278,6 +280,7 @@ def vhost_front(data: bytes) -> None:
         assert all(sentence.isprintable() for sentence in over), over
     finally:
         session.close()
+        signaller.close()
         device.runtime.close()
         ours.close()
         loop.close()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.backends.net import tap
-from pyvmm.host import seccomp, vm_filter
+from pyvmm.backends.net import interface, tap
+from pyvmm.host import device_filter, seccomp, vm_filter
 from pyvmm.host.confined import CALLS
 from pyvmm.host.syscalls import PATH_CALLS, SYSCALLS
 from pyvmm.pykvm import ioctls, ioctls_x86
@@ -69,7 +69,14 @@ def test_numbers_are_the_kernels(column: int, header: str) -> None:
 
 
 def test_requests_are_those_that_pyvmm_makes() -> None:
-    names = {**vars(ioctls), **vars(ioctls_x86), **vars(kernel), **vars(tap), **vars(termios)}
+    names = {
+        **vars(ioctls),
+        **vars(ioctls_x86),
+        **vars(kernel),
+        **vars(tap),
+        **vars(interface),
+        **vars(termios),
+    }
     for name, number in {**vm_filter.IOCTLS, **vm_filter.X86_IOCTLS}.items():
         assert names[name] == number, name
     for name, number in vm_filter.FCNTLS.items():
@@ -79,7 +86,13 @@ def test_requests_are_those_that_pyvmm_makes() -> None:
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("kill", [False, True])
 def test_programs_are_short_and_their_jumps_stay_in_them(machine: str, kill: bool) -> None:
-    for code in (seccomp.program(CALLS, machine), vm_filter.program(machine, 1, kill=kill)):
+    for code in (
+        seccomp.program(CALLS, machine),
+        vm_filter.program(machine, 1, kill=kill),
+        vm_filter.program(machine, 1, files=True, kill=kill),
+        device_filter.program(machine, 1, kill=kill),
+        device_filter.program(machine, 1, files=True, kill=kill),
+    ):
         count = len(code) // 8
         assert count < 600
         for at in range(count):
@@ -118,6 +131,25 @@ def test_a_machines_filter_answers_each_call_as_it_should(machine: str) -> None:
             # The kernel takes 32 bits of them.
             assert call(code, machine, name, *[0] * index, number | 1 << 40) == ALLOWED
         assert call(code, machine, name, *[0] * index, 0xAE01) == EPERM  # KVM_CREATE_VM
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_devices_filter_has_no_names_unless_it_has_paths(machine: str) -> None:
+    empty_path, no_follow, unix, internet = 0x1000, 0x100, 1, 2
+    without, files = (device_filter.program(machine, 1, files=files) for files in (False, True))
+    assert call(without, machine, "newfstatat", 0, 0, 0, empty_path) == ALLOWED
+    assert call(without, machine, "newfstatat", 0, 0, 0, empty_path | no_follow) == EPERM
+    assert call(files, machine, "newfstatat", 0, 0, 0, no_follow) == ALLOWED
+    for name in ("openat", "unlinkat", "renameat2", "mkdirat"):
+        assert (call(without, machine, name), call(files, machine, name)) == (EACCES, ALLOWED)
+    assert call(without, machine, "socket", unix) == EPERM
+    assert call(files, machine, "socket", unix) == ALLOWED
+    for code in (without, files):
+        assert call(code, machine, "socket", internet) == EPERM
+        assert call(code, machine, "execve") == EACCES
+        assert call(code, machine, "mount") == EACCES
+        assert call(code, machine, "ioctl", 0, vm_filter.IOCTLS["KVM_RUN"]) == EPERM
+        assert call(code, machine, "ioctl", 0, vm_filter.IOCTLS["FIONREAD"]) == ALLOWED
 
 
 @pytest.mark.parametrize("machine", MACHINES)

@@ -51,6 +51,8 @@ class NetBackend(HostObject):
     #: True: ``send``, the functions of ``writer``, ``blocked`` and ``flush`` may be called by any thread that
     #: holds the device's lock. They use nothing of the loop, and nothing that is used without this lock.
     sends_in_any_thread = False
+    #: Directories in which it opens and connects by name after ``open``.
+    paths: Sequence[str] = ()
     #: Bytes of the largest IP packet it carries; None: what the user asks for, or 1500.
     mtu: int | None = None
     #: Whether ``speed`` may come to be known.

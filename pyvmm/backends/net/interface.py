@@ -31,7 +31,7 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU = 1, 3, 4
 _IFF_UP, _IFF_LOWER_UP = 1, 1 << 16
 _MESSAGE_MAX = 64 << 10
 
-_SIOCETHTOOL = 0x8946
+SIOCETHTOOL = 0x8946
 _ETHTOOL_GSET = 1
 #: Of struct ethtool_cmd: cmd, speed, duplex, speed_hi.
 _ETHTOOL_CMD = struct.Struct("=I8xHB13xH14x")
@@ -68,11 +68,13 @@ class Interface:
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_ROUTE
         )
+        # Made now: a process in a sandbox makes no socket.
+        self._asking = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE)
         try:
             self._socket.bind((0, _RTMGRP_LINK))
             state = self._ask()
         except BaseException:
-            self._socket.close()
+            self.close()
             raise
         self.state: LinkState = state
 
@@ -103,9 +105,9 @@ class Interface:
         """(Mb/s, duplex: 0 half, 1 full), where the driver knows them."""
         command = create_string_buffer(_ETHTOOL_CMD.pack(_ETHTOOL_GSET, 0, 0, 0), _ETHTOOL_CMD.size)
         request = create_string_buffer(_IFREQ_POINTER.pack(self.name.encode(), addressof(command)))
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-            if ioctl(any_socket.fileno(), _SIOCETHTOOL, addressof(request)) < 0:
-                return None
+        # Any socket of the interface's namespace does.
+        if ioctl(self._socket.fileno(), SIOCETHTOOL, addressof(request)) < 0:
+            return None
         _, low, duplex, high = _ETHTOOL_CMD.unpack(command.raw)
         speed = high << 16 | low
         if not 0 < speed <= _SPEED_MAX or speed in (_TUN_SPEED, 0xFFFF) or duplex not in _DUPLEX:
@@ -113,17 +115,17 @@ class Interface:
         return speed, duplex
 
     def close(self) -> None:
-        """Close the socket. Idempotent."""
+        """Close the sockets. Idempotent."""
         self._socket.close()
+        self._asking.close()
 
     def _ask(self) -> LinkState:
         """Ask for the state; what was told before the answer is older. Raises OSError."""
         body = _IFINFO.pack(socket.AF_UNSPEC, 0, self._index, 0, 0)
         head = _NLMSG.pack(_NLMSG.size + len(body), _RTM_GETLINK, _NLM_F_REQUEST, 1, 0)
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE) as asking:
-            asking.send(head + body)
-            for _, state in self._states(asking.recv(_MESSAGE_MAX)):
-                return state
+        self._asking.send(head + body)
+        for _, state in self._states(self._asking.recv(_MESSAGE_MAX)):
+            return state
         raise OSError(19, os.strerror(19))  # ENODEV
 
     def _states(self, data: bytes) -> Iterator[tuple[int, LinkState]]:

@@ -46,6 +46,7 @@ class Link(NetBackend):
         except BackendError as error:
             raise NetBackendError(str(error)) from None
         self.path = path
+        self.paths = (os.path.dirname(os.path.abspath(path)),)
         self.carrier = False
         self._lock = _take_lock(f"{path}.lock")
         self._listener: Listener | None = None

@@ -295,6 +295,8 @@ def adopt(fds: Sequence[int]) -> NetTap:
             raise NetBackendError(
                 f"descriptor {fd} ({name}) must be a tap with IFF_TAP | IFF_NO_PI | IFF_VNET_HDR"
             )
+    for fd in fds:
+        os.set_inheritable(fd, False)
     return NetTap(fds, name)
 
 

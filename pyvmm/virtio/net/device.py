@@ -84,6 +84,7 @@ class Net(VirtioDevice):
             self.config_fields = {**self.config_fields, "speed": "u32", "duplex": "u8"}
         super().__init__()
         self.backend = backend
+        self.paths = backend.paths
         self._capture = capture
         self._mac, self._seed = mac, seed
         self._max_pairs = pairs

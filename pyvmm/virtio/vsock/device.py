@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 from pyvmm.host.notice import notice
@@ -78,6 +79,7 @@ class Vsock(VirtioDevice):
         super().__init__()
         self.config.guest_cid = self.cid = cid
         self.path = path
+        self.paths = (os.path.dirname(os.path.abspath(path)),)
         #: Connections by (guest's port, host's port).
         self.connections: dict[tuple[int, int], Connection] = {}
         #: Packets and buffers of the driver's that broke a rule.

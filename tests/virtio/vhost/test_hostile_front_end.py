@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pyvmm.host.eventfd import EventSignaller
 from pyvmm.loop import Loop
 from pyvmm.virtio import features as f
 from pyvmm.virtio.device import VirtioDevice
@@ -48,11 +49,15 @@ class Front:
         self.device = Echo()
         self.device.runtime.attach(self.loop)
         self.sock, theirs = socket.socketpair()
-        self.session = Session(self.device, theirs, self.loop, self.over.append, self.defects.append)
+        self.signaller = EventSignaller()
+        self.session = Session(
+            self.device, theirs, self.loop, self.over.append, self.defects.append, self.signaller
+        )
         self.fds: list[int] = []
 
     def close(self) -> None:
         self.session.close()
+        self.signaller.close()
         self.sock.close()
         self.loop.close()
         for fd in self.fds:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from pyvmm.host.eventfd import EventSignaller
 from pyvmm.virtio.vhost import user_protocol as p
 
@@ -45,30 +43,22 @@ class ServedRing:
         #: Whether the device has it, since it was started.
         self.begun = False
 
-    def replace(self, name: str, fd: int, signaller: EventSignaller | None = None) -> int:
+    def replace(self, name: str, fd: int, signaller: EventSignaller) -> int:
         """Take *fd*, -1 for none, as ``kick``, ``call`` or ``err``; the one before, which the caller closes.
 
-        :param signaller: signals *fd*, unless it is -1
+        :param signaller: signals *fd*
         """
         old: int = getattr(self, name)
         if name != "kick":
-            setattr(self, f"signal_{name}", _nobody if signaller is None or fd < 0 else signaller.signal(fd))
+            setattr(self, f"signal_{name}", _nobody if fd < 0 else signaller.signal(fd))
         setattr(self, name, fd)
         return old
 
 
-def checked_eventfd(message: p.Message) -> int:
+def checked_eventfd(message: p.Message, signaller: EventSignaller) -> int:
     """The eventfd that *message* brings. Raises ProtocolError for another file, which is closed."""
     fd = message.fd()
-    if not _is_eventfd(fd):
+    if not signaller.is_eventfd(fd):  # reading or writing anything else could block this process
         p.close(fd)
         raise p.ProtocolError(f"{message.name} came with a file that is no eventfd")
     return fd
-
-
-def _is_eventfd(fd: int) -> bool:
-    """Whether *fd* is one: reading or writing anything else could block this process."""
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventfd]"
-    except OSError:
-        return False

@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 
 from pyvmm.errors import PyvmmError
-from pyvmm.host.eventfd import EventSignaller
 from pyvmm.host.notice import notice
 from pyvmm.loop import EDGE, READ, Loop
 from pyvmm.virtio import features as f
@@ -23,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pyvmm.host.eventfd import EventSignaller
     from pyvmm.virtio.device import VirtioDevice
 
 #: While a ring is to stop: seconds between two looks at the number of requests in flight, and seconds without
@@ -36,6 +36,7 @@ class Session(Transport):
 
     :param over: called when it has left or broke the rules, with the reason
     :param failed: called with what the device's own code raised
+    :param signaller: signals the eventfds that it sends; stays the caller's
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Session(Transport):
         loop: Loop,
         over: Callable[[str], object],
         failed: Callable[[Exception], object],
+        signaller: EventSignaller,
     ) -> None:
         self.device = device
         self.runtime = device.runtime
@@ -58,7 +60,7 @@ class Session(Transport):
         self._over = over
         self._on_failure = failed
         self._receiver = p.MessageReceiver(sock)
-        self._signaller: EventSignaller | None = None
+        self._signaller = signaller
         self._status = 0
         self._back: socket.socket | None = None
         self._running = False
@@ -82,8 +84,6 @@ class Session(Transport):
             self._back.close()
         self._receiver.close()
         self._socket.close()
-        if self._signaller is not None:
-            self._signaller.close()
 
     # Messages
 
@@ -307,13 +307,7 @@ class Session(Transport):
         (value,) = message.unpack(p.U64)
         index: int = value & p.RING_MASK
         ring = self._ring(index)
-        fd = -1 if value & p.NO_FD else checked_eventfd(message)
-        if fd >= 0 and self._signaller is None:
-            try:
-                self._signaller = EventSignaller()
-            except OSError as error:
-                p.close(fd)
-                raise p.ProtocolError(str(error.strerror)) from None
+        fd = -1 if value & p.NO_FD else checked_eventfd(message, self._signaller)
         self._replace(ring, name, fd)
         return index
 
