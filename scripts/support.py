@@ -18,7 +18,13 @@ BEGIN, END = "<!-- The table is written by scripts/support.py. -->\n", "<!-- end
 
 ARCHITECTURES = ("x86-64", "arm64")
 #: The architecture of each host, as the command lines of scripts/test name it.
-HOSTS = {"here": "x86-64", "x86_64": "x86-64", "arm64": "arm64", "arm64-gicv2": "arm64"}
+HOSTS = {
+    "here": "x86-64",
+    "x86_64": "x86-64",
+    "arm64": "arm64",
+    "arm64-n1": "arm64",
+    "arm64-gicv2": "arm64",
+}
 
 GUEST = "tests/integration/"
 LINUX = f"{GUEST}test_linux.py::test_"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pyvmm.lab.channel import LabChannel
 
-_USAGE = "pyvmm lab [x86_64 | arm64 | arm64-gicv2] [OPTION...] -- COMMAND [ARGUMENT...]"
+_USAGE = "pyvmm lab [x86_64 | arm64 | arm64-n1 | arm64-gicv2] [OPTION...] -- COMMAND [ARGUMENT...]"
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGWINCH)
 
 
@@ -153,7 +153,7 @@ def parser() -> argparse.ArgumentParser:
         "arch",
         nargs="?",
         default="x86_64",
-        help="the host: x86_64 (AMD-V), arm64 (EL2), arm64-gicv2",
+        help="the host: x86_64 (AMD-V), arm64 (EL2), arm64-n1, arm64-gicv2",
     )
     lab.add_argument(
         "--memory", metavar="SIZE", help="the emulated host's memory (default 4G, or half of this one's)"

@@ -18,6 +18,7 @@ from pyvmm.images.default import default_guest
 from tests.support.command import OnTerminal
 from tests.support.exec_guest import ExecGuest
 from tests.support.host_layouts import put_stock_modules
+from tests.support.linux import QUIET
 from tests.support.native import volume
 
 LIMIT = 180
@@ -31,7 +32,14 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExecGuest]:
     image = put_stock_modules(
         modules, ["virtio_mmio", "virtio_console", "virtio_net"]
     )  # fetched before the clock runs
-    config = Config(kernel=image, modules=str(modules), console="none", memory=256 << 20, timeout=2 * LIMIT)
+    config = Config(
+        kernel=image,
+        modules=str(modules),
+        cmdline=QUIET,
+        console="none",
+        memory=256 << 20,
+        timeout=2 * LIMIT,
+    )
     with ExecGuest(config) as guest:
         yield guest
 

@@ -72,6 +72,10 @@ def put_stock_modules(folder: Path, names: Sequence[str] = LOADED) -> str:
         path = folder / release / module.path.partition(f"{release}/")[2]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_name(f"{path.name}.zst").write_bytes(zstandard.ZstdCompressor().compress(module.data))
-    (listed,) = kernel.root.glob(f"**/{release}/modules.builtin")
+    # A pattern that looks through the package's thousands of files takes an emulated host a minute.
+    places = [
+        kernel.root / above / release / "modules.builtin" for above in ("lib/modules", "usr/lib/modules")
+    ]
+    (listed,) = filter(Path.is_file, places)
     shutil.copy(listed, folder / release)
     return str(image)

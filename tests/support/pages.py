@@ -16,6 +16,9 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tests.support.native import CONSOLE
+from tests.support.require import INSIDE_LAB
+
 ROOT = Path(__file__).resolve().parents[2]
 TUTORIAL, TESTING = "guide/own-device.md", "guide/testing.md"
 
@@ -100,6 +103,8 @@ def run(block: Block, folder: Path, limit: float) -> subprocess.CompletedProcess
     text = block.text
     if os.geteuid() == 0:  # the pages are for ordinary users; root's own directory is shared so
         text = text.replace("--share shared ", "--share shared,as-root ")
+    if INSIDE_LAB:  # there the kernel's log takes longer than the rest of the boot, as each letter is an exit
+        text = text.replace("Guest(", f'Guest(cmdline="console={CONSOLE} quiet panic=-1", ')
     program = [sys.executable, "-c", text] if block.language == "python" else ["sh", "-ec", text]
     return subprocess.run(
         program,
