@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from pyvmm.loop import Loop
 
 
+#: Bytes of the length of what is left of the input.
+_LENGTH = 4
+
+
 class Duplex(CharBackend):
     """A backend over file descriptors. A subclass opens and closes them; its ``attach`` calls ``_begin``.
 
@@ -25,6 +29,7 @@ class Duplex(CharBackend):
         self._reader: DescriptorReader | None = None  # while there is a machine
         self._writer = DescriptorWriter(self, self._broken)
         self._input = b""  # between two machines: what the last one's device has not taken
+        self._patience = 0.0  # seconds that the end waits while the other end accepts none of the output
 
     def _begin(
         self,
@@ -48,6 +53,20 @@ class Duplex(CharBackend):
     def detach(self) -> None:
         """Leave the loop; input and output that are buffered wait for the next machine."""
         self._leave()
+
+    def drain(self) -> None:
+        """Write what is buffered, as long as the other end accepts it."""
+        self._writer.close(self._patience)
+
+    def left(self) -> tuple[bytes, int]:
+        """The input and the output that are buffered."""
+        return len(self._input).to_bytes(_LENGTH, "little") + self._input + self._writer.buffered, -1
+
+    def give(self, left: bytes, fd: int) -> None:
+        """Input and output of the process before."""
+        size = int.from_bytes(left[:_LENGTH], "little")
+        self._input = left[_LENGTH : _LENGTH + size]
+        self._writer.buffer(left[_LENGTH + size :])
 
     def _leave(self) -> None:
         reader, self._reader = self._reader, None

@@ -77,6 +77,11 @@ class OutputFile(CharBackend):
             self.write(b"".join(views)[written:])
         return size
 
+    def give(self, left: bytes, fd: int) -> None:
+        """The process before has written to the file."""
+        if self._file is not None:
+            self._file.refresh()
+
     def describe(self) -> str:
         """The path, as ``file PATH``."""
         return f"file {self.path}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterator
     from typing import TypeVar
 
     Opened = TypeVar("Opened", bound="HostObject")
@@ -27,11 +27,25 @@ class HostObject:
         Raises StartError, also for a path that is taken or cannot be had.
         """
 
+    def drain(self) -> None:
+        """After ``detach``, in the process of the last machine: write what is buffered, as ``close`` does."""
+
+    def left(self) -> tuple[bytes, int]:
+        """After ``detach``: what the next machine, in another process, goes on with; a descriptor, or -1."""
+        return b"", -1
+
+    def give(self, left: bytes, fd: int) -> None:
+        """Before ``attach``: what ``left`` returned in the process before; *fd* is this one's to close."""
+
     def detach(self) -> None:
         """The machine is over: leave its event loop. Idempotent. The loop's thread, or after the loop."""
 
     def close(self) -> None:
         """Release what it has on the host. Idempotent."""
+
+    def close_copy(self) -> None:
+        """In a process that was forked since ``open``, after the other has released it: close its copy."""
+        self.close()
 
     def close_unless_kept(self) -> None:
         """Its device needs it no more: detach it, and close it unless it is ``kept``."""
@@ -61,6 +75,10 @@ class HostObjects:
             self._kept[key] = found  # ``close`` also closes what an ``open`` that raised has left
             found.open()
         return found
+
+    def __iter__(self) -> Iterator[HostObject]:
+        """Those that are open, in the order in which they were opened."""
+        return iter(self._kept.values())
 
     def close(self) -> None:
         """Close them, the last first; after the last machine. Idempotent. Raises what one of them raises."""

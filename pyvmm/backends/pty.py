@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # That a program has opened the slave is found by polling: there is no event for it.
 _TICK = 0.1
+_PATIENCE = 0.2
 
 
 class Pty(Duplex):
@@ -28,6 +29,7 @@ class Pty(Duplex):
 
     def __init__(self) -> None:
         super().__init__()
+        self._patience = _PATIENCE
         #: The slave, such as /dev/pts/3; empty before ``open``.
         self.path = ""
         self._master = -1
@@ -79,7 +81,7 @@ class Pty(Duplex):
         if self._master < 0:
             return
         self.detach()
-        self._writer.close(patience=0.2)
+        self._writer.close(self._patience)
         os.close(self._copy)
         os.close(self._master)
         self._master = self._copy = -1

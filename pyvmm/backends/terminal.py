@@ -52,6 +52,7 @@ class Terminal(Duplex):
 
     def __init__(self, on_quit: Callable[[], object] | None = None, stdin: int = 0, stdout: int = 1) -> None:
         super().__init__()
+        self._patience = _PATIENCE
         self.on_quit = on_quit
         self._stdin = stdin
         self._stdout = stdout
@@ -109,7 +110,7 @@ class Terminal(Duplex):
         """Restore the mode and write what is buffered (at most 3 s without progress). Idempotent."""
         self.release()
         self._leave()
-        self._writer.close(_PATIENCE)
+        self._writer.close(self._patience)
         self._in = self._out = -1
         atexit.unregister(self.release)
         while self._opened:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyvmm.loop import Loop, Timer
 
 _ACCEPT_PAUSE = 1.0
+_PATIENCE = 0.2
 _BUSY = b"pyvmm: this console is in use by another client; try again when it has left\r\n"
 
 
@@ -29,6 +30,7 @@ class UnixSocket(Duplex):
 
     def __init__(self, path: str) -> None:
         super().__init__()
+        self._patience = _PATIENCE
         self.path = path
         self._listener: Listener | None = None
         self._client: socket.socket | None = None
@@ -62,6 +64,17 @@ class UnixSocket(Duplex):
             self._loop.remove(self._listener.socket.fileno())
         super().detach()
 
+    def left(self) -> tuple[bytes, int]:
+        """What is buffered, and the client."""
+        return super().left()[0], -1 if self._client is None else self._client.fileno()
+
+    def give(self, left: bytes, fd: int) -> None:
+        """What is buffered, and the client that the process before had."""
+        super().give(left, fd)
+        if fd >= 0:
+            self._client = socket.socket(fileno=fd)
+            self._copy = os.dup(fd)
+
     def describe(self) -> str:
         """The path, as ``socket PATH``."""
         return f"socket {self.path}"
@@ -72,7 +85,7 @@ class UnixSocket(Duplex):
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
-            self._hang_up(patience=0.2)
+            self._hang_up(self._patience)
 
     def _listen(self) -> None:
         self._timer = None

@@ -74,6 +74,17 @@ class DescriptorWriter:
             self._awaited = False
             self._owner.ready = len(self._buffer) < _FULL
 
+    @property
+    def buffered(self) -> bytes:
+        """What waits to be written."""
+        with self._lock:
+            return bytes(self._buffer)
+
+    def buffer(self, data: bytes) -> None:
+        """Before ``open``: write at most LIMIT bytes of *data* before all else."""
+        with self._lock:
+            self._buffer[:0] = data[:LIMIT]
+
     def write(self, data: bytes) -> None:
         """Send or buffer *data*; drop and count what does not fit. Any thread."""
         with self._lock:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
-from pyvmm.backends.base import CharBackend
-from pyvmm.backends.spec import make_backend
 from pyvmm.cli.job import JobControl
-from pyvmm.cli.messages import announce, message, write_line
+from pyvmm.cli.messages import message, write_line
 from pyvmm.cli.orders import Orders
 from pyvmm.errors import PyvmmError
 from pyvmm.exec.channel import PORT_NAME, ExecChannel, ExecLink
@@ -25,10 +22,10 @@ from pyvmm.virtio.console.port import Port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pyvmm.cli.in_vm_process import InVmProcess
     from pyvmm.cli.local_terminal import LocalTerminal
     from pyvmm.config import Config
     from pyvmm.guest.control import ControlServer
-    from pyvmm.sandbox.vm_process import Parent
 
 #: Characters of each line of the console that is shown when the command has not ended.
 _LOG_WIDTH = 300
@@ -36,10 +33,9 @@ _LOG_WIDTH = 300
 _CHANNEL_BUFFER = 65536
 
 
-def run_exec(config: Config, warned: bool, parent: Parent, terminal: LocalTerminal) -> None:
-    """In the VM process: boot, run ``config.exec``, end the guest, and tell the *parent*.
+def run_exec(config: Config, terminal: LocalTerminal, there: InVmProcess) -> None:
+    """In the VM process: boot, run ``config.exec``, end the guest, and tell the parent.
 
-    :param warned: whether ``warn_of_kernel`` was called for this guest
     :param terminal: what the command is told of ours
     """
     assert config.exec is not None, "there is a command"
@@ -52,8 +48,9 @@ def run_exec(config: Config, warned: bool, parent: Parent, terminal: LocalTermin
     client = ExecClient(link.send)
     link.receiver = client.receive
     quiet = config.console == "stdio"  # the terminal is the command's
-    console = CharBackend() if quiet else make_backend(config.console)
-    with contextlib.closing(console), Loop() as loop:
+    parent, host_side = there.parent, there.host_side
+    console = host_side.console
+    with Loop() as loop:
         runner: ExecRunner | None = None
 
         def exited(code: int) -> None:
@@ -100,7 +97,11 @@ def run_exec(config: Config, warned: bool, parent: Parent, terminal: LocalTermin
             console=console,
             channel=channel,
             devices=[VirtioConsole([Port(port, PORT_NAME, console=False)])],
+            made=host_side.devices(),
+            host_objects=host_side.objects,
         ) as machine:
+            if there.warning is not None:
+                message(there.warning)
             loop.call_soon(client.connect)
             runner = ExecRunner(
                 loop,
@@ -112,12 +113,11 @@ def run_exec(config: Config, warned: bool, parent: Parent, terminal: LocalTermin
                 stderr=2,
             )
             loop.on_error = lambda error: _failed(machine, error)
-            announce(config, console, warn=not warned)
             try:
                 ending = machine.run()
             finally:
                 runner.close()
-        console.close()
+        host_side.drain()
         if not status and quiet and ending.code != OK:
             _show_log(machine, ending)
         if machine.error is not None and os.environ.get("PYVMM_DEBUG"):
@@ -126,7 +126,7 @@ def run_exec(config: Config, warned: bool, parent: Parent, terminal: LocalTermin
             # Not the command's success, which is what 0 would say.
             detail = f"{ending.detail} before the command had ended"
             ending = Ending(CRASHED, ending.reason, ending.known, detail)
-        orders.ended(ending, status[0] if status else None)
+        orders.ended(ending, host_side, status=status[0] if status else None)
 
 
 def _failed(machine: Machine, error: BaseException) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-from pyvmm.backends.spec import make_backend
 from pyvmm.cli.job import JobControl
-from pyvmm.cli.messages import announce
+from pyvmm.cli.messages import message
 from pyvmm.cli.orders import Orders
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import STOPPED, TOLD, Ending
@@ -17,14 +16,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pyvmm.backends.base import CharBackend
-    from pyvmm.backends.host_objects import HostObjects
+    from pyvmm.cli.in_vm_process import InVmProcess
     from pyvmm.config import Config
     from pyvmm.exec.client import ExecClient
     from pyvmm.guest.control import ControlServer
     from pyvmm.guest.port import ExecPort
-    from pyvmm.sandbox.vm_process import Parent
-    from pyvmm.virtio.console.port import Port
 
 #: Seconds from the making of a VM in which closing its last descriptor waits 20 ms: the grace periods
 #: of its interrupt controllers (``kvm_destroy_vm`` in Linux virt/kvm/kvm_main.c).
@@ -32,77 +28,55 @@ _CLOSES_SLOWLY = 0.03
 
 
 class GuestRun:
-    """One ``pyvmm run`` in its VM process, over all the guest's restarts.
+    """One machine of a guest of ``pyvmm run``, in a VM process of its own.
 
     Signals, which the parent passes on, --timeout and Ctrl-A x end it with code 3.
 
     :param ours: whether its user space is ours, which runs commands for ``pyvmm exec``
     """
 
-    def __init__(self, config: Config, ours: bool, parent: Parent) -> None:
+    def __init__(self, config: Config, ours: bool, there: InVmProcess) -> None:
         self._config = config
         self._ours = ours
-        self._parent = parent
+        self._there = there
+        self._left = there.left
         self._orders: Orders
         self._port: ExecPort | None = None
         self._lingers = False
         self._machine: Machine | None = None
-        self._console: CharBackend | None = None
-        self._over: Ending | None = None
-        self._host_objects: HostObjects | None = None  # where another machine may follow
-        if config.devices and config.on_reboot == "restart":
-            from pyvmm.backends.host_objects import HostObjects
-
-            self._host_objects = HostObjects()
-        self._left = config.timeout  # seconds that the guest has left
 
     def until_end(self) -> None:
-        """Run the guest in this thread, again after a reboot where that is asked for, and tell the parent."""
+        """Run the machine in this thread, and tell the parent how it ended."""
         with Loop() as loop:
             orders = self._orders = Orders(
                 loop,
-                self._parent,
-                job=JobControl(lambda: self._machine, self._parent.link),
+                self._there.parent,
+                job=JobControl(lambda: self._machine, self._there.parent.link),
                 resized=self._resized,
                 signalled=self._signalled,
                 stopped=lambda reason: self._end("stopped", reason),
                 broken=self._broken,
                 server=lambda name: self._control_server(loop, name),
             )
-            self._console = make_backend(self._config.console)
-            try:
-                self._console.open()
-                ending = self._boots(loop)
-            finally:
-                try:
-                    if self._host_objects is not None:
-                        self._host_objects.close()
-                finally:
-                    self._console.close()
-            orders.ended(ending, linger=self._lingers)
-
-    def _boots(self, loop: Loop) -> Ending:
-        while True:
-            ending = self._once(loop)
-            if ending.reason != "reboot" or self._config.on_reboot != "restart":
-                return ending
-            loop.run_once(0)  # also for a guest that is faster than the loop
-            if self._over is not None:
-                return self._over
+            ending = self._run(loop)
+            leftovers, host_side = self._there.leftovers, self._there.host_side
+            goes_on = leftovers is not None and ending.reason == "reboot"
+            if leftovers is not None and goes_on:
+                leftovers.write(host_side.objects, self._there.parent.link)
+            else:
+                host_side.drain()
+            orders.ended(ending, host_side, linger=self._lingers, left=self._left, last=not goes_on)
 
     def _control_server(self, loop: Loop, name: str) -> ControlServer:
         from pyvmm.cli.served import control_server
 
-        pid, machine, backend = self._parent.pid, self._current_machine, self._console_backend
-        return control_server(loop, name, pid, self._config, machine, backend, self._commands)
+        pid, console = self._there.parent.pid, self._there.host_side.console
+        machine = self._current_machine
+        return control_server(loop, name, pid, self._config, machine, lambda: console, self._commands)
 
     def _current_machine(self) -> Machine:
         assert self._machine is not None, "the loop runs after a machine is built"
         return self._machine
-
-    def _console_backend(self) -> CharBackend:
-        assert self._console is not None, "until_end makes it"
-        return self._console
 
     def _commands(self) -> ExecClient | str:
         port = self._port
@@ -120,19 +94,22 @@ class GuestRun:
         loop.call_soon(port.client.connect)
         return {"channel": port.serial, "devices": [port.device], "console_shell": True}
 
-    def _once(self, loop: Loop) -> Ending:
+    def _run(self, loop: Loop) -> Ending:
         began = loop.clock()
-        console = self._console_backend()
+        host_side = self._there.host_side
+        if self._there.leftovers is not None:
+            self._there.leftovers.give(host_side.objects)
         with Machine(
             self._config.replace(timeout=None),
             loop=loop,
-            console=console,
-            host_objects=self._host_objects,
+            console=host_side.console,
+            made=host_side.devices(),
+            host_objects=host_side.objects,
             **self._exec_channel(loop),
         ) as machine:
-            if self._machine is None:
-                announce(self._config, console, _ports(machine), warn=not self._ours)
             self._machine = machine
+            if self._there.warning is not None:
+                message(self._there.warning)
             made = loop.clock()
             if self._left is not None:
                 machine.clock.call_later(max(self._left - (made - began), 0), self._timed_out)
@@ -154,9 +131,8 @@ class GuestRun:
             self._lingers = True
 
     def _broken(self) -> None:
-        console = self._console_backend()
-        if console.on_break is not None:
-            console.on_break()
+        if self._there.host_side.console.on_break is not None:
+            self._there.host_side.console.on_break()
 
     def _resized(self) -> None:
         if self._machine is not None:
@@ -164,17 +140,12 @@ class GuestRun:
                 console.resized()
 
     def _end(self, reason: str, detail: str) -> None:
-        self._over = Ending(STOPPED, reason, TOLD, detail)
         self._orders.ending()
         assert self._machine is not None, "the loop runs after a machine is built"
-        self._machine.end(self._over)
+        self._machine.end(Ending(STOPPED, reason, TOLD, detail))
 
     def _signalled(self, number: int) -> None:
         self._end("stopped", f"ended by {name_of(number)}")
 
     def _timed_out(self) -> None:
         self._end("timeout", f"the guest did not end within {self._config.timeout:g} seconds")
-
-
-def _ports(machine: Machine) -> list[Port]:
-    return [port for console in machine.consoles for port in console.ports]

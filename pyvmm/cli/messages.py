@@ -83,22 +83,19 @@ def _write(fd: int, data: bytes, patience: float) -> bool:
     return True
 
 
-def announce(config: Config, console: CharBackend, ports: Sequence[Port] = (), warn: bool = True) -> None:
-    """Print before the start what the user cannot know: a pty's name and, with *warn*, ``warn_of_kernel``."""
+def announce(config: Config, console: CharBackend, ports: Sequence[Port]) -> None:
+    """Print before the start what the user cannot know: the names of pseudo-terminals."""
     if config.console == "pty":
         message(f"the console is {console.describe()}")
     for port in ports:
         where = port.backend.describe()
         if where.startswith("pty "):
             message(f"virtio console port {port.name or port.number} is {where}")
-    if warn and config.kernel is not None:
-        warn_of_kernel()
 
 
-def warn_of_kernel() -> None:
-    """Print what a kernel meets on this host, where that is anything."""
+def kernel_warning() -> str | None:
+    """What a kernel meets on this host, where that is anything to be told."""
     from pyvmm.arch import native
 
-    warning = native.host().kernel_warning()
-    if warning:
-        message(warning)
+    warning: str | None = native.host().kernel_warning()
+    return warning

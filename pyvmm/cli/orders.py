@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pyvmm.guest.control import ControlServer
     from pyvmm.loop import Loop
     from pyvmm.machine.ending import Ending
+    from pyvmm.machine.host_side import HostSide
     from pyvmm.sandbox.vm_process import Parent
 
 
@@ -53,17 +54,30 @@ class Orders:
         """Tell the parent that the machine is ending because somebody asked for it."""
         self._parent.link.send(ENDING)
 
-    def ended(self, ending: Ending, status: int | None = None, linger: bool = False) -> None:
-        """Tell the parent how the guest ended, then the clients of its control server, and hang up on them.
+    def ended(
+        self,
+        ending: Ending,
+        host_side: HostSide,
+        *,
+        status: int | None = None,
+        linger: bool = False,
+        left: float | None = None,
+        last: bool = True,
+    ) -> None:
+        """Tell the parent how the machine ended, then the clients of its control server, and hang up on them.
 
         :param status: the exit status of the command of ``--exec``
         :param linger: whether this process goes on for some milliseconds, for which nobody need wait
+        :param left: how many seconds the guest has left, where it has a limit
+        :param last: whether the guest has ended, too: *host_side* is released, its clients are told
         """
         command = "" if status is None else str(status)
-        how = ending.reason, ending.known, ending.detail
-        self._parent.ended((str(ending.code), command, "linger" if linger else "", *how))
+        rest = "linger" if linger else "", "" if left is None else str(left)
+        self._parent.ended((str(ending.code), command, *rest, ending.reason, ending.known, ending.detail))
         if self._server is not None:
-            self._server.close(ending)
+            if last:
+                host_side.close_copy()  # else this process would keep an image locked, say
+            self._server.close(ending if last else None)
 
     def _received(self, message: bytes, fd: int) -> None:
         kind, rest = message[:1], message[1:]

@@ -6,8 +6,10 @@ import os
 import sys
 
 from pyvmm import host
+from pyvmm.backends.base import CharBackend
+from pyvmm.cli.in_vm_process import InVmProcess
 from pyvmm.cli.interrupt import Interruptible
-from pyvmm.cli.messages import message, warn_of_kernel
+from pyvmm.cli.messages import announce, kernel_warning, message
 from pyvmm.cli.options import Option, OptionParser
 from pyvmm.cli.outcome import code_of, leave
 from pyvmm.cli.vm_parent import VmParent
@@ -15,15 +17,15 @@ from pyvmm.config import DEVICE_KINDS, Config
 from pyvmm.config.keys import DEFAULT_KERNEL, GROUPS, KEYS, RUN
 from pyvmm.errors import ConfigError
 from pyvmm.machine.ending import FATAL, GUEST_FIRST, OK
+from pyvmm.machine.host_side import HostSide
 from pyvmm.sandbox.vm_process import fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
     from pyvmm.cli.local_terminal import LocalTerminal
     from pyvmm.guest.registry import Claim
-    from pyvmm.sandbox.vm_process import Parent
 
 OPTIONS = OptionParser(
     "pyvmm run [BOARD.toml] [OPTION ...]",
@@ -76,13 +78,23 @@ def main(argv: list[str]) -> int:
 
         terminal = LocalTerminal()
     keys = config.uses_stdio and os.isatty(0) if terminal is None else terminal.size is not None
-    with VmParent(config, claim, keys) as guest:
-        process, parent = fork()
-        if parent is not None:
-            guest.close_copy()
-            leave(code_of(lambda: _in_vm_process(config, ours, parent, terminal)))
-        assert process is not None, "fork returns one of them"
-        ending = guest.until_end_of(process)
+    console = CharBackend() if terminal is not None and config.console == "stdio" else None
+    # Of a kernel that is not ours it is told once there is a machine that boots it.
+    warning = None if ours or config.kernel is None else kernel_warning()
+    host_side = HostSide(config, console)
+    with VmParent(config, claim, keys, host_side.close) as guest:
+        announce(config, host_side.console, host_side.open())
+        while True:
+            process, parent = fork()
+            if parent is not None:
+                guest.close_copy()
+                there = InVmProcess(parent, host_side, guest.leftovers, guest.left, warning)
+                _be_vm_process(config, ours, terminal, there)
+            assert process is not None, "fork returns one of them"
+            ending = guest.until_end_of(process)
+            if not guest.goes_on:
+                break
+            warning = None
     if isinstance(ending, int):
         return ending
     status = guest.command_status
@@ -95,17 +107,23 @@ def main(argv: list[str]) -> int:
     return ending.code
 
 
-def _in_vm_process(config: Config, ours: bool, parent: Parent, terminal: LocalTerminal | None) -> int:
-    """Run the guest and tell the *parent* how it ended. Raises what has to be said instead."""
-    if terminal is not None:
-        from pyvmm.cli.exec import run_exec
+def _be_vm_process(
+    config: Config, ours: bool, terminal: LocalTerminal | None, there: InVmProcess
+) -> NoReturn:
+    """Run a machine of the guest, tell the parent how it ended, or say why it did not begin, and exit."""
 
-        run_exec(config, ours, parent, terminal)
-    else:
-        from pyvmm.cli.guest_run import GuestRun
+    def run() -> int:
+        if terminal is not None:
+            from pyvmm.cli.exec import run_exec
 
-        GuestRun(config, ours, parent).until_end()
-    return OK
+            run_exec(config, terminal, there)
+        else:
+            from pyvmm.cli.guest_run import GuestRun
+
+            GuestRun(config, ours, there).until_end()
+        return OK
+
+    leave(code_of(run))
 
 
 def _claimed(name: str) -> Claim | None:
@@ -167,7 +185,8 @@ def _check_kvm() -> None:
     from pyvmm.pykvm import Kvm
 
     Kvm().close()
-    warn_of_kernel()
+    if warning := kernel_warning():
+        message(warning)
 
 
 def _show_progress() -> None:

@@ -11,7 +11,8 @@ import os
 from pyvmm.errors import StartError
 from pyvmm.loop import READ, Loop
 from pyvmm.machine.ending import FATAL, STOPPED, TOLD, UNKNOWN, Ending
-from pyvmm.sandbox.link import BREAK, CLIENT, ENDED, ENDING, NAME_GIVEN_UP, PAUSED, SIGNAL, STOP
+from pyvmm.sandbox.leftovers import Leftovers
+from pyvmm.sandbox.link import BREAK, CLIENT, ENDED, ENDING, KEEP, NAME_GIVEN_UP, PAUSED, SIGNAL, STOP
 from pyvmm.signals import ENDING as ENDING_SIGNALS
 from pyvmm.signals import SIGCONT, SIGINT, SIGSTOP, SIGTSTP, SIGWINCH, SignalFd, heard, name_of
 
@@ -49,11 +50,15 @@ class VmParent:
 
     :param claim: the guest's name, where that is the user's choice
     :param keys: whether standard input is a terminal whose keys are for the guest
+    :param release: releases what the guest has on the host; idempotent
     """
 
-    def __init__(self, config: Config, claim: Claim | None, keys: bool = False) -> None:
+    def __init__(
+        self, config: Config, claim: Claim | None, keys: bool, release: Callable[[], object]
+    ) -> None:
         self._config = config
         self._claim = claim
+        self._release = release
         self._tries = 0 if claim is not None else _TRIES
         self._listener: ControlListener | None = None
         job = [SIGTSTP, SIGCONT] if heard(SIGTSTP) else []
@@ -70,13 +75,18 @@ class VmParent:
 
             breaks = config.exec is None and config.console == "stdio"
             self._keyboard = Keyboard(self._quit, self._break if breaks else None)
+        self._restarts = config.on_reboot == "restart" and config.exec is None
+        #: What one machine leaves for the next; None where none follows.
+        self.leftovers: Leftovers | None = Leftovers() if self._restarts else None
+        #: Seconds that the guest has left, over all its machines.
+        self.left = config.timeout
         self._process: VmProcess
         self._ending: Ending | None = None
-        self._status: int | None = None
         self._interrupted = False
         self._lingers = False  # the VM process ends by itself, after this one
         self._deadlines: list[_Deadline] = []  # at which it is killed
         self._asked = False
+        self._why = ""
         self._pausing: Timer | None = None
         #: The command's exit status, for ``--exec``.
         self.command_status: int | None = None
@@ -87,6 +97,9 @@ class VmParent:
     def __exit__(self, *_: object) -> None:
         if self._keyboard is not None:
             self._keyboard.close()
+        if self.leftovers is not None:
+            self.leftovers.close()
+        self._release()
         self._give_up_name()
         self._signals.close()
         self._loop.close()
@@ -101,22 +114,42 @@ class VmParent:
         self._loop.close()
 
     def until_end_of(self, process: VmProcess) -> Ending | int:
-        """How the guest of *process* ended; where it never began, its exit code: it has said why."""
+        """How the machine of *process* ended; where it never began, its exit code: it has said why.
+
+        After a reboot of a guest that is to restart, ``goes_on``: another process may follow.
+        """
+        first = self._ending is None
         self._process = process
+        self._ending = None
         loop = self._loop
         loop.add(process.fd, READ, lambda events: loop.stop())
         process.link.serve(loop, self._received)
-        if self._keyboard is not None:
-            self._keyboard.attach(loop)
-        limit = self._config.timeout
-        if limit is not None:
-            self._kill_after(limit + GRACE, "timeout", f"the guest did not end within {limit:g} seconds")
-        loop.call_later(_CONTROL_DELAY, self._serve)
+        if self.leftovers is not None:
+            self.leftovers.forget_descriptors()
+        if first:
+            if self._keyboard is not None:
+                self._keyboard.attach(loop)
+            loop.call_later(_CONTROL_DELAY, self._serve)
+        if self.left is not None:
+            limit = self._config.timeout
+            self._kill_after(self.left + GRACE, "timeout", f"the guest did not end within {limit:g} seconds")
         try:
             loop.run()
-            return self._outcome()
+            outcome = self._outcome()
+            if isinstance(outcome, Ending) and outcome.reason == "reboot" and self._restarts and self._asked:
+                return Ending(STOPPED, "stopped", TOLD, self._why)
+            return outcome
         finally:
+            while self._deadlines:
+                self._deadlines.pop().cancel()
+            loop.remove(process.fd)
             process.close()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the guest's next machine follows: it has rebooted, and nobody has asked it to end."""
+        rebooted = self._ending is not None and self._ending.reason == "reboot"
+        return rebooted and self._restarts and not self._asked
 
     def _outcome(self) -> Ending | int:
         if self._ending is not None and self._lingers:
@@ -135,9 +168,12 @@ class VmParent:
     # From the VM process
 
     def _received(self, message: bytes, fd: int) -> None:
-        if fd >= 0:
-            os.close(fd)  # it has none to give
         kind, rest = message[:1], message[1:]
+        if fd >= 0:
+            if kind == KEEP and self.leftovers is not None:
+                self.leftovers.keep(rest, fd)
+            else:
+                os.close(fd)  # it has no other to give
         if kind == ENDING:
             self._kill_later("stopped", "ended by the user")
         elif kind == PAUSED:
@@ -148,18 +184,23 @@ class VmParent:
 
     def _ended(self, record: bytes) -> None:
         try:
-            code, status, linger, reason, known, detail = record.decode(errors="replace").split("\0")
-            self._ending = Ending(int(code) & 0xFF, reason, known, detail)
+            code, status, linger, left, reason, known, detail = record.decode(errors="replace").split("\0")
+            ending = Ending(int(code) & 0xFF, reason, known, detail)
             self.command_status = int(status) & 0xFF if status else None
+            if left:
+                self.left = min(float(left), self.left or 0.0)
         except ValueError:  # no record of ours: how the process ends tells more
             return
-        self._give_up_name()
+        self._ending = ending
+        if not self.goes_on:
+            self._release()
+            self._give_up_name()
         self._process.link.send(NAME_GIVEN_UP)
         if linger:
             self._lingers = True
             self._loop.stop()
         else:
-            self._kill_later("", "")
+            self._kill_after(GRACE, "", "")
 
     # Keys
 
@@ -206,6 +247,7 @@ class VmParent:
     def _kill_later(self, reason: str, detail: str) -> None:
         if not self._asked:
             self._asked = True
+            self._why = detail
             self._kill_after(GRACE, reason, detail)
 
     def _kill_after(self, seconds: float, reason: str, detail: str) -> None:
@@ -258,6 +300,9 @@ class _Deadline:
         self._loop = loop
         self._function = function
         self._timer = loop.call_later(seconds, function)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
 
     def move(self, seconds: float) -> None:
         """Make it so much later, unless it is over."""

@@ -53,9 +53,10 @@ class DeviceKind(Option):
     :param lists: the keys that may be given several times, as a list in a table
     :param shares_memory: another process serves it, so guest RAM must be shared memory
     :param ports: all devices of the kind are ports of one device: ``from_options`` gets them as a list
+    :param host_objects: what it has on the host are ``HostObjects``, as old as the guest
     """
 
-    __slots__ = ("first", "lists", "maker", "page", "paths", "ports", "shares_memory")
+    __slots__ = ("first", "host_objects", "lists", "maker", "page", "paths", "ports", "shares_memory")
 
     def __init__(
         self,
@@ -71,6 +72,7 @@ class DeviceKind(Option):
         lists: tuple[str, ...] = (),
         shares_memory: bool = False,
         ports: bool = False,
+        host_objects: bool = False,
     ) -> None:
         super().__init__(name, metavar, help, many=many, group=DEVICES)
         self.first = first
@@ -80,6 +82,7 @@ class DeviceKind(Option):
         self.lists = lists
         self.shares_memory = shares_memory
         self.ports = ports
+        self.host_objects = host_objects
 
     def parse(self, value: str) -> DeviceOptions:
         """The options in ``FIRST,key=value,flag``, as ``split`` reads it. Raises ConfigError."""
@@ -161,6 +164,7 @@ _KINDS = (
         page="devices/block.md",
         paths={"path": PATH, "backing": PATH},
         lists=("backing",),
+        host_objects=True,
     ),
     DeviceKind(
         "hvc",
@@ -172,6 +176,7 @@ _KINDS = (
         page="devices/console.md",
         paths={"to": ENDPOINT},
         ports=True,
+        host_objects=True,
     ),
     DeviceKind(
         "net",
@@ -182,6 +187,7 @@ _KINDS = (
         maker="pyvmm.virtio.net.options",
         page="devices/net.md",
         paths={"type": ENDPOINT, "pcap": PATH},
+        host_objects=True,
     ),
     DeviceKind("rng", "", "a virtio entropy device", first=None, maker="pyvmm.virtio.rng.options"),
     DeviceKind(
@@ -192,6 +198,7 @@ _KINDS = (
         maker="pyvmm.virtio.vsock.options",
         page="devices/vsock.md",
         paths={"path": PATH},
+        host_objects=True,
     ),
     DeviceKind(
         "balloon",

@@ -50,6 +50,10 @@ class RotatedFile:
         self._size += written
         return written
 
+    def refresh(self) -> None:
+        """Another process has written to the file by a copy of the descriptor: see how large it is."""
+        self._size = os.fstat(self._fd).st_size
+
     def close(self) -> None:
         """Idempotent."""
         fd, self._fd = self._fd, -1

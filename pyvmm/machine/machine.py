@@ -27,7 +27,7 @@ from pyvmm.pykvm import Kvm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pyvmm.backends.base import CharBackend
     from pyvmm.backends.host_objects import HostObjects
@@ -56,6 +56,7 @@ class Machine:
         that has this server (docs/internals/exec-protocol.md). Without one there is neither
     :param console_shell: with *channel*: this init gives a shell on the console, too; its end powers off
     :param devices: virtio devices besides those ``config`` names; the machine closes them
+    :param made: the devices that ``config`` names, if they were made before; the machine closes them
     :param host_objects: keeps open what the config's devices have on the host, for the next machine; stays
         the caller's
     :param kvm_path: the KVM device
@@ -73,6 +74,7 @@ class Machine:
         channel: CharBackend | None = None,
         console_shell: bool = False,
         devices: Sequence[VirtioDevice] = (),
+        made: Sequence[VirtioDevice] | None = None,
         host_objects: HostObjects | None = None,
         kvm_path: str = "/dev/kvm",
     ) -> None:
@@ -81,6 +83,7 @@ class Machine:
 
             config = with_boot_files(config)
         self.config = config
+        self._made = made
         self._host_objects = host_objects
         self.ending: Ending | None = None
         #: The exception that caused the ending, if one did.
@@ -420,7 +423,11 @@ class Machine:
             self._reports.device_failed,
         )
         self._closers.append(bus.close)
-        made = make_devices(config.devices, self._user_quit, config.name, self._host_objects)
+        made: Iterator[VirtioDevice]
+        if self._made is not None:
+            made = iter(self._made)
+        else:
+            made = make_devices(config.devices, self._user_quit, config.name, self._host_objects)
         attach_devices(bus, self.vm, config, made, devices, self.at_end, self._host_objects)
         self.consoles = consoles_of(bus, self.log.feed)
         self._platform.virtio = [(attached.base, attached.gsi) for attached in bus.attached]

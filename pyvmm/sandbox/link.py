@@ -34,6 +34,8 @@ NAME_GIVEN_UP = b"n"
 ENDING = b"e"
 #: The machine is paused and the terminal restored, because of a SIGTSTP.
 PAUSED = b"p"
+#: A descriptor for the next VM process comes with the message; ``Leftovers`` says whose.
+KEEP = b"k"
 #: The guest has ended; a record follows (``VmProcess.ended``).
 ENDED = b"d"
 

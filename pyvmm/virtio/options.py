@@ -14,7 +14,7 @@ from pyvmm.units import parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterator, Sequence
 
     from pyvmm.backends.host_objects import HostObjects, Opened
     from pyvmm.config.devices import DeviceOptions
@@ -170,12 +170,16 @@ def make_devices(
     on_quit: Callable[[], object] | None = None,
     machine: str = "guest",
     host_objects: HostObjects | None = None,
+    kinds: Container[str] = DEVICE_KINDS,
 ) -> Iterator[VirtioDevice]:
     """The devices that were asked for, as by ``make_device``; every ``hvc`` is a port of one console.
 
-    *on_quit* is called when the user ends the guest by a key on a console's terminal.
+    *on_quit* is called when the user ends the guest by a key on a console's terminal. Those that are not of
+    *kinds* are left out.
     """
     for kind in DEVICE_KINDS.values():
+        if kind.key not in kinds:
+            continue
         ports = [
             OptionReader(options, machine, host_objects, number)
             for number, options in enumerate(devices)
@@ -184,7 +188,7 @@ def make_devices(
         if ports:
             yield _maker(kind.key)(ports, on_quit)
     for number, options in enumerate(devices):
-        if not DEVICE_KINDS[options.kind].ports:
+        if options.kind in kinds and not DEVICE_KINDS[options.kind].ports:
             yield make_device(options, machine, host_objects, number)
 
 

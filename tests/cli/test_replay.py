@@ -16,7 +16,7 @@ KIND = "tests.virtio.tools.devices:Shout"
 @pytest.fixture
 def recording(tmp_path: Path) -> str:
     path, device = str(tmp_path / "recording"), Shout()
-    with observed(device, Recorder(device, path)) as driver:
+    with observed(device, Recorder(path).serve(device)) as driver:
         driver.probe()
         driver.request(0, [b"one"], [8])
         driver.request(0, [b"two"], [8])

@@ -240,7 +240,7 @@ def test_defect_after_the_start_is_told() -> None:
 from pyvmm.cli import guest_run, main
 from pyvmm.machine.ending import FATAL, UNKNOWN, Ending
 
-guest_run.GuestRun._boots = lambda self, loop: Ending(FATAL, "internal", UNKNOWN, "a timer failed")
+guest_run.GuestRun._run = lambda self, loop: Ending(FATAL, "internal", UNKNOWN, "a timer failed")
 main.entry()
 """
     done = pyvmm("--firmware", SPIN, "--console", "none", way=[sys.executable, "-c", code, "run"])

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,15 @@ def vm_process(process: subprocess.Popen[bytes]) -> int:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     until(lambda: children.read_text().split())
     return int(children.read_text().split()[0])
+
+
+def descriptors(pid: int) -> list[str]:
+    """What the descriptors of process *pid* are, but for those that it closes this moment."""
+    found = []
+    for entry in os.scandir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(entry.path))
+    return found
 
 
 def over(fd: int) -> bool:
@@ -161,9 +171,9 @@ def test_signal_to_the_vm_process_alone_ends_nothing(run: Run) -> None:
 def test_parent_has_no_guest_memory_and_no_kvm(run: Run) -> None:
     process = run("--memory", "256M")
     child = vm_process(process)
-    until(lambda: "kvm-vcpu" in "".join(os.readlink(f.path) for f in os.scandir(f"/proc/{child}/fd")))
+    until(lambda: "kvm-vcpu" in "".join(descriptors(child)))
 
-    held = [os.readlink(one.path) for one in os.scandir(f"/proc/{process.pid}/fd")]
+    held = descriptors(process.pid)
     mapped = Path(f"/proc/{process.pid}/maps").read_text()
 
     assert not [one for one in held if "kvm" in one or "memfd" in one]

@@ -102,6 +102,10 @@ class QemuDisk(NbdDisk):
         super().close()
         self._end()
 
+    def close_copy(self) -> None:
+        """Disconnect; qemu-nbd is another process's child."""
+        self._disconnect()
+
     def _start(self, command: list[str], images: list[int], errors: int) -> socket.socket:
         """Start qemu-nbd; returns the connection to it."""
         listener, link = private_pair()

@@ -183,6 +183,16 @@ class RawDisk(Disk):
         old, self.size = self.size, self._measure()
         return old != self.size
 
+    def left(self) -> tuple[bytes, int]:
+        """Whether a flush has failed."""
+        return b"" if self._lost is None else str(self._lost.errno).encode(), -1
+
+    def give(self, left: bytes, fd: int) -> None:
+        """Whether a flush of the process before has failed."""
+        if left:
+            number = int(left)
+            self._lost = OSError(number, os.strerror(number))
+
     def describe(self) -> str:
         """The path, as ``raw PATH``."""
         return f"raw {self.path}"

@@ -91,6 +91,15 @@ class Link(NetBackend):
         if loop is not None and self._listener is not None:
             loop.remove(self._listener.socket.fileno())
 
+    def left(self) -> tuple[bytes, int]:
+        """The connection to the other end."""
+        return b"", self.fd(0)
+
+    def give(self, left: bytes, fd: int) -> None:
+        """The connection that the process before had."""
+        if fd >= 0:
+            self._join(socket.socket(fileno=fd))
+
     def fd(self, pair: int) -> int:
         """The connection; -1 while there is none."""
         return -1 if self._peer is None else self._peer.fileno()

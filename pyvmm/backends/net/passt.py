@@ -150,6 +150,19 @@ class Passt(NetBackend):
             why = "; ".join(line for line in lines if "syslog" not in line) or f"exit code {child.status}"
             raise NetBackendError(f"{PROGRAM} does not start: {printable(why)}")
 
+    def left(self) -> tuple[bytes, int]:
+        """The bytes of the frames that are under way in both directions."""
+        unsent = len(self._unsent).to_bytes(_LENGTH, "big") + self._unsent
+        return unsent + self._view[self._start : self._end], -1
+
+    def give(self, left: bytes, fd: int) -> None:
+        """The bytes that the process before had."""
+        begin = _LENGTH + int.from_bytes(left[:_LENGTH], "big")
+        self._unsent = left[_LENGTH:begin]
+        received = left[begin:][:_STAGE]
+        self._stage[: len(received)] = received
+        self._start, self._end = 0, len(received)
+
     def fd(self, pair: int) -> int:
         """The socket; -1 when passt is gone."""
         return -1 if self._socket is None else self._socket.fileno()

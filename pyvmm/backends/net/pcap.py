@@ -41,6 +41,7 @@ class Capture(HostObject):
         self.path = path
         #: Frames left out: the disk was too slow.
         self.dropped = 0
+        self._limit = limit
         self._left = limit - _FILE.size
         self._waiting = 0  # bytes of the records in the queue
         self._counting = allocate_lock()  # for both numbers: several threads count
@@ -85,24 +86,28 @@ class Capture(HostObject):
 
     def detach(self) -> None:
         """Write what is queued, and end the thread. Idempotent."""
-        if self._started:
-            self._started = False
-            self._queue.put(b"")
-            with self._running:
-                pass
-
-    def close(self) -> None:
-        """Write what is queued, and close. Idempotent."""
-        if self._closed:
+        if not self._started:
             return
-        self.detach()
-        self._closed = True
-        os.close(self._fd)
+        self._started = False
+        self._queue.put(b"")
+        with self._running:
+            pass
         if self.dropped:
             notice(
                 "capture dropped",
                 f"the capture {self.path} lacks {self.dropped} frames: its disk was too slow",
             )
+
+    def give(self, left: bytes, fd: int) -> None:
+        """How much of the file the process before has filled."""
+        self._left = self._limit - os.fstat(self._fd).st_size
+
+    def close(self) -> None:
+        """Write what is queued, and close. Idempotent."""
+        if not self._closed:
+            self.detach()
+            self._closed = True
+            os.close(self._fd)
 
     def _write(self) -> None:
         queue, fd = self._queue, self._fd

@@ -140,6 +140,15 @@ class NetTap(NetBackend):
         if loop is not None and self._interface is not None:
             loop.remove(self._interface.fd)
 
+    def left(self) -> tuple[bytes, int]:
+        """How many queues are attached."""
+        return bytes((self._enabled,)), -1
+
+    def give(self, left: bytes, fd: int) -> None:
+        """How many queues the process before left attached."""
+        if left:
+            self._enabled = min(left[0], self.pairs)
+
     def speed(self) -> tuple[int, int] | None:
         """What the interface's driver says, or what was set there (``ethtool -s``)."""
         return None if self._interface is None else self._interface.speed()

@@ -93,16 +93,34 @@ class Tools:
             if self._host_objects is None:
                 self._files[path] = TraceFile(path)
             else:
-                kept = self._host_objects.open(("trace", path), lambda: TraceFile(path))
-                self._files[path] = kept.share()
+                self._files[path] = _kept_trace(path, self._host_objects).share()
         return self._files[path]
 
     def _recorder(self, device: VirtioDevice, path: str) -> Recorder:
         if self._host_objects is None:
-            return Recorder(device, path)
-        recorder = self._host_objects.open(("record", path), lambda: Recorder(device, path))
-        recorder.device = device
-        return recorder
+            return Recorder(path).serve(device)
+        return _kept_recorder(path, self._host_objects).serve(device)
+
+
+def open_files(config: Config, host_objects: HostObjects) -> None:
+    """Open the files that *config* names for the tools, for the ``Tools`` of all machines.
+
+    Raises StartError for one that cannot be written.
+    """
+    for text in config.trace_device:
+        if path := text.partition("=")[2]:
+            _kept_trace(path, host_objects)
+    for text in config.record:
+        if path := text.partition("=")[2]:
+            _kept_recorder(path, host_objects)
+
+
+def _kept_trace(path: str, host_objects: HostObjects) -> TraceFile:
+    return host_objects.open(("trace", path), lambda: TraceFile(path))
+
+
+def _kept_recorder(path: str, host_objects: HostObjects) -> Recorder:
+    return host_objects.open(("record", path), lambda: Recorder(path))
 
 
 def _named(option: str, name: str, devices: Sequence[VirtioDevice]) -> list[VirtioDevice]:

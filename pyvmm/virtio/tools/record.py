@@ -54,24 +54,34 @@ class RecordingError(ConfigError):
 
 
 class Recorder(Observer, HostObject):
-    """Writes what *device* and its driver do to *path*, at most *limit* bytes.
+    """Writes what one device and its driver do to *path*, at most *limit* bytes.
 
     It may be kept for the device of the next machine. Raises StartError when the file cannot be opened.
     """
 
-    def __init__(self, device: VirtioDevice, path: str, limit: int = LIMIT) -> None:
-        #: The device of the machine that runs.
-        self.device = device
+    def __init__(self, path: str, limit: int = LIMIT) -> None:
         self._path = path
-        self._left = limit
+        self._limit = self._left = limit
         self._lock = allocate_lock()
         try:
             self._fd = open_private(path, os.O_TRUNC)
         except OSError as error:
             raise StartError(f"--record: {path} cannot be written: {error.strerror}") from None
-        name = device.name.encode()[:255]
         self._began = time.monotonic_ns()
-        self._write(HEADER.pack(MAGIC, VERSION, len(name), device.device_id, device.offered_features) + name)
+
+    def serve(self, device: VirtioDevice) -> Recorder:
+        """Observe *device*, of the machine that runs next; returns itself."""
+        #: The device of the machine that runs.
+        self.device = device
+        if self._left == self._limit:
+            name = device.name.encode()[:255]
+            header = HEADER.pack(MAGIC, VERSION, len(name), device.device_id, device.offered_features)
+            self._write(header + name)
+        return self
+
+    def give(self, left: bytes, fd: int) -> None:
+        """How much of the file the process before has filled."""
+        self._left = self._limit - os.fstat(self._fd).st_size
 
     def started(self) -> None:
         """What was negotiated."""

@@ -221,6 +221,10 @@ class TraceFile(HostObject):
         with self._lock, contextlib.suppress(OSError):
             self._file.writev([line])
 
+    def give(self, left: bytes, fd: int) -> None:
+        """The process before has written to the file."""
+        self._file.refresh()
+
     def close(self) -> None:
         """One user has ended."""
         with self._lock:

@@ -23,7 +23,7 @@ from tests.virtio.tools.devices import Shout, observed
 def recorded(path: Path, limit: int = record.LIMIT) -> str:
     """A life with two starts, a kept buffer and accesses to the configuration space."""
     device = Shout()
-    with observed(device, Recorder(device, str(path), limit)) as driver:
+    with observed(device, Recorder(str(path), limit).serve(device)) as driver:
         driver.probe()
         for text in (b"one", b"two" * 100):
             driver.request(0, [text[:1], text[1:]], [2, 400])
@@ -112,7 +112,7 @@ def test_file_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
 
 def test_recording_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"--record: .* cannot be written: No such file"):
-        Recorder(Shout(), str(tmp_path / "nowhere" / "r"))
+        Recorder(str(tmp_path / "nowhere" / "r"))
 
 
 def test_replay_when_the_device_is_the_same_finds_no_difference(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_replay_when_a_queue_is_silent_waits_once_and_not_for_every_answer(tmp_p
             return DEFERRED
 
     device, path = Shout(), str(tmp_path / "r")
-    with observed(device, Recorder(device, path)) as driver:
+    with observed(device, Recorder(path).serve(device)) as driver:
         driver.probe()
         for _ in range(5):
             driver.request(0, [b"x"], [1])

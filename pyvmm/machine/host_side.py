@@ -1,0 +1,74 @@
+"""What a guest has on the host, opened once, and used by one machine after the other.
+
+The parent of a VM process opens it and forks; the VM process makes the devices of one machine out of it.
+"""
+
+from __future__ import annotations
+
+from pyvmm.backends.host_objects import HostObjects
+from pyvmm.backends.spec import make_backend
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.backends.base import CharBackend
+    from pyvmm.config import Config
+    from pyvmm.virtio.console.port import Port
+    from pyvmm.virtio.device import VirtioDevice
+
+
+class HostSide:
+    """The serial console of *config* and what its devices have on the host.
+
+    :param console: the backend of the serial console; None: the one that *config* names
+    """
+
+    def __init__(self, config: Config, console: CharBackend | None = None) -> None:
+        self._config = config
+        self.objects = HostObjects()
+        self.console = console or make_backend(config.console)
+
+    def open(self) -> list[Port]:
+        """Open it, before the first fork; returns the ports of the virtio console, to be told of.
+
+        Not what has to be opened by the process of the machine: the devices of another process
+        (``share``, ``vhost_user``) and those of the user's own. Raises ConfigError, StartError.
+        """
+        self.objects.open("console", lambda: self.console)
+        ports: list[Port] = []
+        config = self._config
+        if config.devices:
+            from pyvmm.config import DEVICE_KINDS
+            from pyvmm.virtio.options import make_devices
+
+            kinds = {kind for kind, declared in DEVICE_KINDS.items() if declared.host_objects}
+            for device in make_devices(config.devices, None, config.name, self.objects, kinds):
+                ports += getattr(device, "ports", ())
+                device.close()
+        if config.looked_at:
+            from pyvmm.virtio.tools.install import open_files
+
+            open_files(config, self.objects)
+        return ports
+
+    def devices(self) -> list[VirtioDevice]:
+        """The devices that *config* names for the next machine. In its process. Raises as ``open``."""
+        config = self._config
+        if not config.devices:
+            return []
+        from pyvmm.virtio.options import make_devices
+
+        return list(make_devices(config.devices, None, config.name, self.objects))
+
+    def drain(self) -> None:
+        """In the process of the last machine, after it: write what is buffered."""
+        for one in self.objects:
+            one.drain()
+
+    def close_copy(self) -> None:
+        """In the process of the last machine: close its copies; the parent has released them."""
+        for one in self.objects:
+            one.close_copy()
+
+    def close(self) -> None:
+        """After the last machine. Idempotent."""
+        self.objects.close()
