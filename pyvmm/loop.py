@@ -301,6 +301,14 @@ class Loop:
                 self._cancelled = 0
 
 
+def no_thread(name: str) -> StartError:
+    """What to raise where the host refuses a thread for *name*."""
+    return StartError(
+        f"this host gives no thread to {name}; raise the limit of processes (ulimit -u), "
+        "or that of memory (ulimit -v)"
+    )
+
+
 class LoopThread:
     """A loop that runs in a thread of its own until ``close``.
 
@@ -318,9 +326,7 @@ class LoopThread:
             start_new_thread(self._turn, ())
         except RuntimeError:
             self.loop.close()
-            raise StartError(
-                f"this host gives no thread to {name}; raise the limit of processes (ulimit -u)"
-            ) from None
+            raise no_thread(name) from None
 
     def close(self) -> None:
         """Stop the loop and wait for its thread, then close it. Idempotent; not from that thread."""

@@ -12,7 +12,7 @@ import _signal  # without the enums of ``signal``
 import ctypes
 import os
 
-from pyvmm.errors import PyvmmError
+from pyvmm.errors import PyvmmError, StartError
 from pyvmm.loop import READ
 
 TYPE_CHECKING = False
@@ -79,8 +79,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class SignalFd:
     """Blocks the signals of *handlers* in this thread and calls ``handler(number)`` from the loop.
 
-    Made before any other thread starts, in the thread that runs the loop. Raises PyvmmError when
-    the kernel refuses. ``close`` drops what is still pending and restores the mask.
+    Made before any other thread starts, in the thread that runs the loop. Raises StartError when
+    the host gives no descriptor, PyvmmError when it does not change the mask. ``close`` drops what is still
+    pending and restores the mask.
     """
 
     def __init__(self, loop: Loop, handlers: Mapping[int, Callable[[int], object]]) -> None:
@@ -92,7 +93,7 @@ class SignalFd:
         if self._fd < 0:
             problem = os.strerror(ctypes.get_errno())
             _change_mask(_SIG_SETMASK, self._old)
-            raise PyvmmError(f"signalfd failed: {problem}; signals cannot be handled on this host")
+            raise StartError(f"no descriptor for signals: {problem}; raise the limit of files (ulimit -n)")
         loop.add(self._fd, READ, self._deliver)
 
     def __enter__(self) -> SignalFd:

@@ -18,7 +18,7 @@ from tests.soak.campaigns import CAMPAIGNS
 from tests.soak.fuzz import by_chance
 
 #: Seconds of a campaign's short form on a busy machine, which gets less done.
-LIMIT = 60
+LIMIT = 30
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 
+_MORE_FILES = "raise the limit of open files (ulimit -n)"
+#: What the host lacks wherever one of these errors is met, and what to do about it.
+_LACKS = {
+    errno.ENOSPC: "no space is left on a device that is written to; make room there",
+    errno.EMFILE: f"this process gets no more descriptors; {_MORE_FILES}",
+    errno.ENFILE: "this host gives no more descriptors; raise the limit of this host (sysctl fs.file-max)",
+    errno.ENOMEM: "this process gets no more memory; raise its limit (ulimit -v), or ask for less",
+}
+
 
 def code_of(verb: Callable[[], int]) -> int:
     """The exit code of *verb*; what it raises is printed as one line."""
@@ -25,7 +34,7 @@ def code_of(verb: Callable[[], int]) -> int:
     except SystemExit as stop:  # --help of a verb
         return stop.code if isinstance(stop.code, int) else 0
     except PyvmmError as error:
-        message(str(error))
+        message(_advised(str(error)))
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -33,13 +42,22 @@ def code_of(verb: Callable[[], int]) -> int:
         _forget_stdout()
         return 0
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            message("no space is left on a device that is written to; make room there")
+        number = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None)
+        lack = _LACKS.get(number or 0)
+        if lack is not None:
+            message(lack)
             return StartError.exit_code
         if os.environ.get("PYVMM_DEBUG"):
             raise
         message(f"internal error: {error!r}; set PYVMM_DEBUG=1 to see where, and report it")
         return PyvmmError.exit_code
+
+
+def _advised(sentence: str) -> str:
+    """*sentence*; where descriptors are short, that is to be mended, whatever else might be wrong there."""
+    why = os.strerror(errno.EMFILE)
+    before, found, _ = sentence.partition(why)
+    return f"{before}{why}; {_MORE_FILES}" if found and "ulimit -n" not in sentence else sentence
 
 
 def leave(code: int) -> NoReturn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock, start_new_thread
 
-from pyvmm.errors import StartError
+from pyvmm.loop import no_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,9 +38,7 @@ class LoopRun:
             start_new_thread(self._turn, ())
         except RuntimeError:
             self._running.release()
-            raise StartError(
-                "this host gives no thread to the event loop; raise the limit of processes (ulimit -u)"
-            ) from None
+            raise no_thread("the event loop") from None
 
     def wait(self) -> None:
         """Return when the run is over, at once when there was none. Not from the loop's thread."""

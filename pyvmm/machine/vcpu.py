@@ -9,7 +9,7 @@ from __future__ import annotations
 import _thread
 import errno
 
-from pyvmm.errors import StartError
+from pyvmm.loop import no_thread
 from pyvmm.machine.ending import FATAL, UNKNOWN, Ending
 from pyvmm.pykvm.const import KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_MMIO, KVM_EXIT_SYSTEM_EVENT
 from pyvmm.pykvm.kick import Kick
@@ -105,9 +105,7 @@ class VcpuThread:
             _thread.start_new_thread(self._main, ())
         except RuntimeError:
             self._done.release()
-            raise StartError(
-                f"this host gives no thread to vCPU {self.index}; raise the limit of processes (ulimit -u)"
-            ) from None
+            raise no_thread(f"vCPU {self.index}") from None
         self._started = True
 
     def kick(self) -> None:

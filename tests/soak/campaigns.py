@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.soak import block_kill, fuzz, kill, machines, parse, pause
+from tests.soak import block_kill, fuzz, host_faults, kill, machines, parse, pause
 from tests.soak.campaign import Campaign
 
 CAMPAIGNS: dict[str, Campaign] = {
@@ -10,6 +10,12 @@ CAMPAIGNS: dict[str, Campaign] = {
     "parse": Campaign("broken kernels, firmware, device trees and command lines", 10, False, parse.run),
     "block-kill": Campaign(
         "VMMs killed while their guests write: fsck, and every file that was synced", 30, True, block_kill.run
+    ),
+    "host-faults": Campaign(
+        "every small number of descriptors, processes, bytes of memory and disk: one sentence",
+        10,
+        False,
+        host_faults.run,
     ),
     "kill": Campaign(
         "pyvmm run killed at moments of chance: nothing is left, and the next start works",

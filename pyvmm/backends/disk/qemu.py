@@ -118,9 +118,11 @@ class QemuDisk(NbdDisk):
                     errors=errors,
                     keep=["TMPDIR"],  # where a snapshot's writes go
                 )
-            except BaseException:
+            except OSError as error:
                 link.close()
-                raise
+                raise DiskError(
+                    f"{_PROGRAM} cannot be run: {error.strerror}; see the limit of processes (ulimit -u)"
+                ) from None
         return link
 
     def _end(self) -> None:

@@ -141,6 +141,10 @@ class Passt(NetBackend):
             raise NetBackendError(
                 f"--net user needs the program {PROGRAM}; install it (Debian: apt-get install passt)"
             ) from None
+        except OSError as error:
+            raise NetBackendError(
+                f"{PROGRAM} cannot be run: {error.strerror}; see the limit of processes (ulimit -u)"
+            ) from None
         finally:
             os.close(errors)
         if child.status == -SIGKILL:

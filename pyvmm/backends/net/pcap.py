@@ -15,6 +15,7 @@ from pyvmm.backends.host_objects import HostObject
 from pyvmm.backends.net.base import NetBackendError
 from pyvmm.host.notice import notice
 from pyvmm.host.private import open_private
+from pyvmm.loop import no_thread
 
 #: Bytes of a file at most, unless the user asks for more.
 LIMIT = 1 << 30
@@ -59,8 +60,12 @@ class Capture(HostObject):
     def start(self) -> None:
         """Begin to write, until ``detach``."""
         self._running.acquire()
+        try:
+            start_new_thread(self._write, ())
+        except RuntimeError:
+            self._running.release()
+            raise no_thread(f"the capture {self.path}") from None
         self._started = True
-        start_new_thread(self._write, ())
 
     def frame(self, data: bytes) -> None:
         """Record one frame. Any thread."""
