@@ -60,7 +60,7 @@ def inspection() -> ModuleType:
 
 
 def vcpu_state() -> ModuleType:
-    """The module that tells of a vCPU in its own thread: ``stopped``, ``SPINS``, ``code_address``."""
+    """The module that tells of a vCPU in its own thread: ``stopped``, ``SPINS``, ``kernel_data``, ..."""
     if NAME == "arm64":
         from pyvmm.arch.arm64 import vcpu_state as arm64_vcpu_state
 

@@ -72,6 +72,7 @@ SYSCALLS: dict[str, tuple[int, int | None]] = {
     "lseek": (8, 62),
     "lstat": (6, None),
     "madvise": (28, 233),
+    "mincore": (27, 232),
     "mkdir": (83, None),
     "mkdirat": (258, 34),
     "mknod": (133, None),

@@ -61,6 +61,7 @@ CALLS = (
     "munmap",
     "mprotect",
     "madvise",
+    "mincore",
     "mremap",
     "brk",
     "clock_getres",

@@ -204,9 +204,10 @@ class GuestReports:
         from pyvmm.arch import native
         from pyvmm.machine.kernel_log import PANIC, find_panic
 
-        memory = self.vcpus.memory
-        code = None if vcpu is None else native.vcpu_state().code_address(vcpu, memory)
-        return find_panic(memory, code, text or PANIC)
+        memory, state = self.vcpus.memory, native.vcpu_state()
+        code = None if vcpu is None else state.code_address(vcpu, memory)
+        data = () if vcpu is None else state.kernel_data(vcpu, memory)
+        return find_panic(memory, code, text or PANIC, data)
 
     def _panic_ending(self, line: str) -> Ending:
         said = line or self._console_line()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pyvmm.machine import kernel_log
-from pyvmm.machine.kernel_log import BUDGET, END, PANIC, find_panic
+from pyvmm.machine.kernel_log import BUDGET, END, NEAR, PANIC, TOP, Search, find_panic
 from pyvmm.memory.guest import GuestMemory, Region
 from pyvmm.memory.host import Anonymous
 from tests.conftest import INSIDE_LAB
@@ -83,33 +83,109 @@ def test_record_in_a_log_at_the_end_of_memory_is_found(memory: GuestMemory, code
     assert find_panic(memory, code) == TEXT.decode()
 
 
-@pytest.mark.parametrize("size", [2, 16, 32])
-def test_record_in_a_large_log_at_the_end_of_4_gib_is_found_in_the_order_of_its_budget(
-    monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
-    """A log of *size* MiB, by log_buf_len=: Linux takes text, descriptors and infos from the end down."""
+@pytest.fixture
+def four_gib() -> Iterator[GuestMemory]:
+    """RAM on both sides of 4 GiB, none of which the host has yet."""
     hosts = [Anonymous(3 * GIB), Anonymous(GIB)]
     memory = GuestMemory([Region(0, 3 * GIB, hosts[0]), Region(4 * GIB, GIB, hosts[1])])
-    end = 5 * GIB
-    count = size * MIB >> 5
-    ring = end - size * MIB
-    infos = ring - (24 + 88) * count
-    for at in range(infos & -MIB, end, MIB):
-        memory.write(at, bytes(MIB))  # as memblock_alloc clears it
-    log = Log(memory, ring, infos, count=count)
-    for number in range(600):
-        log.add(b"a device that was found, number %d" % number, level=6)
-    log.add(TEXT)
-    monkeypatch.setattr(kernel_log, "BUDGET", 10.0)  # whatever else the host does
-    begin = time.thread_time()
-
-    found = find_panic(memory, 32 * MIB)
-
-    assert found == TEXT.decode()
-    assert time.thread_time() - begin < (20 if INSIDE_LAB else 10 * 4 * BUDGET)
+    yield memory
     memory.close()
     for host in hosts:
         host.close()
+
+
+def large_log(memory: GuestMemory, end: int, size: int, records: int = 600, gap: int = 0) -> None:
+    """A log of *size* MiB with a panic, by log_buf_len=.
+
+    Linux takes memory for texts, descriptors and infos from *end* down.
+
+    :param gap: bytes between the texts and the rest
+    """
+    count = size * MIB >> 5
+    ring = end - size * MIB
+    infos = ring - gap - (24 + 88) * count
+    for at in range(infos & -MIB, end, MIB):
+        memory.write(at, bytes(min(MIB, end - at)))  # as memblock_alloc clears it
+    log = Log(memory, ring, infos, count=count)
+    for number in range(records):
+        log.add(b"a device that was found, number %d" % number, level=6)
+    log.add(TEXT)
+
+
+@pytest.mark.parametrize("size", [2, 16, 32])
+def test_record_in_a_large_log_at_the_end_of_4_gib_is_found_in_the_order_of_its_budget(
+    four_gib: GuestMemory, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    large_log(four_gib, 5 * GIB, size)
+    monkeypatch.setattr(kernel_log, "BUDGET", 10.0)  # whatever else the host does
+    begin = time.thread_time()
+
+    found = find_panic(four_gib, 32 * MIB)
+
+    assert found == TEXT.decode()
+    assert time.thread_time() - begin < (20 if INSIDE_LAB else 10 * 4 * BUDGET)
+
+
+@pytest.mark.parametrize(
+    ("size", "records", "behind"), [(2, 600, 3), (16, 600, 3), (16, 5000, 80), (32, 600, 3)]
+)
+def test_record_in_a_large_log_is_found_by_looking_at_little_whatever_the_host_s_speed(
+    four_gib: GuestMemory, monkeypatch: pytest.MonkeyPatch, size: int, records: int, behind: int
+) -> None:
+    """The budget is over at once. Behind the log is what Linux took before it, *behind* MiB: arm64's Linux
+    keeps 64 MiB for devices, which are not used so early."""
+    end = 5 * GIB - behind * MIB
+    large_log(four_gib, end, size, records)
+    four_gib.write(end, bytes(range(1, 129)) * (3 * MIB // 128))
+    monkeypatch.setattr(kernel_log, "BUDGET", 0)
+    search = Search(four_gib, 32 * MIB)
+
+    assert search.line(PANIC) == TEXT.decode()
+    # What lies behind it, its texts, and where the descriptor of the panic's record is to be expected.
+    assert search.looked < 3 * MIB + (80 + 256) * records + MIB
+    assert search.texts == 1
+
+
+def test_record_of_a_large_log_of_several_pieces_is_found_while_the_budget_lasts(
+    four_gib: GuestMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large_log(four_gib, 5 * GIB, 16, gap=20 * MIB)
+    monkeypatch.setattr(kernel_log, "BUDGET", 10.0)
+
+    assert find_panic(four_gib, 32 * MIB) == TEXT.decode()
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_what_is_looked_at_without_any_time_is_bounded(
+    memory: GuestMemory, monkeypatch: pytest.MonkeyPatch, text: bool
+) -> None:
+    """RAM is in use; with *text*: by the log of a panic, of which the rest is not to be found."""
+    block = bytes(range(1, 129)) * (MIB // 128)
+    for start, size in ((CODE - 16 * MIB, 96 * MIB), (RAM + 3 * SIZE - 96 * MIB, 96 * MIB)):
+        for at in range(0, size, MIB):
+            memory.write(start + at, block)
+    if text:
+        number = (1 << 32) - COUNT + 500
+        memory.write(RAM + 3 * SIZE - 8 * MIB, number.to_bytes(8, "little") + TEXT + b"\0")
+    monkeypatch.setattr(kernel_log, "BUDGET", 0)
+    search = Search(memory, CODE)
+
+    assert search.line(PANIC) == ""
+    assert NEAR + TOP <= search.looked < NEAR + TOP + MIB + (kernel_log.EXPECTED + MIB if text else 0)
+
+
+def test_kernel_s_data_are_searched_where_the_page_tables_say_and_nowhere_else(
+    memory: GuestMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel far from the address that a vCPU executes, as after a reset by the BIOS."""
+    monkeypatch.setattr(kernel_log, "BUDGET", 0)
+    data = [(RAM + 160 * MIB, RAM + 164 * MIB), (RAM + 166 * MIB, RAM + 170 * MIB), (0, GIB // 2)]
+    Log(memory, RAM + 168 * MIB, RAM + 161 * MIB).add(TEXT)
+    search = Search(memory, 0xFFFF6, data)
+
+    assert search.line(PANIC) == TEXT.decode()
+    assert search.looked < 2 * MIB
+    assert find_panic(memory, 0xFFFF6) == ""
 
 
 def test_line_of_a_record_of_several_lines_is_the_first(memory: GuestMemory) -> None:

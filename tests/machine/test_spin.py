@@ -31,9 +31,9 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     found: list[bytes] = []
     real = kernel_log.find_panic
 
-    def find_panic(memory, code=None, text=PANIC):  # type: ignore[no-untyped-def]
+    def find_panic(memory, code=None, text=PANIC, data=()):  # type: ignore[no-untyped-def]
         found.append(text)
-        return real(memory, code, text)
+        return real(memory, code, text, data)
 
     monkeypatch.setattr(kernel_log, "find_panic", find_panic)
     return found

@@ -8,7 +8,8 @@ from pyvmm.memory.guest import GuestMemory
 
 
 class PrintkLog:
-    """Data blocks from *ring* on, and for each a descriptor of *count* from *infos* on.
+    """Data blocks from *ring* on; for each of *count* a struct printk_info from *infos* on, and behind all
+    of these a struct prb_desc.
 
     :param sequence: the number of the first record
     """
@@ -25,5 +26,8 @@ class PrintkLog:
         self.memory.write(self.ring + self.at, block)
         self.at += -(-len(block) // 8) * 8
         info = struct.pack("<QQHBBI", self.sequence, 10**9, len(text), facility, 2 | level << 5, 0)
-        self.memory.write(self.infos + 88 * (self.sequence % self.count), info)
+        index = self.sequence % self.count
+        self.memory.write(self.infos + 88 * index, info)
+        descriptor = struct.pack("<QQQ", number | 2 << 62, 0, 0)
+        self.memory.write(self.infos + 88 * self.count + 24 * index, descriptor)
         self.sequence += 1

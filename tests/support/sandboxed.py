@@ -30,6 +30,7 @@ from pyvmm.host import opened
 from pyvmm.host.libc import ioctl
 from pyvmm.host.sandbox import Sandbox
 from pyvmm.loop import LoopThread
+from pyvmm.machine.kernel_log import PANIC, find_panic
 from pyvmm.machine.late import load
 from pyvmm.machine.machine import Machine
 from pyvmm.pykvm.ioctls import KVM_GET_API_VERSION
@@ -42,6 +43,7 @@ from pyvmm.virtio.net.device import Net
 from pyvmm.virtio.rng.device import Rng
 from tests.support import disks, sandbox_acts
 from tests.support.console_driver import PipeEnds, give_buffers, received, send
+from tests.support.kernel_log import PrintkLog
 from tests.support.net_driver import NetDriver, Wire, frame
 
 #: Where the guest writes a byte, again and again.
@@ -158,7 +160,7 @@ def acts(path: str) -> Scene:
 
 
 def traffic(path: str) -> Scene:
-    """Requests to devices of each kind, a pause and a look at the machine while the guest runs, then its end.
+    """Requests to devices of each kind, a pause, a search for a panic while the guest runs, then its end.
 
     The driver is the fake one, on devices of its own: those of the machine are the guest's. *path* is the
     image of its disk.
@@ -192,6 +194,10 @@ def traffic(path: str) -> Scene:
         console.run(lambda: console.queues[0].used_idx != console.memory.read_u16(console.queues[0].used + 2))
         assert received(console) == b"in"
         machine.pause()
+        end = machine.memory.ram_spans()[-1][1]
+        log = PrintkLog(machine.memory, end - (1 << 20), end - (2 << 20), 0, 1 << 10)
+        log.add(PANIC + b"no init")
+        assert find_panic(machine.memory) == "Kernel panic - not syncing: no init"
         machine.resume()
         machine.power_button()
         for driver in (disk, net, console):

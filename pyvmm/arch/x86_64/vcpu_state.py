@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyvmm.arch.page_tables import PageTables, stretches
 from pyvmm.pykvm import KvmError
 from pyvmm.pykvm.const import KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED
 
@@ -15,6 +16,13 @@ SPINS = False
 
 _RFLAGS_IF = 1 << 9
 _USER = 3
+_CR4_LA57 = 1 << 12
+# Of an entry of a page table: the address, a page of 2 MiB or 1 GiB, whether it can be written.
+_ADDRESS = (1 << 52) - 1
+_PAGE_SIZE_BIT = 1 << 7
+_WRITABLE = 1 << 1
+# Where Linux maps its image (Documentation/arch/x86/x86_64/mm.rst), from the end of the address space.
+_IMAGE, _IMAGE_END = -(2 << 30), -(1 << 30)
 
 
 def stopped(vcpu: Vcpu, memory: GuestMemory) -> bool:
@@ -52,3 +60,37 @@ def code_address(vcpu: Vcpu, memory: GuestMemory) -> int | None:
     except KvmError:
         return None
     return translation.physical_address if translation.valid else None
+
+
+def kernel_data(vcpu: Vcpu, memory: GuestMemory) -> list[tuple[int, int]]:
+    """Guest-physical stretches, ``(first, end)``, of what Linux can write of its image; none without one.
+
+    For a reset by the BIOS Linux has left long mode and cleared CR3; then the tables are those of the copy
+    that it keeps below 1 MiB for other CPUs to begin with (arch/x86/realmode/init.c, trampoline_pgd).
+    In the vCPU's thread.
+    """
+    try:
+        registers = vcpu.get_sregs()
+    except KvmError:
+        return []
+    levels = 5 if registers.cr4 & _CR4_LA57 else 4
+    for root in (registers.cr3 & _ADDRESS & -0x1000, *range(0x1000, 1 << 20, 0x1000)):
+        data = _image_data(memory, root, levels)
+        if data:
+            return data
+    return []
+
+
+def _image_data(memory: GuestMemory, root: int, levels: int) -> list[tuple[int, int]]:
+    """The same by the tables that begin at *root*."""
+    shift = 12 + 9 * (levels - 1)
+    last = root + 0xFF8  # the entry that has the image
+    if not memory.contains(last, 8) or not memory.read_u64(last) & 1:
+        return []
+    tables = PageTables(memory, root, shift, 12, lambda entry: bool(entry & _PAGE_SIZE_BIT), _ADDRESS)
+    bits = (1 << shift + 9) - 1
+    return stretches(
+        (gpa, size)
+        for _, gpa, size, entry in tables.leaves(_IMAGE & bits, _IMAGE_END & bits)
+        if entry & _WRITABLE and size < 1 << 30
+    )
