@@ -116,6 +116,7 @@ class Search:
     def __init__(
         self, memory: GuestMemory, code: int | None = None, data: Sequence[tuple[int, int]] = ()
     ) -> None:
+        """*code* is a guest-physical address, *data* are stretches of such; see ``find_panic``."""
         self.looked = 0
         self.texts = 0
         #: Bytes that the host has of what was searched for a text.

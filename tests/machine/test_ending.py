@@ -12,6 +12,7 @@ from pyvmm.machine.ending import CRASHED, INFERRED, OK, STOPPED, TOLD, Ending, d
 from pyvmm.machine.machine import Machine
 from tests.support import programs
 from tests.support.firmware_guest import Transcript
+from tests.support.kernel_log import PrintkLog
 
 
 def test_record_has_every_field_and_is_json() -> None:
@@ -55,10 +56,7 @@ def printed(text: bytes) -> bytes:
 
 def write_record(machine: Machine, text: bytes) -> None:
     """A record of the kernel's log as Linux keeps it, with its descriptor, in the machine's memory."""
-    text = text.rstrip()
-    number = (1 << 32) - 4096
-    machine.memory.write(0x10_0000, number.to_bytes(8, "little") + text + text[-2:] + b"\n\0")
-    machine.memory.write(0x18_0000, struct.pack("<QQHBB", 0, 1, len(text), 0, 2))
+    PrintkLog(machine.memory, 0x10_0000, 0x18_0000, 0, 4096).add(text.rstrip())
 
 
 @pytest.mark.kvm
