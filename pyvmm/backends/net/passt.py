@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import socket
-from signal import SIGKILL
 
 from pyvmm.backends.net.base import HEADER, MAX_FRAME, NetBackend, NetBackendError
 from pyvmm.errors import ConfigError
@@ -135,7 +134,8 @@ class Passt(NetBackend):
         try:
             # It goes into the background when its ports are open: its exit status says whether they are.
             child = spawn(command, fds=[fd], errors=errors)
-            child.end(START)
+            late = child.wait(START) is None
+            child.end(0)
             said = os.pread(errors, _ERRORS, 0)
         except FileNotFoundError:
             raise NetBackendError(
@@ -147,7 +147,7 @@ class Passt(NetBackend):
             ) from None
         finally:
             os.close(errors)
-        if child.status == -SIGKILL:
+        if late:
             raise NetBackendError(f"{PROGRAM} did not start within {START:g} seconds; try it by hand")
         if child.status:
             lines = [line for line in said.decode(errors="replace").split("\n") if line.strip()]
