@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import marshal
 import os
 import resource
 import shutil
@@ -11,7 +10,6 @@ import stat
 import subprocess
 import sys
 import venv
-from _imp import source_hash
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,13 +17,16 @@ from typing import Any
 import pytest
 
 from pyvmm import bundle
+from pyvmm.bundle_writer import KEPT
 from pyvmm.host.cache import cache_directory
-from tests.support.bundle import ROOT, SETTLED, contents, launcher, made
+from tests.support.bundle import ROOT, SETTLED, Contents, complete, launcher, made
 from tests.support.command import until
 
 pytestmark = pytest.mark.timeout(120)
 
 FORGED = 77
+#: Variables of which one names the directory.
+PLACES = ("HOME", "XDG_CACHE_HOME", "PYVMM_CACHE")
 HELP = b"Boots a guest."
 
 
@@ -39,26 +40,27 @@ def works(done: subprocess.CompletedProcess[bytes]) -> bool:
     return done.returncode == 0 and HELP in done.stdout and not done.stderr
 
 
-def forged(data: bytes, module: str, source: str) -> bytes:
-    """The bundle *data*, valid in all but that *module* has the code of *source*."""
-    line, _, rest = data.partition(b"\n")
-    entries = [
-        (name, file, stamp, compile(source, file, "exec") if name == module else code)
-        for name, file, stamp, code in marshal.loads(rest[8:])
-    ]
-    payload = marshal.dumps(entries)
-    return line + b"\n" + source_hash(0, payload) + payload
-
-
 def files(path: Path) -> list[Any]:
     """What the bundle at *path* was made for and from."""
-    return [path.read_bytes().partition(b"\n")[0], *(entry[:3] for entry in contents(path))]
+    found = Contents(path)
+    return [found.line, *(part[:3] for part in (*found.parents, *found.machines, *found.on_demand))]
+
+
+FIRST = "import os, sys\nfrom pyvmm import bundle\n"
+
+
+def start(ending: str, environment: dict[str, str], **keys: Any) -> subprocess.CompletedProcess[str]:
+    """A start that loads the parent's modules and goes on with *ending*."""
+    command = [*launcher(FIRST + ending), "run"]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=environment, check=False, **keys
+    )
 
 
 @pytest.fixture(scope="module")
 def valid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle that a start made."""
-    return made({**os.environ, "PYVMM_CACHE": str(tmp_path_factory.mktemp("cache"))})
+    """A bundle that a start made, which lacks nothing."""
+    return complete({**os.environ, "PYVMM_CACHE": str(tmp_path_factory.mktemp("cache"))})
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def planted(environment: dict[str, str], valid: Path) -> Path:
     """A bundle whose code ends the process with status FORGED; else as valid as any."""
     path = Path(environment["PYVMM_CACHE"]) / valid.name
     path.parent.mkdir()
-    path.write_bytes(forged(valid.read_bytes(), "pyvmm.units", f"raise SystemExit({FORGED})"))
+    path.write_bytes(Contents(valid).forged("pyvmm.units", f"raise SystemExit({FORGED})"))
     path.chmod(0o600)
     return path
 
@@ -115,9 +117,10 @@ def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
-def flip(path: Path) -> None:
+def flip(path: Path, place: int | None = None) -> None:
+    """Damage the middle of the head, or what is at *place*."""
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[sum(Contents(path).head) // 2 if place is None else place] ^= 1
     path.write_bytes(data)
 
 
@@ -163,14 +166,187 @@ def test_bundle_when_not_to_be_trusted_is_not_executed_and_is_replaced(
     assert works(help_of_run(environment))
 
 
-def test_bundle_whose_code_raises_leaves_the_ordinary_import(
-    planted: Path, environment: dict[str, str], valid: Path
+def raising(path: Path, valid: Path, module: str) -> None:
+    path.write_bytes(Contents(valid).forged(module, "raise ValueError"))
+
+
+def damaged(path: Path, valid: Path, piece: str) -> None:
+    path.write_bytes(valid.read_bytes())
+    flip(path, Contents(path).head[1] + Contents(path).pieces[piece][0])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what"), [(raising, "pyvmm.config.keys"), (raising, "pyvmm.cli.run"), (damaged, "parent")]
+)
+def test_bundle_whose_code_raises_or_is_damaged_leaves_the_ordinary_import(
+    planted: Path,
+    environment: dict[str, str],
+    valid: Path,
+    spoil: Callable[[Path, Path, str], object],
+    what: str,
 ) -> None:
-    planted.write_bytes(forged(valid.read_bytes(), "pyvmm.machine.machine", "raise ValueError"))
+    spoil(planted, valid, what)
 
     assert works(help_of_run(environment))
     assert files(planted) == files(valid)
     assert works(help_of_run(environment))
+
+
+MACHINE = """
+before = set(sys.modules)
+bundle.load_machine()
+print("pyvmm.machine.machine" in sys.modules, "pyvmm.machine.machine" in before)
+from pyvmm.cli.guest_run import GuestRun
+print(GuestRun.__name__)
+"""
+
+
+def test_modules_of_the_vm_process_are_loaded_by_it_alone(planted: Path, environment: dict[str, str]) -> None:
+    planted.unlink()
+    first = start(MACHINE, environment)
+    second = start(MACHINE, environment)
+
+    assert (first.stdout, first.stderr) == ("True True\nGuestRun\n", "")  # it made the bundle
+    assert (second.stdout, second.stderr) == ("True False\nGuestRun\n", "")
+
+
+@pytest.mark.parametrize(("spoil", "what"), [(raising, "pyvmm.machine.machine"), (damaged, "machine")])
+def test_bundle_with_spoiled_modules_of_the_vm_process_leaves_the_ordinary_import_and_is_replaced(
+    planted: Path,
+    environment: dict[str, str],
+    valid: Path,
+    spoil: Callable[[Path, Path, str], object],
+    what: str,
+) -> None:
+    spoil(planted, valid, what)
+
+    assert start(MACHINE, environment).stdout == "False False\nGuestRun\n"
+    assert not planted.exists()
+    assert works(help_of_run(environment))
+    assert files(planted) == files(valid)
+
+
+DEMAND = "import pyvmm.exec.client as it\nprint(it.__file__, callable(it.ExecClient))\n"
+
+
+def test_module_on_demand_is_the_one_in_the_bundle(
+    planted: Path, environment: dict[str, str], valid: Path
+) -> None:
+    planted.write_bytes(Contents(valid).forged("pyvmm.exec.client", "ExecClient = 'forged'"))
+
+    assert start(DEMAND, environment).stdout.split()[1:] == ["False"]
+
+
+@pytest.mark.parametrize("piece", ["index", "pyvmm.exec.client"])
+def test_damaged_module_on_demand_is_imported_in_the_ordinary_way_and_the_bundle_replaced(
+    planted: Path, environment: dict[str, str], valid: Path, piece: str
+) -> None:
+    damaged(planted, valid, piece)
+
+    done = start(DEMAND, environment)
+
+    assert (done.stdout, done.stderr) == (f"{ROOT}/pyvmm/exec/client.py True\n", "")
+    assert not planted.exists()
+    assert works(help_of_run(environment))
+    assert files(planted) == files(valid)
+
+
+def test_module_of_the_users_own_is_not_one_in_the_bundle(
+    planted: Path, environment: dict[str, str], valid: Path, tmp_path: Path
+) -> None:
+    shutil.copy(valid, planted)
+    (tmp_path / "ipaddress.py").write_text("NAME = 'mine'\n")
+    own = f"sys.path.insert(0, {str(tmp_path)!r})\n"
+    show = "import ipaddress; print(getattr(ipaddress, 'NAME', 'the library\\'s'))\n"
+
+    assert "ipaddress" in [name for name, _, _, _ in Contents(valid).on_demand]
+    assert start(show, environment).stdout == "the library's\n"
+    assert start(own + show, environment).stdout == "mine\n"
+
+
+def test_descriptor_of_the_bundle_is_none_of_a_standard_file(
+    planted: Path, environment: dict[str, str], valid: Path
+) -> None:
+    shutil.copy(valid, planted)
+    show = "os.write(2, str((bundle.descriptor(), os.get_inheritable(bundle.descriptor()))).encode())\n"
+
+    for closed in ([], [0], [0, 1]):
+        done = start(show, environment, preexec_fn=lambda fds=closed: [os.close(fd) for fd in fds])
+
+        number, inherited = done.stderr.strip("()").split(", ")
+        assert int(number) > 2 and inherited == "False", done
+
+
+#: Imports all of ``machine.late`` in a process that cannot open a file, and where ours have gone.
+WITHOUT_FILES = """
+from pyvmm.machine import late
+names = late.modules(virtio=True)
+before = {name for name in names if name in sys.modules}
+late.load(virtio=True)
+print(len({name for name in names if name in sys.modules} - before) < 5)
+package = os.path.dirname(bundle.__file__)
+os.rename(package, package + "-elsewhere")
+os.unlink(bundle.path())
+def refuse(event, arguments):
+    if event in ("open", "os.listdir", "os.scandir"):
+        raise PermissionError(*arguments)
+sys.addaudithook(refuse)
+for name in names:
+    __import__(name)
+print("imported", len(names) > 100)
+"""
+
+
+def test_machine_imports_from_the_bundle_without_a_file_system(installation: Installation) -> None:
+    installation.complete()
+
+    done = installation.start(WITHOUT_FILES)
+
+    assert (done.stdout, done.stderr) == ("True\nimported True\n", "")
+
+
+SETTLE = "print(bundle.settle())\n"
+
+
+def test_bundle_with_a_changed_module_on_demand_does_not_settle_and_is_replaced(
+    installation: Installation,
+) -> None:
+    installation.complete()
+    assert installation.start(SETTLE).stdout == "True\n"
+
+    source = installation.package / "virtio" / "ids.py"
+    source.write_text(source.read_text() + "\nCHANGED = True\n")
+
+    assert installation.start(SETTLE).stdout == "False\n"
+    shown = installation.start("import pyvmm.virtio.ids as it\nprint(it.CHANGED)\n")
+    assert (shown.stdout, shown.stderr) == ("True\n", "")
+    until(lambda: installation.start(SETTLE).stdout == "True\n", SETTLED)
+    assert installation.start("import pyvmm.virtio.ids as it\nprint(it.CHANGED)\n").stdout == "True\n"
+
+
+def test_module_without_byte_code_is_not_compiled_by_the_start_that_makes_the_bundle(
+    installation: Installation,
+) -> None:
+    [compiled] = (installation.package / "virtio" / "__pycache__").glob("ids.*.pyc")
+    installation.complete().unlink()
+    compiled.unlink()
+
+    path = installation.made()
+    assert Contents(path).wanting == str(compiled)
+    assert installation.start(SETTLE).stdout == "False\n"
+    assert not compiled.exists()
+
+    installation.complete()  # as an import of the module leaves its byte code
+
+    assert installation.start(SETTLE).stdout == "True\n"
+
+
+def test_without_a_bundle_there_is_nothing_to_settle() -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in PLACES}
+
+    done = start("print(bundle.settle(), bundle.descriptor())\n" + MACHINE, environment)
+
+    assert (done.stdout, done.stderr) == ("False -1\nFalse False\nGuestRun\n", "")
 
 
 def test_first_starts_at_once_leave_one_bundle_and_nothing_else(
@@ -196,8 +372,7 @@ def test_bundle_that_cannot_be_written_whole_is_not_there(environment: dict[str,
 
 @pytest.mark.parametrize("names", [{}, {"PYVMM_CACHE": "/dev/null"}, {"HOME": "/proc/nobody"}])
 def test_start_without_a_place_for_a_bundle_works(names: dict[str, str]) -> None:
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYVMM_CACHE", "HOME")}
-    kept.pop("XDG_CACHE_HOME", None)
+    kept = {name: value for name, value in os.environ.items() if name not in PLACES}
 
     assert works(help_of_run({**kept, **names}))
 
@@ -219,14 +394,14 @@ def test_bundles_of_other_installations_stay_until_there_are_many(
     folder = Path(environment["PYVMM_CACHE"])
     folder.mkdir()
     (folder / "kernel").mkdir()
-    for number in range(bundle.KEPT):
+    for number in range(KEPT):
         other = folder / f"start-{number}.bundle"
         other.touch()
         os.utime(other, (number, number))
 
     assert works(help_of_run(environment))
 
-    expected = {f"start-{number}.bundle" for number in range(1, bundle.KEPT)}
+    expected = {f"start-{number}.bundle" for number in range(1, KEPT)}
     assert {path.name for path in folder.iterdir()} == {*expected, valid.name, "kernel"}
 
 
@@ -240,7 +415,7 @@ def test_bundles_of_other_installations_stay_until_there_are_many(
     ],
 )
 def test_directory_is_that_of_all_caches(monkeypatch: pytest.MonkeyPatch, names: dict[str, str]) -> None:
-    for name in ("HOME", "XDG_CACHE_HOME", "PYVMM_CACHE"):
+    for name in PLACES:
         monkeypatch.delenv(name, raising=False)
     for name, value in names.items():
         monkeypatch.setenv(name, value)
@@ -262,8 +437,11 @@ def told(module):
         [module.__loader__ is spec.loader, spec.loader.name, spec.loader.path, spec.cached],
     ]
 importlib.reload(sys.modules["pyvmm.units"])
-names = {name for name in sys.modules if name.startswith("pyvmm.")} - {"pyvmm.bundle"}
-print(json.dumps({name: told(sys.modules[name]) for name in names | {"ctypes", "mmap", "select"}}))
+import pyvmm.bundle, pyvmm.exec.client, pyvmm.machine.late, re
+pyvmm.bundle.load_machine()
+import pyvmm.cli.guest_run
+names = {name for name in sys.modules if name.startswith("pyvmm.")} - {"pyvmm.bundle", "pyvmm.bundle_writer"}
+print(json.dumps({name: told(sys.modules[name]) for name in names | {"ctypes", "mmap", "re", "select"}}))
 """
     command = [*launcher(ending), "run"]
 
@@ -290,7 +468,24 @@ class Installation:
         shutil.copytree(ROOT / "pyvmm", self.package)
         shutil.copy(ROOT / "scripts" / "pyvmm", place / "bin" / "pyvmm")
         self._command = [str(place / "bin" / "pyvmm"), "run", "--help"]
+        self._python = str(place / "bin" / "python3")
         self._cache = place / "cache"
+        self._environment = {**os.environ, "PYVMM_CACHE": str(self._cache)}
+
+    def start(self, ending: str) -> subprocess.CompletedProcess[str]:
+        """A start that loads the parent's modules and goes on with *ending*."""
+        command = [*launcher(FIRST + ending, python=self._python), "run"]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=60, env=self._environment, check=False
+        )
+
+    def made(self) -> Path:
+        """Its bundle, made where there is none."""
+        return made(self._environment, self._python)
+
+    def complete(self) -> Path:
+        """Its bundle, with all that is imported on demand."""
+        return complete(self._environment, self._python)
 
     def help(self, **names: str) -> subprocess.CompletedProcess[bytes]:
         environment = {**os.environ, "PYVMM_CACHE": str(self._cache), **names}

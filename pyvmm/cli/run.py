@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from pyvmm import host
+from pyvmm import bundle, host
 from pyvmm.backends.base import CharBackend
 from pyvmm.cli.in_vm_process import InVmProcess
 from pyvmm.cli.interrupt import Interruptible
@@ -113,6 +113,7 @@ def _be_vm_process(
     """Run a machine of the guest, tell the parent how it ended, or say why it did not begin, and exit."""
 
     def run() -> int:
+        bundle.load_machine()
         if terminal is not None:
             from pyvmm.cli.exec import run_exec
 
