@@ -109,19 +109,9 @@ PIECES = (
     Piece(X86_64, 390, ["-m", "hw", "tests/docs"]),
     Piece(ARM64, 410, [f"{T}arm64"], kernel=True),
     Piece(ARM64, 200, files("virtio_tools", "virtio_examples"), kernel=True),
-    Piece(
-        ARM64,
-        430,
-        files(
-            "virtio_block",
-            "virtio_balloon",
-            "virtio_vsock",
-            "virtio_block_kill",
-            "virtio_vhost",
-            "virtio_vhost_save",
-        ),
-    ),
-    Piece(ARM64, 310, files("virtio_net")),
+    Piece(N1, 160, files("virtio_block", "virtio_balloon", "virtio_vsock")),
+    Piece(N1, 170, files("virtio_block_kill", "virtio_vhost", "virtio_vhost_save")),
+    Piece(ARM64, 300, files("virtio_net")),
     Piece(ARM64, 330, files("virtio_console", "exec")),
     Piece(N1, 130, [*files("guest", "guest_files", "guest_from_outside"), "-k", ENDINGS]),
     Piece(

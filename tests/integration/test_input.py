@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.linux import LIMIT
+from tests.support.native import CONSOLE
 
 pytestmark = [pytest.mark.hw, pytest.mark.timeout(LIMIT + 30)]
 
@@ -31,7 +32,9 @@ def test_input_that_is_there_from_the_start_is_all_the_shells_and_halt_ends_the_
     stdin = b"n=1\n" + b"n=$(((n * 3 + 7) % 1000003))\n" * LINES + b"echo sum-$n-\n"
     stdin += b"stty -echo; head -c %d | md5sum; halt -f\n" % len(bulk) + bulk
     result = tmp_path / "result"
-    options = ["--hvc", "stdio"] if console == "hvc" else []
+    port = "hvc0" if console == "hvc" else CONSOLE
+    options = ["--cmdline", f"console={port} quiet panic=-1"]
+    options += ["--hvc", "stdio"] if console == "hvc" else []
 
     done = subprocess.run(
         [sys.executable, "-m", "pyvmm", "run", "--timeout", str(LIMIT), "--result", str(result), *options],
