@@ -12,10 +12,11 @@ from types import ModuleType
 
 import pytest
 
+from tests.fuzz import found as found_inputs
 from tests.soak import kill, machines
 from tests.soak.campaign import Campaign
 from tests.soak.campaigns import CAMPAIGNS
-from tests.soak.fuzz import by_chance
+from tests.soak.fuzz import in_python
 
 #: Seconds of a campaign's short form on a busy machine, which gets less done.
 LIMIT = 30
@@ -99,8 +100,12 @@ def test_page_when_read_names_every_campaign() -> None:
     assert [name for name in CAMPAIGNS if f"| `{name}` |" not in page] == []
 
 
-def test_fuzzing_by_chance_when_given_a_moment_completes_chains() -> None:
-    programs, chains = by_chance("rng", 0.5, 1)
+def test_fuzzing_when_given_a_moment_completes_chains(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(found_inputs, "folder", lambda name: tmp_path)
+
+    programs, chains = in_python("rng", 0.5, 1)
 
     assert programs > 0 and chains > 0
 

@@ -248,9 +248,13 @@ class ParserTarget:
 
     def mutation(self, rng: random.Random) -> bytes:
         """A seed with fields changed, pieces of others put in, or cut; its checksums are valid again."""
-        data = bytearray(rng.choice(self.seeds))
+        return self.changed(rng, rng.choice(self.seeds), rng.choice(self.seeds))
+
+    def changed(self, rng: random.Random, one: bytes, other: bytes) -> bytes:
+        """*one* with fields changed, pieces of *other* put in, or cut; its checksums are valid again."""
+        data = bytearray(one)
         for _ in range(rng.randrange(1, 6)):
-            _change(rng, data, rng.choice(self.seeds))
+            _change(rng, data, other)
         self._repair(data)
         return bytes(data[:LONGEST])
 

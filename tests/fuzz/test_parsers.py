@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.fuzz.mutation import kept
 from tests.fuzz.parsers import PARSERS, ParserTarget
 
 #: Seconds of mutations a parser, and inputs at least.
@@ -25,6 +26,14 @@ def test_inputs_when_valid_are_accepted(target: ParserTarget) -> None:
         target(seed)
 
     assert target.accepted > 0
+
+
+def test_inputs_when_kept_from_fuzzing_are_parsed_or_refused_in_one_sentence(target: ParserTarget) -> None:
+    inputs = kept(target.name)
+    assert inputs, "scripts/soak parse, then scripts/fuzz --keep"
+
+    for data in inputs:
+        target(data)
 
 
 def test_inputs_when_mutated_are_parsed_or_refused_in_one_sentence(target: ParserTarget) -> None:

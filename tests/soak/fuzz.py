@@ -1,4 +1,4 @@
-"""Programs of a hostile driver against every virtio device, guided by coverage where atheris is installed."""
+"""Programs of a hostile driver against every virtio device, guided by coverage."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
+from tests.fuzz import found
+from tests.fuzz.guide import Guide
 from tests.fuzz.mutation import kept, mutated
 from tests.fuzz.targets import DEVICES, Target
 
@@ -20,36 +21,31 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def run(seconds: float, seed: int) -> str:
     """Fuzz every target, each for its part of *seconds*."""
-    guided = importlib.util.find_spec("atheris") is not None
+    work = in_python if importlib.util.find_spec("atheris") is None else by_atheris
     programs = chains = 0
     for name in DEVICES:
-        work = guided_by_coverage if guided else by_chance
         done, completed = work(name, seconds / len(DEVICES), seed)
         print(f"{name}: {done} programs, {completed} chains", flush=True)
         programs += done
         chains += completed
-    how = "guided by coverage" if guided else "by chance"
-    return f"{len(DEVICES)} devices {how}: {programs} programs, {chains} chains, no defect"
+    return f"{len(DEVICES)} devices: {programs} programs, {chains} chains, no defect"
 
 
-def by_chance(name: str, seconds: float, seed: int) -> tuple[int, int]:
-    """Mutations of the kept programs; how many programs ran, and chains were completed."""
-    target, rng = Target(name), random.Random(seed)
-    programs = kept(name) or [b""]
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        program = mutated(rng, rng.choice(programs), rng.choice(programs))
-        try:
-            target(program)
-        except Exception as error:
-            raise AssertionError(
-                f"{name}: {error!r} by bytes.fromhex({program.hex()!r}), seed {seed}"
-            ) from error
+def in_python(name: str, seconds: float, seed: int) -> tuple[int, int]:
+    """Guided by ``tests/fuzz/guide.py``; how many programs ran, and chains were completed."""
+    target = Target(name)
+    guide = Guide(target, [*kept(name), *found.inputs(name)], mutated)
+    try:
+        guide.run(seconds, random.Random(seed))
+    except AssertionError as error:
+        raise AssertionError(f"{name}: {error}, seed {seed}") from error
+    found.keep(name, guide.inputs)
+    print(f"{name}: {len(guide.seen)} arcs by {len(guide.inputs)} programs", flush=True)
     return target.programs, target.oracle.chains
 
 
-def guided_by_coverage(name: str, seconds: float, seed: int) -> tuple[int, int]:
-    """The same by ``scripts/fuzz``, which writes a program that fails into the current folder."""
+def by_atheris(name: str, seconds: float, seed: int) -> tuple[int, int]:
+    """By ``scripts/fuzz``, which writes a program that fails into the current folder."""
     with tempfile.TemporaryDirectory(prefix="soak") as folder:
         tally = Path(folder) / "tally"
         done = subprocess.run(

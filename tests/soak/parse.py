@@ -1,30 +1,30 @@
-"""Broken images and command lines against what parses them, by chance: ``scripts/fuzz PARSER`` is guided."""
+"""Broken images, lines and messages against what parses them, guided by coverage."""
 
 from __future__ import annotations
 
 import os
 import random
-import time
 
+from tests.fuzz import found
+from tests.fuzz.guide import Guide
+from tests.fuzz.mutation import kept
 from tests.fuzz.parsers import PARSERS, ParserTarget
 
 
 def run(seconds: float, seed: int) -> str:
-    """Mutate the inputs of every parser, each for its part of *seconds*."""
+    """Fuzz every parser, each for its part of *seconds*."""
     os.environ["PYVMM_CACHE"] = "/proc/no-cache"  # unpacked kernels are not kept
-    inputs = accepted = 0
+    inputs = accepted = arcs = 0
     for name in PARSERS:
-        target, rng = ParserTarget(name), random.Random(seed)
-        end = time.monotonic() + seconds / len(PARSERS)
-        while time.monotonic() < end:
-            data = target.mutation(rng)
-            try:
-                target(data)
-            except Exception as error:
-                raise AssertionError(
-                    f"{name}: {error!r} by bytes.fromhex({data.hex()!r}), seed {seed}"
-                ) from error
-        print(f"{name}: {target.programs} inputs, {target.accepted} accepted", flush=True)
+        target = ParserTarget(name)
+        guide = Guide(target, [*target.seeds, *kept(name), *found.inputs(name)], target.changed)
+        try:
+            guide.run(seconds / len(PARSERS), random.Random(seed))
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {error}, seed {seed}") from error
+        found.keep(name, guide.inputs)
+        print(f"{target.tally().strip()}, {len(guide.seen)} arcs by {len(guide.inputs)} of them", flush=True)
         inputs += target.programs
         accepted += target.accepted
-    return f"{len(PARSERS)} parsers: {inputs} inputs, {accepted} accepted, no defect"
+        arcs += len(guide.seen)
+    return f"{len(PARSERS)} parsers: {inputs} inputs, {accepted} accepted, {arcs} arcs of the code, no defect"
