@@ -52,13 +52,11 @@ def write_line(line: str, patience: float = 0.0) -> bool:
 
 def write(text: str, patience: float = 0.0) -> bool:
     """Write *text* to standard error; False when it was not taken within *patience* seconds. Any thread."""
-    from pyvmm.host.nonblocking import open_again
-
     data = text.encode(errors="backslashreplace")
     try:
         if _kept is not None:
             return _write(_kept, data, patience)
-        own = open_again(2, os.O_WRONLY)
+        own = _open_again()
         try:
             return _write(2 if own < 0 else own, data, patience)
         finally:
@@ -66,6 +64,15 @@ def write(text: str, patience: float = 0.0) -> bool:
                 os.close(own)
     except OSError:
         return True  # closed, or a full disk: there is no other place to write to
+
+
+def _open_again() -> int:
+    """Standard error as ``open_again`` opens it; -1 also where no module can be loaded now."""
+    try:
+        from pyvmm.host.nonblocking import open_again
+    except (OSError, MemoryError):
+        return -1
+    return open_again(2, os.O_WRONLY)
 
 
 def _write(fd: int, data: bytes, patience: float) -> bool:
