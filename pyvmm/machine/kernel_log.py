@@ -36,7 +36,7 @@ BEFORE, AFTER = 16 << 20, 80 << 20
 #: bytes from the end of RAM that are, of those that the host has: there is a log of 32 MiB.
 NEAR = BEFORE + AFTER
 STRETCHES = 64
-TOP = 64 << 20
+TOP = 128 << 20
 #: The same of the places where the descriptor of a large log must be by the number in its data block, if
 #: Linux took the memory in one piece.
 EXPECTED = 8 << 20

@@ -161,7 +161,7 @@ def test_what_is_looked_at_without_any_time_is_bounded(
 ) -> None:
     """RAM is in use; with *text*: by the log of a panic, of which the rest is not to be found."""
     block = bytes(range(1, 129)) * (MIB // 128)
-    for start, size in ((CODE - 16 * MIB, 96 * MIB), (RAM + 3 * SIZE - 96 * MIB, 96 * MIB)):
+    for start, size in ((CODE - 16 * MIB, 96 * MIB), (RAM + 3 * SIZE - 136 * MIB, 136 * MIB)):
         for at in range(0, size, MIB):
             memory.write(start + at, block)
     if text:
