@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.virtio.fs import device as fs
+from pyvmm.virtio.fs import virtiofsd as fs
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = "debian:bookworm-slim"

@@ -218,6 +218,7 @@ _KINDS = (
         page="devices/fs.md",
         paths={"path": PATH},
         shares_memory=True,
+        host_objects=True,
     ),
     DeviceKind(
         "vhost-user",
@@ -229,6 +230,7 @@ _KINDS = (
         page="devices/vhost.md",
         paths={"socket": PATH},
         shares_memory=True,
+        host_objects=True,
     ),
 )
 

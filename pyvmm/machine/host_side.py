@@ -30,8 +30,8 @@ class HostSide:
     def open(self) -> list[Port]:
         """Open it, before the first fork; returns the ports of the virtio console, to be told of.
 
-        Not what has to be opened by the process of the machine: the devices of another process
-        (``share``, ``vhost_user``) and those of the user's own. Raises ConfigError, StartError.
+        Not what has to be opened by the process of the machine: the devices of the user's own. Raises
+        ConfigError, StartError.
         """
         self.objects.open("console", lambda: self.console)
         ports: list[Port] = []

@@ -21,6 +21,7 @@ import pytest
 from pyvmm.host.sandbox import KILL, lacking_here
 from pyvmm.testing import FakeDriver
 from pyvmm.virtio import ids
+from pyvmm.virtio.vhost.back_end_connection import BackEndConnection
 from pyvmm.virtio.vhost.channel import connect
 from pyvmm.virtio.vhost.frontend import VhostUser
 from tests.support.command import until
@@ -58,7 +59,9 @@ def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 @contextmanager
 def driver_of(path: Path, identifier: int = IDENTIFIER, user: int | None = None) -> Iterator[FakeDriver]:
-    front_end = VhostUser(connect(str(path), user), "it", identifier, "test", queues=1, config_size=0)
+    front_end = VhostUser(
+        BackEndConnection(lambda: connect(str(path), user), "it"), identifier, "test", queues=1, config_size=0
+    )
     with FakeDriver(front_end) as driver:
         yield driver
 
@@ -219,7 +222,9 @@ def test_disk_is_read_and_written_where_all_else_kills(tmp_path: Path) -> None:
     image.write_bytes(bytes(1 << 20))
     data = bytes(range(256)) * 2
     with served(f"disk={image}", path=path, environment={KILL: "1"}) as process:
-        front_end = VhostUser(connect(str(path)), "it", ids.BLOCK, "disk", queues=1, config_size=60)
+        front_end = VhostUser(
+            BackEndConnection(lambda: connect(str(path)), "it"), ids.BLOCK, "disk", queues=1, config_size=60
+        )
         with FakeDriver(front_end) as driver:
             for kind, given, room in ((disks.OUT, [data], 1), (disks.IN, [], 513), (disks.FLUSH, [], 1)):
                 answer = driver.request(0, [disks.header(kind), *given], [room])

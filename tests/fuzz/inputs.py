@@ -28,6 +28,7 @@ from pyvmm.testing import FakeDriver
 from pyvmm.virtio import features as f
 from pyvmm.virtio.rng.device import Rng
 from pyvmm.virtio.vhost import user_protocol as p
+from pyvmm.virtio.vhost.back_end_connection import BackEndConnection
 from pyvmm.virtio.vhost.frontend import VhostUser
 from pyvmm.virtio.vhost.server.session import Session
 
@@ -333,7 +334,8 @@ def vhost_back(data: bytes) -> None:
     try:
         theirs.send(data)
         theirs.shutdown(socket.SHUT_WR)  # nothing is waited for
-        device = VhostUser(ours, "the back end", 42, "test", queues=1, config_size=8)
+        connection = BackEndConnection(lambda: ours, "the back end")
+        device = VhostUser(connection, 42, "test", queues=1, config_size=8)
         with FakeDriver(device, start=False) as driver:
             try:
                 driver.probe()

@@ -26,7 +26,7 @@ from pyvmm.backends.net.base import NetBackend, NetBackendError
 from pyvmm.backends.net.tap import open_tap
 from pyvmm.host.libc import function
 from pyvmm.virtio.errors import DeviceError
-from pyvmm.virtio.fs.device import find_program
+from pyvmm.virtio.fs.virtiofsd import find_program
 from tests.soak import child
 from tests.support.command import LAUNCHER, LIMIT, MODULE, PASSED, environment
 from tests.support.descendants import adopt, below, command, left

@@ -1,17 +1,7 @@
-"""A directory of the host's as a file system of the guest's: virtio-fs, served by virtiofsd. Section 5.11.
-
-Debian 12 has virtiofsd, the program in C, in qemu-system-common; later it is a package of its own, in
-Rust. Both take a listening socket by descriptor, and end when the connection does: it cannot outlive us.
-"""
+"""A directory of the host's as a file system of the guest's: virtio-fs, served by virtiofsd. Section 5.11."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-
-from pyvmm.backends.listener import private_pair
-from pyvmm.host.child import FIRST_FD, Child, spawn
 from pyvmm.host.notice import notice
 from pyvmm.host.printable import printable
 from pyvmm.loop import READ
@@ -19,172 +9,42 @@ from pyvmm.virtio import ids
 from pyvmm.virtio.errors import DeviceError
 from pyvmm.virtio.vhost.frontend import VhostUser
 
-#: Where Debian puts it, the newer first.
-PROGRAMS = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd")
-#: Marks the program in C, whose options differ.
-_IN_C = "/usr/lib/qemu/virtiofsd"
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pyvmm.virtio.fs.virtiofsd import Virtiofsd
+
 QUEUE_SIZE = 1024
-#: Seconds it gets to end by itself once its connection is closed.
-GRACE = 2.0
-#: Bytes kept of what it wrote to its standard error and was not reported.
-_SAID = 4096
-#: A read-only bind mount over the directory, in a mount namespace of virtiofsd's own: the host
-#: itself refuses writes, whatever the guest does. The program in C has no option for that.
-_READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
 
 
 class Share(VhostUser):
-    """Directory *path* under the name *tag*; with *readonly* the host refuses every write.
+    """The directory that *server* serves, under the name in the configuration space *config*.
 
-    The guest's root has the rights of who started pyvmm, or, where that is root, of the directory's owner.
-
-    :param as_root: the guest's root is this host's in the directory; for root alone
-
-    Raises DeviceError when there is no virtiofsd, when it does not start, for a directory of root's without
-    *as_root* and for *as_root* by another user; BackendError when it cannot be connected to.
+    Raises DeviceError when virtiofsd does not speak the protocol.
     """
 
-    def __init__(
-        self, path: str, tag: str, config: bytes, readonly: bool = False, as_root: bool = False
-    ) -> None:
-        if not os.path.isdir(path):
-            raise DeviceError(f"--share {path} is not a directory; give one that exists")
-        self._what = f"--share {path}"
-        self._errors, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._said = b""
-        self._process: Child | None = None
+    def __init__(self, server: Virtiofsd, config: bytes) -> None:
+        self._server = server
         try:
-            sock, self._process = _start(path, readonly, as_root, writer)
-        except BaseException:
-            self._end_process()
-            raise
-        finally:
-            os.close(writer)
-        try:
-            super().__init__(
-                sock, self._what, ids.FILE_SYSTEM, "fs", queues=2, queue_size=QUEUE_SIZE, config=config
-            )
-        except BaseException as error:
-            sock.close()  # virtiofsd ends with its connection
-            self._end_process()
-            if not isinstance(error, DeviceError):
-                raise
-            why = printable(self._said) or str(error)
-            raise DeviceError(f"{self._what}: virtiofsd does not start: {why}") from None
+            super().__init__(server, ids.FILE_SYSTEM, "fs", queues=2, queue_size=QUEUE_SIZE, config=config)
+        except DeviceError as error:
+            raise server.failure(error) from None
 
     def attached(self) -> None:
         """Report what virtiofsd writes to its standard error."""
         super().attached()
-        self.runtime.loop.add(self._errors, READ, self._report)
+        self.runtime.loop.add(self._server.errors, READ, self._report)
 
     def close(self) -> None:
-        """End virtiofsd."""
-        if self._watching and self._errors >= 0:
-            self.runtime.loop.remove(self._errors)
+        """Let go of virtiofsd, which ends with its connection."""
+        if self._watching and self._server.errors >= 0:
+            self.runtime.loop.remove(self._server.errors)
         super().close()
-        self._end_process()
-
-    def _end_process(self) -> None:
-        """Wait for virtiofsd to end, as its connection is closed; read what it wrote last. Idempotent."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.end(GRACE)
-        if self._errors >= 0:
-            while self._read_errors():
-                pass
-            os.close(self._errors)
-            self._errors = -1
-
-    def _read_errors(self) -> bool:
-        """Read some of what virtiofsd wrote; False when there is no more, for now or for good."""
-        try:
-            data = os.read(self._errors, _SAID)
-        except BlockingIOError:
-            return False
-        self._said = (self._said + data)[-_SAID:]
-        return bool(data)
 
     def _report(self, _: int) -> None:
         """Report the lines that virtiofsd wrote, at a limited rate."""
-        if not self._read_errors():
-            self.runtime.loop.remove(self._errors)
-        *lines, self._said = self._said.split(b"\n")
+        server = self._server
+        if not server.read_errors():
+            self.runtime.loop.remove(server.errors)
+        *lines, server.said = server.said.split(b"\n")
         for line in lines:
-            notice(f"{self._what} says", f"{self._what}: {printable(line)}")
-
-
-def find_program() -> str:
-    """The path of virtiofsd. Raises DeviceError."""
-    for path in (*PROGRAMS, shutil.which("virtiofsd")):
-        if path is not None and os.access(path, os.X_OK):
-            return path
-    raise DeviceError(
-        "there is no virtiofsd on this host, which --share needs; install the package virtiofsd (Debian 12: "
-        "qemu-system-common)"
-    )
-
-
-def command(
-    program: str, path: str, readonly: bool, root: bool, owner: tuple[int, int] | None = None
-) -> list[str]:
-    """The arguments that start *program* for directory *path*, without those for the socket.
-
-    :param root: it has root's rights
-    :param owner: the user and group that it is to have, by a process of root's; None: this process's
-    """
-    arguments = [
-        program,
-        *(
-            ("-f", "-o", "log_level=err", "-o", f"source={path}")
-            if program == _IN_C
-            else (f"--shared-dir={path}",)
-        ),
-    ]
-    # Who is not root is root in a user namespace of his own: files are his, whatever the guest calls them.
-    # virtiofsd in Rust makes that namespace itself.
-    user = () if root or (program != _IN_C and not readonly) else ("--user", "--map-root-user")
-    if readonly:
-        arguments = ["unshare", *user, "--mount", "sh", "-c", _READ_ONLY, path, *arguments]
-    elif user:
-        arguments = ["unshare", *user, *arguments]
-    if owner is None:
-        return arguments
-    return ["setpriv", f"--reuid={owner[0]}", f"--regid={owner[1]}", "--clear-groups", "--", *arguments]
-
-
-def _owner(path: str) -> tuple[int, int]:
-    """The user that directory *path* belongs to, and that one's group. Raises DeviceError for root."""
-    import pwd
-
-    found = os.stat(path)
-    try:
-        group = pwd.getpwuid(found.st_uid).pw_gid
-    except KeyError:  # of a user that only another host knows
-        group = found.st_gid
-    if not found.st_uid or not group:
-        raise DeviceError(
-            f"--share {path}: the directory is root's, as this process is, so the guest could leave programs "
-            "there that run as root; give a directory of another user's, or as-root"
-        )
-    return found.st_uid, group
-
-
-def _start(path: str, readonly: bool, as_root: bool, errors: int) -> tuple[socket.socket, Child]:
-    """Run virtiofsd; a connection to it, made through a socket that nobody else ever sees."""
-    root = os.geteuid() == 0
-    if as_root and not root:
-        raise DeviceError(f"--share {path}: as-root is for root; leave it out, or start pyvmm as root")
-    owner = _owner(path) if root and not as_root else None
-    arguments = command(find_program(), path, readonly, as_root, owner)
-    if "," in path and arguments[-1].startswith("source="):
-        raise DeviceError(f"--share {path}: this virtiofsd takes no comma in a path; rename it")
-    listener, sock = private_pair()
-    with listener:
-        try:
-            process = spawn(
-                [*arguments, f"--fd={FIRST_FD}"], fds=[listener.fileno()], output=errors, errors=errors
-            )
-        except OSError as error:
-            sock.close()
-            raise DeviceError(f"--share {path}: virtiofsd cannot be run: {error.strerror or error}") from None
-    return sock, process
+            notice(f"{server.place} says", f"{server.place}: {printable(line)}")

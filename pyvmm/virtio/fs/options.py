@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pyvmm.virtio.fs.device import Share
+from pyvmm.virtio.fs.virtiofsd import Virtiofsd
 from pyvmm.virtio.vhost.frontend import fs_config
 
 TYPE_CHECKING = False
@@ -24,5 +25,4 @@ def from_options(reader: OptionReader) -> Share:
     config = fs_config(tag, 1, reader.error)
     readonly = reader.flag("ro")
     as_root = reader.flag("as-root")
-    reader.finish()
-    return Share(path, tag, config, readonly, as_root)
+    return Share(reader.open("virtiofsd", lambda: Virtiofsd(path, readonly, as_root)), config)

@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from struct import Struct
+    from threading import Lock as LockType
 
     from pyvmm.memory.guest import GuestMemory
 
@@ -30,6 +31,7 @@ PATIENCE = 10.0
 LAST_PATIENCE = 1.0
 #: The protocol features we use.
 PROTOCOL_FEATURES = p.PROTOCOL_F_MQ | p.PROTOCOL_F_REPLY_ACK | p.PROTOCOL_F_BACKEND_REQ | p.PROTOCOL_F_CONFIG
+PROTOCOL_FEATURES |= p.PROTOCOL_F_RESET_DEVICE
 
 
 class Channel(VhostControl):
@@ -58,8 +60,8 @@ class Channel(VhostControl):
         self._until: float | None = None
         self._memory_told = False
         self._patience = patience
-        self._open = allocate_lock()  # held until ``close``
-        self._open.acquire()
+        self._in_use = allocate_lock()  # held until the machine has let go of it; each machine's is another
+        self._in_use.acquire()
         try:
             with self.operation():
                 self._negotiate()
@@ -75,6 +77,20 @@ class Channel(VhostControl):
             self.tell(p.SET_PROTOCOL_FEATURES, p.U64.pack(self.protocol))
             if self.protocol & p.PROTOCOL_F_MQ:
                 self.queue_num = self.ask_number(p.GET_QUEUE_NUM)
+
+    def renew(self) -> None:
+        """Begin anew for another machine, whose memory is told when its driver starts the device.
+
+        The machine before has stopped its rings. Where the back end knows RESET_DEVICE, it forgets the
+        device's state; else it has what stopped rings leave, as after a reset by the driver.
+        """
+        self._in_use = allocate_lock()
+        self._in_use.acquire()
+        self._memory_told = False
+        with self.operation():
+            if self.protocol & p.PROTOCOL_F_RESET_DEVICE:
+                self.tell(p.RESET_DEVICE)
+            self.features = self.ask_number(p.GET_FEATURES)  # it has got so far
 
     # Requests
 
@@ -171,15 +187,20 @@ class Channel(VhostControl):
     def end_soon(self) -> None:
         """The machine is over: the connection ends after LAST_PATIENCE, whoever waits for an answer then."""
         try:
-            start_new_thread(self._end_later, ())
+            start_new_thread(self._end_later, (self._in_use,))
         except RuntimeError:
             pass  # no thread to be had: it has its usual time
 
-    def _end_later(self) -> None:
-        if self._open.acquire(timeout=LAST_PATIENCE):
-            self._open.release()
+    def _end_later(self, in_use: LockType) -> None:
+        if in_use.acquire(timeout=LAST_PATIENCE):
+            in_use.release()
         else:
             self._end(f"it did not answer within {LAST_PATIENCE:g} s of the machine's end")
+
+    def settle(self) -> None:
+        """The machine has let go of it: it is not ended by ``end_soon`` any more. Idempotent."""
+        if self._in_use.locked():
+            self._in_use.release()
 
     # Control
 
@@ -226,8 +247,7 @@ class Channel(VhostControl):
         self._end("this machine is over")
         with self._lock:
             self._socket.close()
-            if self._open.locked():
-                self._open.release()
+        self.settle()
 
 
 def connect(path: str, uid: int | None = None) -> socket.socket:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 from _thread import allocate_lock
 from functools import partial
 
@@ -17,7 +16,6 @@ from pyvmm.virtio import ids
 from pyvmm.virtio.config_space import ConfigSpace
 from pyvmm.virtio.errors import DeviceError
 from pyvmm.virtio.vhost import user_protocol as p
-from pyvmm.virtio.vhost.channel import PATIENCE, Channel, backend_channel
 from pyvmm.virtio.vhost.device import VhostDevice
 
 TYPE_CHECKING = False
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyvmm.errors import PyvmmError
+    from pyvmm.virtio.vhost.back_end_connection import BackEndConnection
 
 #: name: (identifier, queues, bytes of configuration space). The identifiers are section 5's.
 TYPES = {
@@ -62,9 +61,8 @@ _NET_F_SPEED_DUPLEX = 1 << 63
 
 
 class VhostUser(VhostDevice):
-    """A device of type *identifier*, served at the other end of *sock*.
+    """A device of type *identifier*, served at the other end of *connection*.
 
-    :param place: what messages call the other end
     :param kind: what users call the device
     :param queues: how many, of *queue_size* entries each
     :param config_size: bytes of its configuration space; None asks the back end for as many as it has
@@ -73,20 +71,18 @@ class VhostUser(VhostDevice):
     What the back end does by itself (a message, an error, the end of its connection) is handled in a thread
     of the device's own: an answer may be slow in coming.
 
-    Raises DeviceError when the back end does not speak the protocol or has fewer queues.
+    The connection is the device's, unless it is kept for the next machine's. Raises DeviceError when the back
+    end cannot be connected to, does not speak the protocol or has fewer queues.
     """
 
     own_thread = True
     shares_memory = True
-    #: Seconds the back end may take for all that one operation asks it.
-    patience = PATIENCE
     #: Whether the loop watches its descriptors.
     _watching = False
 
     def __init__(
         self,
-        sock: socket.socket,
-        place: str,
+        connection: BackEndConnection,
         identifier: int,
         kind: str,
         *,
@@ -98,9 +94,8 @@ class VhostUser(VhostDevice):
         self.device_id = identifier
         self.name = kind
         self.queue_sizes = (queue_size,) * queues
-        self.channel = Channel(sock, place, self.patience)
-        self._back: socket.socket | None = None
-        self._receiver: p.MessageReceiver | None = None
+        self.connection = connection
+        self.channel = connection.next()
         self._own_config = config
         self._told = False  # whether the user was told that the back end is lost
         self._handling = allocate_lock()  # held while a callback runs; taken before the runtime's
@@ -108,16 +103,13 @@ class VhostUser(VhostDevice):
         try:
             most = self.channel.queue_num
             if most is not None and queues > most:
-                raise DeviceError(f"{place}: it has {most} queues and {queues} were asked for")
+                raise DeviceError(f"{connection.place}: it has {most} queues and {queues} were asked for")
             first = self._first_config(config_size)
             self.config_fields = {"data": f"bytes{len(first)}"} if first else {}
             self.config_writable = frozenset(self.config_fields)
             super().__init__(self.channel)
             if first:
                 self.config.data = first
-            if self.channel.protocol & p.PROTOCOL_F_BACKEND_REQ:
-                self._back = backend_channel(self.channel)
-                self._receiver = p.MessageReceiver(self._back, descriptors=False)
         except BaseException:
             self.close()
             raise
@@ -143,8 +135,9 @@ class VhostUser(VhostDevice):
         loop = self.runtime.loop
         self._watching = True
         loop.add(self.channel.fd, select.EPOLLRDHUP, partial(self._handled, self._hung_up))
-        if self._back is not None:
-            loop.add(self._back.fileno(), READ, partial(self._handled, self._back_request))
+        back = self.connection.back
+        if back is not None:
+            loop.add(back.fileno(), READ, partial(self._handled, self._back_request))
 
     def started(self) -> None:
         """Hand the queues over, and with them a new eventfd for errors."""
@@ -185,15 +178,20 @@ class VhostUser(VhostDevice):
         """The connection is over: ``_hung_up`` is called and tells the user."""
 
     def close(self) -> None:
-        """Close the connection: most back ends end with it."""
+        """Let go of the connection, for the next machine's device if it is kept; else close it."""
         self._told = True  # the loop may see the connection's end before it stops to watch it
-        self.channel.end("this machine is over")  # a callback may wait for an answer
+        if not self.connection.kept:
+            self.channel.end("this machine is over")  # a callback may wait for an answer
         with self._handling:
             if self._watching:
-                self.runtime.loop.remove(self.channel.fd)
-            self._close_back()
+                self._watch_no_more()
             self._watching = False
-        self.channel.close()
+        self.connection.close_unless_kept()
+
+    def _watch_no_more(self) -> None:
+        self.runtime.loop.remove(self.channel.fd)
+        if self.connection.back is not None:
+            self.runtime.loop.remove(self.connection.back.fileno())
 
     def ending(self) -> None:
         """The back end has a second in all for what it is asked now, and for what it was asked before."""
@@ -265,21 +263,22 @@ class VhostUser(VhostDevice):
     # Requests of the back end
 
     def _back_request(self) -> None:
-        assert self._back is not None and self._receiver is not None
+        back, receiver = self.connection.back, self.connection.receiver
+        assert back is not None and receiver is not None
         try:
-            message = self._receiver.receive()
+            message = receiver.receive()
         except p.ProtocolError as error:
             self.channel.end(str(error))
             self._close_back()
             return
-        self.runtime.loop.modify(self._back.fileno(), 0)
+        self.runtime.loop.modify(back.fileno(), 0)
         self.runtime.loop.call_later(PAUSE, partial(self._handled, self._read_on))
         if message is None:
             return
         known = message.request == p.BACKEND_CONFIG_CHANGE_MSG
         if message.flags & p.NEED_REPLY and not message.flags & p.REPLY:
             try:  # before we ask anything: it may wait for this
-                p.send(self._back, message.request, p.U64.pack(not known), flags=p.REPLY)
+                p.send(back, message.request, p.U64.pack(not known), flags=p.REPLY)
             except p.ProtocolError as error:
                 self.channel.end(str(error))
                 return
@@ -292,16 +291,13 @@ class VhostUser(VhostDevice):
                 self.config_changed()
 
     def _read_on(self) -> None:
-        if self._back is not None:
-            self.runtime.loop.modify(self._back.fileno(), READ)
+        if self.connection.back is not None:
+            self.runtime.loop.modify(self.connection.back.fileno(), READ)
 
     def _close_back(self) -> None:
-        if self._back is None:
-            return
-        if self._watching:
-            self.runtime.loop.remove(self._back.fileno())
-        self._back.close()
-        self._back = None
+        if self.connection.back is not None:
+            self.runtime.loop.remove(self.connection.back.fileno())
+            self.connection.close_back()
 
 
 def fs_config(tag: str, request_queues: int, error: Callable[[str], Exception]) -> bytes:

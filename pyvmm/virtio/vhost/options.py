@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pyvmm.virtio import ids
+from pyvmm.virtio.vhost.back_end_connection import BackEndConnection
 from pyvmm.virtio.vhost.channel import connect
 from pyvmm.virtio.vhost.frontend import MAX_QUEUES, QUEUE_SIZE, TYPES, VhostUser, fs_config
 
@@ -33,10 +36,9 @@ def from_options(reader: OptionReader) -> VhostUser:
     config = None
     if kind == "fs":
         config = fs_config(reader.need("tag"), queues - 1, reader.error)
-    reader.finish()
+    make = partial(BackEndConnection, partial(connect, path, uid), f"vhost-user {path}")
     return VhostUser(
-        connect(path, uid),
-        f"vhost-user {path}",
+        reader.open("connection", make),
         identifier,
         ids.NAMES.get(identifier, kind if kind in TYPES else "vhost-user"),
         queues=queues,

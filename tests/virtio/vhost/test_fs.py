@@ -15,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.backends.host_objects import HostObjects
 from pyvmm.config import DEVICE_KINDS
 from pyvmm.errors import PyvmmError
 from pyvmm.testing import FakeDriver
-from pyvmm.virtio.fs import device as fs
-from pyvmm.virtio.fs.device import Share, command
+from pyvmm.virtio.fs import virtiofsd as fs
+from pyvmm.virtio.fs.device import Share
+from pyvmm.virtio.fs.virtiofsd import command
 from pyvmm.virtio.options import make_device
 from tests.support.process import children
 
@@ -84,7 +86,7 @@ def test_virtiofsd_when_this_process_is_killed_ends_with_it(tmp_path: Path) -> N
         "from pyvmm.virtio.options import make_device\n"
         "from pyvmm.config import DeviceOptions\nimport os, signal\n"
         f"device = make_device(DeviceOptions('share', {{'path': {str(tmp_path)!r}{key}}}))\n"
-        "print(device._process.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
+        "print(device.connection.process.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
     )
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -270,3 +272,23 @@ def test_as_root_is_for_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     with pytest.raises(PyvmmError, match="as-root is for root"):
         share(f"{tmp_path},as-root")
+
+
+@needs_virtiofsd
+def test_virtiofsd_serves_one_machine_after_the_other_and_is_gone_with_the_guest(tmp_path: Path) -> None:
+    """Each machine's driver begins with FUSE_INIT, in a memory of its own."""
+    host_objects = HostObjects()
+    options = DEVICE_KINDS["share"].parse(f"{tmp_path}{AS_ROOT}")
+    before = children("virtiofsd")
+    pids = []
+
+    for _ in range(3):
+        device = make_device(options, host_objects=host_objects)
+        pids.append([pid for pid in children("virtiofsd") if pid not in before])
+        with FakeDriver(device) as driver:
+            reply = driver.request(1, [FUSE_INIT], [80])
+        assert struct.unpack_from("<IiQ", reply) == (len(reply), 0, 1)
+    host_objects.close()
+
+    assert pids[0] and pids == [pids[0]] * 3
+    assert children("virtiofsd") == before

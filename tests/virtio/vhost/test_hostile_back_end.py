@@ -27,6 +27,7 @@ from pyvmm.virtio.transport import mmio
 from pyvmm.virtio.transport.bus import EventLine
 from pyvmm.virtio.transport.interrupt import CONFIG_CHANGE
 from pyvmm.virtio.vhost import user_protocol as p
+from pyvmm.virtio.vhost.back_end_connection import BackEndConnection
 from pyvmm.virtio.vhost.channel import connect, mem_table
 from pyvmm.virtio.vhost.frontend import VhostUser
 from tests.support.firmware_guest import BIN
@@ -64,7 +65,12 @@ class Back:
         self._thread.start()
 
     def device(self, **keys: int) -> VhostUser:
-        device = VhostUser(self.ours, "its back end", 42, "test", **{"queues": 1, "config_size": 8, **keys})
+        device = VhostUser(
+            BackEndConnection(lambda: self.ours, "its back end"),
+            42,
+            "test",
+            **{"queues": 1, "config_size": 8, **keys},
+        )
         device.channel._patience = self._patience(STARTS)
         return device
 
@@ -119,7 +125,7 @@ def back(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Back]]:
 
     def make(answers: dict[int, Answer] | None = None) -> Back:
         made.append(Back(answers or {}))
-        monkeypatch.setattr(VhostUser, "patience", made[-1].patience)
+        monkeypatch.setattr(BackEndConnection, "patience", made[-1].patience)
         return made[-1]
 
     yield make
@@ -402,7 +408,7 @@ def test_end_of_the_machine_waits_a_second_for_a_back_end_that_is_silent(
     back: Callable[..., Back], monkeypatch: pytest.MonkeyPatch, request_: int
 ) -> None:
     one = back()
-    monkeypatch.setattr(VhostUser, "patience", LONG)
+    monkeypatch.setattr(BackEndConnection, "patience", LONG)
     device = one.device(queues=2)
     with machine(device) as built:
         begin(built, queues=2)
@@ -420,7 +426,7 @@ def test_end_of_the_machine_ends_a_start_that_waits_for_the_back_end(
 ) -> None:
     asked = threading.Event()
     one = back({p.SET_VRING_ADDR: lambda sock, message: asked.set()})
-    monkeypatch.setattr(VhostUser, "patience", LONG)
+    monkeypatch.setattr(BackEndConnection, "patience", LONG)
     device = one.device()
     with machine(device) as built:
         vcpu = threading.Thread(target=begin, args=(built,))

@@ -13,6 +13,7 @@ from pyvmm.virtio import features as f
 from pyvmm.virtio import ids
 from pyvmm.virtio.transport import mmio
 from pyvmm.virtio.transport.interrupt import CONFIG_CHANGE, USED_BUFFER
+from pyvmm.virtio.vhost.back_end_connection import BackEndConnection
 from pyvmm.virtio.vhost.channel import connect
 from pyvmm.virtio.vhost.frontend import VhostUser
 from tests.support.device_process import served
@@ -46,7 +47,11 @@ class Counter(VirtioDevice):
 
 def front_end(path: Path, identifier: int = 42, queues: int = 2, config: int | None = 6) -> VhostUser:
     return VhostUser(
-        connect(str(path)), "the back end", identifier, "test", queues=queues, config_size=config
+        BackEndConnection(lambda: connect(str(path)), "the back end"),
+        identifier,
+        "test",
+        queues=queues,
+        config_size=config,
     )
 
 

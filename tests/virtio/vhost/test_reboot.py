@@ -1,4 +1,4 @@
-"""A guest with a vhost-user device that reboots: the back end sees a connection for each boot."""
+"""A guest with a vhost-user device that reboots: the back end sees one connection."""
 
 from __future__ import annotations
 
@@ -47,3 +47,23 @@ def test_guest_that_reboots_has_its_back_end_again_and_says_when_there_is_none(
 
     assert b"start the back end first" in said
     assert guest.returncode == 64, said
+
+
+def test_guest_that_reboots_keeps_its_connection(tmp_path: Path, back_end: subprocess.Popen[bytes]) -> None:
+    """The back end's socket is gone after the first boot has connected to it."""
+    with start(
+        *("run", "--firmware", programs.rom(tmp_path, PROGRAM), "--on-reboot", "restart"),
+        *("--vhost-user", f"{tmp_path / 'back'},type=rng", "--timeout", str(LIMIT)),
+        stdin=subprocess.PIPE,
+    ) as guest:
+        assert guest.stdin is not None and guest.stdout is not None
+        read_until(guest.stdout, b"boot\n")
+        (tmp_path / "back").unlink()
+        for _ in range(2):
+            guest.stdin.write(b"x")
+            guest.stdin.flush()
+            read_until(guest.stdout, b"boot\n")
+        guest.terminate()
+        _, said = guest.communicate(timeout=LIMIT)
+
+    assert guest.returncode == 3, said
