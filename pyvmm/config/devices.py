@@ -239,5 +239,8 @@ DEVICE_KINDS = {kind.key: kind for kind in _KINDS}
 
 
 def unknown_key(key: str) -> str:
-    """The sentence for a key that no machine has."""
-    return f"{key!r} is not a key of a machine; the keys are {', '.join(sorted((*KEYS, *DEVICE_KINDS)))}"
+    """The sentence for a key that no machine has, such as one that is written as its option is."""
+    known = sorted((*KEYS, *DEVICE_KINDS))
+    meant = key.lower().replace("-", "_")
+    what = f"write {meant}" if meant in known else f"the keys are {', '.join(known)}"
+    return f"{key!r} is not a key of a machine; {what}"

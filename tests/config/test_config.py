@@ -100,6 +100,8 @@ def test_from_toml_reads_keys_and_takes_paths_from_the_files_folder(tmp_path: Pa
     ("text", "sentence"),
     [
         ("cpus = ", "is not TOML"),
+        ('on-reboot = "restart"', "'on-reboot' is not a key of a machine; write on_reboot"),
+        ("vhost-user = []", "'vhost-user' is not a key of a machine; write vhost_user"),
         ("cpu_count = 3", "'cpu_count' is not a key"),
         ("memory = -1", "memory: "),
         ('cpus = "two"', "cpus: 'two'"),
