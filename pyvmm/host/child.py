@@ -3,10 +3,11 @@
 A helper reads what a guest, an image or the network made, so it must hold nothing that it does not need:
 neither a tap that this process was started with nor what the environment tells.
 
-setpriv(1), of util-linux, sets PR_SET_NO_NEW_PRIVS and PR_SET_PDEATHSIG (prctl(2)): nothing of Python's may
-run between fork and exec in a process with threads. The kernel sends the second one's signal when the thread
-that made the child ends, so it is set by the main thread alone, which lives as long as the process. Where
-there is no setpriv, and in other threads, a helper that works ends with its connection.
+prlimit(1), of util-linux, has it dump no core; setpriv(1) sets PR_SET_NO_NEW_PRIVS and PR_SET_PDEATHSIG
+(prctl(2)): nothing of Python's may run between fork and exec in a process with threads. The kernel sends the
+second one's signal when the thread that made the child ends, so it is set by the main thread alone, which
+lives as long as the process. Where there is no setpriv, and in other threads, a helper that works ends with
+its connection.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: What a helper says is the same in every language of the user's.
 _LANG = "C.UTF-8"
 _SETPRIV = "setpriv"
+_PRLIMIT = "prlimit"
 #: Signals that this process may ignore, or Python does: a helper does what they usually do.
 _ORDINARY = (signal.SIGPIPE, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
 
@@ -87,7 +89,7 @@ def spawn(
     program = shutil.which(arguments[0])
     if program is None:
         raise FileNotFoundError(arguments[0])
-    command = [*_setpriv(), program, *arguments[1:]]
+    command = [*_limits(), *_setpriv(), program, *arguments[1:]]
     environment = {"PATH": os.environ.get("PATH", _PATH), "LANG": _LANG}
     environment |= {name: os.environ[name] for name in keep if name in os.environ}
     given = {1: output, 2: errors, **dict(enumerate(fds, FIRST_FD))}
@@ -114,6 +116,12 @@ def spawn(
     finally:
         for fd in copies:
             os.close(fd)
+
+
+def _limits() -> list[str]:
+    """The command that has the one that follows it dump no core, which would have what it reads."""
+    program = shutil.which(_PRLIMIT)
+    return [] if program is None else [program, "--core=0:0"]
 
 
 def _setpriv() -> list[str]:

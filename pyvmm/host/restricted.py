@@ -2,7 +2,8 @@
 
 For a helper that reads what nobody vouches for and has no sandbox of its own, such as qemu-nbd. It is started
 by an interpreter that gives up the rest first: Landlock for files, TCP and signals, a network namespace where
-that is allowed. Where the kernel has neither, the program starts all the same.
+that is allowed, capabilities, limits, and a filter of system calls (``host/helper_filter.py``). What the
+kernel does not have is left out, and the program starts all the same.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 from ctypes import byref, c_int, c_ulong
 
-from pyvmm.host import interpreter
+from pyvmm.host import helper_filter, interpreter, limits
 from pyvmm.host.landlock import (
     EXECUTE,
     IOCTL_DEV,
@@ -25,6 +26,7 @@ from pyvmm.host.landlock import (
     Ruleset,
 )
 from pyvmm.host.libc import function
+from pyvmm.host.privileges import no_bounding_capabilities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 _PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store", "/gnu/store")
 _SETTINGS = ("/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+_CAP_DAC_OVERRIDE = 1
+#: Descriptors that a program may have besides those that it is given.
+_DESCRIPTORS = 64
 _PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG = 1, 2
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
@@ -44,14 +49,17 @@ def restricted(
     reads: Sequence[int] = (),
     writes: Sequence[int] = (),
     folders: Sequence[str] = (),
+    alone: bool = False,
 ) -> list[str]:
     """The command that starts *command* with nothing but its descriptors and these files.
 
     :param reads: the numbers of descriptors in the child whose files it may open anew, to read
     :param writes: likewise, to read and write
     :param folders: directories in which it may make files, read, write and remove them
+    :param alone: it starts no process, executes no other program, and makes no socket
     """
     task = {"command": [*command], "reads": [*reads], "writes": [*writes], "folders": [*folders]}
+    task["alone"] = alone
     return interpreter.command(__name__, task)
 
 
@@ -59,6 +67,9 @@ def main(text: str) -> None:
     """Give up what the task *text*, made by ``restricted``, does not name, and become its program."""
     task = json.loads(text)
     _leave_the_network()
+    fds = [*task["reads"], *task["writes"]]
+    _give_up_capabilities([*map(os.fstat, fds), *map(os.stat, filter(os.path.exists, task["folders"]))])
+    limits.limit(descriptors=_DESCRIPTORS)
     try:
         rules = Ruleset()
         for path in (*_PROGRAMS, os.path.dirname(os.path.realpath(task["command"][0]))):
@@ -76,7 +87,16 @@ def main(text: str) -> None:
         rules.enforce()
     except LandlockError:
         pass  # as above
-    os.execv(task["command"][0], task["command"])
+    helper_filter.execute(task["command"], alone=task["alone"])
+
+
+def _give_up_capabilities(files: list[os.stat_result]) -> None:
+    """All of root's, but to open *files* that are another user's; an ordinary user's program has none."""
+    others = any(file.st_uid != os.geteuid() for file in files)
+    try:
+        no_bounding_capabilities([_CAP_DAC_OVERRIDE] if others and not os.geteuid() else [])
+    except OSError:
+        pass  # an ordinary user without a user namespace
 
 
 def _leave_the_network() -> None:

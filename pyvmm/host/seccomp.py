@@ -1,4 +1,4 @@
-"""Filters for system calls (seccomp(2)): an allow-list, made into a BPF program, in force for good.
+"""Filters for system calls (seccomp(2)): lists made into BPF programs, in force for good.
 
 Source: Linux include/uapi/linux/seccomp.h, filter.h, audit.h.
 """
@@ -30,8 +30,8 @@ _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 #: From this number on they are those of x32, another ABI of x86-64's.
 _X32 = 0x40000000
 
-_KILL_PROCESS, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
-_SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC = 1, 1
+_KILL_PROCESS, _ERRNO, _USER_NOTIF, _ALLOW = 0x80000000, 0x00050000, 0x7FC00000, 0x7FFF0000
+_SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC, _SECCOMP_FILTER_FLAG_NEW_LISTENER = 1, 1, 8
 # The fields of struct seccomp_data, and BPF's instructions.
 _NR, _ARCH, _ARGUMENTS = 0, 4, 16
 _LOAD, _RETURN, _EQUAL, _AT_LEAST, _ANY_BIT = 0x20, 0x06, 0x15, 0x35, 0x45
@@ -73,14 +73,7 @@ def program(
     column, architecture = _ARCHITECTURES[machine]
     only, errors = only or {}, errors or {}
     refused = _KILL_PROCESS if kill else _ERRNO | EPERM
-    code = [
-        _instruction(_LOAD, _ARCH),
-        _instruction(_EQUAL, architecture, 1, 0),
-        _instruction(_RETURN, _KILL_PROCESS),
-        _instruction(_LOAD, _NR),
-        _instruction(_AT_LEAST, _X32, 0, 1),
-        _instruction(_RETURN, _KILL_PROCESS),
-    ]
+    code = _head(architecture)
     for name in names:
         number = SYSCALLS[name][column]
         if number is not None:
@@ -92,6 +85,42 @@ def program(
             answer = _ERRNO | error if error == ENOSYS or not kill else refused
             code += [_instruction(_EQUAL, number, 0, 1), _instruction(_RETURN, answer)]
     return b"".join([*code, _instruction(_RETURN, refused)])
+
+
+def denial(
+    names: Iterable[str], machine: str, *, answers: Mapping[str, int], asked: Iterable[str] = ()
+) -> bytes:
+    """The BPF program that fails the system calls *names* with EPERM and allows all others.
+
+    For programs of others, whose needs are theirs to change. Of ``clone`` among *names* what makes a thread,
+    and no namespace, is allowed. One that *machine* does not have is left out.
+
+    :param answers: calls that fail with another errno
+    :param asked: calls that whoever has the filter's listener answers; ENOSYS once it is closed
+    """
+    column, architecture = _ARCHITECTURES[machine]
+    returned = dict.fromkeys(asked, _USER_NOTIF)
+    returned |= {name: _ERRNO | error for name, error in answers.items()}
+    code = _head(architecture)
+    for name in (*returned, *names):
+        number = SYSCALLS[name][column]
+        if number is not None:
+            refusal = [_instruction(_RETURN, returned.get(name, _ERRNO | EPERM))]
+            block = refusal if name in returned or name != "clone" else _allowed(name, None, _ERRNO | EPERM)
+            code += [_instruction(_EQUAL, number, 0, len(block)), *block]
+    return b"".join([*code, _instruction(_RETURN, _ALLOW)])
+
+
+def _head(architecture: int) -> list[bytes]:
+    """The number of the call is loaded; calls by another ABI kill the process."""
+    return [
+        _instruction(_LOAD, _ARCH),
+        _instruction(_EQUAL, architecture, 1, 0),
+        _instruction(_RETURN, _KILL_PROCESS),
+        _instruction(_LOAD, _NR),
+        _instruction(_AT_LEAST, _X32, 0, 1),
+        _instruction(_RETURN, _KILL_PROCESS),
+    ]
 
 
 def _allowed(name: str, only: tuple[int, Iterable[int]] | None, refused: int) -> list[bytes]:
@@ -141,6 +170,20 @@ def enforce(code: bytes) -> None:
 
     No new privileges either (PR_SET_NO_NEW_PRIVS). Raises SeccompError.
     """
+    if _enforce(code, _SECCOMP_FILTER_FLAG_TSYNC):
+        raise SeccompError("seccomp: a thread has another")
+
+
+def enforce_here(code: bytes) -> int:
+    """Put this thread and what it starts under *code*, from now on; the filter's listener, close-on-exec.
+
+    No new privileges either (PR_SET_NO_NEW_PRIVS). Raises SeccompError, also where there is a listener
+    already.
+    """
+    return _enforce(code, _SECCOMP_FILTER_FLAG_NEW_LISTENER)
+
+
+def _enforce(code: bytes, flags: int) -> int:
     buffer = create_string_buffer(code, len(code))
     fprog = sock_fprog(len(code) // 8, addressof(buffer))
     try:
@@ -148,13 +191,11 @@ def enforce(code: bytes) -> None:
     except OSError as error:
         raise SeccompError(str(error.strerror)) from None
     answer = function("syscall")(
-        number("seccomp"),
-        _SECCOMP_SET_MODE_FILTER,
-        _SECCOMP_FILTER_FLAG_TSYNC,
-        c_void_p(addressof(fprog)),
+        number("seccomp"), _SECCOMP_SET_MODE_FILTER, flags, c_void_p(addressof(fprog))
     )
-    if answer:
-        raise SeccompError(f"seccomp: {os.strerror(get_errno()) if answer < 0 else 'a thread has another'}")
+    if answer < 0:
+        raise SeccompError(f"seccomp: {os.strerror(get_errno())}")
+    return answer
 
 
 def _instruction(code: int, constant: int, if_true: int = 0, if_false: int = 0) -> bytes:

@@ -41,7 +41,7 @@ def console(path: str) -> None:
 
 def recording(path: str) -> None:
     device = Rng()
-    recorder = Recorder(device, path)
+    recorder = Recorder(path).serve(device)
     with FakeDriver(device):
         pass
     recorder.closed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -101,6 +102,57 @@ def test_network_is_out_of_reach() -> None:
         )
         assert done.returncode != 0
         assert b"unreachable" in done.stderr or b"denied" in done.stderr or b"refused" in done.stderr
+
+
+#: Of tests/support/sandbox_acts.py: what no helper is allowed, and what one that is alone is not.
+FORBIDDEN = """ptrace,read another's memory,write another's memory,process_madvise,kcmp,pidfd_open
+pidfd_getfd,pidfd_send_signal,signal oneself,signal all,tkill,rt_sigqueueinfo,bpf,perf_event_open,userfaultfd
+io_uring_setup,io_uring_enter,keyctl,add_key,request_key,fanotify,open by handle,personality,unshare,setns
+mount,unmount,pivot_root,change the root,fsopen,init_module,delete_module,kexec,reboot,kernel log
+sethostname,set the clock,accounting""".replace("\n", ",").split(",")
+ALONE = [
+    "fork",
+    "clone",
+    "clone with a namespace",
+    "TCP socket",
+    "UNIX socket",
+    "netlink socket",
+    "connect",
+    "bind",
+]
+EXECUTE = ["execute a file", "execveat"]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_system_calls_of_an_attacker_are_refused(alone: bool) -> None:
+    root = str(Path(__file__).parents[2])
+    script = f"import sys; sys.path.insert(0, {root!r}); from tests.support.sandbox_acts import tried\n"
+    script += "import json; print(json.dumps(tried()))"
+    command = [sys.executable, "-I", "-S", "-c", script]
+    before, inside = (
+        json.loads(subprocess.run(each, stdout=subprocess.PIPE, timeout=60, check=True).stdout)
+        for each in (command, restricted(command, folders=[sys.base_prefix, sys.prefix, root], alone=alone))
+    )
+
+    assert [name for name in FORBIDDEN if inside[name] != "EPERM"] == []
+    assert sum(before[name] == "done" for name in FORBIDDEN) >= 8
+    if alone:
+        assert [name for name in ALONE if inside[name] != "EPERM"] == []
+        assert inside["clone3"] == "ENOSYS"
+        # Nobody answers for a second program: its filter's listener is closed.
+        assert {inside[name] for name in EXECUTE} == {"ENOSYS"}
+    else:
+        assert inside["fork"] == "done"
+    assert (before["fork"], before["UNIX socket"]) == ("done", "done")
+
+
+def test_program_that_is_alone_executes_no_other() -> None:
+    script = "import os\ntry:\n    os.execv('/bin/true', ['true'])\nexcept OSError:\n    print('refused')"
+    command = [sys.executable, "-I", "-S", "-c", script]
+    for alone, said in ((False, ""), (True, "refused\n")):
+        given = restricted(command, folders=[sys.base_prefix, sys.prefix], alone=alone)
+        done = subprocess.run(given, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+        assert done.stdout == said
 
 
 def test_program_that_is_not_there_fails() -> None:

@@ -77,6 +77,7 @@ class QemuDisk(NbdDisk):
             command,
             reads=range(first + top_is_written, first + len(chain.files)),
             writes=[first] if top_is_written else [],
+            alone=True,
             folders=[os.environ.get("TMPDIR") or _TEMPORARY, _TEMPORARY] if snapshot else [],
         )
         errors = os.memfd_create("qemu-nbd", os.MFD_CLOEXEC)

@@ -135,9 +135,9 @@ def command(
     arguments = [
         program,
         *(
-            ("-f", "-o", "log_level=err", "-o", f"source={path}")
+            ("-f", "-o", "log_level=err", "-o", "sandbox=namespace", "-o", f"source={path}")
             if program == _IN_C
-            else (f"--shared-dir={path}",)
+            else (f"--shared-dir={path}", "--sandbox=namespace")
         ),
     ]
     # Who is not root is root in a user namespace of his own: files are his, whatever the guest calls them.
