@@ -51,7 +51,7 @@ def run(seconds: float, seed: int) -> str:
             break
         try:
             sentence = _one(kind, number, options)
-        except AssertionError as error:
+        except (AssertionError, subprocess.TimeoutExpired) as error:
             raise AssertionError(f"{kind} {number}, {' '.join(options)}: {error}") from error
         if sentence is None:
             continue

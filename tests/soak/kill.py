@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import random
 import select
+import shutil
 import signal
 import socket
 import statistics
@@ -40,6 +41,10 @@ HELPERS = ("qemu-nbd", "passt", "virtiofsd")
 ANNOUNCEMENTS = ("the console is pty", "virtio console port")
 #: Rounds between two starts of a guest without a name, which looks for sockets of guests that are gone.
 _SWEEP = 25
+#: Files that are there for a moment, by another name each time, so that a kill in that moment leaves them:
+#: qemu-nbd's throw-away disk before it is unlinked, a socket's folder before it is connected, a record
+#: before it is renamed.
+_MOMENTARY = ("tmp/vl.", "tmp/pyvmm-", "work/result.")
 _CLONE_NEWNET = 0x40000000
 KILLED, STOPPED, START_FAILED, DEVICE_FAILED, FATAL = -signal.SIGKILL, 3, 64, 6, 96
 
@@ -178,6 +183,8 @@ class Campaign:
         if place.qcow2:
             self._usual.add("work/disk.qcow2")
         self._mounts = mounts()
+        #: Files of _MOMENTARY that were left, and removed here.
+        self.momentary = 0
         #: Seconds that a start takes here.
         self._usually = statistics.median(self._timed() for _ in range(3))
 
@@ -297,7 +304,19 @@ class Campaign:
         found = self.place.files() - self._usual
         assert not found, f"left are {sorted(found)}"
 
+    def _remove_momentary(self) -> None:
+        for path in [path for path in self.place.top.glob("*/*") if self._is_momentary(path)]:
+            self.momentary += 1
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def _is_momentary(self, path: Path) -> bool:
+        return str(path.relative_to(self.place.top)).startswith(_MOMENTARY)
+
     def _clean(self, made: set[str]) -> None:
+        self._remove_momentary()
         usual = self._usual | {f"work/{name}" for name in made}
         found = {name for name in self.place.files() - usual if not name.startswith("run/pyvmm/guest-")}
         assert not found, f"left are {sorted(found)}"
@@ -328,7 +347,10 @@ def _rounds(seconds: float, most: int, seed: int) -> str:
             for pid in below(os.getpid()):
                 os.kill(pid, signal.SIGKILL)
     killed = ", ".join(f"{name} {number} times" for name, number in campaign.victims.items())
-    return f"{count} starts, killed {killed}: nothing left, and the next start works"
+    return (
+        f"{count} starts, killed {killed}: nothing left but {campaign.momentary} files of a moment, "
+        "and the next start works"
+    )
 
 
 if __name__ == "__main__":
