@@ -37,11 +37,13 @@ def environment(tmp_path: Path) -> Mapping[str, str]:
 def test_command_that_has_few_descriptors_says_how_to_get_more(
     tmp_path: Path, environment: Mapping[str, str], options: tuple[str, ...], numbers: tuple[int, ...]
 ) -> None:
+    sentences = []
     for number in numbers:
         limits = {resource.RLIMIT_NOFILE: number}
         if begins(tmp_path, environment, limits):
-            sentence = judge(run(options, tmp_path, environment, limits))
-            assert sentence == "" or "ulimit -n" in sentence or "no socket can be made" in sentence
+            sentences.append(judge(run(options, tmp_path, environment, limits)))
+
+    assert any("ulimit -n" in sentence for sentence in sentences), sentences
 
 
 def test_command_that_has_little_memory_says_so(tmp_path: Path, environment: Mapping[str, str]) -> None:
@@ -57,11 +59,12 @@ def test_command_that_gets_few_processes_says_so(tmp_path: Path, environment: Ma
     if judge(run(NONE, tmp_path, environment, before=before)):
         pytest.skip("no other user may use /dev/kvm or this interpreter here")
     # Root becomes that user with the limit in force, whose processes are counted from then on.
-    for number, options in ((1, NONE), (2, NONE), (3, MANY)):
-        sentence = judge(
-            run(options, tmp_path, environment, {resource.RLIMIT_NPROC: number}, before=before), notices=1
-        )
-        assert "ulimit -u" in sentence or "qemu-nbd" in sentence
+    sentences = [
+        judge(run(options, tmp_path, environment, {resource.RLIMIT_NPROC: number}, before), notices=1)
+        for number, options in ((1, NONE), (2, NONE), (3, MANY))
+    ]
+
+    assert all(sentences) and "ulimit -u" in sentences[1], sentences
 
 
 @pytest.mark.parametrize(("kib", "inodes"), [(4, 0), (8, 0), (24, 0), (64, 0), (0, 2), (0, 5)])
