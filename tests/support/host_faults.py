@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.support.command import LIMIT, PASSED, ROOT, environment
+from tests.support.command import LIMIT, PASSED, ROOT, environment, until
 from tests.support.firmware_guest import BIN
 
 #: As the launcher does, without its shell, which needs descriptors and memory of its own.
@@ -79,6 +79,8 @@ def _call(
         for which, most in (limits or {}).items():
             resource.setrlimit(which, (most, most))
 
+    if words[0] == _SETPRIV[0]:
+        until(_has_no_processes)  # of a command before it: a VM goes on for some milliseconds
     return subprocess.run(
         words,
         cwd=folder,
@@ -122,6 +124,17 @@ _SETPRIV = (
         "--ambient-caps=-all,+dac_override",
     ),
 )
+
+
+def _has_no_processes() -> bool:
+    """Whether the ordinary user has none."""
+    for path in Path("/proc").glob("[0-9]*/status"):
+        try:
+            if f"\nUid:\t{_USER}\t" in path.read_text():
+                return False
+        except OSError:
+            pass  # it is gone
+    return True
 
 
 def other_user(folder: Path) -> tuple[str, ...]:
