@@ -23,7 +23,6 @@ head's end, its length and its checksum. The head is a ``marshal`` tuple:
 - part 2, likewise
 - the files that make bundles, each with its stamp
 - the piece with the index of part 3: module to (file, stamp, piece with its code, or None for an extension)
-- whether part 3 has all that ``machine.late`` lists
 - the path of byte code whose module is missing in part 3, and will be there once that exists; or ""
 
 Only what this user wrote is executed: a file that belongs to another user, or that others may write, is not
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 _INIT = "/__init__.py"
-_FORMAT = 3
+_FORMAT = 4
 #: Bytes of a checksum, and of the head's length.
 CHECKSUM = 8
 
@@ -70,7 +69,7 @@ def load_machine() -> None:
 
 
 def settle() -> bool:
-    """Whether all that ``machine.late`` lists can be imported from now on without a file system.
+    """Whether all of part 3 can be imported from now on without a file system.
 
     It is so where ``load`` has found a bundle and no file has changed; later changes are not looked at. Loads
     the extension modules among them, whose code is in files alone.
@@ -175,7 +174,7 @@ def _head(fd: int) -> "tuple[int, Part, Part, Piece, bool] | None":
         data = os.pread(fd, length, start)
         if checksum != source_hash(0, data):
             return None
-        parent, machine, makers, index, complete, wanting = marshal.loads(data)
+        parent, machine, makers, index, wanting = marshal.loads(data)
         start += length
         if size != start + index[0] + index[1]:  # cut
             return None
@@ -187,7 +186,7 @@ def _head(fd: int) -> "tuple[int, Part, Part, Piece, bool] | None":
             return None
     except OSError:
         return None
-    return start, parent, machine, index, complete
+    return start, parent, machine, index, not wanting
 
 
 def _unload(names: set[str]) -> None:
@@ -239,7 +238,7 @@ class _Bundle:
     :param parent: part 1
     :param machine: part 2
     :param index: the piece with the index of part 3
-    :param complete: whether part 3 has all that ``machine.late`` lists
+    :param complete: whether no module of part 3 is left out
     """
 
     def __init__(

@@ -231,12 +231,11 @@ def _store(place: str, parents: "list[Noted]", machines: "list[Noted]") -> None:
     modules = _OnDemand([*parents, *machines])
     modules.add(late.modules(virtio=True))
     extensions = {name for name, entry in modules.entries.items() if entry[3] is None}
-    complete = not modules.wanting
     modules.add(ON_DEMAND)
     others = list(modules.entries.values())[len(parents) :]
     others = [entry for entry in others if entry[3] is not None or entry[0] in extensions]
     if _settled(others):
-        _write(place, packed(parents, machines, others, complete, modules.wanting))
+        _write(place, packed(parents, machines, others, modules.wanting))
 
 
 def _settled(entries: "list[Noted]") -> bool:
@@ -244,14 +243,8 @@ def _settled(entries: "list[Noted]") -> bool:
     return max((ctime for _, _, (_, ctime, _), _ in entries), default=0) <= time_ns() - _CLOCK
 
 
-def packed(
-    parents: "list[Noted]", machines: "list[Noted]", others: "list[Noted]", complete: bool, wanting: str
-) -> bytes:
-    """The contents of a bundle whose parts have these modules.
-
-    :param complete: whether all that ``machine.late`` lists is among them
-    :param wanting: see ``_OnDemand.wanting``
-    """
+def packed(parents: "list[Noted]", machines: "list[Noted]", others: "list[Noted]", wanting: str) -> bytes:
+    """The contents of a bundle whose parts have these modules; *wanting*: see ``_OnDemand.wanting``."""
     index: Index = {}
     pieces: list[bytes] = []
     end = 0
@@ -280,7 +273,7 @@ def packed(
     for name, file, stamp, code in others:
         index[name] = file, stamp, None if code is None else piece(code)
     makers = [("", file, bundle.stamp(os.stat(file))) for file in (bundle.__file__, __file__)]
-    head = marshal.dumps((parent, machine, makers, piece(index), complete, wanting))
+    head = marshal.dumps((parent, machine, makers, piece(index), wanting))
     length = len(head).to_bytes(bundle.CHECKSUM, "little")
     return b"".join((bundle.line(), source_hash(0, head), length, head, *pieces))
 

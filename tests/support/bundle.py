@@ -69,7 +69,7 @@ class Contents:
         head = rest[16 : 16 + length]
         assert rest[:8] == source_hash(0, head)
         self._pieces = rest[16 + length :]
-        parents, machines, _, index, self.complete, self.wanting = marshal.loads(head)
+        parents, machines, _, index, self.wanting = marshal.loads(head)
         #: Where the first piece of each part is, the index, and the code of each module on demand: (offset,
         #: length, checksum).
         self.pieces: dict[str, Any] = {"parent": parents[1][0], "machine": machines[1][0], "index": index}
@@ -101,4 +101,4 @@ class Contents:
             ]
             for part in (self.parents, self.machines, self.on_demand)
         ]
-        return packed(parts[0], parts[1], parts[2], self.complete, self.wanting)
+        return packed(parts[0], parts[1], parts[2], self.wanting)
