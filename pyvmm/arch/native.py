@@ -23,7 +23,17 @@ else:
 
     NAME, DEBIAN = "x86_64", "amd64"
 
-__all__ = ["DEBIAN", "NAME", "chips", "host", "inspection", "platform", "read_rom", "vcpu_state"]
+__all__ = [
+    "DEBIAN",
+    "NAME",
+    "chips",
+    "host",
+    "inspection",
+    "platform",
+    "read_rom",
+    "unpack_ahead",
+    "vcpu_state",
+]
 
 
 def platform() -> Callable[[Config, Any], interface.Platform]:
@@ -46,6 +56,25 @@ def read_rom() -> interface.ReadRom:
     from pyvmm.arch.x86_64 import firmware
 
     return firmware.read_rom
+
+
+def unpack_ahead(kernel: memoryview) -> None:
+    """Unpack what is compressed in the file *kernel*, for a machine that is built in a sandbox."""
+    from pyvmm.boot import payload
+    from pyvmm.boot.errors import ImageError
+
+    payload.keep_unpacked()
+    try:
+        if NAME == "arm64":
+            from pyvmm.boot.arm64.image import unpack
+
+            unpack(kernel)
+        else:
+            from pyvmm.boot.x86.detect import unpacked
+
+            unpacked(kernel)
+    except ImageError:
+        pass  # whoever loads it tells what is wrong
 
 
 def inspection() -> ModuleType:

@@ -34,8 +34,21 @@ _NOTE_SECONDS = 3600
 _SEALED = 0
 
 
+#: The kernels that were unpacked, by the checksum of their payload; None: they are not kept.
+_kept: dict[str, memoryview] | None = None
+
+
 class PayloadError(Exception):
     """The payload cannot be unpacked here; the kernel's own decompressor may still do it."""
+
+
+def keep_unpacked() -> None:
+    """Keep in memory what ``unpack_cached`` returns from now on.
+
+    For a process that is about to lose files and processes (``host/sandbox.py``) and loads a kernel then.
+    """
+    global _kept
+    _kept = {}
 
 
 def unpack_cached(payload: memoryview, directory: str | None = None, format: str | None = None) -> memoryview:
@@ -48,7 +61,16 @@ def unpack_cached(payload: memoryview, directory: str | None = None, format: str
     if directory is None:
         base = cache_directory()
         directory = f"{base}/payload" if base else None
-    path = f"{directory}/{hashlib.sha256(payload).hexdigest()}.elf" if directory else ""
+    checksum = hashlib.sha256(payload).hexdigest()
+    data = None if _kept is None else _kept.get(checksum)
+    if data is None:
+        data = _cached(payload, f"{directory}/{checksum}.elf" if directory else "", format)
+        if _kept is not None:
+            _kept[checksum] = data
+    return data
+
+
+def _cached(payload: memoryview, path: str, format: str | None) -> memoryview:
     if path:
         found = _read(path)
         if found is not None:

@@ -30,7 +30,7 @@ OPTIONS = OptionParser(
     "--vhost-user PATH,type=...`, to QEMU, to any front end. Ends with Ctrl-C or SIGTERM.",
     [
         Option("socket", "PATH", "the socket to listen on"),
-        Option("sandbox", sandbox_mode.METAVAR, sandbox_mode.HELP),
+        Option("sandbox", sandbox_mode.METAVAR, f"{sandbox_mode.HELP} [on]"),
     ],
 )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from pyvmm.cli.job import JobControl
 from pyvmm.cli.messages import message, write_line
 from pyvmm.cli.orders import Orders
@@ -51,7 +49,6 @@ def run_exec(config: Config, terminal: LocalTerminal, there: InVmProcess) -> Non
     parent, host_side = there.parent, there.host_side
     console = host_side.console
     with Loop() as loop:
-        runner: ExecRunner | None = None
 
         def exited(code: int) -> None:
             status.append(code)
@@ -64,14 +61,14 @@ def run_exec(config: Config, terminal: LocalTerminal, there: InVmProcess) -> Non
         def signalled(number: int) -> None:
             # The guest's command gets it first; a second one, or a guest that has not
             # answered yet, ends the machine.
-            if number == SIGINT and runner is not None and client.ready and not interrupted:
+            if number == SIGINT and client.ready and not interrupted:
                 interrupted.append(number)
                 runner.signal(number)
             else:
                 stop(f"ended by {name_of(number)}")
 
         def resized() -> None:
-            if size and runner is not None:
+            if size:
                 runner.resized()
 
         def server(name: str) -> ControlServer:
@@ -91,27 +88,27 @@ def run_exec(config: Config, terminal: LocalTerminal, there: InVmProcess) -> Non
             stopped=stop,
             server=server,
         )
+        runner = ExecRunner(
+            loop,
+            client,
+            request,
+            exited,
+            stdin=0,
+            stdout=1,
+            stderr=2,
+        )
+        devices = there.enter_sandbox(config)
         with Machine(
             config,
             loop=loop,
             console=console,
             channel=channel,
             devices=[VirtioConsole([Port(port, PORT_NAME, console=False)])],
-            made=host_side.devices(),
+            made=devices,
             host_objects=host_side.objects,
         ) as machine:
-            if there.warning is not None:
-                message(there.warning)
+            there.built(machine)
             loop.call_soon(client.connect)
-            runner = ExecRunner(
-                loop,
-                client,
-                request,
-                exited,
-                stdin=0,
-                stdout=1,
-                stderr=2,
-            )
             loop.on_error = lambda error: _failed(machine, error)
             try:
                 ending = machine.run()
@@ -120,7 +117,7 @@ def run_exec(config: Config, terminal: LocalTerminal, there: InVmProcess) -> Non
         host_side.drain()
         if not status and quiet and ending.code != OK:
             _show_log(machine, ending)
-        if machine.error is not None and os.environ.get("PYVMM_DEBUG"):
+        if machine.error is not None and there.debug:
             raise machine.error
         if not status and ending.code == OK:
             # Not the command's success, which is what 0 would say.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from pyvmm.cli.job import JobControl
-from pyvmm.cli.messages import message
 from pyvmm.cli.orders import Orders
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import STOPPED, TOLD, Ending
@@ -97,19 +96,17 @@ class GuestRun:
     def _run(self, loop: Loop) -> Ending:
         began = loop.clock()
         host_side = self._there.host_side
-        if self._there.leftovers is not None:
-            self._there.leftovers.give(host_side.objects)
+        devices = self._there.enter_sandbox(self._config)
         with Machine(
             self._config.replace(timeout=None),
             loop=loop,
             console=host_side.console,
-            made=host_side.devices(),
+            made=devices,
             host_objects=host_side.objects,
             **self._exec_channel(loop),
         ) as machine:
             self._machine = machine
-            if self._there.warning is not None:
-                message(self._there.warning)
+            self._there.built(machine)
             made = loop.clock()
             if self._left is not None:
                 machine.clock.call_later(max(self._left - (made - began), 0), self._timed_out)
@@ -117,7 +114,7 @@ class GuestRun:
             ending = machine.run()
             if self._left is not None:
                 self._left -= machine.clock.clock() - began
-        if machine.error is not None and os.environ.get("PYVMM_DEBUG"):
+        if machine.error is not None and self._there.debug:
             raise machine.error
         return ending
 

@@ -1,12 +1,27 @@
-"""What a VM process of ``pyvmm run`` has from its parent."""
+"""What a VM process of ``pyvmm run`` has from its parent, and how it confines itself."""
 
 from __future__ import annotations
 
+import os
+
+from pyvmm.cli.messages import keep_standard_error, message
+from pyvmm.sandbox.mode import OFF, lacking_line
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm.config import Config
+    from pyvmm.machine.confinement import Confinement
     from pyvmm.machine.host_side import HostSide
+    from pyvmm.machine.machine import Machine
     from pyvmm.sandbox.leftovers import Leftovers
     from pyvmm.sandbox.vm_process import Parent
+    from pyvmm.virtio.device import VirtioDevice
+
+
+#: What other processes, and the end of a command, make it import.
+_LATER = ("pyvmm.cli.served", "pyvmm.guest.errors")
 
 
 class InVmProcess:
@@ -15,7 +30,9 @@ class InVmProcess:
     :param host_side: what the parent has opened
     :param leftovers: what the machine before has left, and this one leaves; None: there is only one
     :param left: seconds that the guest has left; None: it has no limit
-    :param warning: a line for standard error once the machine is built
+    :param warning: a line for standard error once the first machine is built
+    :param mode: one of ``sandbox.mode.MODES``
+    :param boot: which of the guest's machines it is, from 0
     """
 
     def __init__(
@@ -25,9 +42,47 @@ class InVmProcess:
         leftovers: Leftovers | None,
         left: float | None,
         warning: str | None,
+        mode: str,
+        boot: int,
     ) -> None:
         self.parent = parent
         self.host_side = host_side
         self.leftovers = leftovers
         self.left = left
-        self.warning = warning
+        #: Whether errors are to be raised as they are.
+        self.debug = bool(os.environ.get("PYVMM_DEBUG"))
+        self._warning = warning
+        self._mode = mode
+        self._first = not boot
+        self._confinement: Confinement | None = None
+
+    def enter_sandbox(self, config: Config) -> Sequence[VirtioDevice]:
+        """Make the devices that *config* names, and give up what the machine's build does not need.
+
+        Raises ConfigError, StartError.
+        """
+        if self.leftovers is not None:
+            self.leftovers.give(self.host_side.objects)
+        devices = self.host_side.devices()
+        if self._mode != OFF:
+            from pyvmm.machine.confinement import Confinement
+
+            keep_standard_error()
+            self._confinement = Confinement(config, devices)
+            self._confinement.enter(_LATER)
+            self.parent.end_with_it()  # which a change of user undoes
+        return devices
+
+    def built(self, machine: Machine) -> None:
+        """Once *machine* is built: print what is to be told, and complete the sandbox before it starts."""
+        if self._warning is not None and self._first:
+            message(self._warning)
+        if self._confinement is not None:
+            machine.at_start(self._seal)
+
+    def _seal(self) -> None:
+        assert self._confinement is not None
+        self._confinement.seal()
+        line = lacking_line(self._mode, self._confinement.lacking)
+        if line is not None and self._first:
+            message(line)

@@ -18,6 +18,7 @@ from pyvmm.config.keys import DEFAULT_KERNEL, GROUPS, KEYS, RUN
 from pyvmm.errors import ConfigError
 from pyvmm.machine.ending import FATAL, GUEST_FIRST, OK
 from pyvmm.machine.host_side import HostSide
+from pyvmm.sandbox import mode as sandbox_mode
 from pyvmm.sandbox.vm_process import fork
 
 TYPE_CHECKING = False
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pyvmm.cli.local_terminal import LocalTerminal
     from pyvmm.guest.registry import Claim
 
+_SANDBOX = sandbox_mode.OFF
 OPTIONS = OptionParser(
     "pyvmm run [BOARD.toml] [OPTION ...]",
     "Boots a guest. Without --kernel, --firmware or a board file it is Debian's stock kernel with a\n"
@@ -35,6 +37,7 @@ OPTIONS = OptionParser(
     [
         *sorted((*KEYS.values(), *DEVICE_KINDS.values()), key=lambda option: GROUPS.index(option.group)),
         Option("result", "FILE", "write how the guest ended to FILE, as JSON", group=RUN),
+        Option("sandbox", sandbox_mode.METAVAR, f"{sandbox_mode.HELP} [{_SANDBOX}]", group=RUN),
         Option(
             "untrusted",
             "",
@@ -51,6 +54,7 @@ def main(argv: list[str]) -> int:
     Raises PyvmmError, ConfigError.
     """
     values, arguments = OPTIONS.parse(argv)
+    mode = sandbox_mode.parse_mode(values.pop("sandbox", _SANDBOX))
     given = values.pop("result", None)
     result = None if given is None else str(given)
     config, named, ours = _config(values, arguments)
@@ -81,20 +85,21 @@ def main(argv: list[str]) -> int:
     console = CharBackend() if terminal is not None and config.console == "stdio" else None
     # Of a kernel that is not ours it is told once there is a machine that boots it.
     warning = None if ours or config.kernel is None else kernel_warning()
-    host_side = HostSide(config, console)
-    with VmParent(config, claim, keys, host_side.close) as guest:
+    with VmParent(config, claim, keys) as guest:
+        host_side = guest.host_side = HostSide(config, console)
         announce(config, host_side.console, host_side.open())
+        boot = 0
         while True:
             process, parent = fork()
             if parent is not None:
                 guest.close_copy()
-                there = InVmProcess(parent, host_side, guest.leftovers, guest.left, warning)
+                there = InVmProcess(parent, host_side, guest.leftovers, guest.left, warning, mode, boot)
                 _be_vm_process(config, ours, terminal, there)
             assert process is not None, "fork returns one of them"
             ending = guest.until_end_of(process)
             if not guest.goes_on:
                 break
-            warning = None
+            boot += 1
     if isinstance(ending, int):
         return ending
     status = guest.command_status

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pyvmm.guest.control_listener import ControlListener
     from pyvmm.guest.registry import Claim
     from pyvmm.loop import Timer
+    from pyvmm.machine.host_side import HostSide
     from pyvmm.sandbox.vm_process import VmProcess
 
 #: Seconds that a machine gets to end once somebody has asked for it; then it is killed.
@@ -50,15 +51,13 @@ class VmParent:
 
     :param claim: the guest's name, where that is the user's choice
     :param keys: whether standard input is a terminal whose keys are for the guest
-    :param release: releases what the guest has on the host; idempotent
     """
 
-    def __init__(
-        self, config: Config, claim: Claim | None, keys: bool, release: Callable[[], object]
-    ) -> None:
+    def __init__(self, config: Config, claim: Claim | None, keys: bool) -> None:
         self._config = config
         self._claim = claim
-        self._release = release
+        #: What the guest has on the host: closed when the guest has ended.
+        self.host_side: HostSide | None = None
         self._tries = 0 if claim is not None else _TRIES
         self._listener: ControlListener | None = None
         job = [SIGTSTP, SIGCONT] if heard(SIGTSTP) else []
@@ -99,7 +98,7 @@ class VmParent:
             self._keyboard.close()
         if self.leftovers is not None:
             self.leftovers.close()
-        self._release()
+        self._close_host_side()
         self._give_up_name()
         self._signals.close()
         self._loop.close()
@@ -193,7 +192,7 @@ class VmParent:
             return
         self._ending = ending
         if not self.goes_on:
-            self._release()
+            self._close_host_side()
             self._give_up_name()
         self._process.link.send(NAME_GIVEN_UP)
         if linger:
@@ -284,6 +283,10 @@ class VmParent:
             self._loop, self._claim, lambda client: self._process.link.send(CLIENT + name, client.fileno())
         )
         self._listener.listen()
+
+    def _close_host_side(self) -> None:
+        if self.host_side is not None:
+            self.host_side.close()
 
     def _give_up_name(self) -> None:
         self._tries = 0

@@ -32,7 +32,7 @@ NOBODY = 65534
 DESCRIPTORS = 64
 #: Set in tests: a system call that is not allowed kills the process.
 KILL = "PYVMM_SANDBOX_KILL"
-_LOCALE = ("LANG", "LC_ALL", "LC_CTYPE")
+_KEPT = ("LANG", "LC_ALL", "LC_CTYPE", "PYVMM_DEBUG")
 
 try:
     CDLL("libgcc_s.so.1")  # the C library opens it by name when a thread ends (pthread_exit)
@@ -71,7 +71,7 @@ class Sandbox:
         os.umask(0o077)
         if self._paths:
             self._uid, self._gid = _owner(self._paths[0])
-        for name in [name for name in os.environ if name not in _LOCALE]:
+        for name in [name for name in os.environ if name not in _KEPT]:
             del os.environ[name]
         close_all_but(keep)
         root = os.geteuid() == 0

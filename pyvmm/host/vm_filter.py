@@ -160,13 +160,14 @@ X86_IOCTLS = {
     "KVM_GET_XSAVE2": 0x9000AECF,
     "KVM_GET_XCRS": 0x8188AEA6,
 }
-#: Commands of fcntl(2): duplicates, flags, and locks of an open file description.
+#: Commands of fcntl(2): duplicates, flags, and locks of what is open.
 FCNTLS = {
     "F_GETFD": 1,
     "F_SETFD": 2,
     "F_GETFL": 3,
     "F_SETFL": 4,
     "F_DUPFD_CLOEXEC": 1030,
+    "F_SETLK": 6,
     "F_OFD_GETLK": 36,
     "F_OFD_SETLK": 37,
 }

@@ -12,6 +12,10 @@ from importlib import import_module
 from pyvmm import bundle
 from pyvmm.arch import native
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 #: Packages of which every module is loaded, and modules besides.
 _ROOMS = ("pyvmm.machine", "pyvmm.pykvm", "pyvmm.host", "pyvmm.board", f"pyvmm.arch.{native.NAME}")
 _MODULES = (
@@ -59,15 +63,15 @@ _ARCHITECTURE = {
 }
 
 
-def load(*, virtio: bool) -> None:
-    """Make it all importable without a file system; *virtio*: the machine has virtio devices.
+def load(*, virtio: bool, more: Iterable[str] = ()) -> None:
+    """Make it all, and *more*, importable without a file system; *virtio*: the machine has virtio devices.
 
     A bundle has it; else it is imported, which takes 0.3 s. The libraries that name an instruction
     (capstone) and a place in a kernel (elftools) are not among it, for they take 0.4 s: a message about
     a guest that KVM cannot run goes without.
     """
     if not bundle.settle():
-        for name in modules(virtio=virtio):
+        for name in (*modules(virtio=virtio), *more):
             import_module(name)
 
 

@@ -67,7 +67,7 @@ def read_image(path: str, what: str, limit: int = IMAGE_MAX, remedy: str = "") -
             raise ImageError(f"{what} {path}: the host has no memory for its {format_size(size)}") from None
         done = 0
         while done < size:
-            got = os.readv(fd, [data[done:]])
+            got = os.preadv(fd, [data[done:]], done)  # other descriptors may share the file's position
             if not got:
                 raise ImageError(f"{what} {path} was cut off while it was read; give a whole image")
             done += got

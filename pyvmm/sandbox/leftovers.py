@@ -27,7 +27,7 @@ if TYPE_CHECKING:
             """What the one before has left."""
 
 
-#: Bytes of the number of an object, and of the size of what it has left.
+#: Bytes of each number in the file: its own size, and of each object its number and the size of what it left.
 _FIELD = 4
 #: Bytes of all that is left at most.
 _LIMIT = 64 << 20
@@ -43,7 +43,7 @@ class Leftovers:
 
     def write(self, objects: Iterable[Leaving], parent: MessageLink) -> None:
         """In a VM process at its end: what *objects* have left. Raises OSError."""
-        at = 0
+        at = _FIELD
         for number, one in enumerate(objects):
             data, fd = one.left()
             if fd >= 0:
@@ -51,7 +51,7 @@ class Leftovers:
             if data:
                 head = number.to_bytes(_FIELD, "little") + len(data).to_bytes(_FIELD, "little")
                 at += os.pwrite(self._file, head + data, at)
-        os.ftruncate(self._file, at)
+        os.pwrite(self._file, at.to_bytes(_FIELD, "little"), 0)
 
     def keep(self, message: bytes, fd: int) -> None:
         """In the parent: *fd*, its own from now on, came with *message*, the rest of a KEEP."""
@@ -63,7 +63,8 @@ class Leftovers:
 
     def give(self, objects: Iterable[Leaving]) -> None:
         """In the next VM process, before its machine is built. Raises OSError."""
-        data = os.pread(self._file, _LIMIT, 0)
+        size = int.from_bytes(os.pread(self._file, _FIELD, 0), "little")
+        data = os.pread(self._file, min(size, _LIMIT), 0)[_FIELD:]
         found = {}
         while len(data) > 2 * _FIELD:
             number, size = (int.from_bytes(data[at : at + _FIELD], "little") for at in (0, _FIELD))

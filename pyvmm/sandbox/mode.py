@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 ON, STRICT, OFF = "on", "strict", "off"
 MODES = (ON, OFF, STRICT)
 METAVAR = "MODE"
-HELP = "confine the process: on, as far as this host can; strict, wholly or not at all; off [on]"
+HELP = "confine the process: on, as far as this host can; strict, wholly or not at all; off"
 
 
 def parse_mode(text: object) -> str:

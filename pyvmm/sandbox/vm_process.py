@@ -11,10 +11,6 @@ from pyvmm.errors import PyvmmError, StartError
 from pyvmm.host.libc import function
 from pyvmm.sandbox.link import ENDED, LIMIT, MessageLink, pair
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    pass
-
 _PR_SET_PDEATHSIG = 1
 _SIGKILL = 9
 _SEPARATOR = "\0"
@@ -31,6 +27,11 @@ class Parent:
     def __init__(self, pid: int, link: MessageLink) -> None:
         self.pid = pid
         self.link = link
+
+    def end_with_it(self) -> None:
+        """Have the kernel kill this process when the parent ends; again after a change of user (prctl(2))."""
+        if function("prctl")(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0) or os.getppid() != self.pid:
+            os._exit(PyvmmError.exit_code)  # the parent is gone already
 
     def ended(self, values: tuple[str, ...]) -> None:
         """Tell that the guest has ended, what its devices had on the host is closed, and how: by *values*.
@@ -96,6 +97,6 @@ def fork() -> tuple[VmProcess | None, Parent | None]:
         childs.close()
         return VmProcess(pid, MessageLink(parents)), None
     parents.close()
-    if function("prctl")(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0) or os.getppid() != ours:
-        os._exit(PyvmmError.exit_code)  # the parent is gone already
-    return None, Parent(ours, MessageLink(childs))
+    parent = Parent(ours, MessageLink(childs))
+    parent.end_with_it()
+    return None, parent

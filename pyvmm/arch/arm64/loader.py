@@ -6,6 +6,8 @@ most 2 MiB, all of it and the initrd in the 32 GiB that the kernel lies in; x0 i
 
 from __future__ import annotations
 
+import os
+
 from pyvmm.arch.arm64.tree import describe_boot
 from pyvmm.boot.arm64.image import ALIGN, Arm64Image, unpack
 from pyvmm.boot.cmdline import encoded
@@ -15,6 +17,7 @@ from pyvmm.boot.devicetree.blob import unpack as unpack_tree
 from pyvmm.boot.entry import EL1, BootEntry
 from pyvmm.boot.errors import DoesNotFitError, ImageError
 from pyvmm.boot.initrd import lay_out, write_at
+from pyvmm.host.opened import open_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,7 +92,7 @@ def load_firmware(
 def read_tree(path: str) -> Tree:
     """The device tree in a file. Raises ImageError or DeviceTreeError, naming the path."""
     try:
-        with open(path, "rb") as file:
+        with os.fdopen(open_file(path, os.O_RDONLY | os.O_CLOEXEC), "rb") as file:
             data = file.read(MAX_SIZE + 1)
     except OSError as error:
         raise ImageError(f"device tree {path} cannot be read: {error.strerror}") from None

@@ -1,0 +1,74 @@
+"""The sandbox of a VM process: entered before its machine is built, complete before the guest begins.
+
+docs/internals/isolation.md has the order and its reasons.
+"""
+
+from __future__ import annotations
+
+import os
+from _thread import _count
+
+from pyvmm.arch import native
+from pyvmm.errors import StartError
+from pyvmm.host import descriptors, opened
+from pyvmm.host.sandbox import DESCRIPTORS, Sandbox
+from pyvmm.machine import late
+from pyvmm.machine.payload import read_image
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyvmm.config import Config
+    from pyvmm.virtio.device import VirtioDevice
+
+#: Descriptors more of a guest whose programs have sockets of the host's.
+_VSOCK_DESCRIPTORS = 600
+
+
+class Confinement:
+    """Confines this process, which has one thread, to one machine of *config*.
+
+    ``enter`` comes before the machine is built, ``seal`` is for its ``at_start``.
+
+    :param devices: its virtio devices, made and not attached
+    """
+
+    def __init__(self, config: Config, devices: Sequence[VirtioDevice]) -> None:
+        self._config = config
+        self._devices = devices
+        self._sandbox = Sandbox(paths=[path for device in devices for path in device.paths])
+
+    @property
+    def lacking(self) -> Sequence[str]:
+        """What this host could not do, as ``Sandbox.lacking``."""
+        return self._sandbox.lacking
+
+    def enter(self, more: Sequence[str] = ()) -> None:
+        """Open what the machine reads by name, and give up the rest of the host.
+
+        *more* are modules that this process may import later, besides those of a machine. Raises StartError
+        for a process with several threads and for kernels before 5.9.
+        """
+        config = self._config
+        opened.keep("/dev/kvm", os.O_RDWR)
+        files = (config.firmware, config.kernel, config.dtb, *config.initrd, *config.dtb_overlay)
+        for path in filter(None, files):
+            opened.keep(path, os.O_RDONLY | os.O_NONBLOCK)
+        if config.firmware is None and config.kernel is not None:
+            native.unpack_ahead(read_image(config.kernel, "kernel"))
+        late.load(virtio=bool(self._devices) or config.kernel is not None, more=more)
+        if _count():
+            raise StartError(
+                "a device has begun a thread before its machine is built; let its method attached do that, "
+                "or give --sandbox=off"
+            )
+        try:
+            self._sandbox.enter(descriptors.own())
+        except OSError as error:
+            raise StartError(f"{error.strerror or error}; give --sandbox=off on this host") from None
+
+    def seal(self) -> None:
+        """Limits, and the filter of system calls on every thread."""
+        vsock = any(device.name == "vsock" for device in self._devices)
+        self._sandbox.seal(descriptors=_VSOCK_DESCRIPTORS if vsock else DESCRIPTORS)
