@@ -96,6 +96,7 @@ class GuestRun:
     def _run(self, loop: Loop) -> Ending:
         began = loop.clock()
         host_side = self._there.host_side
+        channel = self._exec_channel(loop)
         devices = self._there.enter_sandbox(self._config)
         with Machine(
             self._config.replace(timeout=None),
@@ -103,7 +104,7 @@ class GuestRun:
             console=host_side.console,
             made=devices,
             host_objects=host_side.objects,
-            **self._exec_channel(loop),
+            **channel,
         ) as machine:
             self._machine = machine
             self._there.built(machine)
