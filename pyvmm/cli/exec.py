@@ -97,7 +97,7 @@ def run_exec(config: Config, terminal: LocalTerminal, there: InVmProcess) -> Non
             stdout=1,
             stderr=2,
         )
-        devices = there.enter_sandbox(config)
+        devices = there.enter_sandbox(config, True)
         with Machine(
             config,
             loop=loop,

@@ -97,7 +97,7 @@ class GuestRun:
         began = loop.clock()
         host_side = self._there.host_side
         channel = self._exec_channel(loop)
-        devices = self._there.enter_sandbox(self._config)
+        devices = self._there.enter_sandbox(self._config, bool(channel))
         with Machine(
             self._config.replace(timeout=None),
             loop=loop,

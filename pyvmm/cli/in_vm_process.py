@@ -56,8 +56,10 @@ class InVmProcess:
         self._first = not boot
         self._confinement: Confinement | None = None
 
-    def enter_sandbox(self, config: Config) -> Sequence[VirtioDevice]:
+    def enter_sandbox(self, config: Config, serves_exec: bool) -> Sequence[VirtioDevice]:
         """Make the devices that *config* names, and give up what the machine's build does not need.
+
+        :param serves_exec: whether the machine has a channel for commands
 
         Raises ConfigError, StartError.
         """
@@ -68,7 +70,7 @@ class InVmProcess:
             from pyvmm.machine.confinement import Confinement
 
             keep_standard_error()
-            self._confinement = Confinement(config, devices)
+            self._confinement = Confinement(config, devices, serves_exec)
             self._confinement.enter(_LATER)
             self.parent.end_with_it()  # which a change of user undoes
         return devices

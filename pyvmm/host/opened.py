@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container
+
 _kept: dict[str, int | OSError] = {}
 
 
@@ -18,6 +22,11 @@ def keep(path: str, flags: int) -> None:
         _kept[path] = os.open(path, flags | os.O_CLOEXEC)
     except OSError as error:
         _kept[path] = error
+
+
+def kept() -> Container[str]:
+    """The names that ``keep`` was given."""
+    return _kept
 
 
 def descriptors() -> list[int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pyvmm.errors import StartError
+from pyvmm.host.opened import keep, kept, open_file
 from pyvmm.images import cpio, debian
 from pyvmm.images.cpio import CpioEntry
 
@@ -62,6 +64,9 @@ _MACHINES = {name: machine for machine, name in debian.ARCHITECTURES.items()}
 
 class InitramfsError(StartError):
     """An initramfs cannot be made, because a part is missing."""
+
+
+_INIT = "guest/init/pyvmm-init"
 
 
 def exec_overlay(architecture: str = "amd64") -> bytes:
@@ -169,7 +174,7 @@ def init_program(architecture: str = "amd64") -> bytes:
 
     Raises InitramfsError without one.
     """
-    return linux_program("guest/init/pyvmm-init", architecture)
+    return linux_program(_INIT, architecture)
 
 
 def linux_program(path: str, architecture: str = "amd64") -> bytes:
@@ -177,10 +182,27 @@ def linux_program(path: str, architecture: str = "amd64") -> bytes:
 
     Raises InitramfsError when this installation does not have it.
     """
+    found = _path_of(path, architecture)
+    try:
+        with os.fdopen(open_file(found, os.O_RDONLY | os.O_CLOEXEC), "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise InitramfsError(f"{found} cannot be read: {error.strerror}; install pyvmm again") from None
+
+
+def keep_init(architecture: str) -> None:
+    """Open the init of ``exec_overlay`` for a process that is about to lose the file system.
+
+    Raises InitramfsError when this installation does not have it.
+    """
+    keep(_path_of(_INIT, architecture), os.O_RDONLY)
+
+
+def _path_of(path: str, architecture: str) -> str:
     name = f"firmware/{path}.{_MACHINES[architecture]}"
     # In a wheel firmware is inside the package, in a checkout beside it.
-    package = Path(__file__).resolve().parent.parent
-    for base in (package, package.parent):
-        if (base / name).is_file():
-            return (base / name).read_bytes()
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    for base in (package, os.path.dirname(package)):
+        if f"{base}/{name}" in kept() or os.path.isfile(f"{base}/{name}"):
+            return f"{base}/{name}"
     raise InitramfsError(f"{name} is not part of this installation; no guest for {architecture} can be made")

@@ -32,10 +32,12 @@ class Confinement:
     ``enter`` comes before the machine is built, ``seal`` is for its ``at_start``.
 
     :param devices: its virtio devices, made and not attached
+    :param serves_exec: whether it has a channel for commands, and our init with it
     """
 
-    def __init__(self, config: Config, devices: Sequence[VirtioDevice]) -> None:
+    def __init__(self, config: Config, devices: Sequence[VirtioDevice], serves_exec: bool) -> None:
         self._config = config
+        self._serves_exec = serves_exec
         self._devices = devices
         self._sandbox = Sandbox(paths=[path for device in devices for path in device.paths])
 
@@ -55,6 +57,10 @@ class Confinement:
         files = (config.firmware, config.kernel, config.dtb, *config.initrd, *config.dtb_overlay)
         for path in filter(None, files):
             opened.keep(path, os.O_RDONLY | os.O_NONBLOCK)
+        if self._serves_exec:
+            from pyvmm.images.initramfs import keep_init
+
+            keep_init(native.DEBIAN)
         if config.firmware is None and config.kernel is not None:
             native.unpack_ahead(read_image(config.kernel, "kernel"))
         late.load(virtio=bool(self._devices) or config.kernel is not None, more=more)
