@@ -37,6 +37,8 @@ setup_venv() {
     [ "$1" = run ] || extras=[test]
     "$PYTHON" -m pip install -qq --disable-pip-version-check --editable "$ROOT$extras" ||
         die "the packages could not be installed; see pip's message above"
+    # The first start puts all modules that have byte code into its bundle (pyvmm/bundle.py).
+    "$PYTHON" -m compileall -q "$ROOT/pyvmm" >/dev/null || true
     printf '%s' "$1 $state" >"$VENV/.pyvmm-stamp"
 }
 
