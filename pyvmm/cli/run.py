@@ -15,8 +15,8 @@ from pyvmm.cli.outcome import code_of, leave
 from pyvmm.cli.vm_parent import VmParent
 from pyvmm.config import DEVICE_KINDS, Config
 from pyvmm.config.keys import DEFAULT_KERNEL, GROUPS, KEYS, RUN
-from pyvmm.errors import ConfigError
-from pyvmm.machine.ending import FATAL, GUEST_FIRST, OK
+from pyvmm.errors import ConfigError, StartError
+from pyvmm.machine.ending import GUEST_FIRST, OK
 from pyvmm.machine.host_side import HostSide
 from pyvmm.sandbox import mode as sandbox_mode
 from pyvmm.sandbox.vm_process import fork
@@ -107,7 +107,7 @@ def main(argv: list[str]) -> int:
         result_file.write(result, ending, status)
     if status is not None:
         return status
-    if ending.code != OK and not GUEST_FIRST <= ending.code < FATAL:
+    if ending.code != OK and not GUEST_FIRST <= ending.code < StartError.exit_code:
         message(str(ending))
     return ending.code
 

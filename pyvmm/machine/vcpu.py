@@ -9,8 +9,9 @@ from __future__ import annotations
 import _thread
 import errno
 
+from pyvmm.errors import StartError
 from pyvmm.loop import no_thread
-from pyvmm.machine.ending import FATAL, UNKNOWN, Ending
+from pyvmm.machine.ending import FATAL, INFERRED, UNKNOWN, Ending
 from pyvmm.pykvm.const import KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_MMIO, KVM_EXIT_SYSTEM_EVENT
 from pyvmm.pykvm.kick import Kick
 
@@ -211,6 +212,11 @@ class VcpuThread:
                 code = vcpu.last_errno()
                 if ring is not None:
                     ring.drain()
+                if code == errno.EAGAIN and not self.index and not run32[_REASON32]:
+                    # A CPU that waits for its start has it, too; the first one does not wait.
+                    sentence = str(no_thread("KVM"))
+                    self._owner.end(Ending(StartError.exit_code, "start", INFERRED, sentence))
+                    return False
                 if code in (errno.EINTR, errno.EAGAIN):
                     self._kick.consume()
                     if not self._owner.checkpoint(self.vcpu):
