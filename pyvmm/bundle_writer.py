@@ -34,9 +34,11 @@ ON_DEMAND = (
     "pyvmm.cli.exec",
     "pyvmm.cli.keyboard",
     "pyvmm.cli.local_terminal",
+    "pyvmm.cli.report_handler",
     "pyvmm.cli.served",
     "pyvmm.config.toml",
     "pyvmm.guest.control_listener",
+    "pyvmm.guest.errors",
     "pyvmm.guest.errors",
     "pyvmm.guest.port",
     "pyvmm.guest.registry",
@@ -64,8 +66,10 @@ def _make() -> bool:
 
         from pyvmm.arch import native
         from pyvmm.cli import guest_run
+        from pyvmm.host import nonblocking
+        from pyvmm.machine import confinement
 
-        _ = guest_run, native.platform(), native.read_rom()
+        _ = guest_run, nonblocking, confinement, native.platform(), native.read_rom()
     finally:
         sys.meta_path.remove(noting)
     _store(place, parents, noting.entries[len(parents) :])

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pyvmm.virtio.device import VirtioDevice
 
 
-#: What other processes, and the end of a command, make it import.
-_LATER = ("pyvmm.cli.served", "pyvmm.guest.errors")
+#: What reports, other processes, and the end of a command make it import.
+_LATER = ("pyvmm.cli.report_handler", "pyvmm.cli.served", "pyvmm.guest.errors")
 
 
 class InVmProcess:

@@ -104,5 +104,4 @@ def kernel_warning() -> str | None:
     """What a kernel meets on this host, where that is anything to be told."""
     from pyvmm.arch import native
 
-    warning: str | None = native.host().kernel_warning()
-    return warning
+    return native.host().kernel_warning() or None

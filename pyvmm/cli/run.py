@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pyvmm.cli.local_terminal import LocalTerminal
     from pyvmm.guest.registry import Claim
 
-_SANDBOX = sandbox_mode.OFF
+_SANDBOX = sandbox_mode.ON
 OPTIONS = OptionParser(
     "pyvmm run [BOARD.toml] [OPTION ...]",
     "Boots a guest. Without --kernel, --firmware or a board file it is Debian's stock kernel with a\n"
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
         announce(config, host_side.console, host_side.open())
         boot = 0
         while True:
-            process, parent = fork()
+            process, parent = fork(host_side.asks)
             if parent is not None:
                 guest.close_copy()
                 there = InVmProcess(parent, host_side, guest.leftovers, guest.left, warning, mode, boot)

@@ -122,7 +122,7 @@ class VmParent:
         self._ending = None
         loop = self._loop
         loop.add(process.fd, READ, lambda events: loop.stop())
-        process.link.serve(loop, self._received)
+        process.serve(loop, self._received)
         if self.leftovers is not None:
             self.leftovers.forget_descriptors()
         if first:

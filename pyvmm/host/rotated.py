@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
+from pyvmm.host.broker import Offer
 from pyvmm.host.private import open_private
 
 TYPE_CHECKING = False
@@ -34,6 +35,7 @@ class RotatedFile:
         # O_APPEND whatever *append*: who empties the file meanwhile gets no hole in it.
         self._fd = open_private(path, os.O_APPEND | os.O_NONBLOCK | (0 if append else os.O_TRUNC))
         found = os.fstat(self._fd)
+        self._begin_anew = Offer(self._begin_anew_here)
         self._rotates = stat.S_ISREG(found.st_mode)
         if not self._rotates and not stat.S_ISCHR(found.st_mode):
             self.close()
@@ -62,6 +64,13 @@ class RotatedFile:
 
     def _rotate(self) -> None:
         """Rename the file, if it is still there, and begin another. Raises OSError: the old one is kept."""
+        fd = self._begin_anew()
+        if fd != self._fd:
+            os.close(self._fd)
+            self._fd = fd
+        self._size = os.lseek(fd, 0, os.SEEK_END)  # which a sandbox allows, unlike fstat
+
+    def _begin_anew_here(self, _: int, __: int) -> int:
         flags = os.O_APPEND | os.O_NONBLOCK
         try:
             same = os.path.samestat(os.fstat(self._fd), os.lstat(self.path))
@@ -71,5 +80,6 @@ class RotatedFile:
             os.rename(self.path, f"{self.path}.1")
             flags |= os.O_EXCL
         fd = open_private(self.path, flags)
-        os.close(self._fd)
-        self._fd, self._size = fd, os.fstat(fd).st_size
+        # This process has that file from now on, also where another one writes to it.
+        os.dup2(fd, self._fd, inheritable=False)
+        return fd

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from ctypes import CDLL
 
-from pyvmm.host import interpreter, limits, opened, seccomp, vm_filter
+from pyvmm.host import limits, opened, seccomp, vm_filter
 from pyvmm.host.descriptors import close_all_but
 from pyvmm.host.landlock import CONTENTS, LandlockError, Ruleset
 from pyvmm.host.namespaces import NamespaceError, empty_root, leave_host
@@ -134,6 +134,8 @@ def lacking_here() -> list[str]:
     """
     import json
     import subprocess
+
+    from pyvmm.host import interpreter
 
     command = interpreter.command(__name__, None)
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)

@@ -57,6 +57,9 @@ class Confinement:
         files = (config.firmware, config.kernel, config.dtb, *config.initrd, *config.dtb_overlay)
         for path in filter(None, files):
             opened.keep(path, os.O_RDONLY | os.O_NONBLOCK)
+        for part in config.memory:
+            if part.path is not None:
+                opened.keep(part.path, os.O_RDWR | os.O_NONBLOCK)
         if self._serves_exec:
             from pyvmm.images.initramfs import keep_init
 

@@ -24,6 +24,8 @@ class HostSide:
 
     def __init__(self, config: Config, console: CharBackend | None = None) -> None:
         self._config = config
+        #: Whether the process of a machine may ask for something to be done by name (``host.broker``).
+        self.asks = bool(config.devices or config.looked_at or ":" in config.console)
         self.objects = HostObjects()
         self.console = console or make_backend(config.console)
 
@@ -33,6 +35,10 @@ class HostSide:
         Not what has to be opened by the process of the machine: the devices of the user's own. Raises
         ConfigError, StartError.
         """
+        if self.asks:
+            from pyvmm.host import broker
+
+            broker.begin()
         self.objects.open("console", lambda: self.console)
         ports: list[Port] = []
         config = self._config

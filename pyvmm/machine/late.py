@@ -7,7 +7,6 @@ tests/machine/test_sandbox.py looks for such.
 from __future__ import annotations
 
 import os
-from importlib import import_module
 
 from pyvmm import bundle
 from pyvmm.arch import native
@@ -72,7 +71,7 @@ def load(*, virtio: bool, more: Iterable[str] = ()) -> None:
     """
     if not bundle.settle():
         for name in (*modules(virtio=virtio), *more):
-            import_module(name)
+            __import__(name)
 
 
 def modules(*, virtio: bool) -> list[str]:

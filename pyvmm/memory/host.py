@@ -15,6 +15,7 @@ import os
 import stat
 
 from pyvmm.errors import ConfigError
+from pyvmm.host.opened import open_file
 from pyvmm.memory.errors import HostMemoryError, MemoryConfigError
 from pyvmm.units import format_size
 
@@ -205,7 +206,7 @@ class FileBacked(HostMemory):
         access = os.O_RDONLY if readonly or private else os.O_RDWR
         fd = -1
         try:
-            fd = os.open(path, access | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = open_file(os.fspath(path), access | os.O_CLOEXEC | os.O_NONBLOCK)
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 raise HostMemoryError(f"memory file {path} is not a regular file; give one that is")

@@ -9,8 +9,18 @@ import os
 
 from pyvmm.errors import PyvmmError, StartError
 from pyvmm.host.libc import function
+from pyvmm.loop import READ
 from pyvmm.sandbox.link import ENDED, LIMIT, MessageLink, pair
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+    from collections.abc import Callable
+
+    from pyvmm.loop import Loop
+
+#: Requests that are carried out in one turn of the loop.
+_BATCH = 16
 _PR_SET_PDEATHSIG = 1
 _SIGKILL = 9
 _SEPARATOR = "\0"
@@ -49,15 +59,47 @@ class VmProcess:
     """The VM process as its parent sees it.
 
     :param pid: its number, a child of this process that was not waited for
+    :param requests: by which it asks for what ``host.broker`` offers; None: it asks for nothing
     """
 
-    def __init__(self, pid: int, link: MessageLink) -> None:
+    def __init__(self, pid: int, link: MessageLink, requests: _socket.socket | None) -> None:
         self.pid = pid
         self.link = link
+        self._requests = requests
+        self._loop: Loop | None = None
         #: Readable once the process has ended.
         self.fd = os.pidfd_open(pid)
         #: What ``wait`` found: its exit status, minus the signal that ended it.
         self.status: int | None = None
+
+    def serve(self, loop: Loop, receive: Callable[[bytes, int], object]) -> None:
+        """Give its messages to *receive*, as ``MessageLink.serve``, and carry out its requests."""
+        self.link.serve(loop, receive)
+        if self._requests is not None:
+            self._loop = loop
+            loop.add(self._requests.fileno(), READ, self._requested)
+
+    def _requested(self, events: int) -> None:
+        from pyvmm.host.broker import answer
+        from pyvmm.host.broker import receive as receive_request
+
+        assert self._requests is not None
+        for _ in range(_BATCH):
+            try:
+                message, fd = receive_request(self._requests)
+            except BlockingIOError:
+                return
+            except OSError:
+                message, fd = b"", -1
+            if not message:
+                self._ignore_requests()
+                return
+            answer(self._requests, message, fd)
+
+    def _ignore_requests(self) -> None:
+        if self._loop is not None and self._requests is not None:
+            self._loop.remove(self._requests.fileno())
+            self._loop = None
 
     def kill(self) -> None:
         """End it, whatever it does."""
@@ -73,20 +115,27 @@ class VmProcess:
     def close(self) -> None:
         """Listen to it no more; it may go on. Idempotent."""
         self.link.close()
+        self._ignore_requests()
+        if self._requests is not None:
+            self._requests.close()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
-def fork() -> tuple[VmProcess | None, Parent | None]:
+def fork(requests: bool = False) -> tuple[VmProcess | None, Parent | None]:
     """Make the VM process: returns twice, in the parent with the first, in the VM process with the second.
 
     Called in a process with one thread. The VM process is killed when its parent ends. It has all
-    descriptors and blocked signals of the parent. Raises StartError when the host gives no process.
+    descriptors and blocked signals of the parent; with *requests* its offers (``host.broker``) are the
+    parent's to carry out. Raises StartError when the host gives no process.
     """
     ours = os.getpid()
+    asked = asking = None
     try:
         parents, childs = pair()
+        if requests:
+            asked, asking = pair()
         pid = os.fork()
     except OSError as error:
         raise StartError(
@@ -95,8 +144,17 @@ def fork() -> tuple[VmProcess | None, Parent | None]:
         ) from None
     if pid:
         childs.close()
-        return VmProcess(pid, MessageLink(parents)), None
+        if asking is not None and asked is not None:
+            asking.close()
+            asked.setblocking(False)
+        return VmProcess(pid, MessageLink(parents), asked), None
     parents.close()
     parent = Parent(ours, MessageLink(childs))
     parent.end_with_it()
+    if asking is not None and asked is not None:
+        from pyvmm.host import broker
+
+        asked.close()
+        asking.setblocking(False)
+        broker.use(asking)
     return None, parent

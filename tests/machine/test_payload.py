@@ -83,14 +83,14 @@ def test_an_image_stays_whole_when_its_file_is_cut_off_later(tmp_path: Path) -> 
 def test_read_image_when_cut_off_meanwhile_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "image"
     path.write_bytes(b"MZ" * 50000)
-    readv = os.readv
+    preadv = os.preadv
 
-    def cutting(fd: int, buffers: list[memoryview]) -> int:
-        done = readv(fd, [buffers[0][:4096]])
+    def cutting(fd: int, buffers: list[memoryview], offset: int) -> int:
+        done = preadv(fd, [buffers[0][:4096]], offset)
         os.truncate(path, 4096)
         return done
 
-    monkeypatch.setattr(os, "readv", cutting)
+    monkeypatch.setattr(os, "preadv", cutting)
 
     assert "was cut off while it was read" in refusal(path)
 

@@ -14,6 +14,8 @@ import socket
 from pyvmm.backends.base import BackendError
 from pyvmm.backends.listener import Listener, check_path
 from pyvmm.backends.net.base import ALL_OFFLOADS, NetBackend, NetBackendError
+from pyvmm.host import broker
+from pyvmm.host.broker import Offer
 from pyvmm.host.libc import function
 from pyvmm.host.notice import notice
 from pyvmm.host.peer import stranger
@@ -46,10 +48,11 @@ class Link(NetBackend):
         except BackendError as error:
             raise NetBackendError(str(error)) from None
         self.path = path
-        self.paths = (os.path.dirname(os.path.abspath(path)),)
+        self.paths = () if broker.is_there() else (os.path.dirname(os.path.abspath(path)),)
         self.carrier = False
         self._lock = _take_lock(f"{path}.lock")
         self._listener: Listener | None = None
+        self._reach = Offer(self._reach_here)
         self._peer: socket.socket | None = None
         self._timer: Timer | None = None
         self._loop: Loop | None = None
@@ -164,17 +167,22 @@ class Link(NetBackend):
 
     def _connect(self) -> None:
         assert self._loop is not None
-        peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        problem = peer.connect_ex(self.path)
-        why = os.strerror(problem) if problem else stranger(peer)
-        if why:
-            peer.close()
-            if problem not in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
-                notice("link", f"the link {self.path} cannot be reached: {why}")
+        try:
+            peer = socket.socket(fileno=self._reach())
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
+                notice("link", f"the link {self.path} cannot be reached: {error.strerror}")
             self._timer = self._loop.call_later(RETRY, self._connect)
         else:
             with self.lock:
                 self._join(peer)
+
+    def _reach_here(self, _: int, __: int) -> int:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as peer:
+            peer.connect(self.path)
+            if why := stranger(peer):
+                raise PermissionError(errno.EACCES, why)
+            return os.dup(peer.fileno())
 
     def _join(self, peer: socket.socket) -> None:
         peer.setblocking(False)

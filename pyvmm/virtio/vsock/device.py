@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
+from pyvmm.host import broker
 from pyvmm.host.notice import notice
 from pyvmm.loop import HANGUP, READ, WRITE
 from pyvmm.memory.views import cut
@@ -79,7 +80,7 @@ class Vsock(VirtioDevice):
         super().__init__()
         self.config.guest_cid = self.cid = cid
         self.path = path
-        self.paths = (os.path.dirname(os.path.abspath(path)),)
+        self.paths = () if broker.is_there() else (os.path.dirname(os.path.abspath(path)),)
         #: Connections by (guest's port, host's port).
         self.connections: dict[tuple[int, int], Connection] = {}
         #: Packets and buffers of the driver's that broke a rule.
@@ -223,7 +224,7 @@ class Vsock(VirtioDevice):
         try:
             if self._full:
                 raise OSError(f"it has {MAX_CONNECTIONS} connections already")
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            sock = self._listener.new_socket()
         except OSError as error:
             self._refuse(guest_port, host_port, error)
             return

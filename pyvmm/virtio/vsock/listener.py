@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 
 from pyvmm.backends.base import BackendError
 from pyvmm.backends.host_objects import HostObject
 from pyvmm.backends.listener import PATH_MAX, Listener, check_path
+from pyvmm.host.broker import Offer
 from pyvmm.host.peer import stranger
 from pyvmm.virtio.errors import DeviceError
 
@@ -24,6 +26,12 @@ class VsockListener(Listener, HostObject):
             super().__init__(path)
         except BackendError as error:
             raise DeviceError(f"vsock: {error}") from None
+        self._make = Offer(_make_here)
+        self._connect = Offer(self._connect_here)
+
+    def new_socket(self) -> socket.socket:
+        """A socket to be connected to a program, which does not block. Raises OSError."""
+        return socket.socket(fileno=self._make())
 
     def connect(self, sock: socket.socket, port: int) -> None:
         """Connect *sock*, which does not block, to the program that listens for guest connections to *port*.
@@ -31,6 +39,19 @@ class VsockListener(Listener, HostObject):
         Raises BlockingIOError when the program's backlog is full, PermissionError for one of another user,
         another OSError when none listens.
         """
-        sock.connect(f"{self.path}_{port}")
-        if why := stranger(sock):
-            raise PermissionError(errno.EACCES, why)
+        os.close(self._connect(port, sock.fileno()))
+
+    def _connect_here(self, port: int, fd: int) -> int:
+        copy = os.dup(fd)
+        with socket.socket(fileno=copy) as sock:
+            if sock.family != socket.AF_UNIX:
+                raise PermissionError(errno.EACCES, "it is no UNIX socket")
+            sock.setblocking(False)
+            sock.connect(f"{self.path}_{port}")
+            if why := stranger(sock):
+                raise PermissionError(errno.EACCES, why)
+            return os.dup(copy)
+
+
+def _make_here(_: int, __: int) -> int:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK).detach()
