@@ -187,7 +187,8 @@ class VmParent:
             ending = Ending(int(code) & 0xFF, reason, known, detail)
             self.command_status = int(status) & 0xFF if status else None
             if left:
-                self.left = min(float(left), self.left or 0.0)
+                seconds = float(left)
+                self.left = min(seconds, self.left or 0.0) if seconds > 0 else 0.0  # also for NaN
         except ValueError:  # no record of ours: how the process ends tells more
             return
         self._ending = ending

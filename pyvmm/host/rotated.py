@@ -71,6 +71,8 @@ class RotatedFile:
         self._size = os.lseek(fd, 0, os.SEEK_END)  # which a sandbox allows, unlike fstat
 
     def _begin_anew_here(self, _: int, __: int) -> int:
+        if os.fstat(self._fd).st_size < self._limit // 2:
+            return os.dup(self._fd)  # somebody has emptied it, or asks too often: nothing is thrown away
         flags = os.O_APPEND | os.O_NONBLOCK
         try:
             same = os.path.samestat(os.fstat(self._fd), os.lstat(self.path))

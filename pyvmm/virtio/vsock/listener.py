@@ -43,14 +43,21 @@ class VsockListener(Listener, HostObject):
 
     def _connect_here(self, port: int, fd: int) -> int:
         copy = os.dup(fd)
-        with socket.socket(fileno=copy) as sock:
-            if sock.family != socket.AF_UNIX:
-                raise PermissionError(errno.EACCES, "it is no UNIX socket")
-            sock.setblocking(False)
-            sock.connect(f"{self.path}_{port}")
-            if why := stranger(sock):
-                raise PermissionError(errno.EACCES, why)
-            return os.dup(copy)
+        try:
+            sock = socket.socket(fileno=copy)
+            try:
+                if sock.family != socket.AF_UNIX:
+                    raise PermissionError(errno.EACCES, "it is no UNIX socket")
+                sock.setblocking(False)
+                sock.connect(f"{self.path}_{port}")
+                if why := stranger(sock):
+                    raise PermissionError(errno.EACCES, why)
+            finally:
+                sock.detach()
+        except BaseException:
+            os.close(copy)
+            raise
+        return copy
 
 
 def _make_here(_: int, __: int) -> int:
