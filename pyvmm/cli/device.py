@@ -82,21 +82,15 @@ def main(argv: list[str]) -> int:
     if failure:
         if debug:
             raise failure[0]
-        message(f"{device.name} failed {_reason(failure[0], sandbox is not None)}")
+        message(f"{device.name} failed {_reason(failure[0])}")
         return DEVICE_FAILED
     return 0
 
 
-def _reason(error: Exception, confined: bool) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, PyvmmError):
         return f"in pyvmm: {error}"
-    text = f"in {exceptions.raised_at(error)}: {exceptions.describe(error)}"
-    if confined and isinstance(error, OSError | ImportError):
-        text += (
-            "; its process is confined: name the files that it uses in its paths, import at the top of its "
-            "file, or give --sandbox=off"
-        )
-    return text
+    return f"in {exceptions.raised_at(error)}: {exceptions.describe(error)}{exceptions.advice(error)}"
 
 
 def parse(text: str) -> DeviceOptions:

@@ -42,6 +42,18 @@ def describe(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".rstrip(": ").split())
 
 
+def advice(error: BaseException) -> str:
+    """What to do about *error* of a device in a process that has given up the file system; or nothing."""
+    from pyvmm.host import opened
+
+    if not opened.gave_up or not isinstance(error, OSError | ImportError):
+        return ""
+    return (
+        "; its process is confined: name the files that it uses in its paths, import at the top of its file, "
+        "or give --sandbox=off"
+    )
+
+
 def _users(frame: TracebackType) -> bool:
     path = frame.tb_frame.f_code.co_filename
     if path.startswith("<"):

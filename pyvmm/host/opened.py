@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 _kept: dict[str, int | OSError] = {}
 
 
+#: Whether this process has given up the file system.
+gave_up = False
+
+
 def keep(path: str, flags: int) -> None:
     """Open *path* with *flags* (``os.O_RDONLY``...) now, for ``open_file``; raises nothing."""
     try:

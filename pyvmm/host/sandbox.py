@@ -85,6 +85,7 @@ class Sandbox:
         self._step(no_capabilities)
         self._step(no_new_privileges)
         self._step(self._no_files)
+        opened.gave_up = True
 
     def seal(
         self,

@@ -106,6 +106,7 @@ class GuestReports:
             from pyvmm.host import exceptions
 
             what = f" failed in {exceptions.raised_at(error)}: {exceptions.describe(error)}"
+            what += exceptions.advice(error)
         self._end(Ending(DEVICE_FAILED, "device", TOLD, name + what), error)
 
     def halted(self) -> None:

@@ -107,14 +107,16 @@ def test_machine_with_each_device_begins_and_ends_where_all_else_kills(tmp_path:
     assert b"internal" not in done.stderr and b"failed" not in done.stderr, done
 
 
-def test_guest_uses_a_device_at_full_speed_where_all_else_kills(tmp_path: Path) -> None:
+def rng_driver(folder: Path) -> str:
+    """A guest that asks the first virtio device for entropy 500 times."""
     program = bytearray((BIN / "virtio_rng.bin").read_bytes())
     struct.pack_into("<3Q", program, PARAMETERS, FIRST_DEVICE, 500, 0)
-    (tmp_path / "rng.bin").write_bytes(program)
+    (folder / "rng.bin").write_bytes(program)
+    return str(folder / "rng.bin")
 
-    done = pyvmm(
-        *("run", "--firmware", str(tmp_path / "rng.bin"), "--rng", "--sandbox", "strict"), env=killing()
-    )
+
+def test_guest_uses_a_device_at_full_speed_where_all_else_kills(tmp_path: Path) -> None:
+    done = pyvmm("run", "--firmware", rng_driver(tmp_path), "--rng", "--sandbox", "strict", env=killing())
 
     assert (done.returncode, done.stderr) == (PASSED, b"")
     assert done.stdout.endswith(b"ok virtio_rng\n")
@@ -186,6 +188,22 @@ class Own(pyvmm.VirtioDevice):
         until((tmp_path / "seen" / "errno").exists)
         until(lambda: (tmp_path / "seen" / "errno").read_text() in ("2", "13"))
     assert (tmp_path / "seen" / "file").read_text() == "here"
+
+
+def test_device_that_opens_what_it_has_not_declared_is_told_how_to(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        """
+import pyvmm
+class Own(pyvmm.VirtioDevice):
+    device_id = 4
+    queue_sizes = (64,)
+    def handle(self, queue, chain):
+        open("/etc/passwd")
+"""
+    )
+    done = pyvmm("run", "--firmware", rng_driver(tmp_path), "--device", f"{tmp_path}/own.py:Own")
+
+    complains(done, 6, "own.py line 7", "name the files that it uses in its paths")
 
 
 def test_mode_is_one_of_three() -> None:
