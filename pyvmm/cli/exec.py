@@ -12,7 +12,7 @@ from pyvmm.exec.request import Request
 from pyvmm.exec.runner import PTY_WINDOW, ExecRunner
 from pyvmm.host.printable import printable
 from pyvmm.loop import Loop
-from pyvmm.machine.ending import CRASHED, OK, TOLD, Ending
+from pyvmm.machine.ending import CRASHED, OK, STOPPED, TOLD, Ending
 from pyvmm.machine.machine import Machine
 from pyvmm.signals import SIGINT, name_of
 from pyvmm.virtio.console.device import VirtioConsole
@@ -54,9 +54,8 @@ def run_exec(config: Config, terminal: LocalTerminal, there: InVmProcess) -> Non
             status.append(code)
             machine.end(Ending(OK, "exec", TOLD, f"the command ended with status {code}"))
 
-        def stop(detail: str) -> None:
-            orders.ending()
-            machine.stop("stopped", detail)
+        def stop(detail: str, reason: str = "stopped") -> None:
+            there.stop(machine, orders, Ending(STOPPED, reason, TOLD, detail))
 
         def signalled(number: int) -> None:
             # The guest's command gets it first; a second one, or a guest that has not
@@ -99,7 +98,7 @@ def run_exec(config: Config, terminal: LocalTerminal, there: InVmProcess) -> Non
         )
         devices = there.enter_sandbox(config, True)
         with Machine(
-            config,
+            config.replace(timeout=None),
             loop=loop,
             console=console,
             channel=channel,
@@ -108,6 +107,9 @@ def run_exec(config: Config, terminal: LocalTerminal, there: InVmProcess) -> Non
             host_objects=host_side.objects,
         ) as machine:
             there.built(machine)
+            if config.timeout is not None:
+                late = f"the guest did not end within {config.timeout:g} seconds"
+                machine.clock.call_later(config.timeout, lambda: stop(late, "timeout"))
             loop.call_soon(client.connect)
             loop.on_error = lambda error: _failed(machine, error)
             try:

@@ -138,9 +138,7 @@ class GuestRun:
                 console.resized()
 
     def _end(self, reason: str, detail: str) -> None:
-        self._orders.ending()
-        assert self._machine is not None, "the loop runs after a machine is built"
-        self._machine.end(Ending(STOPPED, reason, TOLD, detail))
+        self._there.stop(self._current_machine(), self._orders, Ending(STOPPED, reason, TOLD, detail))
 
     def _signalled(self, number: int) -> None:
         self._end("stopped", f"ended by {name_of(number)}")

@@ -11,8 +11,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pyvmm.cli.orders import Orders
     from pyvmm.config import Config
     from pyvmm.machine.confinement import Confinement
+    from pyvmm.machine.ending import Ending
     from pyvmm.machine.host_side import HostSide
     from pyvmm.machine.machine import Machine
     from pyvmm.sandbox.leftovers import Leftovers
@@ -33,6 +35,7 @@ class InVmProcess:
     :param warning: a line for standard error once the first machine is built
     :param mode: one of ``sandbox.mode.MODES``
     :param boot: which of the guest's machines it is, from 0
+    :param button: seconds that the guest gets to shut down when its power button was pressed; 0: it is not
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class InVmProcess:
         warning: str | None,
         mode: str,
         boot: int,
+        button: float,
     ) -> None:
         self.parent = parent
         self.host_side = host_side
@@ -54,6 +58,8 @@ class InVmProcess:
         self._warning = warning
         self._mode = mode
         self._first = not boot
+        self._button = button
+        self._pressed = False
         self._confinement: Confinement | None = None
 
     def enter_sandbox(self, config: Config, serves_exec: bool) -> Sequence[VirtioDevice]:
@@ -81,6 +87,19 @@ class InVmProcess:
             message(self._warning)
         if self._confinement is not None:
             machine.at_start(self._seal)
+
+    def stop(self, machine: Machine, orders: Orders, ending: Ending) -> None:
+        """End *machine* with *ending* because somebody asked: by its power button first, if that is wanted.
+
+        At once when it is called again. The loop's thread.
+        """
+        if self._button and not self._pressed:
+            self._pressed = True
+            machine.power_button()
+            machine.loop.call_later(self._button, lambda: self.stop(machine, orders, ending))
+            return
+        orders.ending()
+        machine.end(ending)
 
     def _seal(self) -> None:
         assert self._confinement is not None

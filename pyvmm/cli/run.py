@@ -20,6 +20,7 @@ from pyvmm.machine.ending import GUEST_FIRST, OK
 from pyvmm.machine.host_side import HostSide
 from pyvmm.sandbox import mode as sandbox_mode
 from pyvmm.sandbox.vm_process import fork
+from pyvmm.units import parse_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ OPTIONS = OptionParser(
     [
         *sorted((*KEYS.values(), *DEVICE_KINDS.values()), key=lambda option: GROUPS.index(option.group)),
         Option("result", "FILE", "write how the guest ended to FILE, as JSON", group=RUN),
+        Option(
+            "stop-with",
+            "button,TIME",
+            "a signal, --timeout and Ctrl-A x press the power button first, and stop the guest TIME later",
+            group=RUN,
+        ),
         Option("sandbox", sandbox_mode.METAVAR, f"{sandbox_mode.HELP} [{_SANDBOX}]", group=RUN),
         Option(
             "untrusted",
@@ -55,6 +62,7 @@ def main(argv: list[str]) -> int:
     """
     values, arguments = OPTIONS.parse(argv)
     mode = sandbox_mode.parse_mode(values.pop("sandbox", _SANDBOX))
+    button = _button(values.pop("stop_with", None))
     given = values.pop("result", None)
     result = None if given is None else str(given)
     config, named, ours = _config(values, arguments)
@@ -85,7 +93,7 @@ def main(argv: list[str]) -> int:
     console = CharBackend() if terminal is not None and config.console == "stdio" else None
     # Of a kernel that is not ours it is told once there is a machine that boots it.
     warning = None if ours or config.kernel is None else kernel_warning()
-    with VmParent(config, claim, keys) as guest:
+    with VmParent(config, claim, keys, button) as guest:
         host_side = guest.host_side = HostSide(config, console)
         announce(config, host_side.console, host_side.open())
         boot = 0
@@ -93,7 +101,9 @@ def main(argv: list[str]) -> int:
             process, parent = fork(host_side.asks)
             if parent is not None:
                 guest.close_copy()
-                there = InVmProcess(parent, host_side, guest.leftovers, guest.left, warning, mode, boot)
+                there = InVmProcess(
+                    parent, host_side, guest.leftovers, guest.left, warning, mode, boot, button
+                )
                 _be_vm_process(config, ours, terminal, there)
             assert process is not None, "fork returns one of them"
             ending = guest.until_end_of(process)
@@ -130,6 +140,16 @@ def _be_vm_process(
         return OK
 
     leave(code_of(run))
+
+
+def _button(given: object) -> float:
+    """The seconds in ``button,TIME``; 0 where nothing was given. Raises ConfigError."""
+    if given is None:
+        return 0.0
+    kind, comma, time = str(given).partition(",")
+    if kind != "button" or not comma:
+        raise ConfigError(f"--stop-with={given} is not offered; write --stop-with=button,30s")
+    return parse_seconds(time, "--stop-with")
 
 
 def _claimed(name: str) -> Claim | None:

@@ -51,11 +51,13 @@ class VmParent:
 
     :param claim: the guest's name, where that is the user's choice
     :param keys: whether standard input is a terminal whose keys are for the guest
+    :param button: seconds that the guest gets to shut down when its power button was pressed; 0: it is not
     """
 
-    def __init__(self, config: Config, claim: Claim | None, keys: bool) -> None:
+    def __init__(self, config: Config, claim: Claim | None, keys: bool, button: float) -> None:
         self._config = config
         self._claim = claim
+        self._button = button
         #: What the guest has on the host: closed when the guest has ended.
         self.host_side: HostSide | None = None
         self._tries = 0 if claim is not None else _TRIES
@@ -131,7 +133,8 @@ class VmParent:
             loop.call_later(_CONTROL_DELAY, self._serve)
         if self.left is not None:
             limit = self._config.timeout
-            self._kill_after(self.left + GRACE, "timeout", f"the guest did not end within {limit:g} seconds")
+            patience = self.left + self._button + GRACE
+            self._kill_after(patience, "timeout", f"the guest did not end within {limit:g} seconds")
         try:
             loop.run()
             outcome = self._outcome()
@@ -248,7 +251,10 @@ class VmParent:
         if not self._asked:
             self._asked = True
             self._why = detail
+            self._kill_after(self._button + GRACE, reason, detail)
+        elif self._button:  # asked once more: the guest gets no time to shut down
             self._kill_after(GRACE, reason, detail)
+            self._button = 0.0
 
     def _kill_after(self, seconds: float, reason: str, detail: str) -> None:
         self._deadlines.append(_Deadline(self._loop, seconds, lambda: self._kill(reason, detail)))

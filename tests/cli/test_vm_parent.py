@@ -8,6 +8,7 @@ import select
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -254,3 +255,40 @@ def names(process: Path, word: str) -> bool:
         return word.encode() in (process / "cmdline").read_bytes()
     except OSError:
         return False  # gone meanwhile
+
+
+def test_power_button_comes_first_where_that_is_asked_for(run: Run) -> None:
+    process = run("--stop-with", "button,700ms")
+    vm_process(process)
+    begin = time.monotonic()
+
+    process.terminate()
+
+    assert process.wait(LIMIT) == 3
+    assert time.monotonic() - begin >= 0.7
+    assert process.stderr is not None
+    assert b"ended by SIGTERM (told)" in process.stderr.read()
+
+
+def test_second_signal_does_not_wait_for_a_guest_that_ignores_its_power_button(run: Run) -> None:
+    process = run("--stop-with", "button,1h")
+    vm_process(process)
+
+    while process.poll() is None:
+        process.terminate()
+        select.select([], [], [], 0.05)  # two at once would be one
+
+    assert process.returncode == 3
+
+
+def test_timeout_presses_the_power_button_first(run: Run) -> None:
+    begin = time.monotonic()
+    process = run("--stop-with", "button,700ms", "--timeout", "300ms")
+
+    assert process.wait(LIMIT) == 3
+    assert time.monotonic() - begin >= 1.0
+
+
+@pytest.mark.parametrize("given", ["button", "acpi,3s", "button,soon", "button,0"])
+def test_way_to_stop_that_is_none_is_told_in_one_line(given: str) -> None:
+    complains(pyvmm("run", "--firmware", SPIN, "--stop-with", given), 65, "--stop-with")
