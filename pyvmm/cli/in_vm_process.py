@@ -98,7 +98,7 @@ class InVmProcess:
             machine.power_button()
             machine.loop.call_later(self._button, lambda: self.stop(machine, orders, ending))
             return
-        orders.ending()
+        orders.ending(ending)
         machine.end(ending)
 
     def _seal(self) -> None:

@@ -50,9 +50,9 @@ class Orders:
         self._server: ControlServer | None = None
         parent.link.serve(loop, self._received)
 
-    def ending(self) -> None:
-        """Tell the parent that the machine is ending because somebody asked for it."""
-        self._parent.link.send(ENDING)
+    def ending(self, ending: Ending) -> None:
+        """Tell the parent that the machine is ending because somebody asked for it: so it is to end."""
+        self._parent.link.send(ENDING + f"{ending.reason}\0{ending.detail}".encode())
 
     def ended(
         self,

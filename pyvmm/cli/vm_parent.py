@@ -87,7 +87,7 @@ class VmParent:
         self._lingers = False  # the VM process ends by itself, after this one
         self._deadlines: list[_Deadline] = []  # at which it is killed
         self._asked = False
-        self._why = ""
+        self._why = "stopped", TOLD, ""
         self._pausing: Timer | None = None
         #: The command's exit status, for ``--exec``.
         self.command_status: int | None = None
@@ -139,7 +139,7 @@ class VmParent:
             loop.run()
             outcome = self._outcome()
             if isinstance(outcome, Ending) and outcome.reason == "reboot" and self._restarts and self._asked:
-                return Ending(STOPPED, "stopped", TOLD, self._why)
+                return Ending(STOPPED, *self._why)
             return outcome
         finally:
             while self._deadlines:
@@ -177,7 +177,8 @@ class VmParent:
             else:
                 os.close(fd)  # it has no other to give
         if kind == ENDING:
-            self._kill_later("stopped", "ended by the user")
+            reason, _, detail = rest.decode(errors="replace").partition("\0")
+            self._kill_later(reason, detail)
         elif kind == PAUSED:
             if self._pausing is not None:
                 self._stop_job()
@@ -250,7 +251,7 @@ class VmParent:
     def _kill_later(self, reason: str, detail: str) -> None:
         if not self._asked:
             self._asked = True
-            self._why = detail
+            self._why = reason, TOLD, detail
             self._kill_after(self._button + GRACE, reason, detail)
         elif self._button:  # asked once more: the guest gets no time to shut down
             self._kill_after(GRACE, reason, detail)
