@@ -66,10 +66,8 @@ def _make() -> bool:
 
         from pyvmm.arch import native
         from pyvmm.cli import guest_run
-        from pyvmm.host import nonblocking
-        from pyvmm.machine import confinement
 
-        _ = guest_run, nonblocking, confinement, native.platform(), native.read_rom()
+        _ = guest_run, native.platform(), native.read_rom()
     finally:
         sys.meta_path.remove(noting)
     _store(place, parents, noting.entries[len(parents) :])

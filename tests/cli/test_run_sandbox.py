@@ -201,7 +201,8 @@ class Own(pyvmm.VirtioDevice):
         open("/etc/passwd")
 """
     )
-    done = pyvmm("run", "--firmware", rng_driver(tmp_path), "--device", f"{tmp_path}/own.py:Own")
+    device = f"{tmp_path}/own.py:Own"
+    done = pyvmm("run", "--firmware", rng_driver(tmp_path), "--sandbox", "on", "--device", device)
 
     complains(done, 6, "own.py line 7", "name the files that it uses in its paths")
 
