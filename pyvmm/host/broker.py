@@ -7,16 +7,17 @@ and at most one descriptor, which is answered by a descriptor or an error. No pa
 
 from __future__ import annotations
 
-import _socket  # without the enums of ``socket``
 import errno
 import os
 import select
-import sys
 from _thread import allocate_lock
 from struct import Struct
 
+from pyvmm.host import rights
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Callable
 
 #: Of a request: the offer's number and the argument.
@@ -24,7 +25,8 @@ _REQUEST = Struct("<II")
 #: Of an answer: errno, or 0 with a descriptor; what is wrong follows, if that is not errno's text.
 _ANSWER = Struct("<i")
 _SENTENCE = 300
-_INT = 4  # bytes of a descriptor in SCM_RIGHTS
+#: Bytes of a request or an answer at most.
+LIMIT = 512
 #: Seconds that an answer is waited for: a parent that is stopped does not hold the machine for ever.
 PATIENCE = 2.0
 
@@ -74,15 +76,12 @@ class Offer:
 
 
 def _ask(parent: _socket.socket, number: int, argument: int, fd: int) -> int:
-    rights = []
-    if fd >= 0:
-        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(_INT, sys.byteorder))]
-    parent.sendmsg([_REQUEST.pack(number, argument)], rights, _socket.MSG_NOSIGNAL)
+    rights.send(parent, _REQUEST.pack(number, argument), fd)
     poll = select.poll()
     poll.register(parent.fileno(), select.POLLIN)
     if not poll.poll(PATIENCE * 1000):
         raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-    message, found = receive(parent)
+    message, found = rights.receive(parent, LIMIT)
     if len(message) < _ANSWER.size:
         raise OSError(errno.EPIPE, os.strerror(errno.EPIPE))
     (problem,) = _ANSWER.unpack_from(message)
@@ -90,20 +89,6 @@ def _ask(parent: _socket.socket, number: int, argument: int, fd: int) -> int:
         text = message[_ANSWER.size :].decode(errors="replace")
         raise OSError(problem or errno.EIO, text or os.strerror(problem or errno.EIO))
     return found
-
-
-def receive(link: _socket.socket) -> tuple[bytes, int]:
-    """A message of *link* and its descriptor, or -1; empty when the other end is gone. Raises OSError."""
-    message, rights, _, _ = link.recvmsg(512, _socket.CMSG_SPACE(_INT), _socket.MSG_CMSG_CLOEXEC)
-    fds = [
-        int.from_bytes(data[at : at + _INT], sys.byteorder)
-        for level, kind, data in rights
-        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS)
-        for at in range(0, len(data) - _INT + 1, _INT)
-    ]
-    for fd in fds[1:]:
-        os.close(fd)
-    return message, fds[0] if fds else -1
 
 
 def answer(link: _socket.socket, message: bytes, fd: int) -> None:
@@ -123,13 +108,8 @@ def answer(link: _socket.socket, message: bytes, fd: int) -> None:
     finally:
         if fd >= 0:
             os.close(fd)
-    rights = []
-    if found >= 0:
-        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, found.to_bytes(_INT, sys.byteorder))]
     try:
-        link.sendmsg(
-            [_ANSWER.pack(problem) + text.encode(errors="replace")[:_SENTENCE]], rights, _socket.MSG_NOSIGNAL
-        )
+        rights.send(link, _ANSWER.pack(problem) + text.encode(errors="replace")[:_SENTENCE], found)
     except OSError:
         pass  # it does not read its answers: it asks in vain
     finally:

@@ -6,9 +6,8 @@ Nothing that either end does blocks the other: a message that finds no room is n
 from __future__ import annotations
 
 import _socket  # without the enums of ``socket``
-import os
-import sys
 
+from pyvmm.host import rights
 from pyvmm.loop import READ
 
 TYPE_CHECKING = False
@@ -33,7 +32,7 @@ NAME_GIVEN_UP = b"n"
 #: The machine is ending because somebody asked for it: what is left must not take long. The reason, a zero
 #: byte and the detail of the ending follow.
 ENDING = b"e"
-#: The machine is paused and the terminal restored, because of a SIGTSTP.
+#: The machine is paused, because of a SIGTSTP.
 PAUSED = b"p"
 #: A descriptor for the next VM process comes with the message; ``Leftovers`` says whose.
 KEEP = b"k"
@@ -45,7 +44,6 @@ LIMIT = 4096
 #: Messages of one turn of the loop: an end that sends without pause holds up nothing else of the other's.
 _BATCH = 16
 _PEER_GONE = (107, 104, 32)  # ENOTCONN, ECONNRESET, EPIPE
-_INT = 4  # bytes of a descriptor in SCM_RIGHTS
 
 
 class MessageLink:
@@ -61,11 +59,8 @@ class MessageLink:
 
     def send(self, message: bytes, fd: int = -1) -> bool:
         """Send *message* of at most LIMIT bytes, and a copy of *fd*; False when that cannot be now."""
-        rights = []
-        if fd >= 0:
-            rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(_INT, sys.byteorder))]
         try:
-            self._socket.sendmsg([message], rights, _socket.MSG_NOSIGNAL)
+            rights.send(self._socket, message, fd)
         except OSError:
             return False
         return True
@@ -76,24 +71,13 @@ class MessageLink:
         The message is empty when the other end is gone.
         """
         try:
-            message, rights, _, _ = self._socket.recvmsg(
-                LIMIT, _socket.CMSG_SPACE(_INT), _socket.MSG_CMSG_CLOEXEC
-            )
+            return rights.receive(self._socket, LIMIT)
         except BlockingIOError:
             return None
         except OSError as error:
             if error.errno in _PEER_GONE:
                 return b"", -1
             return None
-        fds = [
-            int.from_bytes(data[at : at + _INT], sys.byteorder)
-            for level, kind, data in rights
-            if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS)
-            for at in range(0, len(data) - _INT + 1, _INT)
-        ]
-        for fd in fds[1:]:
-            os.close(fd)
-        return message, fds[0] if fds else -1
 
     def serve(self, loop: Loop, receive: Callable[[bytes, int], object]) -> None:
         """Call ``receive(message, fd)`` from *loop* for each message.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from pyvmm.errors import PyvmmError, StartError
+from pyvmm.host import rights
 from pyvmm.host.libc import function
 from pyvmm.loop import READ
 from pyvmm.sandbox.link import ENDED, LIMIT, MessageLink, pair
@@ -80,13 +81,12 @@ class VmProcess:
             loop.add(self._requests.fileno(), READ, self._requested)
 
     def _requested(self, events: int) -> None:
-        from pyvmm.host.broker import answer
-        from pyvmm.host.broker import receive as receive_request
+        from pyvmm.host import broker
 
         assert self._requests is not None
         for _ in range(_BATCH):
             try:
-                message, fd = receive_request(self._requests)
+                message, fd = rights.receive(self._requests, broker.LIMIT)
             except BlockingIOError:
                 return
             except OSError:
@@ -94,7 +94,7 @@ class VmProcess:
             if not message:
                 self._ignore_requests()
                 return
-            answer(self._requests, message, fd)
+            broker.answer(self._requests, message, fd)
 
     def _ignore_requests(self) -> None:
         if self._loop is not None and self._requests is not None:
