@@ -13,9 +13,9 @@ It has three parts:
    without a file system after ``settle``
 
 A bundle lies in pyvmm's cache directory as ``start-KEY.bundle``, KEY being the checksum of its line 1. Line 1
-names the interpreter and the package it was made for, and the bundle's format. The checksum and the length
-of the head follow, then the head, then pieces of ``marshal`` data. A piece is known by its offset from the
-head's end, its length and its checksum. The head is a ``marshal`` tuple:
+names the interpreter, the module path and the package it was made for, and the bundle's format. The checksum
+and the length of the head follow, then the head, then pieces of ``marshal`` data. A piece is known by its
+offset from the head's end, its length and its checksum. The head is a ``marshal`` tuple:
 
 - part 1: a list of (module, file, stamp of the file, whether it is an extension), in the order in which
   the imports were complete: executed in this order, each module finds loaded what it imports; and the pieces
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 _INIT = "/__init__.py"
-_FORMAT = 4
+_FORMAT = 5
 #: Bytes of a checksum, and of the head's length.
 CHECKSUM = 8
 
@@ -110,7 +110,7 @@ def line() -> bytes:
     """Line 1: everything but the files that the code depends on."""
     platform = getattr(sys.implementation, "_multiarch", sys.platform)
     interpreter = (sys.version, platform, sys.base_exec_prefix, sys.flags.optimize)
-    return repr((*interpreter, _PACKAGE, _FORMAT)).encode() + b"\n"
+    return repr((*interpreter, sys.path, _PACKAGE, _FORMAT)).encode() + b"\n"
 
 
 def stamp(status: os.stat_result) -> "Stamp":

@@ -39,7 +39,6 @@ ON_DEMAND = (
     "pyvmm.config.toml",
     "pyvmm.guest.control_listener",
     "pyvmm.guest.errors",
-    "pyvmm.guest.errors",
     "pyvmm.guest.port",
     "pyvmm.guest.registry",
     "pyvmm.images.default_or_host",
@@ -66,8 +65,10 @@ def _make() -> bool:
 
         from pyvmm.arch import native
         from pyvmm.cli import guest_run
+        from pyvmm.host import nonblocking
+        from pyvmm.machine import confinement
 
-        _ = guest_run, native.platform(), native.read_rom()
+        _ = guest_run, nonblocking, confinement, native.platform(), native.read_rom()
     finally:
         sys.meta_path.remove(noting)
     _store(place, parents, noting.entries[len(parents) :])
@@ -237,7 +238,7 @@ def _store(place: str, parents: "list[Noted]", machines: "list[Noted]") -> None:
     others = list(modules.entries.values())[len(parents) :]
     others = [entry for entry in others if entry[3] is not None or entry[0] in extensions]
     if _settled(others):
-        _write(place, packed(parents, machines, others, modules.wanting))
+        _write(place, packed(bundle.line(), parents, machines, others, modules.wanting))
 
 
 def _settled(entries: "list[Noted]") -> bool:
@@ -245,8 +246,13 @@ def _settled(entries: "list[Noted]") -> bool:
     return max((ctime for _, _, (_, ctime, _), _ in entries), default=0) <= time_ns() - _CLOCK
 
 
-def packed(parents: "list[Noted]", machines: "list[Noted]", others: "list[Noted]", wanting: str) -> bytes:
-    """The contents of a bundle whose parts have these modules; *wanting*: see ``_OnDemand.wanting``."""
+def packed(
+    line: bytes, parents: "list[Noted]", machines: "list[Noted]", others: "list[Noted]", wanting: str
+) -> bytes:
+    """The contents of a bundle with *line* 1 whose parts have these modules.
+
+    :param wanting: see ``_OnDemand.wanting``
+    """
     index: Index = {}
     pieces: list[bytes] = []
     end = 0
@@ -277,7 +283,7 @@ def packed(parents: "list[Noted]", machines: "list[Noted]", others: "list[Noted]
     makers = [("", file, bundle.stamp(os.stat(file))) for file in (bundle.__file__, __file__)]
     head = marshal.dumps((parent, machine, makers, piece(index), wanting))
     length = len(head).to_bytes(bundle.CHECKSUM, "little")
-    return b"".join((bundle.line(), source_hash(0, head), length, head, *pieces))
+    return b"".join((line, source_hash(0, head), length, head, *pieces))
 
 
 def _write(place: str, data: bytes) -> None:

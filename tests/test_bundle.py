@@ -238,6 +238,34 @@ def test_module_on_demand_is_the_one_in_the_bundle(
     assert start(DEMAND, environment).stdout.split()[1:] == ["False"]
 
 
+def module_start(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
+    """``python -m pyvmm run --help`` in *folder*."""
+    command = [sys.executable, "-m", "pyvmm", "run", "--help"]
+    keys = {**environment, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=keys, capture_output=True, timeout=60, check=False)
+
+
+def test_start_as_a_module_has_a_bundle_of_its_own_and_none_of_the_current_directory(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    cache = Path(environment["PYVMM_CACHE"])
+    (tmp_path / "socket.py").write_text("NAME = 'mine'\n")
+
+    def has_a_bundle() -> bool:
+        assert works(module_start(tmp_path, environment))
+        return any(cache.glob("start-*.bundle"))
+
+    until(has_a_bundle, SETTLED)
+    [path] = cache.iterdir()
+    contents = Contents(path)
+    everything = (*contents.parents, *contents.machines, *contents.on_demand)
+    assert "socket" in [name for name, _, _, _ in everything]
+    assert not [file for _, file, _, _ in everything if file.startswith(str(tmp_path))]
+    path.write_bytes(contents.forged("pyvmm.units", f"raise SystemExit({FORGED})"))
+    assert module_start(tmp_path, environment).returncode == FORGED
+    assert works(help_of_run(environment))
+
+
 @pytest.mark.parametrize("piece", ["index", "pyvmm.exec.client"])
 def test_damaged_module_on_demand_is_imported_in_the_ordinary_way_and_the_bundle_replaced(
     planted: Path, environment: dict[str, str], valid: Path, piece: str

@@ -33,7 +33,7 @@ IMPORTS, IMPORTS_ONE_BY_ONE = 2.3, 4.5
 #: What the parent loads until it forks, what the VM process loads besides: modules, functions and classes in
 #: these, and files that each opens.
 PARENT = Budget(modules=44, definitions=400, files=8)
-VM_PROCESS = Budget(modules=88, definitions=880, files=4)
+VM_PROCESS = Budget(modules=96, definitions=920, files=8)
 PAIRS = 45
 #: What both processes load, in one.
 LOADING = """

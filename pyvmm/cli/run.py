@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pyvmm.cli.local_terminal import LocalTerminal
     from pyvmm.guest.registry import Claim
 
-_SANDBOX = sandbox_mode.OFF
+_SANDBOX = sandbox_mode.ON
 OPTIONS = OptionParser(
     "pyvmm run [BOARD.toml] [OPTION ...]",
     "Boots a guest. Without --kernel, --firmware or a board file it is Debian's stock kernel with a\n"

@@ -63,7 +63,8 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
 
 
 def test_memory_when_saved_under_traffic_is_the_same_until_the_machine_goes_on(guest: Guest) -> None:
-    guest.run(f"(ping -i 0.01 {HOST} >/dev/null 2>&1; :) &")
+    guest.run(f"(ping -i 0.01 {HOST} >/tmp/replies 2>&1; :) &")
+    guest.run("until [ $(grep -c seq= /tmp/replies) -ge 5 ]; do usleep 10000; done")
     sums: list[int] = []
 
     def look() -> None:

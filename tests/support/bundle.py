@@ -101,4 +101,4 @@ class Contents:
             ]
             for part in (self.parents, self.machines, self.on_demand)
         ]
-        return packed(parts[0], parts[1], parts[2], self.wanting)
+        return packed(self.line + b"\n", parts[0], parts[1], parts[2], self.wanting)
