@@ -37,6 +37,12 @@ class HostObject:
     def give(self, left: bytes, fd: int) -> None:
         """Before ``attach``: what ``left`` returned in the process before; *fd* is this one's to close."""
 
+    def reopen(self) -> None:
+        """In the process that opened it, before another machine: replace what has ended by itself.
+
+        Raises StartError.
+        """
+
     def detach(self) -> None:
         """The machine is over: leave its event loop. Idempotent. The loop's thread, or after the loop."""
 

@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
         with SignalFd(loop, dict.fromkeys(heard(*ENDING), lambda _: loop.stop())):
             device = make_device(options)
             try:
-                sandbox = None if mode == sandbox_mode.OFF else DeviceSandbox(device)
+                sandbox = None if mode == sandbox_mode.OFF else DeviceSandbox(device, "give --sandbox=off")
 
                 def listening(listener: Listener) -> None:
                     if sandbox is not None:

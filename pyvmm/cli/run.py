@@ -110,6 +110,7 @@ def main(argv: list[str]) -> int:
             if not guest.goes_on:
                 break
             boot += 1
+            host_side.reopen()
     if isinstance(ending, int):
         return ending
     status = guest.command_status

@@ -224,7 +224,7 @@ class Config:
     @property
     def shares_memory(self) -> bool:
         """Whether a device of another process must reach guest RAM."""
-        return any(DEVICE_KINDS[device.kind].shares_memory for device in self.devices)
+        return any(DEVICE_KINDS[device.kind].shares_memory or device.isolated for device in self.devices)
 
     @property
     def looked_at(self) -> bool:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     OptionValue = str | bool | tuple[str, ...]
 
 
+#: Values of a key that is off.
+_OFF = (False, "off", "no", "false", "0")
+
+
 class DeviceOptions:
     """One device as asked for: its kind and its options.
 
@@ -32,6 +36,11 @@ class DeviceOptions:
     def __init__(self, kind: str, values: Mapping[str, OptionValue]) -> None:
         self.kind = kind
         self.values = dict(values)
+
+    @property
+    def isolated(self) -> bool:
+        """Whether it is a device of the user's that is to have a process of its own."""
+        return self.kind == "device" and self.values.get("isolated", False) not in _OFF
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, DeviceOptions):
@@ -147,10 +156,10 @@ _KINDS = (
     DeviceKind(
         "device",
         "CLASS,...",
-        "a device of your own: FILE.py:Class,argument=value,...",
+        "a device of your own: FILE.py:Class[,isolated][,argument=value...]",
         many=True,
         first="class",
-        maker="pyvmm.virtio.user_device",
+        maker="pyvmm.virtio.user_device_options",
         page="guide/own-device.md",
         paths={"class": CLASS},
     ),

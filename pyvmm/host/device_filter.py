@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pyvmm.host import seccomp, vm_filter
 
-CALLS = (*vm_filter.CALLS, "newfstatat", "wait4", "io_destroy", "close_range")
+CALLS = (*vm_filter.CALLS, "newfstatat", "wait4", "close_range")
 IOCTLS = tuple(
     request for name, request in vm_filter.IOCTLS.items() if not name.startswith(("KVM_", "VHOST_"))
 )

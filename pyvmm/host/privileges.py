@@ -6,7 +6,7 @@ Sources: prctl(2), capabilities(7).
 from __future__ import annotations
 
 import os
-from ctypes import c_ulong, create_string_buffer, get_errno
+from ctypes import byref, c_int, c_ulong, create_string_buffer, get_errno
 from errno import EINVAL
 from struct import pack
 
@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_PR_SET_PDEATHSIG, _SIGKILL = 1, 9
+_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _SIGKILL = 1, 2, 9
 _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 4, 24, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 #: struct __user_cap_header_struct's version: two words a set.
@@ -68,6 +68,13 @@ def end_with_parent() -> None:
     A parent that had ended before is not noticed. A new user namespace forgets it.
     """
     _prctl("PR_SET_PDEATHSIG", _PR_SET_PDEATHSIG, _SIGKILL)
+
+
+def dies_with_parent() -> bool:
+    """Whether the kernel kills this process when the thread that made it ends."""
+    signal = c_int()
+    function("prctl")(_PR_GET_PDEATHSIG, byref(signal))
+    return signal.value == _SIGKILL
 
 
 def not_dumpable() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-from ctypes import byref, c_int, c_ulong
 
 from pyvmm.host import helper_filter, interpreter, limits
 from pyvmm.host.landlock import (
@@ -26,7 +25,7 @@ from pyvmm.host.landlock import (
     Ruleset,
 )
 from pyvmm.host.libc import function
-from pyvmm.host.privileges import no_bounding_capabilities
+from pyvmm.host.privileges import dies_with_parent, end_with_parent, no_bounding_capabilities
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 _CAP_DAC_OVERRIDE = 1
 #: Descriptors that a program may have besides those that it is given.
 _DESCRIPTORS = 64
-_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG = 1, 2
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
 
@@ -101,8 +99,8 @@ def _give_up_capabilities(files: list[os.stat_result]) -> None:
 
 def _leave_the_network() -> None:
     """A network namespace of its own, empty, where that is allowed."""
-    prctl, at_end = function("prctl"), c_int()
-    prctl(_PR_GET_PDEATHSIG, byref(at_end))
+    dies = dies_with_parent()
     # Without privileges this needs a user namespace, where root may not open others' files.
     function("unshare")(_CLONE_NEWNET | (_CLONE_NEWUSER if os.geteuid() else 0))
-    prctl(_PR_SET_PDEATHSIG, c_ulong(at_end.value))  # a new user namespace forgets it
+    if dies:  # a new user namespace forgets it
+        end_with_parent()

@@ -30,6 +30,7 @@ CALLS = (
     "pwritev2",
     "io_submit",
     "io_getevents",
+    "io_destroy",
     "clock_gettime",
     "rt_sigtimedwait",
     "tgkill",

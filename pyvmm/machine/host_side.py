@@ -32,8 +32,8 @@ class HostSide:
     def open(self) -> list[Port]:
         """Open it, before the first fork; returns the ports of the virtio console, to be told of.
 
-        Not what has to be opened by the process of the machine: the devices of the user's own. Raises
-        ConfigError, StartError.
+        Not what has to be opened by the process of the machine: the devices of the user's own, but for the
+        processes of those that are isolated. Raises ConfigError, StartError.
         """
         if self.asks:
             from pyvmm.host import broker
@@ -50,6 +50,10 @@ class HostSide:
             for device in make_devices(config.devices, None, config.name, self.objects, kinds):
                 ports += getattr(device, "ports", ())
                 device.close()
+        if any(device.isolated for device in config.devices):
+            from pyvmm.virtio.user_device_options import start_isolated
+
+            start_isolated(config.devices, self.objects)
         if config.looked_at:
             from pyvmm.virtio.tools.install import open_files
 
@@ -64,6 +68,11 @@ class HostSide:
         from pyvmm.virtio.options import make_devices
 
         return list(make_devices(config.devices, None, config.name, self.objects))
+
+    def reopen(self) -> None:
+        """Before another machine: replace what has ended by itself, such as a helper. Raises StartError."""
+        for one in self.objects:
+            one.reopen()
 
     def drain(self) -> None:
         """In the process of the last machine, after it: write what is buffered."""

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    from pyvmm.virtio.options import OptionReader
-
 #: The entry point group of installed devices.
 GROUP = "pyvmm.devices"
 
@@ -37,15 +35,6 @@ _RESERVED_FEATURES = range(24, 50)
 _HIGHEST_ID = 0xFFFF_FFFF
 _TRUE = ("on", "yes", "true", "1")
 _FALSE = ("off", "no", "false", "0")
-
-
-def from_options(reader: OptionReader) -> VirtioDevice:
-    """``device``: its class, and its constructor's arguments.
-
-    Raises ConfigError; with PYVMM_DEBUG set, the Exception that the user's code raised.
-    """
-    kind = load_class(reader.need("class"))
-    return make(kind, reader.rest())
 
 
 # Finding the class

@@ -12,105 +12,32 @@ import socket
 
 from pyvmm.backends.listener import private_pair
 from pyvmm.host.child import FIRST_FD, Child, spawn
-from pyvmm.host.printable import printable
 from pyvmm.virtio.errors import DeviceError
-from pyvmm.virtio.vhost.back_end_connection import BackEndConnection
+from pyvmm.virtio.vhost.helper_connection import HelperConnection
 
 #: Where Debian puts it, the newer first.
 PROGRAMS = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd")
 #: Marks the program in C, whose options differ.
 _IN_C = "/usr/lib/qemu/virtiofsd"
-#: Seconds it gets to end by itself once its connection is closed.
-GRACE = 2.0
-#: Bytes kept of what it wrote to its standard error and was not reported.
-_SAID = 4096
 #: A read-only bind mount over the directory, in a mount namespace of virtiofsd's own: the host
 #: itself refuses writes, whatever the guest does. The program in C has no option for that.
 _READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
 
 
-class Virtiofsd(BackEndConnection):
+class Virtiofsd(HelperConnection):
     """One that serves directory *path*; with *readonly* the host refuses every write.
 
     The guest's root has the rights of who started pyvmm, or, where that is root, of the directory's owner.
+    ``open`` raises DeviceError when there is no virtiofsd, for what is no directory, for one of root's
+    without *as_root* and for *as_root* by another user; BackendError when it cannot be connected to.
 
     :param as_root: the guest's root is this host's in the directory; for root alone
     """
 
     def __init__(self, path: str, readonly: bool = False, as_root: bool = False) -> None:
-        super().__init__(self._start, f"--share {path}")
-        #: What it writes to its standard error: a pipe, -1 when it is closed.
-        self.errors = -1
-        #: The end of that, which was not reported.
-        self.said = b""
-        self.process: Child | None = None
-        self._path, self._readonly, self._as_root = path, readonly, as_root
-        self._started = False
-        #: The process that started it.
-        self._starter = 0
-
-    def open(self) -> None:
-        """Start virtiofsd and connect to it. Idempotent.
-
-        Raises DeviceError when there is no virtiofsd, when it does not start, for what is no directory, for
-        one of root's without *as_root* and for *as_root* by another user; BackendError when it cannot be
-        connected to.
-        """
-        try:
-            super().open()
-        except DeviceError as error:
-            raise self.failure(error) from None
-        except BaseException:
-            self._end_process()
-            raise
-
-    def failure(self, error: DeviceError) -> DeviceError:
-        """Why virtiofsd is of no use, which has been seen as *error*; it is ended, if it was started."""
-        self.close()
-        started, self._started = self._started, False
-        if not started:
-            return error
-        return DeviceError(f"{self.place}: virtiofsd does not start: {printable(self.said) or error}")
-
-    def _start(self) -> socket.socket:
-        self._end_process()  # of a connection before
-        if not os.path.isdir(self._path):
-            raise DeviceError(f"--share {self._path} is not a directory; give one that exists")
-        self.errors, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            sock, self.process = _start(self._path, self._readonly, self._as_root, writer)
-            self._started, self._starter = True, os.getpid()
-        finally:
-            os.close(writer)
-        return sock
-
-    def close(self) -> None:
-        """End the connection, and wait for virtiofsd to end. Idempotent."""
-        super().close()
-        self._end_process()
-
-    def _end_process(self) -> None:
-        """Wait for virtiofsd to end, as its connection is closed; read what it wrote last. Idempotent.
-
-        In a process that was forked since it was started, another one waits for it.
-        """
-        process, self.process = self.process, None
-        if process is not None and self._starter == os.getpid():
-            process.end(GRACE)
-        if self.errors >= 0:
-            while self.read_errors():
-                pass
-            os.close(self.errors)
-            self.errors = -1
-
-    def read_errors(self) -> bool:
-        """Read some of what virtiofsd wrote; False when there is no more, for now or for good."""
-        try:
-            data = os.read(self.errors, _SAID)
-        except BlockingIOError:
-            return False
-        self.said = (self.said + data)[-_SAID:]
-        return bool(data)
+        super().__init__(
+            lambda errors: _start(path, readonly, as_root, errors), f"--share {path}", "virtiofsd"
+        )
 
 
 def find_program() -> str:
@@ -171,6 +98,8 @@ def _owner(path: str) -> tuple[int, int]:
 
 def _start(path: str, readonly: bool, as_root: bool, errors: int) -> tuple[socket.socket, Child]:
     """Run virtiofsd; a connection to it, made through a socket that nobody else ever sees."""
+    if not os.path.isdir(path):
+        raise DeviceError(f"--share {path} is not a directory; give one that exists")
     root = os.geteuid() == 0
     if as_root and not root:
         raise DeviceError(f"--share {path}: as-root is for root; leave it out, or start pyvmm as root")

@@ -5,6 +5,8 @@ Source: QEMU docs/interop/vhost-user.rst.
 
 from __future__ import annotations
 
+import select
+
 from pyvmm.backends.host_objects import HostObject
 from pyvmm.host.notice import notice
 from pyvmm.virtio.errors import DeviceError
@@ -38,6 +40,10 @@ class BackEndConnection(HostObject):
         self._used = False
 
     def open(self) -> None:
+        """``connect``. Idempotent. Raises DeviceError."""
+        self.connect()
+
+    def connect(self) -> None:
         """Connect, and agree on the protocol's features. Idempotent. Raises DeviceError."""
         if self._channel is not None:
             return
@@ -53,7 +59,7 @@ class BackEndConnection(HostObject):
 
     def next(self) -> Channel:
         """The connection for the device of the next machine, the first one too. Raises DeviceError."""
-        self.open()
+        self.connect()
         assert self._channel is not None
         if self._used:
             try:
@@ -64,9 +70,14 @@ class BackEndConnection(HostObject):
                     f"{self.place}: {self._channel.lost}; the guest's next boot has a new connection to it",
                 )
                 BackEndConnection.close(self)
-                self.open()
+                self.connect()
         self._used = True
         return self._channel
+
+    @property
+    def hung_up(self) -> bool:
+        """Whether the connection is over, on whichever side."""
+        return self._channel is not None and is_over(self._channel.fd)
 
     def detach(self) -> None:
         """Nothing of the machine waits for the back end any more."""
@@ -85,3 +96,10 @@ class BackEndConnection(HostObject):
         channel, self._channel = self._channel, None
         if channel is not None:
             channel.close()
+
+
+def is_over(fd: int) -> bool:
+    """Whether the connection *fd* is over, on whichever side."""
+    poll = select.poll()
+    poll.register(fd, select.POLLRDHUP)
+    return bool(poll.poll(0))

@@ -29,11 +29,14 @@ class DeviceSandbox:
 
     ``enter`` comes before the device has its loop, ``seal`` when everything is set up.
 
+    :param otherwise: what errors name as the way to do without
+
     Raises DeviceError for ``paths`` of the device's that cannot stay reachable.
     """
 
-    def __init__(self, device: VirtioDevice) -> None:
+    def __init__(self, device: VirtioDevice, otherwise: str) -> None:
         self._device = device
+        self._otherwise = otherwise
         self._sandbox = Sandbox(paths=_checked(device))
 
     @property
@@ -50,12 +53,12 @@ class DeviceSandbox:
         if len(os.listdir("/proc/self/task")) > 1:
             raise DeviceError(
                 f"{self._device.name} has begun a thread before it is confined; let its method attached do "
-                "that, or give --sandbox=off"
+                f"that, or {self._otherwise}"
             )
         try:
             self._sandbox.enter(descriptors.own())
         except OSError as error:
-            raise DeviceError(f"{error.strerror or error}; give --sandbox=off on this host") from None
+            raise DeviceError(f"{error.strerror or error}; {self._otherwise} on this host") from None
 
     def seal(self) -> None:
         """The second half: limits, and the filter of system calls on every thread."""
