@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pyvmm.backends.base import BackendError, CharBackend
 from pyvmm.host.notice import notice
-from pyvmm.host.rotated import NotAFileError, RotatedFile
+from pyvmm.host.rotated import LIMIT, NotAFileError, RotatedFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class OutputFile(CharBackend):
     """
 
     gives_input = False
+    largest_file = LIMIT
 
     def __init__(self, path: str, append: bool = False) -> None:
         super().__init__()

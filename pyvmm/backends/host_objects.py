@@ -18,6 +18,8 @@ class HostObject:
     the object: a client, input that the guest has not taken, output that the other end has not.
     """
 
+    #: Bytes that a file which it writes to may have at most; 0: it writes to none of this host's.
+    largest_file = 0
     #: True: ``close`` is called by whoever opened it, after the last machine; False: by its device.
     kept = False
 

@@ -61,6 +61,7 @@ class InVmProcess:
         self._button = button
         self._pressed = False
         self._confinement: Confinement | None = None
+        self._largest_file: int | None = None
 
     def enter_sandbox(self, config: Config, serves_exec: bool) -> Sequence[VirtioDevice]:
         """Make the devices that *config* names, and give up what the machine's build does not need.
@@ -77,6 +78,9 @@ class InVmProcess:
 
             keep_standard_error()
             self._confinement = Confinement(config, devices, serves_exec)
+            self._largest_file = self.host_side.largest_file()
+            if self._largest_file is not None and self.leftovers is not None:
+                self._largest_file = max(self._largest_file, self.leftovers.largest_file)
             self._confinement.enter(_LATER)
             self.parent.end_with_it()  # which a change of user undoes
         return devices
@@ -103,7 +107,7 @@ class InVmProcess:
 
     def _seal(self) -> None:
         assert self._confinement is not None
-        self._confinement.seal()
+        self._confinement.seal(self._largest_file)
         line = lacking_line(self._mode, self._confinement.lacking)
         if line is not None and self._first:
             message(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -48,7 +49,13 @@ class RotatedFile:
         size = sum(memoryview(buffer).nbytes for buffer in buffers)
         if self._size + size > self._limit and self._rotates and self._size:
             self._rotate()
-        written = os.writev(self._fd, buffers)
+        try:
+            written = os.writev(self._fd, buffers)
+        except OSError as error:
+            if error.errno != errno.EFBIG or not self._rotates:
+                raise
+            self._rotate()  # others have filled it up to this process's limit (RLIMIT_FSIZE)
+            written = os.writev(self._fd, buffers)
         self._size += written
         return written
 

@@ -11,6 +11,7 @@ from _thread import _count
 from pyvmm.arch import native
 from pyvmm.errors import StartError
 from pyvmm.host import descriptors, opened
+from pyvmm.host.limits import UNLIMITED
 from pyvmm.host.sandbox import DESCRIPTORS, Sandbox
 from pyvmm.machine import late
 from pyvmm.machine.payload import read_image
@@ -77,7 +78,13 @@ class Confinement:
         except OSError as error:
             raise StartError(f"{error.strerror or error}; give --sandbox=off on this host") from None
 
-    def seal(self) -> None:
-        """Limits, and the filter of system calls on every thread."""
+    def seal(self, largest_file: int | None) -> None:
+        """Limits, and the filter of system calls on every thread.
+
+        :param largest_file: bytes of the largest file that this process may write to; None: any
+        """
         vsock = any(device.name == "vsock" for device in self._devices)
-        self._sandbox.seal(descriptors=_VSOCK_DESCRIPTORS if vsock else DESCRIPTORS)
+        self._sandbox.seal(
+            descriptors=_VSOCK_DESCRIPTORS if vsock else DESCRIPTORS,
+            file_size=UNLIMITED if largest_file is None else largest_file,
+        )

@@ -5,6 +5,9 @@ The parent of a VM process opens it and forks; the VM process makes the devices 
 
 from __future__ import annotations
 
+import os
+import stat
+
 from pyvmm.backends.host_objects import HostObjects
 from pyvmm.backends.spec import make_backend
 
@@ -14,6 +17,9 @@ if TYPE_CHECKING:
     from pyvmm.config import Config
     from pyvmm.virtio.console.port import Port
     from pyvmm.virtio.device import VirtioDevice
+
+#: Bytes of messages that standard output and error have room for where they are files.
+_MESSAGES = 64 << 20
 
 
 class HostSide:
@@ -68,6 +74,29 @@ class HostSide:
         from pyvmm.virtio.options import make_devices
 
         return list(make_devices(config.devices, None, config.name, self.objects))
+
+    def largest_file(self) -> int | None:
+        """Bytes that a file which the process of a machine writes to may have; None: that cannot be told.
+
+        It cannot for what the user's own devices write, nor for standard output and error as files where they
+        have the guest's output or a trace.
+        """
+        config = self._config
+        if any(device.kind == "device" and not device.isolated for device in config.devices):
+            return None
+        most = max((one.largest_file for one in self.objects), default=0)
+        to_output = config.uses_stdio or config.exec is not None
+        to_errors = config.exec is not None or bool(config.trace_device)
+        for fd, unbounded in ((1, to_output), (2, to_errors)):
+            try:
+                found = os.fstat(fd)
+            except OSError:
+                continue  # it is closed
+            if stat.S_ISREG(found.st_mode):
+                if unbounded:
+                    return None
+                most = max(most, found.st_size + _MESSAGES)
+        return most
 
     def reopen(self) -> None:
         """Before another machine: replace what has ended by itself, such as a helper. Raises StartError."""

@@ -37,6 +37,9 @@ _MOST_FDS = 64
 class Leftovers:
     """Made by the parent before it forks. Raises OSError when the host has no memory or descriptors."""
 
+    #: Bytes that its file may have at most.
+    largest_file = _LIMIT
+
     def __init__(self) -> None:
         self._file = os.memfd_create("leftovers", os.MFD_CLOEXEC)
         self._fds: dict[int, int] = {}  # in the parent, by the number of the object

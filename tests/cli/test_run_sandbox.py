@@ -101,6 +101,43 @@ def test_vm_process_is_seen_confined_from_outside(tmp_path: Path) -> None:
         assert process.wait(LIMIT) == 3
 
 
+def file_limit(process: subprocess.Popen[bytes]) -> set[str]:
+    """The soft and the hard limit of the size of files that its VM process writes, in bytes."""
+    (line,) = [
+        line
+        for line in (vm_process(process) / "limits").read_text().splitlines()
+        if line.startswith("Max file size")
+    ]
+    return set(line.split()[3:5])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "largest"),
+    [
+        ([], 0),
+        (["--disk=disk,create=1M", "--hvc=pty"], 1 << 20),
+        (["--disk=disk,create=1M", "--hvc=append:log"], 256 << 20),
+        (["--disk=disk,create=300M", "--trace-device=rng=trace", "--rng"], 300 << 20),
+        (["--net=switch:limited,pcap=capture,pcap-limit=400M"], 400 << 20),
+        (["--on-reboot=restart"], 64 << 20),
+    ],
+)
+def test_no_file_grows_beyond_the_largest_of_the_guests(
+    tmp_path: Path, arguments: list[str], largest: int
+) -> None:
+    with started(tmp_path, "--firmware", SPIN, *STRICT, *arguments) as process:
+        assert file_limit(process) == {str(largest)}
+
+
+def test_guests_output_in_a_file_of_the_users_has_no_limit_and_messages_have_room(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as out:
+        with started(tmp_path, "--firmware", SPIN, "--sandbox", "strict", stdout=out) as process:
+            assert file_limit(process) == {"unlimited"}
+        out.truncate(1 << 30)
+        with started(tmp_path, "--firmware", SPIN, *STRICT, stderr=out) as process:
+            assert file_limit(process) == {str((1 << 30) + (64 << 20))}
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_machine_with_each_device_begins_and_ends_where_all_else_kills(tmp_path: Path, device: str) -> None:
     done = pyvmm("run", "--firmware", EXIT, *STRICT, device, cwd=tmp_path, env=killing())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,21 @@ def test_write_that_is_larger_than_the_limit_is_written_whole(tmp_path: Path) ->
     file.close()
 
     assert (tmp_path / "log.1").read_bytes() == b"longer than that"
+
+
+def test_file_that_others_have_filled_up_to_the_limit_of_this_process_is_renamed(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    file = RotatedFile(str(path), append=True, limit=10)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        path.write_bytes(b"1234567890")
+        file.writev([b"new"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    file.close()
+
+    assert ((tmp_path / "log.1").read_bytes(), path.read_bytes()) == (b"1234567890", b"new")
 
 
 def test_character_device_has_no_limit() -> None:

@@ -86,6 +86,7 @@ class RawDisk(Disk):
 
                 self._aligned = AlignedFile(self._fd, self._medium_block)
             self.size = self._measure()
+            self.largest_file = 0 if readonly else self._end
             self.in_memory = not self._is_device and _is_on_tmpfs(self._fd)
             # RWF_NOWAIT, unless the file system has no such thing.
             self._now = 0 if direct or not _has_nowait(self._fd) else os.RWF_NOWAIT

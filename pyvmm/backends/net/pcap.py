@@ -42,7 +42,7 @@ class Capture(HostObject):
         self.path = path
         #: Frames left out: the disk was too slow.
         self.dropped = 0
-        self._limit = limit
+        self._limit = self.largest_file = limit
         self._left = limit - _FILE.size
         self._waiting = 0  # bytes of the records in the queue
         self._counting = allocate_lock()  # for both numbers: several threads count

@@ -61,7 +61,7 @@ class Recorder(Observer, HostObject):
 
     def __init__(self, path: str, limit: int = LIMIT) -> None:
         self._path = path
-        self._limit = self._left = limit
+        self._limit = self._left = self.largest_file = limit
         self._lock = allocate_lock()
         try:
             self._fd = open_private(path, os.O_TRUNC)

@@ -15,7 +15,7 @@ from pyvmm.backends.host_objects import HostObject
 from pyvmm.errors import StartError
 from pyvmm.host import exceptions
 from pyvmm.host.printable import printable
-from pyvmm.host.rotated import RotatedFile
+from pyvmm.host.rotated import LIMIT, RotatedFile
 from pyvmm.virtio import features as f
 from pyvmm.virtio import ids
 from pyvmm.virtio.observer import Observer, bytes_of
@@ -199,6 +199,8 @@ class TraceFile(HostObject):
 
     It is closed when each user has closed it, once. Raises StartError when it cannot be opened.
     """
+
+    largest_file = LIMIT
 
     def __init__(self, path: str) -> None:
         try:
