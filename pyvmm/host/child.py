@@ -12,6 +12,7 @@ its connection.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import shutil
@@ -84,7 +85,8 @@ def spawn(
     :param output: its standard output, a descriptor of this process; by default /dev/null, as is its input
     :param errors: its standard error
 
-    Raises FileNotFoundError when there is no such program, and OSError when it cannot be started.
+    Raises FileNotFoundError when there is no such program, and OSError when it cannot be started: EMFILE also
+    when this process was given a descriptor beyond its limit, which nothing could close in the child.
     """
     program = shutil.which(arguments[0])
     if program is None:
@@ -101,7 +103,10 @@ def spawn(
         for target, fd in given.items():
             source = 0 if fd is None else _copy_above(fd, last, copies)
             actions.append((os.POSIX_SPAWN_DUP2, source, target))
-        actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in inheritable() if fd not in given]
+        more = [fd for fd in inheritable() if fd not in given]
+        if max(more, default=-1) >= os.sysconf("SC_OPEN_MAX") > 0:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in more]
         return Child(
             os.posix_spawn(
                 command[0],

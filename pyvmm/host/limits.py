@@ -31,12 +31,14 @@ def limit(*, descriptors: int, file_size: int = UNLIMITED) -> None:
 def _highest_descriptor() -> int:
     """The highest of the open descriptors that follow each other in steps of 64; -1 for none."""
     highest = -1
-    for first in range(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0], _STEP):
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    step = min(_STEP, most)  # poll(2) takes no more descriptors than the limit allows
+    for first in range(0, most, max(step, 1)):
         poll = select.poll()
-        for fd in range(first, first + _STEP):
+        for fd in range(first, first + step):
             poll.register(fd, 0)
         absent = {fd for fd, event in poll.poll(0) if event & select.POLLNVAL}
-        there = [fd for fd in range(first, first + _STEP) if fd not in absent]
+        there = [fd for fd in range(first, first + step) if fd not in absent]
         if not there:
             break
         highest = there[-1]

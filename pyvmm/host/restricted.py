@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 
 from pyvmm.host import helper_filter, interpreter, limits
 from pyvmm.host.landlock import (
@@ -30,6 +31,7 @@ from pyvmm.host.privileges import dies_with_parent, end_with_parent, no_bounding
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 #: Where programs, their libraries and what these read at their start are.
 _PROGRAMS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store", "/gnu/store")
@@ -62,8 +64,19 @@ def restricted(
 
 
 def main(text: str) -> None:
-    """Give up what the task *text*, made by ``restricted``, does not name, and become its program."""
+    """Give up what the task *text*, made by ``restricted``, does not name, and become its program.
+
+    Ends the process with one line on standard error where the host refuses something that is needed.
+    """
     task = json.loads(text)
+    try:
+        _become(task)
+    except OSError as error:
+        sys.exit(f"the program cannot be confined and started: {error.strerror or error}")
+
+
+def _become(task: dict[str, Any]) -> None:
+    """Carry out *task*. Raises OSError."""
     _leave_the_network()
     fds = [*task["reads"], *task["writes"]]
     _give_up_capabilities([*map(os.fstat, fds), *map(os.stat, filter(os.path.exists, task["folders"]))])

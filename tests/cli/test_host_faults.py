@@ -46,6 +46,18 @@ def test_command_that_has_few_descriptors_says_how_to_get_more(
     assert any("ulimit -n" in sentence for sentence in sentences), sentences
 
 
+@pytest.mark.skipif(not shutil.which("qemu-img"), reason="needs qemu-img and qemu-nbd")
+def test_image_of_qemus_works_with_few_descriptors(tmp_path: Path, environment: Mapping[str, str]) -> None:
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "disk.qcow2", "1M"]
+    subprocess.run(create, cwd=tmp_path, check=True, timeout=LIMIT)
+    options = (*NONE, "--disk", "disk.qcow2")
+    limits = [{resource.RLIMIT_NOFILE: number} for number in (12, 14, 16, 24, 40, 63)]
+
+    sentences = [judge(run(options, tmp_path, environment, limit)) for limit in limits]
+
+    assert sentences[-3:] == ["", "", ""] and all("ulimit -n" in one for one in sentences if one), sentences
+
+
 def test_command_that_has_little_memory_says_so(tmp_path: Path, environment: Mapping[str, str]) -> None:
     for mib in (24, 32, 35, 38, 44, 60):
         limits = {resource.RLIMIT_AS: mib << 20}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import select
 import shutil
 import signal
@@ -151,6 +153,18 @@ def test_end_waits_then_kills(output: int) -> None:
 def test_program_that_is_not_there_is_no_file() -> None:
     with pytest.raises(FileNotFoundError):
         spawn(["no-such-program"])
+
+
+def test_descriptor_beyond_the_limit_is_told_as_too_many(output: int) -> None:
+    most, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    far = fcntl.fcntl(output, fcntl.F_DUPFD, 200)  # for every program that this process starts
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            spawn(["true"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        os.close(far)
 
 
 def test_start_that_fails_leaves_no_descriptor() -> None:

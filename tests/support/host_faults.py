@@ -106,7 +106,7 @@ def judge(done: subprocess.CompletedProcess[bytes], notices: int = 0) -> str:
     lines = text.splitlines()
     assert all(line.startswith("pyvmm: ") for line in lines), done
     said = [line for line in lines if not line.removeprefix("pyvmm: ").startswith(_ANNOUNCEMENTS)]
-    assert not any("internal error" in line for line in said), done
+    assert not any(word in line for line in said for word in ("internal error", "Traceback")), done
     if done.returncode == PASSED:
         assert len(said) <= notices, done
         return ""
