@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from pyvmm.cli.messages import keep_standard_error, message
+from pyvmm.sandbox.link import BEGINS
 from pyvmm.sandbox.mode import OFF, lacking_line
 
 TYPE_CHECKING = False
@@ -91,6 +92,7 @@ class InVmProcess:
             message(self._warning)
         if self._confinement is not None:
             machine.at_start(self._seal)
+        machine.at_start(self._begins)
 
     def stop(self, machine: Machine, orders: Orders, ending: Ending) -> None:
         """End *machine* with *ending* because somebody asked: by its power button first, if that is wanted.
@@ -104,6 +106,9 @@ class InVmProcess:
             return
         orders.ending(ending)
         machine.end(ending)
+
+    def _begins(self) -> None:
+        self.parent.link.send(BEGINS)
 
     def _seal(self) -> None:
         assert self._confinement is not None

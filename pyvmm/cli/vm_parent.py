@@ -12,7 +12,7 @@ from pyvmm.errors import StartError
 from pyvmm.loop import READ, Loop
 from pyvmm.machine.ending import FATAL, STOPPED, TOLD, UNKNOWN, Ending
 from pyvmm.sandbox.leftovers import Leftovers
-from pyvmm.sandbox.link import BREAK, CLIENT, ENDED, ENDING, KEEP, NAME_GIVEN_UP, PAUSED, SIGNAL, STOP
+from pyvmm.sandbox.link import BEGINS, BREAK, CLIENT, ENDED, ENDING, KEEP, NAME_GIVEN_UP, PAUSED, SIGNAL, STOP
 from pyvmm.signals import ENDING as ENDING_SIGNALS
 from pyvmm.signals import SIGCONT, SIGINT, SIGSTOP, SIGTSTP, SIGWINCH, SignalFd, heard, name_of
 
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 #: Seconds that a machine gets to end once somebody has asked for it; then it is killed.
 GRACE = 5.0
+#: The same while its guest has not begun: it has nothing to tidy up, and KVM may hold it for long.
+_BUILD_GRACE = 0.5
+#: Seconds that a killed process gets to be gone: KVM may free much memory for it.
+_KILL_PATIENCE = 2.0
 #: Seconds that a machine gets to be paused before the job stops.
 _PAUSE_PATIENCE = 2.0
 #: Seconds after which other processes can reach a guest that has started: many end sooner.
@@ -44,7 +48,7 @@ class VmParent:
     """Passes signals and clients of the control socket to a VM process, and waits for its end.
 
     The signals of ``signals.ENDING`` ask the machine to end, as --timeout and Ctrl-A x do; GRACE later it is
-    killed.
+    killed, and one whose guest has not begun half a second later.
 
     Made before the VM process, so that no signal is lost and the VM process sees none. Raises StartError when
     the host gives no descriptors.
@@ -86,6 +90,8 @@ class VmParent:
         self._interrupted = False
         self._lingers = False  # the VM process ends by itself, after this one
         self._deadlines: list[_Deadline] = []  # at which it is killed
+        self._begun = False  # the guest of this VM process
+        self._early: _Deadline | None = None  # at which it is killed unless it begins
         self._asked = False
         self._why = "stopped", TOLD, ""
         self._pausing: Timer | None = None
@@ -122,6 +128,7 @@ class VmParent:
         first = self._ending is None
         self._process = process
         self._ending = None
+        self._begun = False
         loop = self._loop
         loop.add(process.fd, READ, lambda events: loop.stop())
         process.serve(loop, self._received)
@@ -176,7 +183,11 @@ class VmParent:
                 self.leftovers.keep(rest, fd)
             else:
                 os.close(fd)  # it has no other to give
-        if kind == ENDING:
+        if kind == BEGINS:
+            self._begun = True
+            if self._early is not None:
+                self._early.cancel()
+        elif kind == ENDING:
             reason, _, detail = rest.decode(errors="replace").partition("\0")
             self._kill_later(reason, detail)
         elif kind == PAUSED:
@@ -252,20 +263,26 @@ class VmParent:
         if not self._asked:
             self._asked = True
             self._why = reason, TOLD, detail
+            if not self._begun:
+                before = f"{detail} before the guest began"
+                self._early = self._kill_after(_BUILD_GRACE, reason, before, reacts=True)
             self._kill_after(self._button + GRACE, reason, detail)
         elif self._button:  # asked once more: the guest gets no time to shut down
             self._kill_after(GRACE, reason, detail)
             self._button = 0.0
 
-    def _kill_after(self, seconds: float, reason: str, detail: str) -> None:
-        self._deadlines.append(_Deadline(self._loop, seconds, lambda: self._kill(reason, detail)))
+    def _kill_after(self, seconds: float, reason: str, detail: str, reacts: bool = False) -> _Deadline:
+        if not reacts:
+            detail = f"{detail}; it did not react for {GRACE:g} seconds and was killed"
+        deadline = _Deadline(self._loop, seconds, lambda: self._kill(reason, detail))
+        self._deadlines.append(deadline)
+        return deadline
 
     def _kill(self, reason: str, detail: str) -> None:
         if self._ending is None:
-            detail = f"{detail}; it did not react for {GRACE:g} seconds and was killed"
             self._ending = Ending(STOPPED, reason, TOLD, detail)
         self._process.kill()
-        self._process.wait()
+        self._lingers = not self._process.ends_within(_KILL_PATIENCE)
         self._loop.stop()
 
     # The control socket

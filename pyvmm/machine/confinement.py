@@ -54,6 +54,7 @@ class Confinement:
         for a process with several threads and for kernels before 5.9.
         """
         config = self._config
+        native.chips.check_ram(config.memory_size)  # needs files that no longer can be seen when it is built
         opened.keep("/dev/kvm", os.O_RDWR)
         files = (config.firmware, config.kernel, config.dtb, *config.initrd, *config.dtb_overlay)
         for path in filter(None, files):

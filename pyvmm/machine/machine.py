@@ -335,6 +335,7 @@ class Machine:
     ) -> None:
         config = self.config
         rom = read_rom(config)
+        native.chips.check_ram(config.memory_size)
         share = config.shares_memory or any(device.shares_memory for device in devices)
         regions = regions_of(config, rom, native.chips.ram_gap(config), share)
         self._closers += [region.host.close for region in regions]

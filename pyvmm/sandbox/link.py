@@ -29,6 +29,8 @@ CLIENT = b"c"
 NAME_GIVEN_UP = b"n"
 
 # From the VM process.
+#: The machine is built and its guest begins.
+BEGINS = b"r"
 #: The machine is ending because somebody asked for it: what is left must not take long. The reason, a zero
 #: byte and the detail of the ending follow.
 ENDING = b"e"

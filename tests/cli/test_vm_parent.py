@@ -118,6 +118,21 @@ def test_machine_whose_loop_is_held_is_killed_when_it_was_asked_to_end(
     }
 
 
+def test_machine_that_is_still_being_built_is_killed_soon_after_a_signal(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "stuck.py").write_text(STUCK.replace("self.runtime.loop.call_soon(self.hold)", "self.hold()"))
+    process = run("--device", f"{tmp_path}/stuck.py:Stuck")
+    assert process.stderr is not None
+    read_until(process.stderr, b"held")
+    pidfd = os.pidfd_open(vm_process(process))
+
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(LIMIT) == 3
+    assert over(pidfd)
+    os.close(pidfd)
+    assert b"stopped: ended by SIGTERM before the guest began (told)" in process.stderr.read()
+
+
 def test_signals_that_come_until_the_process_has_ended_do_not_change_how_it_ends(run: Run) -> None:
     process = run()
     vm_process(process)

@@ -28,6 +28,10 @@ def ram_gap(config: Config) -> tuple[int, int]:
     return 0, layout.RAM if config.ram_base is None else config.ram_base
 
 
+def check_ram(size: int) -> None:
+    """KVM keeps nothing for a page of the RAM, whose *size* is in bytes, that the guest has not touched."""
+
+
 def machine_type(kvm: Kvm, end: int) -> int:
     """The machine type for KVM_CREATE_VM and memory below *end*: the address bits, 0 for the default of 40.
 

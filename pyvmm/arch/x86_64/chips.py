@@ -20,11 +20,21 @@ COALESCED_PORTS = (layout.COM1, layout.COM2)
 POLLS = frozenset(1 << 32 | base + 5 << 16 | 1 << 8 for base in COALESCED_PORTS)
 #: A guest's uncached read of memory sees what this process has written to it.
 READS_SNOOP = True
+#: Bytes of RAM for which KVM's lists need no more than 160 MiB.
+_LITTLE_RAM = 64 << 30
 
 
 def ram_gap(config: Config) -> tuple[int, int]:
     """The guest-physical range ``(first, end)`` without RAM, for devices."""
     return layout.GAP_START, layout.GAP_END
+
+
+def check_ram(size: int) -> None:
+    """Raise HostMemoryError where KVM's lists for *size* bytes of RAM need more memory than the host has."""
+    if size > _LITTLE_RAM:
+        from pyvmm.arch.x86_64.host import check_ram
+
+        check_ram(size)
 
 
 def machine_type(kvm: Kvm, end: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from mmap import PAGESIZE
 
 from pyvmm.arch.x86_64 import layout
 
@@ -16,6 +17,9 @@ SVM = "AMD-V"
 PVM = "PVM"
 UNKNOWN = "unknown"
 
+#: Bytes that KVM allocates with a memslot for each of its pages where it has shadow page tables: in
+#: arch.rmap 8, in arch.gfn_write_track 2 (kvm_alloc_memslot_metadata in Linux arch/x86/kvm/x86.c).
+_SHADOW_PAGE_LISTS = 10
 _MODULES = (("kvm_intel", VMX), ("kvm_amd", SVM), ("kvm_pvm", PVM))
 
 #: The capabilities that every machine needs.
@@ -55,6 +59,46 @@ def virtualization() -> str:
     kernel uses.
     """
     return next((kind for module, kind in _MODULES if os.path.isdir(f"/sys/module/{module}")), UNKNOWN)
+
+
+def check_ram(size: int) -> None:
+    """Raise HostMemoryError where KVM's lists for *size* bytes of RAM need more memory than the host has.
+
+    With shadow page tables it makes them whole when a memslot is set: for 2T that is 5 GiB, in seconds. What
+    this process may not look at is not checked.
+    """
+    need = -(-size // PAGESIZE) * _SHADOW_PAGE_LISTS
+    available = _available()
+    if _has_nested_paging() or available is None or need <= available:
+        return
+    from pyvmm.memory.errors import HostMemoryError
+
+    raise HostMemoryError(
+        f"{size >> 20}M of guest memory need {need >> 20} MiB for lists of this host's KVM, which has "
+        f"no nested paging, and {available >> 20} MiB are available; ask for less memory"
+    )
+
+
+def _has_nested_paging() -> bool:
+    """Whether this host's KVM uses EPT or NPT, as far as it tells."""
+    kind = virtualization()
+    name = {VMX: "kvm_intel/parameters/ept", SVM: "kvm_amd/parameters/npt"}.get(kind)
+    if name is None:
+        return kind != PVM
+    try:
+        with open(f"/sys/module/{name}") as file:
+            return file.read().strip() not in ("N", "0")
+    except OSError:
+        return True
+
+
+def _available() -> int | None:
+    """Bytes that programs of this host may still have without swapping; None where that is not told."""
+    try:
+        with open("/proc/meminfo") as file:
+            return next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
 
 
 def runs_ring0_in_hardware() -> bool:
