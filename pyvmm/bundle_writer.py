@@ -39,8 +39,12 @@ ON_DEMAND = (
     "pyvmm.config.toml",
     "pyvmm.guest.control_listener",
     "pyvmm.guest.errors",
+    "pyvmm.guest.exec_devices",
+    "pyvmm.guest.exec_socket",
     "pyvmm.guest.port",
     "pyvmm.guest.registry",
+    "pyvmm.guest.vm_parent",
+    "pyvmm.guest.vm_process",
     "pyvmm.images.default_or_host",
     "pyvmm.machine.boot_files",
 )

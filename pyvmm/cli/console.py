@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyvmm.backends.terminal import Terminal
 from pyvmm.cli.options import OptionParser
 from pyvmm.errors import ConfigError
-from pyvmm.guest.reach import Reached, Stream
+from pyvmm.guest.reach import Reached
 from pyvmm.loop import Loop
 from pyvmm.signals import ENDING, SIGCONT, SIGTSTP, SignalFd, heard
 
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
         handlers = dict.fromkeys(heard(*ENDING), lambda _: loop.stop())
         handlers |= {SIGTSTP: lambda _: terminal.stop_job(), SIGCONT: lambda _: terminal.continue_job()}
         with SignalFd(loop, handlers):
-            stream = Stream(loop, reached, terminal.write, loop.stop)
+            stream = reached.stream(loop, terminal.write, loop.stop)
             terminal.attach(loop, stream.send, lambda: _UNSENT - len(stream.unsent))
             try:
                 loop.run()

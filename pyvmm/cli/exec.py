@@ -6,17 +6,15 @@ from pyvmm.cli.job import JobControl
 from pyvmm.cli.messages import message, write_line
 from pyvmm.cli.orders import Orders
 from pyvmm.errors import PyvmmError
-from pyvmm.exec.channel import PORT_NAME, ExecChannel, ExecLink
 from pyvmm.exec.client import ExecClient
 from pyvmm.exec.request import Request
 from pyvmm.exec.runner import PTY_WINDOW, ExecRunner
+from pyvmm.guest.exec_devices import ExecDevices
 from pyvmm.host.printable import printable
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import CRASHED, OK, STOPPED, TOLD, Ending
 from pyvmm.machine.machine import Machine
 from pyvmm.signals import SIGINT, name_of
-from pyvmm.virtio.console.device import VirtioConsole
-from pyvmm.virtio.console.port import Port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,10 +39,9 @@ def run_exec(config: Config, terminal: LocalTerminal, there: InVmProcess) -> Non
     window = PTY_WINDOW if size else _CHANNEL_BUFFER
     request = Request(["/bin/sh", "-c", config.exec], pty=size, window=window, env=terminal.environment)
     status: list[int] = []
-    channel, port = ExecChannel(), ExecChannel()
-    link = ExecLink((channel, port))
-    client = ExecClient(link.send)
-    link.receiver = client.receive
+    channel = ExecDevices()
+    client = ExecClient(channel.link.send)
+    channel.link.receiver = client.receive
     quiet = config.console == "stdio"  # the terminal is the command's
     parent, host_side = there.parent, there.host_side
     console = host_side.console
@@ -101,8 +98,8 @@ def run_exec(config: Config, terminal: LocalTerminal, there: InVmProcess) -> Non
             config.replace(timeout=None),
             loop=loop,
             console=console,
-            channel=channel,
-            devices=[VirtioConsole([Port(port, PORT_NAME, console=False)])],
+            channel=channel.serial,
+            devices=[channel.device],
             made=devices,
             host_objects=host_side.objects,
         ) as machine:

@@ -11,7 +11,7 @@ from pyvmm.errors import ConfigError
 from pyvmm.exec.client import ExecClient
 from pyvmm.exec.request import Request
 from pyvmm.exec.runner import PTY_WINDOW, ExecRunner
-from pyvmm.guest.reach import Reached, Stream
+from pyvmm.guest.reach import Reached
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import CRASHED, STOPPED
 from pyvmm.signals import ENDING, SIGCONT, SIGTSTP, SIGWINCH, SignalFd, heard
@@ -70,7 +70,7 @@ class _Conversation:
             handlers |= {SIGWINCH: self._resized, SIGTSTP: self._stopped, SIGCONT: self._continued}
         with Loop() as loop, SignalFd(loop, handlers):
             self._loop = loop
-            stream = Stream(loop, self._reached, lambda data: client.receive(data), self._lost)
+            stream = self._reached.stream(loop, lambda data: client.receive(data), self._lost)
             client = ExecClient(stream.send)
             client.connect()
             self._runner = ExecRunner(

@@ -87,11 +87,13 @@ class GuestRun:
         """What the next machine is given so that its user space, ours, runs commands for others."""
         if not self._ours:
             return {}
+        from pyvmm.guest.exec_devices import ExecDevices
         from pyvmm.guest.port import ExecPort
 
-        port = self._port = ExecPort()
+        devices = ExecDevices()
+        port = self._port = ExecPort(devices.link)
         loop.call_soon(port.client.connect)
-        return {"channel": port.serial, "devices": [port.device], "console_shell": True}
+        return {"channel": devices.serial, "devices": [devices.device], "console_shell": True}
 
     def _run(self, loop: Loop) -> Ending:
         began = loop.clock()

@@ -47,6 +47,7 @@ class ExecChannel(CharBackend):
         # Bytes of the first of them that are handled, of all since the start, and those that came.
         self._done = self._handled = self._came = 0
         self._scheduled = False
+        self._held = False
         #: Bytes of a guest that were dropped, as it went on sending where it had to wait.
         self.dropped = 0
 
@@ -77,6 +78,14 @@ class ExecChannel(CharBackend):
         self._to_guest += data
         self._push()
 
+    def hold(self, held: bool) -> None:
+        """Whether what comes is kept back from *receiver*: the guest waits then. Loop's thread."""
+        self._held = held
+        if not held and self._from_guest and not self._scheduled:
+            assert self.loop is not None, "it has sent something"
+            self._scheduled = True
+            self.loop.call_soon(self._deliver)
+
     def resume(self) -> None:
         """The port has room; called by any thread."""
         assert self.loop is not None, "attach comes first"
@@ -99,7 +108,7 @@ class ExecChannel(CharBackend):
         """Handle what came, for one turn of the loop; more may come meanwhile."""
         pieces, end = self._from_guest, monotonic() + TURN
         try:
-            while pieces and (part := self._next_part()):
+            while pieces and not self._held and (part := self._next_part()):
                 if self.receiver is not None:
                     self.receiver(part)
                 if monotonic() > end:
@@ -107,7 +116,7 @@ class ExecChannel(CharBackend):
         finally:
             assert self.loop is not None, "attach comes first"
             self._scheduled = False  # before ``pieces`` is looked at: ``write`` may be in another thread
-            if pieces:
+            if pieces and not self._held:
                 self._scheduled = True
                 self.loop.call_soon(self._deliver)
         if not self.ready and self._pending <= _PENDING_MAX:
@@ -139,6 +148,17 @@ class ExecLink:
         """To the guest: both ways until it has answered."""
         for channel in self._channels:
             channel.send(data)
+
+    def hold(self, held: bool) -> None:
+        """Whether what the guest sends is kept back from *receiver*. Loop's thread."""
+        for channel in self._channels:
+            channel.hold(held)
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Call *function* in the thread of the loop that the channels are attached to."""
+        loop = self._channels[0].loop
+        assert loop is not None, "what is sent has a loop"
+        loop.call_soon(function)
 
     def _received(self, channel: ExecChannel, data: bytes) -> None:
         self._channels = [channel]

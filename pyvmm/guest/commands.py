@@ -1,4 +1,4 @@
-"""The exec channel of one machine: commands started from any thread, run by the machine's loop."""
+"""The commands of one machine: started from any thread, run by the machine's loop."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pyvmm.exec.channel import ExecLink
     from pyvmm.exec.client import ExecClient, Run
     from pyvmm.exec.request import Request
+    from pyvmm.guest.exec_socket import ExecSocket
     from pyvmm.guest.watch import Watch
     from pyvmm.loop import Loop
     from pyvmm.machine.ending import Ending
@@ -171,10 +173,13 @@ class Command:
 
 
 class Commands(ExecPort):
-    """The exec channel of one machine, for any thread: ``start`` and ``power``. The rest is the loop's."""
+    """The commands of one machine, for any thread: ``start`` and ``power``. The rest is the loop's.
 
-    def __init__(self, watch: Watch, loop: Loop) -> None:
-        super().__init__(watch.changed)
+    :param link: the way to the guest
+    """
+
+    def __init__(self, watch: Watch, loop: Loop, link: ExecLink | ExecSocket) -> None:
+        super().__init__(link, watch.changed)
         self.watch = watch
         #: How the machine ended; None while it runs.
         self.ending: Ending | None = None

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pyvmm.backends.base import Detached
     from pyvmm.config import Config
     from pyvmm.exec.client import ExecClient
+    from pyvmm.guest.vm_machine import VmMachine
     from pyvmm.loop import Loop, Timer
     from pyvmm.machine.ending import Ending
     from pyvmm.machine.machine import Machine
@@ -73,7 +74,7 @@ class Target:
         name: str,
         pid: int,
         config: Config,
-        machine: Callable[[], Machine],
+        machine: Callable[[], Machine | VmMachine],
         commands: Callable[[], ExecClient | str],
         console: Callable[[], Detached | str],
     ) -> None:

@@ -10,9 +10,12 @@ from pyvmm.guest.console import GuestConsole
 from pyvmm.guest.errors import CommandError
 from pyvmm.guest.files import Files
 from pyvmm.guest.life import Life
+from pyvmm.guest.machines import OwnMachines, VmMachines
 from pyvmm.guest.process import Process
 from pyvmm.guest.settings import GuestSettings
+from pyvmm.guest.vm_machine import VmMachine
 from pyvmm.guest.watch import Watch, deadline_of
+from pyvmm.sandbox.mode import ON, parse_mode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,11 +34,15 @@ if TYPE_CHECKING:
 
 
 class Guest:
-    """A guest that runs in threads of this process, and the ways to drive it.
+    """A guest, and the ways to drive it. Its machines are in processes of their own, which are confined.
 
     :param config: a ``Config``, or the path of a board file, or nothing
     :param devices: virtio devices of your own; the machine closes them
     :param commands: False leaves the guest's own init in charge of a Linux kernel: no commands then
+    :param in_process: whether the machine is in threads of this process, which nothing confines then; it is
+        also with *devices*, and on a network ``switch:NAME``
+    :param sandbox: ``on``: the machine's process gives up the host as far as it can; ``strict``: wholly, or
+        there is no guest; ``off``
     :param keys: ``Config``'s keywords; they win over *config*'s
 
     Without a kernel or firmware it is the default guest: Debian's stock kernel with a small user space. The
@@ -51,13 +58,21 @@ class Guest:
         *,
         devices: Sequence[VirtioDevice] = (),
         commands: bool = True,
+        in_process: bool = False,
+        sandbox: str = ON,
         kvm_path: str = "/dev/kvm",
         **keys: Unpack[ConfigKeywords],
     ) -> None:
         settings = GuestSettings(config, keys, commands)
+        mode = parse_mode(sandbox)
         self._watch = Watch()
         self.console = GuestConsole(self._watch, lambda: self._life.ending, lambda: self._life.tail())
-        self._life = Life(settings, self._watch, self.console.backend, devices, kvm_path)
+        machines: OwnMachines | VmMachines
+        if devices or in_process or settings.joins_a_switch:
+            machines = OwnMachines(settings, self.console.backend, devices, kvm_path)
+        else:
+            machines = VmMachines(settings, self.console.backend, kvm_path, mode)
+        self._life = Life(settings, self._watch, self.console.backend, machines)
         self._commands = CommandWaits(self._watch, self._life)
         self._files = Files(self._watch, self._life.ready, self._life.tail)
 
@@ -92,8 +107,16 @@ class Guest:
 
     @property
     def machine(self) -> Machine:
-        """The machine; after a reboot another one."""
-        return self._life.machine
+        """The machine; after a reboot another one.
+
+        Raises ConfigError where it is in a process of its own.
+        """
+        machine = self._life.machine
+        if isinstance(machine, VmMachine):
+            raise ConfigError(
+                "machine: this guest's machine is in a process of its own; make pyvmm.Guest(in_process=True)"
+            )
+        return machine
 
     @property
     def ending(self) -> Ending | None:

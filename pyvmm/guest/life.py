@@ -6,7 +6,6 @@ import os
 import time
 from threading import Thread
 
-from pyvmm.backends.host_objects import HostObjects
 from pyvmm.errors import ConfigError, PyvmmError
 from pyvmm.guest.commands import Commands
 from pyvmm.guest.control import ControlServer, Target
@@ -17,35 +16,29 @@ from pyvmm.guest.watch import Until, deadline_of
 from pyvmm.host.notice import notice
 from pyvmm.loop import Loop
 from pyvmm.machine.ending import FATAL, TOLD, UNKNOWN, Ending
-from pyvmm.machine.machine import Machine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pyvmm.backends.base import Detached
     from pyvmm.config import Config
     from pyvmm.exec.client import ExecClient
+    from pyvmm.guest.machines import OwnMachines, VmMachines
     from pyvmm.guest.registry import Claim
     from pyvmm.guest.settings import GuestSettings
+    from pyvmm.guest.vm_machine import VmMachine
     from pyvmm.guest.watch import Waits, Watch
-    from pyvmm.virtio.device import VirtioDevice
+    from pyvmm.machine.machine import Machine
 
 
 class Life:
     """Runs a guest in threads of its own until it ends for good.
 
     :param console: the backend of the first serial port, of every machine
-    :param devices: virtio devices besides the config's; with them there can be no second machine
+    :param machines: builds them
     """
 
     def __init__(
-        self,
-        settings: GuestSettings,
-        watch: Watch,
-        console: Detached,
-        devices: Sequence[VirtioDevice],
-        kvm_path: str,
+        self, settings: GuestSettings, watch: Watch, console: Detached, machines: OwnMachines | VmMachines
     ) -> None:
         config = self.config = settings.config
         #: Why there are no commands; empty: there are.
@@ -60,10 +53,7 @@ class Life:
         self.started = False
         self._watch = watch
         self._console = console
-        self._devices = tuple(devices)
-        self._host_objects = HostObjects()
-        self._console_shell = settings.console_shell
-        self._kvm_path = kvm_path
+        self._machines = machines
         self._deadline: float | None = None
         self._closing = False
         self._thread: Thread | None = None
@@ -79,14 +69,14 @@ class Life:
         try:
             self.machine = self._build(config)
         except BaseException:
-            self._host_objects.close()
+            machines.close()
             self.loop.close()
             raise
 
     @property
     def can_restart(self) -> bool:
         """Whether a second machine can be built like the first."""
-        return not self._devices
+        return self._machines.can_restart
 
     def start(self) -> None:
         """Start the first machine; from now on the guest has its name.
@@ -195,36 +185,32 @@ class Life:
             return self.no_commands
         return str(commands.error) if commands.error is not None else commands.client
 
-    def _build(self, config: Config) -> Machine:
-        commands = Commands(self._watch, self.loop) if not self.no_commands else None
-        machine = Machine(
-            config,
-            loop=self.loop,
-            console=self._console,
-            channel=commands.serial if commands is not None else None,
-            console_shell=self._console_shell,
-            devices=[*self._devices, *([commands.device] if commands is not None else [])],
-            host_objects=self._host_objects,
-            kvm_path=self._kvm_path,
-        )
-        if commands is not None:
-            commands.connect()
-        self.commands = commands
+    def _build(self, config: Config) -> Machine | VmMachine:
+        link, machine = self._machines.build(config, self.loop)
+        self.commands = None
+        if link is not None:
+            self.commands = Commands(self._watch, self.loop, link)
+            self.commands.connect()
         return machine
 
     def _watch_over(self) -> None:
         ending: Ending | None = None
         try:
-            ending = self.machine.wait()
+            ending = self._ended()
             while self._goes_on(ending):
                 self._again()
-                ending = self.machine.wait()
+                ending = self._ended()
         except PyvmmError as error:
             ending = Ending(error.exit_code, "restart", TOLD, f"the next machine did not start: {error}")
         except BaseException as error:  # nothing may vanish with the thread
             ending = Ending(FATAL, "internal", UNKNOWN, f"the guest's thread: {error!r}")
         finally:
             self._end(ending)
+
+    def _ended(self) -> Ending:
+        ending = self.machine.wait()
+        self._machines.ended()
+        return ending
 
     def _goes_on(self, ending: Ending) -> bool:
         """Whether another machine follows. Those who wait for a command of this one are told."""
@@ -259,7 +245,7 @@ class Life:
             if self._control is not None:
                 self._control.close(ending)
             try:
-                self._host_objects.close()
+                self._machines.close()
             finally:
                 self.loop.close()
         finally:  # whoever waits is told, come what may

@@ -1,37 +1,35 @@
-"""The exec channel of one machine: the devices it is given for it, and the protocol's client behind them."""
+"""The exec protocol's client of one machine."""
 
 from __future__ import annotations
 
 from pyvmm.errors import PyvmmError
-from pyvmm.exec.channel import PORT_NAME, ExecChannel, ExecChannelError, ExecLink
+from pyvmm.exec.channel import ExecChannelError
 from pyvmm.exec.client import ExecClient
-from pyvmm.virtio.console.device import VirtioConsole
-from pyvmm.virtio.console.port import Port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pyvmm.exec.channel import ExecLink
+    from pyvmm.guest.exec_socket import ExecSocket
 
 
 class ExecPort:
     """Made anew for each machine. A guest that breaks the protocol's rules, or asks for more and more and
     reads nothing, ends ``client``: every command is told, and no caller of ``client`` gets the exception.
 
+    :param link: the way to the guest
     :param changed: called when ``ready`` or ``error`` has changed. Loop's thread
     """
 
-    def __init__(self, changed: Callable[[], object] | None = None) -> None:
+    def __init__(self, link: ExecLink | ExecSocket, changed: Callable[[], object] | None = None) -> None:
         #: Whether the guest's server has answered.
         self.ready = False
         #: Why commands cannot be run although the guest answers: it does not keep to our protocol.
         self.error: PyvmmError | None = None
-        port = ExecChannel()
-        #: For the machine: the backend of its second serial port, and the device of the faster way.
-        self.serial = ExecChannel()
-        self.device = VirtioConsole([Port(port, PORT_NAME, console=False)])
         self._changed = changed
-        self._link = ExecLink((self.serial, port))
-        self._link.receiver = self._receive
+        self._link = link
+        link.receiver = self._receive
         self.client = ExecClient(self._send, on_ready=self._on_ready)
 
     def _on_ready(self) -> None:
@@ -45,9 +43,7 @@ class ExecPort:
             self._link.send(data)
         except ExecChannelError as error:
             self.error = error
-            assert self.serial.loop is not None, "what is sent has a loop"
-            # Not here: the client may be in the middle of something.
-            self.serial.loop.call_soon(self._failed)
+            self._link.call_soon(self._failed)  # not here: the client may be in the middle of something
 
     def _receive(self, data: bytes) -> None:
         if self.error is not None:

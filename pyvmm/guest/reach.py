@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import select
-import socket
 import time
 
 from pyvmm.errors import StartError
 from pyvmm.guest.registry import NoAnswerError, connect
+from pyvmm.guest.stream import Stream
 from pyvmm.host.printable import printable
-from pyvmm.loop import READ, WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,67 +92,10 @@ class Reached:
             raise NoAnswerError(f"guest {self.name!r} has just ended")
         return answer
 
-
-class Stream:
-    """The bytes after the answer, both ways, on an event loop.
-
-    *receive* gets what comes, *on_end* is called once when the other end is gone. Loop's thread.
-    """
-
-    def __init__(
-        self, loop: Loop, reached: Reached, receive: Callable[[bytes], object], on_end: Callable[[], object]
-    ) -> None:
-        self._loop = loop
-        self._socket: socket.socket = reached.socket
-        self._receive = receive
-        self._on_end = on_end
-        self._open = True
-        #: Bytes that wait to be sent.
-        self.unsent = bytearray()
-        self._events = READ
-        loop.add(self._socket.fileno(), READ, self._ready)
-        if reached.rest:
-            rest = bytes(reached.rest)
+    def stream(self, loop: Loop, receive: Callable[[bytes], object], on_end: Callable[[], object]) -> Stream:
+        """The bytes after the answer, both ways: *receive* gets what comes."""
+        stream = Stream(loop, self.socket, receive, on_end)
+        if self.rest:
+            rest = bytes(self.rest)
             loop.call_soon(lambda: receive(rest))
-
-    def send(self, data: bytes) -> None:
-        """Send, or keep until it is taken."""
-        if self._open:
-            self.unsent += data
-            self._flush()
-
-    def close(self) -> None:
-        """Neither send nor receive any more. Idempotent."""
-        if self._open:
-            self._open = False
-            self._loop.remove(self._socket.fileno())
-
-    def _flush(self) -> None:
-        try:
-            while self.unsent:
-                del self.unsent[: self._socket.send(self.unsent)]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.unsent.clear()  # gone: reading finds the end
-        events = READ | (WRITE if self.unsent else 0)
-        if events != self._events:
-            self._events = events
-            self._loop.modify(self._socket.fileno(), events)
-
-    def _ready(self, events: int) -> None:
-        if events & WRITE:
-            self._flush()
-        if not events & ~WRITE:
-            return
-        try:
-            data = self._socket.recv(_CHUNK)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if data:
-            self._receive(data)
-        else:
-            self.close()
-            self._on_end()
+        return stream

@@ -27,7 +27,7 @@ class GuestSettings:
     Raises ConfigError, and StartError for a default guest that cannot be made.
     """
 
-    __slots__ = ("config", "console_shell", "name", "no_commands")
+    __slots__ = ("config", "console_shell", "joins_a_switch", "name", "no_commands")
 
     def __init__(
         self, config: Config | str | os.PathLike[str] | None, keys: ConfigKeywords, commands: bool
@@ -59,6 +59,11 @@ class GuestSettings:
         self.config = made
         #: The name that the user chose, by which other processes reach the guest; None when nobody chose one.
         self.name = made.name if "name" in given else None
+        #: Whether one of its cards is on a switch, which joins machines of one process.
+        self.joins_a_switch = any(
+            device.kind == "net" and str(device.values.get("type", "")).startswith("switch:")
+            for device in made.devices
+        )
         #: Why the guest is not given the init that runs commands; empty: it is.
         self.no_commands = _why_no_commands(made, commands)
 

@@ -23,7 +23,7 @@ from pyvmm.host.descriptors import inheritable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 #: The number that the first of the descriptors given has in the child; the others follow it.
 FIRST_FD = 3
@@ -91,9 +91,26 @@ def spawn(
     program = shutil.which(arguments[0])
     if program is None:
         raise FileNotFoundError(arguments[0])
-    command = [*_limits(), *_setpriv(), program, *arguments[1:]]
     environment = {"PATH": os.environ.get("PATH", _PATH), "LANG": _LANG}
     environment |= {name: os.environ[name] for name in keep if name in os.environ}
+    command = [*_limits(), *_setpriv(), program, *arguments[1:]]
+    return start(command, environment, fds=fds, output=output, errors=errors)
+
+
+def start(
+    command: list[str],
+    environment: Mapping[str, str],
+    *,
+    fds: Sequence[int] = (),
+    output: int | None = None,
+    errors: int | None = None,
+) -> Child:
+    """Start *command* with *environment*, in a session of its own. Raises OSError.
+
+    :param fds: its descriptors from ``FIRST_FD`` on
+    :param output: its standard output, a descriptor of this process; by default /dev/null, as is its input
+    :param errors: its standard error, a descriptor of this process; by default /dev/null
+    """
     given = {1: output, 2: errors, **dict(enumerate(fds, FIRST_FD))}
     last = max(given)
     actions: list[tuple[object, ...]] = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0)]

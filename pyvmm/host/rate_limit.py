@@ -11,9 +11,11 @@ PERIOD = 10.0
 
 
 class RateLimit:
-    """At most BURST reports of a site at once, then one in PERIOD seconds (a token bucket a site)."""
+    """At most *burst* reports of a site at once, then one in *period* seconds (a token bucket a site)."""
 
-    def __init__(self) -> None:
+    def __init__(self, burst: int = BURST, period: float = PERIOD) -> None:
+        self._burst = float(burst)
+        self._period = period
         self._lock = allocate_lock()
         #: For each site: the reports it may make now, when that was computed, and how many were suppressed.
         self.sites: dict[object, list[float]] = {}
@@ -27,8 +29,8 @@ class RateLimit:
         """
         now = time.monotonic()
         with self._lock:
-            state = self.sites.setdefault(site, [float(BURST), now, 0.0])
-            state[0] = min(float(BURST), state[0] + (now - state[1]) / PERIOD)
+            state = self.sites.setdefault(site, [self._burst, now, 0.0])
+            state[0] = min(self._burst, state[0] + (now - state[1]) / self._period)
             state[1] = now
             if state[0] < 1.0:
                 state[2] += 1

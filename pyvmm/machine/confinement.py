@@ -34,9 +34,17 @@ class Confinement:
 
     :param devices: its virtio devices, made and not attached
     :param serves_exec: whether it has a channel for commands, and our init with it
+    :param kvm_path: the KVM device
     """
 
-    def __init__(self, config: Config, devices: Sequence[VirtioDevice], serves_exec: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        devices: Sequence[VirtioDevice],
+        serves_exec: bool,
+        kvm_path: str = "/dev/kvm",
+    ) -> None:
+        self._kvm_path = kvm_path
         self._config = config
         self._serves_exec = serves_exec
         self._devices = devices
@@ -55,7 +63,7 @@ class Confinement:
         """
         config = self._config
         native.chips.check_ram(config.memory_size)  # needs files that no longer can be seen when it is built
-        opened.keep("/dev/kvm", os.O_RDWR)
+        opened.keep(self._kvm_path, os.O_RDWR)
         files = (config.firmware, config.kernel, config.dtb, *config.initrd, *config.dtb_overlay)
         for path in filter(None, files):
             opened.keep(path, os.O_RDONLY | os.O_NONBLOCK)

@@ -101,13 +101,16 @@ class MessageLink:
 
         loop.add(self._socket.fileno(), READ, ready)
 
-    def wait(self, seconds: float) -> None:
-        """Wait until there is a message, at most *seconds*."""
+    def wait(self, seconds: float, *, to_send: bool = False) -> bool:
+        """Wait until there is a message, at most *seconds*, without a limit if negative; whether there is.
+
+        :param to_send: wait until one can be sent instead
+        """
         import select
 
         poll = select.poll()
-        poll.register(self._socket.fileno(), select.POLLIN)
-        poll.poll(seconds * 1000)
+        poll.register(self._socket.fileno(), select.POLLOUT if to_send else select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def close(self) -> None:
         """Idempotent."""

@@ -271,7 +271,7 @@ def test_typed_text_waits_for_that_of_another_client(guest: Guest) -> None:
         for link in (first, second):
             link.sendall(b'{"verb": "console"}\n')
             assert link.recv(100).startswith(b'{"attached"')
-        first.sendall(b"x" * 8000)
+        first.sendall(b"x" * 16000)
         until(lambda: guest.console.backend.pending > control.TYPED_MAX)
         second.sendall(b"<second>")
         answers_info()
@@ -294,8 +294,9 @@ def test_end_of_the_guest_hangs_up_and_gives_the_name_up(guest: Guest) -> None:
     assert registry.names() == []
 
 
-def test_client_that_takes_too_little_at_the_end_does_not_keep_the_end_from_being_told(guest: Guest) -> None:
-    with connected() as link:
+def test_client_that_takes_too_little_at_the_end_does_not_keep_the_end_from_being_told() -> None:
+    echo = str(BIN / "echo.bin")
+    with Guest(firmware=echo, name="web", timeout=WATCHDOG, in_process=True) as guest, connected() as link:
         link.sendall(b'{"verb": "console"}\n')
         assert link.recv(100).startswith(b'{"attached"')
         more = bytes(control.UNSENT_MAX + (1 << 20))  # the socket takes a part of that

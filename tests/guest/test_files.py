@@ -14,6 +14,7 @@ from pyvmm.cpio import TRAILER, CpioError, Header, padding
 from pyvmm.exec import frames
 from pyvmm.exec.tree import archive_of
 from pyvmm.guest.commands import Commands
+from pyvmm.guest.exec_devices import ExecDevices
 from pyvmm.guest.files import Files
 from pyvmm.guest.watch import Watch
 from pyvmm.loop import LoopThread
@@ -33,10 +34,11 @@ class Guest:
         self.archive = b""
         self.watch = Watch()
         self.thread = LoopThread("files test")
-        self.commands = Commands(self.watch, self.thread.loop)
+        self.devices = ExecDevices()
+        self.commands = Commands(self.watch, self.thread.loop, self.devices.link)
         self._decoder = frames.Decoder()
-        self.commands.serial.attach(self.thread.loop, self._receive, lambda: 65536)
-        port = self.commands.device.ports[0].backend
+        self.devices.serial.attach(self.thread.loop, self._receive, lambda: 65536)
+        port = self.devices.device.ports[0].backend
         port.attach(self.thread.loop, lambda data: False, lambda: 0)
         self.commands.connect()
         self.files = Files(self.watch, self._ready, str)
@@ -56,7 +58,7 @@ class Guest:
                 self._say(frames.GUEST_EXIT, frame.run, bytes(8))
 
     def _say(self, type: int, run: int, payload: bytes) -> None:
-        self.commands.serial.write(frames.encode(type, run, payload))
+        self.devices.serial.write(frames.encode(type, run, payload))
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def test_start_under_a_name_that_was_taken_meanwhile_is_refused_until_it_is_free
 
 
 def test_block_whose_guest_cannot_have_its_name_releases_it() -> None:
-    late = Guest(firmware=ECHO, name="web", timeout=WATCHDOG)
+    late = Guest(firmware=ECHO, name="web", timeout=WATCHDOG, in_process=True)
     with Guest(firmware=ECHO, name="web", timeout=WATCHDOG), pytest.raises(registry.NameTakenError), late:
         raise AssertionError("the block is not entered")
 

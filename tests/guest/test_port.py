@@ -11,6 +11,7 @@ from pyvmm.exec import frames
 from pyvmm.exec.channel import ExecChannelError
 from pyvmm.exec.client import ExecClient, ExecLostError, Run
 from pyvmm.exec.request import Request
+from pyvmm.guest.exec_devices import ExecDevices
 from pyvmm.guest.port import ExecPort
 from pyvmm.guest.relay import CONTROL_MAX, ExecRelay, RelayError
 from pyvmm.loop import Loop
@@ -25,10 +26,11 @@ class Deaf:
         self.loop = loop
         #: How often the port told of a change.
         self.changes = 0
-        self.port = ExecPort(self._changed)
+        devices = self.devices = ExecDevices()
+        self.port = ExecPort(devices.link, self._changed)
         self.greeting = b""
-        self.port.serial.attach(loop, self._receive, lambda: 0 if self.greeting else 65536)
-        self.port.device.ports[0].backend.attach(loop, lambda data: False, lambda: 0)
+        self.devices.serial.attach(loop, self._receive, lambda: 0 if self.greeting else 65536)
+        self.devices.device.ports[0].backend.attach(loop, lambda data: False, lambda: 0)
         self.port.client.connect()
         self.says(frames.GUEST_HELLO, 0, struct.pack("<HH4sII", 2, 0, self.greeting, MEGABYTE, MEGABYTE))
 
@@ -39,7 +41,7 @@ class Deaf:
         self.greeting = frames.Decoder().feed(data)[0].payload[4:8]
 
     def says(self, type: int, run: int, payload: bytes) -> None:
-        self.port.serial.write(frames.encode(type, run, payload))
+        self.devices.serial.write(frames.encode(type, run, payload))
         self.loop.run_once()
 
     def grants(self) -> None:
