@@ -90,7 +90,7 @@ GIC = (
 #: On the lab's AMD-V runs what needs it, and the firmware suite a second time; the first piece is all that no
 #: other names. What is the same on every arm64 host runs on the one that takes less time.
 PIECES = (
-    Piece(X86_64, 350, ["-m", "hw or kvm", T, "tests/memory"]),
+    Piece(X86_64, 430, ["-m", "hw or kvm", T, "tests/memory"]),
     Piece(
         X86_64,
         150,
@@ -108,7 +108,7 @@ PIECES = (
     ),
     Piece(X86_64, 390, ["-m", "hw", "tests/docs"]),
     Piece(ARM64, 410, [f"{T}arm64"], kernel=True),
-    Piece(ARM64, 200, files("virtio_tools", "virtio_examples"), kernel=True),
+    Piece(ARM64, 250, files("virtio_tools", "virtio_examples", "sandbox"), kernel=True),
     Piece(N1, 160, files("virtio_block", "virtio_balloon", "virtio_vsock")),
     Piece(N1, 170, files("virtio_block_kill", "virtio_vhost", "virtio_vhost_save")),
     Piece(ARM64, 300, files("virtio_net")),
