@@ -81,7 +81,7 @@ class Sandbox:
         if root or left:
             self._step(no_bounding_capabilities)
         if root:
-            self._step(lambda: become(self._uid, self._gid))
+            self._step(lambda: become(self._uid, self._gid), "another user: ")
         self._step(no_capabilities)
         self._step(no_new_privileges)
         self._step(self._no_files)
@@ -104,7 +104,9 @@ class Sandbox:
         """
         opened.close_all()
         self._step(not_dumpable)
-        self._step(lambda: limits.limit(descriptors=descriptors, file_size=file_size))
+        self._step(
+            lambda: limits.limit(descriptors=descriptors, file_size=file_size), "limits of its resources: "
+        )
         files = bool(self._paths)
         self._step(
             lambda: seccomp.enforce(program(seccomp.machine(), os.getpid(), files=files, kill=self._kill))
@@ -116,13 +118,13 @@ class Sandbox:
             rules.allow(path, CONTENTS)
         rules.enforce()
 
-    def _step(self, function: Callable[[], object]) -> bool:
+    def _step(self, function: Callable[[], object], name: str = "") -> bool:
         try:
             function()
         except (NamespaceError, LandlockError, seccomp.SeccompError) as error:
             self.lacking.append(str(error))
         except OSError as error:
-            self.lacking.append(error.strerror or str(error))
+            self.lacking.append(f"{name}{error.strerror or error}")
         else:
             return True
         return False

@@ -84,6 +84,19 @@ print(json.dumps({{
     assert found["made"] == DESCRIPTORS
 
 
+@pytest.mark.parametrize("descriptors", [40, 100])
+def test_limits_where_few_descriptors_may_be_open_are_set(descriptors: int) -> None:
+    program = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors}, {descriptors}))
+sandbox = Sandbox()
+sandbox.enter([0, 1, 2])
+sandbox.seal()
+print(json.dumps(sandbox.lacking))
+"""
+    assert run(program) == lacking_here()
+
+
 def test_step_that_the_host_refuses_is_named_and_the_others_are_taken() -> None:
     if not landlock.abi():
         pytest.skip("this kernel has no Landlock, by which the test has mounts refused")
