@@ -9,7 +9,6 @@ checksum is not verified again.
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import stat
@@ -58,6 +57,8 @@ def unpack_cached(payload: memoryview, directory: str | None = None, format: str
     or by ``unpack.unpack`` when its *format* is given. *directory* is by default the user's cache; a cache
     that cannot be written is not used. Raises PayloadError.
     """
+    import hashlib  # loads OpenSSL, which takes a tenth of the time of host/digest.py for a kernel
+
     if directory is None:
         base = cache_directory()
         directory = f"{base}/payload" if base else None

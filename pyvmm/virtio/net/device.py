@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from functools import partial
-from hashlib import sha256
 from itertools import chain as chained
 
 from pyvmm.backends.net.base import HEADER, MAX_FRAME, MIN_FRAME, FrameSink
+from pyvmm.host.digest import digest
 from pyvmm.host.notice import notice
 from pyvmm.loop import ERROR, HANGUP, PRIORITY, READ, WRITE
 from pyvmm.virtio import ids
@@ -480,5 +480,5 @@ class _Sink(FrameSink):
 
 def derived_mac(seed: str) -> bytes:
     """The locally administered address that belongs to *seed*."""
-    digest = sha256(seed.encode()).digest()
-    return bytes((digest[0] & 0xFC | 2, *digest[1:6]))
+    address = digest(seed.encode())
+    return bytes((address[0] & 0xFC | 2, *address[1:6]))

@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 from _thread import allocate_lock
 from collections import Counter
-from hashlib import sha256
 
+from pyvmm.host.digest import digest
 from pyvmm.host.notice import notice
 from pyvmm.host.private import runtime_directory
 from pyvmm.virtio.net.device import Net
@@ -124,7 +124,7 @@ class _Switches:
         if self._file < 0:
             path = os.path.join(runtime_directory("pyvmm"), FILE)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        name = sha256(switch.encode("utf-8", "surrogatepass")).digest()
+        name = digest(switch.encode("utf-8", "surrogatepass"))
         os.lseek(self._file, int.from_bytes(name[:4], "little"), os.SEEK_SET)
         os.lockf(self._file, command, 1)
 
