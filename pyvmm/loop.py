@@ -17,6 +17,7 @@ from pyvmm.errors import StartError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from mmap import mmap
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -31,6 +32,8 @@ HANGUP = select.EPOLLHUP
 #: clock, and leaves the rest to the next turn.
 TURN = 0.002
 
+#: Bytes of address space that a new thread needs, beside its stack, for what it calls first, and more.
+_THREAD_ROOM = 4 << 20
 _EPERM = 1
 # Cancelled timers stay in the heap until they are due; when there are more than this, they are removed.
 _SWEEP = 64
@@ -301,6 +304,20 @@ class Loop:
                 self._cancelled = 0
 
 
+def thread_room() -> mmap:
+    """What a thread is started in: ``with thread_room(): start_new_thread(...)``.
+
+    It finds as much memory when it begins. A thread that finds none ends before its function is called, and
+    nobody is told. Raises RuntimeError, as ``start_new_thread`` does, when this process gets no more memory.
+    """
+    from mmap import MAP_PRIVATE, PROT_READ, mmap
+
+    try:
+        return mmap(-1, _THREAD_ROOM, flags=MAP_PRIVATE, prot=PROT_READ)
+    except OSError as error:
+        raise RuntimeError(f"no memory for a thread: {error.strerror}") from None
+
+
 def no_thread(name: str) -> StartError:
     """What to raise where the host refuses a thread for *name*."""
     return StartError(
@@ -323,7 +340,8 @@ class LoopThread:
         self._running = allocate_lock()
         self._running.acquire()
         try:
-            start_new_thread(self._turn, ())
+            with thread_room():
+                start_new_thread(self._turn, ())
         except RuntimeError:
             self.loop.close()
             raise no_thread(name) from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -13,6 +15,34 @@ from pyvmm.errors import StartError
 from pyvmm.loop import READ, LoopThread
 
 PATIENCE = 10.0
+#: Prints for how much memory beside a thread's stack a loop's thread neither works nor is refused.
+LITTLE_MEMORY = """
+import os, resource
+from _thread import allocate_lock
+import mmap
+from pyvmm.errors import StartError
+from pyvmm.loop import LoopThread
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+size += resource.getrlimit(resource.RLIMIT_STACK)[0]
+def works():
+    done = allocate_lock()
+    done.acquire()
+    try:
+        thread = LoopThread("test")
+        thread.loop.call_soon(done.release)
+    except (StartError, MemoryError):
+        return True
+    return done.acquire(timeout=5)
+lost = []
+for more in range(0, 160 << 10, 8 << 10):
+    pid = os.fork()
+    if not pid:
+        resource.setrlimit(resource.RLIMIT_AS, (size + more, size + more))
+        os._exit(not works())
+    if os.waitpid(pid, 0)[1]:
+        lost.append(more)
+print(lost)
+"""
 
 
 def test_thread_when_asked_calls_in_a_thread_of_its_own() -> None:
@@ -114,3 +144,15 @@ def test_thread_when_the_host_gives_none_says_so_and_leaves_nothing_open(
         LoopThread("net0")
 
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_thread_where_memory_is_short_works_or_is_refused() -> None:
+    words = [
+        sys.executable,
+        "-c",
+        f"import resource\nresource.setrlimit(resource.RLIMIT_STACK, (8 << 20, -1))\n{LITTLE_MEMORY}",
+    ]
+
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from _thread import allocate_lock, start_new_thread
 
-from pyvmm.loop import no_thread
+from pyvmm.loop import no_thread, thread_room
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ class LoopRun:
         """Run the loop in a thread of its own. Raises StartError when the host has no thread to give."""
         self._running.acquire()
         try:
-            start_new_thread(self._turn, ())
+            with thread_room():
+                start_new_thread(self._turn, ())
         except RuntimeError:
             self._running.release()
             raise no_thread("the event loop") from None

@@ -10,7 +10,7 @@ import _thread
 import errno
 
 from pyvmm.errors import StartError
-from pyvmm.loop import no_thread
+from pyvmm.loop import no_thread, thread_room
 from pyvmm.machine.ending import FATAL, INFERRED, UNKNOWN, Ending
 from pyvmm.pykvm.const import KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_MMIO, KVM_EXIT_SYSTEM_EVENT
 from pyvmm.pykvm.kick import Kick
@@ -103,7 +103,8 @@ class VcpuThread:
         """Begin to run the guest. Raises StartError when the host has no thread to give."""
         self._done.acquire()
         try:
-            _thread.start_new_thread(self._main, ())
+            with thread_room():
+                _thread.start_new_thread(self._main, ())
         except RuntimeError:
             self._done.release()
             raise no_thread(f"vCPU {self.index}") from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from _queue import SimpleQueue
 from threading import Condition, Thread
 
+from pyvmm.loop import thread_room
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +35,8 @@ class Pool:
         if wanted:
             thread = Thread(target=self._work, daemon=True)
             try:
-                thread.start()
+                with thread_room():
+                    thread.start()
                 self._threads.append(thread)
             except RuntimeError:
                 if not self._threads:

@@ -15,7 +15,7 @@ from pyvmm.backends.host_objects import HostObject
 from pyvmm.backends.net.base import NetBackendError
 from pyvmm.host.notice import notice
 from pyvmm.host.private import open_private
-from pyvmm.loop import no_thread
+from pyvmm.loop import no_thread, thread_room
 
 #: Bytes of a file at most, unless the user asks for more.
 LIMIT = 1 << 30
@@ -61,7 +61,8 @@ class Capture(HostObject):
         """Begin to write, until ``detach``."""
         self._running.acquire()
         try:
-            start_new_thread(self._write, ())
+            with thread_room():
+                start_new_thread(self._write, ())
         except RuntimeError:
             self._running.release()
             raise no_thread(f"the capture {self.path}") from None
