@@ -53,13 +53,16 @@ def restricted(
 ) -> list[str]:
     """The command that starts *command* with nothing but its descriptors and these files.
 
+    For this process to start. Should it be killed before the kernel knows that the other is to be killed with
+    it (PR_SET_PDEATHSIG), the other ends instead.
+
     :param reads: the numbers of descriptors in the child whose files it may open anew, to read
     :param writes: likewise, to read and write
     :param folders: directories in which it may make files, read, write and remove them
     :param alone: it starts no process, executes no other program, and makes no socket
     """
     task = {"command": [*command], "reads": [*reads], "writes": [*writes], "folders": [*folders]}
-    task["alone"] = alone
+    task["alone"], task["parent"] = alone, os.getpid()
     return interpreter.command(__name__, task)
 
 
@@ -73,11 +76,18 @@ def main(text: str) -> None:
         _become(task)
     except OSError as error:
         sys.exit(f"the program cannot be confined and started: {error.strerror or error}")
+    except RuntimeError:  # start_new_thread
+        sys.exit(
+            "the program cannot be confined and started: this host gives it no thread; raise the limit of "
+            "processes (ulimit -u)"
+        )
 
 
 def _become(task: dict[str, Any]) -> None:
     """Carry out *task*. Raises OSError."""
     _leave_the_network()
+    if dies_with_parent() and os.getppid() != task["parent"]:
+        sys.exit("the process that it was for has ended")
     fds = [*task["reads"], *task["writes"]]
     _give_up_capabilities([*map(os.fstat, fds), *map(os.stat, filter(os.path.exists, task["folders"]))])
     limits.limit(descriptors=_DESCRIPTORS)

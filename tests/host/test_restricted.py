@@ -158,3 +158,18 @@ def test_program_that_is_alone_executes_no_other() -> None:
 def test_program_that_is_not_there_fails() -> None:
     done = subprocess.run(restricted(["/nowhere/program"]), stderr=subprocess.PIPE, timeout=60, check=False)
     assert done.returncode != 0
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="setpriv(1) has the kernel kill it with its parent")
+def test_program_whose_parent_was_gone_before_it_could_be_killed_with_it_does_not_begin() -> None:
+    """It was made for the process of the test; here its parent is a shell."""
+    words = ["setpriv", "--pdeathsig", "KILL", *restricted([SHELL, "-c", "echo begun"])]
+
+    done = subprocess.run(
+        [SHELL, "-c", '"$@"; exit $?', "sh", *words], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "the process that it was for has ended\n"
+
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "begun\n")
