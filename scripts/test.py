@@ -93,8 +93,8 @@ PIECES = (
     Piece(X86_64, 430, ["-m", "hw or kvm", T, "tests/memory"]),
     Piece(
         X86_64,
-        150,
-        files("minimal_kernel", "virtio_examples", "virtio_vsock", "virtio_tools"),
+        180,
+        files("minimal_kernel", "own_kernels", "virtio_examples", "virtio_vsock", "virtio_tools"),
         kernel=True,
     ),
     Piece(
@@ -108,7 +108,7 @@ PIECES = (
     ),
     Piece(X86_64, 390, ["-m", "hw", "tests/docs"]),
     Piece(ARM64, 410, [f"{T}arm64"], kernel=True),
-    Piece(ARM64, 250, files("virtio_tools", "virtio_examples", "sandbox"), kernel=True),
+    Piece(ARM64, 280, files("own_kernels", "virtio_tools", "virtio_examples", "sandbox"), kernel=True),
     Piece(N1, 160, files("virtio_block", "virtio_balloon", "virtio_vsock")),
     Piece(N1, 170, files("virtio_block_kill", "virtio_vhost", "virtio_vhost_save")),
     Piece(ARM64, 300, files("virtio_net")),
