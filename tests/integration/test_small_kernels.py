@@ -9,7 +9,7 @@ import pytest
 from pyvmm.machine.ending import GUEST_FIRST
 from tests.support.command import pyvmm
 from tests.support.images import pe
-from tests.support.small_kernels import VIDEO_MODE, printing, with_interpreter
+from tests.support.small_kernels import VIDEO_MODE, comparing_ioapic_ids, printing, with_interpreter
 
 pytestmark = [pytest.mark.kvm, pytest.mark.timeout(60)]
 
@@ -27,6 +27,14 @@ def run(tmp_path: Path, image: bytes, *options: str) -> tuple[int, str, str]:
 
 def test_kernel_when_it_names_an_interpreter_and_has_a_pvh_note_runs(tmp_path: Path) -> None:
     assert run(tmp_path, with_interpreter(1))[0] == GUEST_FIRST + 1
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 16])
+def test_mp_table_when_a_kernel_looks_there_has_the_id_that_the_io_apic_has(
+    tmp_path: Path, cpus: int
+) -> None:
+    # Teaching kernels compare the two: "id isn't equal to ioapicid; not a MP".
+    assert run(tmp_path, comparing_ioapic_ids(), "--cpus", str(cpus))[0] == GUEST_FIRST
 
 
 def test_kernel_when_it_wishes_for_a_video_mode_runs_with_a_warning(tmp_path: Path) -> None:

@@ -20,7 +20,10 @@ IO_APIC = 0xFEC00000
 APIC_VERSION = 0x14
 IO_APIC_VERSION = 0x11
 IO_APIC_PINS = 24
-#: APIC ids are 8 bits: 255 is broadcast, and the I/O APIC takes one.
+#: As in the I/O APIC's register after a reset, and in the MADT: kernels compare them. It may be that of a
+#: processor, too: xAPICs and I/O APICs have no bus in common.
+IO_APIC_ID = 0
+#: APIC ids are 8 bits: 255 is broadcast.
 MAX_CPUS = 254
 
 MP_PROCESSOR, MP_BUS, MP_IOAPIC, MP_INTSRC, MP_LINTSRC = range(5)
@@ -63,20 +66,19 @@ def build_mp_table(cpus: int, signature: int = 0x600, features: int = 0x201) -> 
     """
     if not 1 <= cpus <= MAX_CPUS:
         raise DoesNotFitError(f"an MP table describes 1 to {MAX_CPUS} CPUs, not {cpus}")
-    io_apic = cpus
     entries = []
     for cpu in range(cpus):
         flags = CPU_ENABLED | (CPU_BOOTPROCESSOR if cpu == 0 else 0)
         entries.append(struct.pack("<4B2I8x", MP_PROCESSOR, cpu, APIC_VERSION, flags, signature, features))
     entries.append(struct.pack("<2B6s", MP_BUS, _ISA_BUS, b"ISA   "))
-    entries.append(struct.pack("<4BI", MP_IOAPIC, io_apic, IO_APIC_VERSION, IOAPIC_USABLE, IO_APIC))
+    entries.append(struct.pack("<4BI", MP_IOAPIC, IO_APIC_ID, IO_APIC_VERSION, IOAPIC_USABLE, IO_APIC))
     # Polarity and trigger 0: as the bus has it, which is edge and active high for ISA. IRQ 2
     # is the cascade of the PICs. Above 15 there is no ISA interrupt, but this is how a kernel
     # without ACPI learns of the other pins.
     for irq in range(IO_APIC_PINS):
         if irq != 2:
             pin = 2 if irq == 0 else irq
-            entries.append(struct.pack("<2BH4B", MP_INTSRC, MP_INT, 0, _ISA_BUS, irq, io_apic, pin))
+            entries.append(struct.pack("<2BH4B", MP_INTSRC, MP_INT, 0, _ISA_BUS, irq, IO_APIC_ID, pin))
     entries.append(struct.pack("<2BH4B", MP_LINTSRC, MP_EXTINT, 0, _ISA_BUS, 0, 0, 0))
     entries.append(struct.pack("<2BH4B", MP_LINTSRC, MP_NMI, 0, _ISA_BUS, 0, _ALL_APICS, 1))
     body = b"".join(entries)

@@ -45,7 +45,7 @@ def test_build_mp_table_when_read_back_wires_interrupts_as_kvm_routes_them() -> 
     entries = _entries(build_mp_table(2))
 
     (io_apic,) = [entry for entry in entries if entry[0] == 2]
-    assert struct.unpack("<4BI", io_apic) == (2, 2, 0x11, 1, 0xFEC00000)
+    assert struct.unpack("<4BI", io_apic) == (2, 0, 0x11, 1, 0xFEC00000)
     pins = {entry[5]: entry[7] for entry in entries if entry[0] == 3}
     assert pins == {0: 2} | {irq: irq for irq in (1, *range(3, 24))}
     assert all(entry[6] == io_apic[1] for entry in entries if entry[0] == 3)
