@@ -90,9 +90,7 @@ class InVmProcess:
         """Once *machine* is built: print what is to be told, and complete the sandbox before it starts."""
         if self._warning is not None and self._first:
             message(self._warning)
-        if self._confinement is not None:
-            machine.at_start(self._seal)
-        machine.at_start(self._begins)
+        machine.at_start(self._begin)
 
     def stop(self, machine: Machine, orders: Orders, ending: Ending) -> None:
         """End *machine* with *ending* because somebody asked: by its power button first, if that is wanted.
@@ -107,11 +105,10 @@ class InVmProcess:
         orders.ending(ending)
         machine.end(ending)
 
-    def _begins(self) -> None:
+    def _begin(self) -> None:
         self.parent.link.send(BEGINS)
-
-    def _seal(self) -> None:
-        assert self._confinement is not None
+        if self._confinement is None:
+            return
         self._confinement.seal(self._largest_file)
         line = lacking_line(self._mode, self._confinement.lacking)
         if line is not None and self._first:

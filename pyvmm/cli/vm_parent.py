@@ -279,10 +279,14 @@ class VmParent:
         return deadline
 
     def _kill(self, reason: str, detail: str) -> None:
+        from select import POLLIN, poll  # few guests have to be killed
+
         if self._ending is None:
             self._ending = Ending(STOPPED, reason, TOLD, detail)
         self._process.kill()
-        self._lingers = not self._process.ends_within(_KILL_PATIENCE)
+        end = poll()
+        end.register(self._process.fd, POLLIN)
+        self._lingers = not end.poll(_KILL_PATIENCE * 1000)
         self._loop.stop()
 
     # The control socket

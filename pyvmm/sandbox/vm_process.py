@@ -106,14 +106,6 @@ class VmProcess:
         if self.status is None:
             os.kill(self.pid, _SIGKILL)
 
-    def ends_within(self, seconds: float) -> bool:
-        """Whether it has ended *seconds* later."""
-        from select import POLLIN, poll
-
-        end = poll()
-        end.register(self.fd, POLLIN)
-        return bool(end.poll(seconds * 1000))
-
     def wait(self) -> int:
         """Its exit status, minus the signal that ended it; waits for its end. Idempotent."""
         if self.status is None:
