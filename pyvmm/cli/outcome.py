@@ -42,7 +42,10 @@ def code_of(verb: Callable[[], int]) -> int:
         _forget_stdout()
         return 0
     except Exception as error:
-        lack = _LACKS.get(_number(error))
+        # An ImportError has the text of dlopen(3) alone.
+        no_memory = isinstance(error, MemoryError) or "failed to map segment" in str(error)
+        number = errno.ENOMEM if no_memory else getattr(error, "errno", None)
+        lack = _LACKS.get(number or 0)
         if lack is not None:
             message(lack)
             return StartError.exit_code
@@ -50,18 +53,6 @@ def code_of(verb: Callable[[], int]) -> int:
             raise
         message(f"internal error: {error!r}; set PYVMM_DEBUG=1 to see where, and report it")
         return PyvmmError.exit_code
-
-
-def _number(error: Exception) -> int:
-    """The errno of what the host lacks, as far as *error* tells; 0 if it does not."""
-    if isinstance(error, MemoryError):
-        return errno.ENOMEM
-    if isinstance(error, ImportError):  # has the text of dlopen(3) alone
-        text = str(error)
-        if "failed to map segment" in text:
-            return errno.ENOMEM
-        return next((number for number in _LACKS if text.endswith(os.strerror(number))), 0)
-    return getattr(error, "errno", None) or 0
 
 
 def _advised(sentence: str) -> str:
