@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import re
 import statistics
@@ -79,7 +80,8 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """One in which a bundle has been made."""
+    """One in which a bundle has been made, which is complete: all modules have byte code."""
+    compileall.compile_dir(str(ROOT / "pyvmm"), quiet=1)
     environment = {**os.environ, "PYVMM_CACHE": str(tmp_path_factory.mktemp("cache"))}
     made(environment)
     return environment
