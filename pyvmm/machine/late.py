@@ -20,10 +20,13 @@ _ROOMS = ("pyvmm.machine", "pyvmm.pykvm", "pyvmm.host", "pyvmm.board", f"pyvmm.a
 _MODULES = (
     "array",
     "errno",
+    "json",
     "logging",
     "mmap",
     "re",
+    "signal",
     "time",
+    "zlib",
     "pyvmm.arch.fwcfg",
     "pyvmm.backends.spec",
     "pyvmm.boot.cmdline",
@@ -41,6 +44,8 @@ _VIRTIO_MODULES = (
     "pyvmm.virtio.console.device",
     "pyvmm.virtio.net.device",
 )
+#: Of those packages: what makes processes, which this one no longer can.
+_NEVER = ("child", "confined", "helper_filter", "interpreter", "restricted")
 #: Of those packages: loaded by what reads a user's own device from its file, before there is no file system.
 _EARLIER = ("__init__", "user_device")
 _PYVMM = os.path.dirname(os.path.dirname(__file__))
@@ -48,7 +53,6 @@ _ARCHITECTURE = {
     "arm64": ("pyvmm.boot.devicetree", "pyvmm.devices.serial", "pyvmm.devices.spaced"),
     "x86_64": (
         "pyvmm.boot.acpi",
-        "pyvmm.boot.payload",
         "pyvmm.boot.pe",
         "pyvmm.boot.x86.biosdata",
         "pyvmm.boot.x86.detect",
@@ -81,6 +85,8 @@ def modules(*, virtio: bool) -> list[str]:
         with os.scandir(_PYVMM + room.removeprefix("pyvmm").replace(".", "/")) as entries:
             for entry in entries:
                 name, _, ending = entry.name.partition(".")
-                if name not in _EARLIER and (ending == "py" or os.path.exists(f"{entry.path}/__init__.py")):
+                if name not in (*_EARLIER, *_NEVER) and (
+                    ending == "py" or os.path.exists(f"{entry.path}/__init__.py")
+                ):
                     names.append(f"{room}.{name}")
     return sorted(names)
