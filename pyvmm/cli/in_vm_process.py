@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 #: What reports, other processes, and the end of a command make it import.
-_LATER = ("pyvmm.cli.report_handler", "pyvmm.cli.served", "pyvmm.guest.errors")
+LATER = ("pyvmm.cli.report_handler", "pyvmm.cli.served", "pyvmm.guest.errors")
 
 
 class InVmProcess:
@@ -82,7 +82,7 @@ class InVmProcess:
             self._largest_file = self.host_side.largest_file()
             if self._largest_file is not None and self.leftovers is not None:
                 self._largest_file = max(self._largest_file, self.leftovers.largest_file)
-            self._confinement.enter(_LATER)
+            self._confinement.enter(LATER)
             self.parent.end_with_it()  # which a change of user undoes
         return devices
 

@@ -91,6 +91,7 @@ class VmParent:
         self._lingers = False  # the VM process ends by itself, after this one
         self._deadlines: list[_Deadline] = []  # at which it is killed
         self._begun = False  # the guest of this VM process
+        self._reached = False  # whether other processes can reach the guest, or will be able to
         self._early: _Deadline | None = None  # at which it is killed unless it begins
         self._asked = False
         self._why = "stopped", TOLD, ""
@@ -134,10 +135,8 @@ class VmParent:
         process.serve(loop, self._received)
         if self.leftovers is not None:
             self.leftovers.forget_descriptors()
-        if first:
-            if self._keyboard is not None:
-                self._keyboard.attach(loop)
-            loop.call_later(_CONTROL_DELAY, self._serve)
+        if first and self._keyboard is not None:
+            self._keyboard.attach(loop)
         if self.left is not None:
             limit = self._config.timeout
             patience = self.left + self._button + GRACE
@@ -187,6 +186,9 @@ class VmParent:
             self._begun = True
             if self._early is not None:
                 self._early.cancel()
+            if not self._reached:
+                self._reached = True
+                self._loop.call_later(_CONTROL_DELAY, self._serve)
         elif kind == ENDING:
             reason, _, detail = rest.decode(errors="replace").partition("\0")
             self._kill_later(reason, detail)

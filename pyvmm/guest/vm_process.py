@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pyvmm.sandbox.vm_process import Parent
 
 #: What reports and the channel for commands make it import, besides what a machine does.
-_LATER = ("logging", "pyvmm.guest.exec_devices", "pyvmm.guest.exec_socket")
+LATER = ("logging", "pyvmm.guest.exec_devices", "pyvmm.guest.exec_socket")
 #: Seconds that a message waits for a program that takes none.
 _PATIENCE = 5.0
 #: Bytes of the console's text in a message.
@@ -87,7 +87,7 @@ class MachineProcess:
             largest = host_side.largest_file()
             if largest is not None:
                 self._largest_file = max(largest, self._leftovers.largest_file)
-            self._confinement.enter(_LATER)
+            self._confinement.enter(LATER)
             self._parent.end_with_it()  # which a change of user undoes
         channel = self._channel(loop) if setup.commands else None
         with Machine(
