@@ -27,9 +27,9 @@ class Paused:
         begin = time.monotonic()
         before = _clocks(shell)
 
-        shell.machine.pause()
+        shell.guest.pause()
         wait(seconds)
-        shell.machine.resume()
+        shell.guest.resume()
 
         after = _clocks(shell)
         #: Seconds of the host's around all this: at least those of the pause and what the guest ran.
