@@ -183,14 +183,16 @@ def test_guest_ram_is_shared_for_it_alone(noise: str) -> None:
 
 
 @contextmanager
-def guest(firmware: str, device: str, *more: str) -> Iterator[subprocess.Popen[bytes]]:
+def guest(
+    firmware: str, device: str, *more: str, stdin: int = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[bytes]]:
     """``pyvmm run``; a system call that its sandbox does not allow kills its VM process, or the device's."""
     command = ["--firmware", firmware, "--memory", "16M", "--timeout", "60s", "--device", device, *more]
     with subprocess.Popen(
         [*MODULE, "run", *command],
         cwd=ROOT,
         env={**environment(), KILL: "1"},
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
@@ -281,17 +283,27 @@ def test_machine_outlives_a_device_that_is_killed_or_stopped(
 def test_guest_that_reboots_keeps_the_process_and_has_another_when_it_was_killed(
     tmp_path: Path, noise: str
 ) -> None:
-    program = programs.rom(tmp_path, programs.outb(0x3F8, *b"boot\n") + programs.outb(0x64, 0xFE))
+    boot, reset = programs.outb(0x3F8, *b"boot\n"), programs.outb(0x64, 0xFE)
+    byte_typed = bytes.fromhex("a801 74fb")  # test al, 1; jz to the IN before it
+    key = programs.inb(0x3FD) + byte_typed + programs.inb(0x3F8)
+    program = programs.rom(tmp_path, boot + key + reset)
     arguments = "--on-reboot", "restart", "--console", "stdio", "--sandbox", "on"
-    with guest(program, f"{noise},isolated", *arguments) as process:
-        assert process.stdout is not None
+    with guest(program, f"{noise},isolated", *arguments, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+
+        def reboot() -> None:
+            process.stdin.write(b"x")
+            process.stdin.flush()
+            read_until(process.stdout, b"boot\n")
+
         read_until(process.stdout, b"boot\n")
         [first] = servers(noise)
-        read_until(process.stdout, b"boot\n" * 3)
+        reboot()
         assert servers(noise) == [first]
         os.kill(first, signal.SIGKILL)
-        until(lambda: servers(noise) not in ([], [first]))
-        read_until(process.stdout, b"boot\n" * 3)
+        until(lambda: servers(noise) == [])
+        reboot()
+        assert servers(noise) not in ([], [first])
         process.terminate()
         _, errors = process.communicate(timeout=LIMIT)
 
