@@ -432,7 +432,9 @@ class TestLink:
             f"dd if=/dev/urandom of=/tmp/f bs=1M count={volume(10)} 2>/dev/null; md5sum </tmp/f; "
             "until nc 10.2.2.2 99 </tmp/f; do usleep 100000; done",
         )
-        second = start(2, "mkfifo /tmp/silence; nc -l -p 99 <>/tmp/silence | md5sum")
+        # It stays until the other has ended: that one's nc waits for the end of the connection.
+        gone = "while [ $(cat /sys/class/net/eth0/carrier) = 1 ]; do usleep 50000; done"
+        second = start(2, f"mkfifo /tmp/silence; nc -l -p 99 <>/tmp/silence | md5sum; {gone}")
 
         got, sent = second.communicate(timeout=LIMIT)[0], first.communicate(timeout=LIMIT)[0]
 
