@@ -48,6 +48,7 @@ CALLS = (
     "getsockname",
     "getpeername",
     "getsockopt",
+    "setsockopt",
     "poll",
     "ppoll",
     "epoll_ctl",
@@ -172,8 +173,14 @@ FCNTLS = {
     "F_OFD_GETLK": 36,
     "F_OFD_SETLK": 37,
 }
+#: Options of sockets that are set: room for a link's frames, and how long ``connect`` waits (socket(7)).
+_SO_SNDBUF, _SO_SNDTIMEO = 7, 21
 #: Of these calls, by name, the argument with that index is one of these numbers.
-NUMBERS = {"ioctl": (1, (*IOCTLS.values(), *X86_IOCTLS.values())), "fcntl": (1, tuple(FCNTLS.values()))}
+NUMBERS = {
+    "ioctl": (1, (*IOCTLS.values(), *X86_IOCTLS.values())),
+    "fcntl": (1, tuple(FCNTLS.values())),
+    "setsockopt": (2, (_SO_SNDBUF, _SO_SNDTIMEO)),
+}
 #: What fails otherwise than with EPERM: a file that cannot be opened is nothing new to a program, and the C
 #: library takes clone, whose flags a filter can see, where there is no clone3.
 ERRORS = {**dict.fromkeys(PATH_CALLS, EACCES), "clone3": ENOSYS}
@@ -206,7 +213,6 @@ FILE_CALLS = (
     "flock",
     "socket",
     "connect",
-    "setsockopt",
 )
 _AF_UNIX = 1
 

@@ -197,6 +197,21 @@ def test_other_processes_reach_the_guest(tmp_path: Path) -> None:
         assert pyvmm("stop", "confined", "--timeout", "0").returncode == 3
 
 
+def test_two_confined_guests_are_joined_by_a_link(tmp_path: Path) -> None:
+    cable = str(tmp_path / "cable")
+    arguments = "--firmware", SPIN, *STRICT, f"--net=link:{cable}"
+
+    def joined() -> bool:
+        lines = Path("/proc/net/unix").read_text().splitlines()
+        return any(line.endswith(f" {cable}") and line.split()[5] == "03" for line in lines)  # SS_CONNECTED
+
+    with started(tmp_path, *arguments) as one, started(tmp_path, *arguments) as other:
+        until(joined)
+        for process in (other, one):
+            process.terminate()
+            assert process.wait(LIMIT) == 3, process.communicate()
+
+
 def test_vm_process_ends_with_its_parent(tmp_path: Path) -> None:
     with started(tmp_path, "--firmware", SPIN, *STRICT) as process:
         there = vm_process(process)
