@@ -30,7 +30,7 @@ class Budget(NamedTuple):
 
 
 #: What loading the modules takes, in starts of a bare interpreter: from the bundle, and one by one.
-IMPORTS, IMPORTS_ONE_BY_ONE = 2.3, 4.5
+IMPORTS, IMPORTS_ONE_BY_ONE = 2.8, 5.0
 #: What the parent loads until it forks, what the VM process loads besides: modules, functions and classes in
 #: these, and files that each opens.
 PARENT = Budget(modules=44, definitions=400, files=8)
