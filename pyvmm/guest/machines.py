@@ -9,6 +9,7 @@ from pyvmm.guest.exec_socket import ExecSocket
 from pyvmm.guest.spawned_parent import SpawnedParent
 from pyvmm.guest.vm_machine import VmMachine
 from pyvmm.guest.vm_messages import Setup
+from pyvmm.machine.console_log import ConsoleLog
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,21 +92,25 @@ class VmMachines:
         self._parent: SpawnedParent | None = None
         self._stream: ExecSocket | None = None
         self._terminal: ConsoleSocket | None = None
+        self._log = ConsoleLog(lambda: None)  # of the machine of now
 
     def build(self, config: Config, loop: Loop) -> tuple[ExecSocket | None, VmMachine]:
         """As for ``OwnMachines``. Of *config*, ``timeout`` is looked at; the rest is as it was first."""
         if self._parent is None:
             self._parent = SpawnedParent(self._setup)
             self._terminal = ConsoleSocket(loop, self._console, self._parent.console)
+        self._console.forget(self._log.feed)
+        log = self._log = ConsoleLog(lambda: None)
+        self._console.observe(log.feed)
         if self._stream is not None:
             self._stream.close()
             self._stream = None
         if not self._commands:
-            return None, VmMachine(self._parent, loop, -1, config.timeout, self._console)
+            return None, VmMachine(self._parent, loop, -1, config.timeout, log)
         ours, theirs = socket.socketpair()
         stream = self._stream = ExecSocket(loop, ours)
         with theirs:
-            return stream, VmMachine(self._parent, loop, theirs.fileno(), config.timeout, self._console)
+            return stream, VmMachine(self._parent, loop, theirs.fileno(), config.timeout, log)
 
     def ended(self) -> None:
         """A machine has ended: take what it has sent since the loop's last turn."""

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from threading import Condition, Thread
+from threading import Condition
 
 from pyvmm.errors import PyvmmError, StartError
 from pyvmm.guest import vm_messages as messages
 from pyvmm.host.printable import printable
 from pyvmm.host.rate_limit import RateLimit, with_suppressed
 from pyvmm.host.report import logger
-from pyvmm.machine.console_log import ConsoleLog
 from pyvmm.machine.ending import FATAL, STOPPED, TOLD, UNKNOWN, Ending
+from pyvmm.machine.loop_run import LoopRun
 from pyvmm.sandbox.link import MessageLink, pair
 from pyvmm.signals import name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pyvmm.backends.base import Detached
     from pyvmm.guest.spawned_parent import SpawnedParent
     from pyvmm.loop import Loop, Timer
+    from pyvmm.machine.console_log import ConsoleLog
 
 #: Seconds that a machine gets to end once somebody has asked for it; then its process is killed.
 GRACE = 5.0
@@ -41,13 +41,13 @@ class VmMachine:
 
     :param stream: the VM process's end of the channel for commands; -1: there is none
     :param left: seconds that the guest has left; None: it has no limit
-    :param console: what its serial console is connected to
+    :param serial: what its serial console has shown
 
     Raises what the machine's build raises there: ConfigError, StartError.
     """
 
     def __init__(
-        self, parent: SpawnedParent, loop: Loop, stream: int, left: float | None, console: Detached
+        self, parent: SpawnedParent, loop: Loop, stream: int, left: float | None, serial: ConsoleLog
     ) -> None:
         #: How it ended; None while it runs.
         self.ending: Ending | None = None
@@ -56,15 +56,15 @@ class VmMachine:
         self.log = _Log(self)
         self._parent = parent
         self._loop = loop
-        self._serial = ConsoleLog(lambda: None)
-        console.observe(self._serial.feed)
+        self._serial = serial
         self._changed = Condition()
         self._done = 0  # requests that were carried out
         self._asked = 0
         self._logged = bytearray()  # the answer to LOG so far
         self._text = ""
         self._logs = 0  # how often it was answered
-        self._thread: Thread | None = None
+        self._loop_run = LoopRun(loop, self._loop_failed)
+        self._started = False
         self._stopping: tuple[str, str] | None = None
         self._killer: Timer | None = None
         self._left = left
@@ -92,20 +92,24 @@ class VmMachine:
             self._due = self._loop.clock() + self._left + GRACE
             self._watchdog = self._loop.call_later(self._left + GRACE, self._overdue)
         self._link.serve(self._loop, self._received)
-        self._thread = Thread(target=self._turn, name="pyvmm loop", daemon=True)
-        self._thread.start()
+        self._started = True  # the loop may end the run at once
+        try:
+            self._loop_run.start()
+        except StartError:
+            self._started = False
+            raise
 
     def wait(self) -> Ending:
         """How it ended, after ``start``; it is closed then."""
-        assert self._thread is not None, "wait() follows start()"
-        self._thread.join()
+        assert self._started, "wait() follows start()"
+        self._loop_run.wait()
         self.close()
         assert self.ending is not None, "the loop runs until then"
         return self.ending
 
     def stop(self, reason: str = "stopped", detail: str = "stopped by the host") -> None:
         """End it; its process is killed when it has not ended in time. Any thread."""
-        if self._thread is None:
+        if not self._started:
             self._end(Ending(STOPPED, reason, TOLD, detail))
         elif self._stopping is None and self.ending is None:
             self._stopping = reason, detail
@@ -116,8 +120,7 @@ class VmMachine:
         """End it and forget it. Idempotent. Not from the loop's thread."""
         if self.ending is None:
             self.stop()
-        if self._thread is not None:
-            self._thread.join()
+        self._loop_run.wait()
         self._link.close()
         for timer in (self._killer, self._watchdog):
             if timer is not None:
@@ -146,12 +149,9 @@ class VmMachine:
 
     # Inside
 
-    def _turn(self) -> None:
-        try:
-            self._loop.run()
-        except BaseException as error:  # nothing may vanish with the thread
-            self._end(Ending(FATAL, "internal", UNKNOWN, f"event loop: {error!r}"))
-            self._parent.kill_machine()
+    def _loop_failed(self, error: BaseException) -> None:
+        self._end(Ending(FATAL, "internal", UNKNOWN, f"event loop: {error!r}"))
+        self._parent.kill_machine()
 
     def _kill(self) -> None:
         if self.ending is None:
@@ -191,7 +191,7 @@ class VmMachine:
 
     def _ask(self, kind: bytes) -> None:
         """Have it do what *kind* says, and wait until it is done or the machine is over."""
-        if self._thread is None:
+        if not self._started:
             self._link.send(kind)
             self._expect(messages.DONE)
             return
@@ -205,7 +205,7 @@ class VmMachine:
         with self._changed:
             self.ending = self.ending or ending
             self._changed.notify_all()
-        if self._thread is not None:
+        if self._started:
             self._loop.stop()
 
     def _received(self, message: bytes, fd: int) -> None:
@@ -244,7 +244,7 @@ class VmMachine:
         """What its consoles have shown lately; in the loop's thread, what the serial console has."""
         if self.ending is not None:
             return self._text or self._serial.text()
-        if self._thread is None or self._loop.inside:
+        if not self._started or self._loop.inside:
             return self._serial.text()
         with self._changed:
             before = self._logs
