@@ -62,7 +62,6 @@ class InVmProcess:
         self._button = button
         self._pressed = False
         self._confinement: Confinement | None = None
-        self._largest_file: int | None = None
 
     def enter_sandbox(self, config: Config, serves_exec: bool) -> Sequence[VirtioDevice]:
         """Make the devices that *config* names, and give up what the machine's build does not need.
@@ -78,10 +77,8 @@ class InVmProcess:
             from pyvmm.machine.confinement import Confinement
 
             keep_standard_error()
-            self._confinement = Confinement(config, devices, serves_exec)
-            self._largest_file = self.host_side.largest_file()
-            if self._largest_file is not None and self.leftovers is not None:
-                self._largest_file = max(self._largest_file, self.leftovers.largest_file)
+            largest = 0 if self.leftovers is None else self.leftovers.largest_file
+            self._confinement = Confinement(config, self.host_side, devices, serves_exec, largest)
             self._confinement.enter(LATER)
             self.parent.end_with_it()  # which a change of user undoes
         return devices
@@ -109,7 +106,7 @@ class InVmProcess:
         self.parent.link.send(BEGINS)
         if self._confinement is None:
             return
-        self._confinement.seal(self._largest_file)
+        self._confinement.seal()
         line = lacking_line(self._mode, self._confinement.lacking)
         if line is not None and self._first:
             message(line)

@@ -62,7 +62,6 @@ class MachineProcess:
         self._left = left
         self._first = first
         self._confinement: Confinement | None = None
-        self._largest_file: int | None = None
         self._machine: Machine
         self._commands: ExecSocket | None = None
 
@@ -83,10 +82,10 @@ class MachineProcess:
         self._leftovers.give(host_side.objects)
         devices = host_side.devices()
         if setup.sandbox != OFF:
-            self._confinement = Confinement(setup.config, devices, setup.commands, setup.kvm_path)
-            largest = host_side.largest_file()
-            if largest is not None:
-                self._largest_file = max(largest, self._leftovers.largest_file)
+            largest = self._leftovers.largest_file
+            self._confinement = Confinement(
+                setup.config, host_side, devices, setup.commands, largest, setup.kvm_path
+            )
             self._confinement.enter(LATER)
             self._parent.end_with_it()  # which a change of user undoes
         channel = self._channel(loop) if setup.commands else None
@@ -131,7 +130,7 @@ class MachineProcess:
 
     def _seal(self) -> None:
         if self._confinement is not None:
-            self._confinement.seal(self._largest_file)
+            self._confinement.seal()
             line = lacking_line(self._setup.sandbox, self._confinement.lacking)
             if line is not None and self._first:
                 self._report(logging.WARNING, "pyvmm.guest", line)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pyvmm.config import Config
+    from pyvmm.machine.host_side import HostSide
     from pyvmm.virtio.device import VirtioDevice
 
 #: Descriptors more of a guest whose programs have sockets of the host's.
@@ -32,20 +33,27 @@ class Confinement:
 
     ``enter`` comes before the machine is built, ``seal`` is for its ``at_start``.
 
+    :param host_side: what it has on the host
     :param devices: its virtio devices, made and not attached
     :param serves_exec: whether it has a channel for commands, and our init with it
+    :param largest_file: bytes of the largest file that this process writes to besides those of *host_side*
     :param kvm_path: the KVM device
     """
 
     def __init__(
         self,
         config: Config,
+        host_side: HostSide,
         devices: Sequence[VirtioDevice],
         serves_exec: bool,
+        largest_file: int = 0,
         kvm_path: str = "/dev/kvm",
     ) -> None:
         self._kvm_path = kvm_path
         self._config = config
+        self._host_side = host_side
+        self._largest_file = largest_file
+        self._file_size = UNLIMITED
         self._serves_exec = serves_exec
         self._devices = devices
         self._sandbox = Sandbox(paths=[path for device in devices for path in device.paths])
@@ -62,6 +70,9 @@ class Confinement:
         for a process with several threads and for kernels before 5.9.
         """
         config = self._config
+        most = self._host_side.largest_file()
+        if most is not None:
+            self._file_size = max(most, self._largest_file)
         native.chips.check_ram(config.memory_size)  # needs files that no longer can be seen when it is built
         opened.keep(self._kvm_path, os.O_RDWR)
         files = (config.firmware, config.kernel, config.dtb, *config.initrd, *config.dtb_overlay)
@@ -87,13 +98,10 @@ class Confinement:
         except OSError as error:
             raise StartError(f"{error.strerror or error}; give --sandbox=off on this host") from None
 
-    def seal(self, largest_file: int | None) -> None:
-        """Limits, and the filter of system calls on every thread.
-
-        :param largest_file: bytes of the largest file that this process may write to; None: any
-        """
+    def seal(self) -> None:
+        """Limits, and the filter of system calls on every thread."""
         vsock = any(device.name == "vsock" for device in self._devices)
         self._sandbox.seal(
             descriptors=_VSOCK_DESCRIPTORS if vsock else DESCRIPTORS,
-            file_size=UNLIMITED if largest_file is None else largest_file,
+            file_size=self._file_size,
         )
